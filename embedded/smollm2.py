@@ -1,0 +1,63 @@
+"""What Ollama's API says of the embedded model, SmolLM2-135M-Instruct: its names, details and size."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from embedded.llama import CONTEXT, Weights
+
+Record = dict[str, Any]
+"""A JSON object."""
+
+MODEL = "smollm2:135m"
+NAMES = {MODEL, "smollm2", "smollm2:latest"}
+"""What it answers to, in any case of letters."""
+FULL_NAME = f"registry.ollama.ai/library/{MODEL}"
+DETAILS = {
+    "parent_model": "",
+    "format": "gguf",
+    "family": "llama",
+    "families": ["llama"],
+    "parameter_size": "134.52M",
+    "quantization_level": "Q4_1",
+}
+INFO = {
+    "general.architecture": "llama",
+    "general.basename": "SmolLM2",
+    "general.parameter_count": 134515008,
+    "llama.block_count": 30,
+    "llama.context_length": 8192,
+    "llama.embedding_length": 576,
+}
+"""Some of the .gguf's own metadata."""
+
+
+def listed(weights: Weights) -> Record:
+    """GET /api/tags: the models there are."""
+    return {"models": [{**_identity(weights), "modified_at": _modified(weights)}]}
+
+
+def loaded(weights: Weights) -> Record:
+    """GET /api/ps: the models in memory, this one for good."""
+    never = (datetime.now(UTC) + timedelta(days=365)).isoformat()
+    return {"models": [{**_identity(weights), "expires_at": never, "size_vram": 0, "context_length": CONTEXT}]}
+
+
+def shown(weights: Weights) -> Record:
+    """POST /api/show: what is known of it."""
+    return {
+        "license": "Apache-2.0",
+        "modelfile": f"FROM {weights.path}\n",
+        "details": DETAILS,
+        "model_info": INFO,
+        "capabilities": ["completion"],
+        "modified_at": _modified(weights),
+    }
+
+
+def _identity(weights: Weights) -> Record:
+    return {"name": MODEL, "model": MODEL, "size": weights.size, "digest": weights.sha256, "details": DETAILS}
+
+
+def _modified(weights: Weights) -> str:
+    # When the package was installed.
+    return datetime.fromtimestamp(weights.path.stat().st_mtime, UTC).isoformat()

@@ -1,0 +1,99 @@
+"""The project's errors, each with its HTTP status. Nothing else knows statuses of its own making."""
+
+from collections.abc import Mapping
+
+
+class ChatterdError(Exception):
+    """Something that a client is told about.
+
+    ``str(error)`` is one clear sentence for the person at the client: what to do, nothing internal.
+    """
+
+    status = 500
+
+    def __init__(self, sentence: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.headers: Mapping[str, str] = headers or {}
+
+
+class BadRequest(ChatterdError):
+    """What came is not what it claims to be: not JSON, not a number."""
+
+    status = 400
+
+
+class NotFound(ChatterdError):
+    """No such path, reply or conversation."""
+
+    status = 404
+
+
+class NotAcceptable(ChatterdError):
+    """The database refuses the text."""
+
+    status = 406
+
+
+class Conflict(ChatterdError):
+    """The conversation has a reply being generated already; ``Location`` names it."""
+
+    status = 409
+
+    def __init__(self, sentence: str, location: str) -> None:
+        super().__init__(sentence, {"Location": location})
+
+
+class TooLarge(ChatterdError):
+    """The body exceeds ``--max-body-bytes``."""
+
+    status = 413
+
+
+class UnsupportedMediaType(ChatterdError):
+    """The body is not declared as JSON."""
+
+    status = 415
+
+
+class Unprocessable(ChatterdError):
+    """The body is JSON, but a field is missing or of the wrong kind; the sentence names the field."""
+
+    status = 422
+
+
+class Unavailable(ChatterdError):
+    """The server cannot do this now, but may soon: ``Retry-After`` says when to ask again, in seconds."""
+
+    status = 503
+
+    def __init__(self, sentence: str, retry_after: int = 2) -> None:
+        super().__init__(sentence, {"Retry-After": str(retry_after)})
+
+
+class ConnectionLost(Unavailable):
+    """The database went away inside a statement: it may have been committed or not."""
+
+
+class OllamaUnreachable(Unavailable):
+    """Nothing answers at Ollama's address."""
+
+
+class AnswerBroken(ChatterdError):
+    """Ollama's answer broke off."""
+
+    status = 502
+
+
+class LineTooLong(ChatterdError):
+    """Ollama sent a line beyond ``--max-line-bytes``."""
+
+
+class UnreadableLine(ChatterdError):
+    """A line from Ollama is not JSON, or not a line of a chat.
+
+    :param line: the line, without its end.
+    """
+
+    def __init__(self, line: bytes) -> None:
+        super().__init__("Ollama sent a line that could not be read.")
+        self.line = line

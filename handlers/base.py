@@ -1,0 +1,158 @@
+"""What every handler shares: bodies in, errors to JSON out, the request's id, and who is asking."""
+
+import http.client
+import logging
+import re
+import uuid
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import msgspec
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from db.pool import Database
+from errors import BadRequest, ChatterdError, NotFound, TooLarge, UnsupportedMediaType
+from relay.ollama import Ollama
+from relay.replies import Replies
+from settings import Settings
+
+log = logging.getLogger("chatterd.http")
+
+REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+"""Which ``X-Request-ID`` is taken over from a client or balancer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the handlers call."""
+
+    settings: Settings
+    database: Database
+    ollama: Ollama
+    replies: Replies
+
+
+@stream_request_body
+class BaseHandler(RequestHandler):
+    """A handler of the API. Its body is read up to ``--max-body-bytes``; errors raised in it become JSON."""
+
+    def initialize(self) -> None:
+        """Find the services (called by Tornado)."""
+        self.services: Services = self.settings["services"]
+        self._body = bytearray()
+
+    @property
+    def tenant(self) -> str:
+        """Who is asking: conversations and replies of others do not exist for this request."""
+        return ""
+
+    @cached_property
+    def request_id(self) -> str:
+        """The client's ``X-Request-ID``, or one made here."""
+        given = self.request.headers.get("X-Request-ID", "")
+        return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+    def set_default_headers(self) -> None:
+        """Name the request in every answer, errors included."""
+        self.set_header("X-Request-ID", self.request_id)
+        self.set_header("Server", "chatterd")
+
+    def prepare(self) -> Awaitable[None] | None:
+        """Refuse a body that says it is too large before it is read."""
+        limit = self.services.settings.max_body_bytes
+        if int(self.request.headers.get("Content-Length", "0")) > limit:
+            raise self._too_large()
+        return None
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep a part of the body; beyond the limit by one byte only, so that :meth:`json_body` sees the excess."""
+        self._body += chunk[: self.services.settings.max_body_bytes + 1 - len(self._body)]
+
+    def json_body(self) -> bytes:
+        """The request's body, which claims to be JSON.
+
+        :raises UnsupportedMediaType: the content type is another.
+        :raises TooLarge: it exceeds ``--max-body-bytes``.
+        """
+        media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
+        if len(self._body) > self.services.settings.max_body_bytes:
+            raise self._too_large()
+        return bytes(self._body)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is larger than {self.services.settings.max_body_bytes} bytes.")
+
+    def write_json(self, value: object, status: int = 200) -> None:
+        """Answer with JSON and end the request."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(msgspec.json.encode(value))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer with ``{"error": "<one clear sentence>"}`` (called by Tornado)."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(error, ChatterdError):
+            for name, value in error.headers.items():
+                self.set_header(name, value)
+            self.write_json({"error": str(error)}, error.status)
+            return
+        if status_code == 405:
+            self.set_header("Allow", ", ".join(self._allowed_methods()))
+        self.write_json({"error": self._sentence(status_code)}, status_code)
+
+    def _sentence(self, status_code: int) -> str:
+        if status_code == 405:
+            return f"{self.request.method} is not possible here; use {' or '.join(self._allowed_methods())}."
+        if status_code >= 500:
+            return f"Something went wrong in the server. Its log has it under {self.request_id}."
+        return f"{http.client.responses.get(status_code, 'Error')}."
+
+    def _allowed_methods(self) -> list[str]:
+        missing = RequestHandler._unimplemented_method
+        return [name for name in self.SUPPORTED_METHODS if getattr(type(self), name.lower()) is not missing]
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log an error once, with a stack trace where it is ours (called by Tornado)."""
+        where = f"{self.request.method} {self.request.path} [{self.request_id}]"
+        if isinstance(value, ChatterdError):
+            log.info("%s: %d %s", where, value.status, value)
+        elif isinstance(value, HTTPError):
+            log.info("%s: %s", where, value)
+        else:
+            log.error("%s failed", where, exc_info=(typ, value, tb))
+
+
+def whole_number(name: str, text: str) -> int:
+    """Read a whole number of 0 or more that fits a bigint.
+
+    :raises BadRequest: it is not one; the sentence says ``name``.
+    """
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
+        raise BadRequest(f"{name} must be a whole number of 0 or more.")
+    return int(text)
+
+
+class UnknownPath(BaseHandler):
+    """Any path that no route knows."""
+
+    def prepare(self) -> None:
+        """Refuse it, whatever the method."""
+        raise NotFound("There is nothing at this address.")
+
+
+def log_request(handler: RequestHandler) -> None:
+    """Log an answered request in one line, without its query and body (Tornado's ``log_function``)."""
+    request = handler.request
+    log.info(
+        "%d %s %s %.1f ms [%s]",
+        handler.get_status(),
+        request.method,
+        request.path,
+        1000 * request.request_time(),
+        getattr(handler, "request_id", "-"),
+    )

@@ -1,0 +1,52 @@
+"""GET /healthz: alive. GET /readyz: able to take requests."""
+
+import asyncio
+
+from tornado.routing import PathMatches, Rule
+
+from errors import OllamaUnreachable, Unavailable
+from handlers.base import BaseHandler
+
+
+class AliveHandler(BaseHandler):
+    """Whether the event loop turns."""
+
+    def get(self) -> None:
+        """Say so."""
+        self.write_json({"status": "alive"})
+
+
+class ReadyHandler(BaseHandler):
+    """Whether a balancer should send requests here."""
+
+    async def get(self) -> None:
+        """Answer 503 while draining or without database; a missing Ollama is told but is no reason to go elsewhere."""
+        database, ollama = await asyncio.gather(self._database(), self._ollama())
+        draining = self.services.replies.draining
+        ready = database == "ok" and not draining
+        if not ready:
+            self.set_header("Retry-After", "2")
+        self.write_json(
+            {"ready": ready, "draining": draining, "database": database, "ollama": ollama}, 200 if ready else 503
+        )
+
+    async def _database(self) -> str:
+        try:
+            async with self.services.database.acquire() as connection:
+                await connection.execute("SELECT 1")
+        except Unavailable:
+            return "unreachable"
+        return "ok"
+
+    async def _ollama(self) -> str:
+        try:
+            answer = await self.services.ollama.get("/api/version")
+        except OllamaUnreachable:
+            return "unreachable"
+        return "ok" if answer.code == 200 else f"answered {answer.code}"
+
+
+ROUTES = [
+    Rule(PathMatches(r"/healthz/?"), AliveHandler),
+    Rule(PathMatches(r"/readyz/?"), ReadyHandler),
+]

@@ -1,0 +1,67 @@
+"""POST /llmchat begins a reply and shows it; /llmchat/{reply id} shows it again, to anyone, and stops it."""
+
+from uuid import UUID
+
+from tornado.routing import PathMatches, Rule
+
+from errors import NotFound
+from handlers import prompt
+from handlers.base import whole_number
+from handlers.conversation import ConversationHandler
+from handlers.viewer import ViewerHandler
+
+
+class LlmchatHandler(ConversationHandler, ViewerHandler):
+    """A prompt is answered with its reply's stream; GET and DELETE are the conversation's."""
+
+    async def post(self) -> None:
+        """Begin a reply. With ``Prefer: respond-async`` (RFC 7240) say only where it can be followed."""
+        asked = prompt.parse(self.json_body(), self.tenant, self.request.headers.get("Idempotency-Key"))
+        reply = await self.services.replies.begin(asked)
+        if self._prefers_async():
+            location = f"/llmchat/{reply.id}"
+            self.set_header("Location", location)
+            self.set_header("Preference-Applied", "respond-async")
+            self.write_json({"id": str(reply.id), "location": location}, 202)
+        else:
+            await self.show(reply, 0)
+
+    def _prefers_async(self) -> bool:
+        preferences = ",".join(self.request.headers.get_list("Prefer"))
+        return "respond-async" in (preference.strip().lower() for preference in preferences.split(","))
+
+
+class ReplyHandler(ViewerHandler):
+    """One reply."""
+
+    async def get(self, reply_id: str) -> None:
+        """Show the lines after ``Last-Event-ID``, or all. 204 tells an EventSource that there is nothing more
+        (WHATWG HTML, section 9.2.3)."""
+        cursor = self._cursor()
+        reply = await self.services.replies.find(self.tenant, _id(reply_id))
+        if reply.ended and cursor >= len(reply.lines):
+            self.set_status(204)
+            return
+        await self.show(reply, cursor)
+
+    async def delete(self, reply_id: str) -> None:
+        """Stop the reply: 202, or 204 if it has ended."""
+        stopping = await self.services.replies.stop(self.tenant, _id(reply_id))
+        self.set_status(202 if stopping else 204)
+
+    def _cursor(self) -> int:
+        last = self.request.headers.get("Last-Event-ID") or self.get_query_argument("lastEventId", "")
+        return whole_number("Last-Event-ID", last) + 1 if last else 0
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise NotFound("There is no such reply.") from error
+
+
+ROUTES = [
+    Rule(PathMatches(r"/llmchat/?"), LlmchatHandler),
+    Rule(PathMatches(r"/llmchat/([^/]+)"), ReplyHandler),
+]

@@ -1,0 +1,76 @@
+"""POST /llmprompt: Ollama's /api/generate, passed through as it comes. Nothing is recorded."""
+
+import asyncio
+import logging
+from collections import deque
+
+from tornado.iostream import StreamClosedError
+from tornado.routing import PathMatches, Rule
+
+from errors import AnswerBroken, OllamaUnreachable
+from handlers.base import BaseHandler
+from relay.ollama import Call
+
+log = logging.getLogger("chatterd.http")
+
+BACKLOG_LIMIT = 8_388_608
+"""Bytes that a client may be behind Ollama before its request is given up: Ollama is always read."""
+
+
+class LlmpromptHandler(BaseHandler):
+    """Relays one answer to the one client that asked; when the client leaves, Ollama is told to stop."""
+
+    def initialize(self) -> None:
+        """Nothing asked yet (called by Tornado)."""
+        super().initialize()
+        self._call: Call | None = None
+        self._backlog: deque[bytes] = deque()
+        self._size = 0
+        self._more = asyncio.Event()
+
+    def on_connection_close(self) -> None:
+        """Stop Ollama's work for a client that has gone (called by Tornado)."""
+        super().on_connection_close()
+        if self._call:
+            self._call.cancel()
+
+    async def post(self) -> None:
+        """Ask Ollama and pass on status, content type and bytes as they arrive."""
+        call = self._call = self.services.ollama.call("/api/generate", self.json_body(), self._take)
+        call.ended.add_done_callback(lambda _: self._more.set())
+        await asyncio.wait([call.head, call.ended], return_when=asyncio.FIRST_COMPLETED)
+        if not call.status:
+            raise call.ended.exception() or OllamaUnreachable("Ollama gave no answer.")
+        self.set_status(call.status)
+        self.set_header("Content-Type", call.headers.get("Content-Type", "application/x-ndjson"))
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Accel-Buffering", "no")
+        try:
+            await self._pass_on(call)
+        except (StreamClosedError, TimeoutError, AnswerBroken) as error:
+            log.info("An answer was not passed on to its end: %s [%s]", error, self.request_id)
+            call.cancel()
+            self.detach().close()  # without the end that would make it look whole
+        else:
+            self.finish()
+
+    def _take(self, chunk: bytes) -> None:
+        self._backlog.append(chunk)
+        self._size += len(chunk)
+        self._more.set()
+        if self._size > BACKLOG_LIMIT and self._call:
+            self._call.cancel()
+
+    async def _pass_on(self, call: Call) -> None:
+        while self._backlog or not call.ended.done():
+            await self._more.wait()
+            self._more.clear()
+            while self._backlog:
+                chunk = self._backlog.popleft()
+                self.write(chunk)
+                await asyncio.wait_for(self.flush(), self.services.settings.viewer_timeout)
+                self._size -= len(chunk)
+        call.ended.result()
+
+
+ROUTES = [Rule(PathMatches(r"/llmprompt/?"), LlmpromptHandler)]

@@ -1,0 +1,20 @@
+"""GET /models: what Ollama has, passed through."""
+
+from tornado.routing import PathMatches, Rule
+
+from handlers.base import BaseHandler
+
+
+class ModelsHandler(BaseHandler):
+    """Ollama's list of models."""
+
+    async def get(self) -> None:
+        """Answer what ``/api/tags`` answers."""
+        answer = await self.services.ollama.get("/api/tags")
+        self.set_status(answer.code)
+        self.set_header("Content-Type", answer.headers.get("Content-Type", "application/json; charset=utf-8"))
+        self.set_header("Cache-Control", "no-store")
+        self.finish(answer.body)
+
+
+ROUTES = [Rule(PathMatches(r"/models/?"), ModelsHandler)]

@@ -1,0 +1,91 @@
+"""The body of POST /llmchat, parsed and checked. Pure: no request, no database."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from db.chatts import Message
+from errors import BadRequest, Unprocessable
+from relay.prompt import Prompt
+
+APPID_LIMIT = 155
+"""Characters of an appID: the width of the tutorial's column."""
+
+ROLES = ("system", "user", "assistant", "tool")
+
+Fields = dict[str, msgspec.Raw]
+
+
+def parse(body: bytes, tenant: str, idempotency_key: str | None) -> Prompt:
+    """Read a prompt.
+
+    :raises BadRequest: the body is not a JSON object in UTF-8.
+    :raises Unprocessable: a field is missing or wrong; the sentence names it.
+    """
+    fields = _object(body)
+    appid = check_appid(_value(fields.pop("appID", None)))
+    model = _value(fields.pop("model", None))
+    if not isinstance(model, str) or not model:
+        raise Unprocessable("model is missing: name the model that is to answer.")
+    messages = _messages(fields.pop("messages", None))
+    return Prompt(tenant, appid, model, messages, fields, _check_key(idempotency_key))
+
+
+def check_appid(appid: object) -> str:
+    """Check the tag of a conversation.
+
+    :raises Unprocessable: not a string of 1 to 155 characters.
+    """
+    if appid is None or appid == "":
+        raise Unprocessable("appID is missing: send the tag of your conversation.")
+    if not isinstance(appid, str):
+        raise Unprocessable("appID must be a string.")
+    if len(appid) > APPID_LIMIT:
+        raise Unprocessable(f"appID is too long: it may have {APPID_LIMIT} characters.")
+    return appid
+
+
+def _check_key(key: str | None) -> str | None:
+    if key is not None and not re.fullmatch(r"[^\0]{1,255}", key):
+        raise Unprocessable("Idempotency-Key must have 1 to 255 characters.")
+    return key
+
+
+def _object(body: bytes) -> Fields:
+    try:
+        body.decode()  # msgspec does not look into what it passes on raw
+        value = msgspec.json.decode(body)
+        if isinstance(value, dict):
+            return msgspec.json.decode(body, type=Fields)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest("The body is not JSON.") from error
+    except RecursionError as error:
+        raise BadRequest("The body is nested too deeply.") from error
+    raise BadRequest("The body must be a JSON object.")
+
+
+def _value(raw: msgspec.Raw | None) -> Any:
+    return None if raw is None else msgspec.json.decode(raw)
+
+
+def _messages(raw: msgspec.Raw | None) -> list[Message]:
+    if raw is None or not isinstance(_value(raw), list):
+        raise Unprocessable("messages must be a list.")
+    return [_message(number, one) for number, one in enumerate(msgspec.json.decode(raw, type=list[msgspec.Raw]))]
+
+
+def _message(number: int, raw: msgspec.Raw) -> Message:
+    where = f"messages[{number}]"
+    if not isinstance(_value(raw), dict):
+        raise Unprocessable(f"{where} must be an object with role and content.")
+    fields = msgspec.json.decode(raw, type=Fields)
+    role = _value(fields.pop("role", None))
+    content = _value(fields.pop("content", None))
+    if role not in ROLES:
+        raise Unprocessable(f"{where}.role must be one of {', '.join(ROLES)}.")
+    if content is None and "tool_calls" in fields:
+        content = ""  # Ollama's own clients leave the content of a message out that only calls tools
+    if not isinstance(content, str):
+        raise Unprocessable(f"{where}.content must be a string.")
+    return Message(role, content, msgspec.json.encode(fields).decode() if fields else None)

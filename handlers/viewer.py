@@ -1,0 +1,70 @@
+"""A viewer: one HTTP response that shows a reply's lines as server-sent events."""
+
+import asyncio
+import logging
+
+from tornado.iostream import StreamClosedError
+
+from handlers.base import BaseHandler
+from relay import sse
+from relay.reply import Reply
+
+log = logging.getLogger("chatterd.http")
+
+WRITE_LIMIT = 65_536
+"""Bytes handed to a socket at once, and so what a viewer that does not read costs."""
+
+
+class ViewerHandler(BaseHandler):
+    """A handler that can show a reply. Its connection may close or stand still at any time; the reply goes on."""
+
+    def initialize(self) -> None:
+        """Remember the connection's end (called by Tornado)."""
+        super().initialize()
+        self._showing: asyncio.Task[None] | None = None
+
+    def on_connection_close(self) -> None:
+        """End the viewer whose client has gone (called by Tornado)."""
+        super().on_connection_close()
+        if self._showing:
+            self._showing.cancel()
+
+    async def show(self, reply: Reply, cursor: int) -> None:
+        """Show the lines from number ``cursor`` on, as they come, until the reply's end or the client's."""
+        self.set_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Accel-Buffering", "no")  # nginx: do not collect the stream
+        self.set_header("Content-Location", f"/llmchat/{reply.id}")
+        self._showing = asyncio.current_task()
+        try:
+            await self.flush()
+            await self._follow(reply, cursor)
+            self.finish()
+        except asyncio.CancelledError:
+            log.info("A viewer of reply %s has gone. [%s]", reply.id, self.request_id)
+        except StreamClosedError:
+            log.info("A viewer of reply %s has gone. [%s]", reply.id, self.request_id)
+        except TimeoutError:
+            log.info("A viewer of reply %s took nothing for too long. [%s]", reply.id, self.request_id)
+            self.detach().close()  # without the end that would make it look whole
+
+    async def _follow(self, reply: Reply, cursor: int) -> None:
+        heartbeat = self.services.settings.heartbeat
+        while True:
+            if lines := reply.unseen(cursor):
+                framed, count = sse.events(cursor, lines, WRITE_LIMIT)
+                cursor += count
+                await self._send(framed)
+            elif reply.ended:
+                return
+            elif not await reply.more(cursor, heartbeat):
+                await self._send(sse.WAITING)
+
+    async def _send(self, framed: bytes) -> None:
+        for start in range(0, len(framed), WRITE_LIMIT):
+            self.write(framed[start : start + WRITE_LIMIT])
+            taken = self.flush()
+            if not taken.done():
+                await asyncio.wait_for(taken, self.services.settings.viewer_timeout)
+            elif len(framed) > WRITE_LIMIT // 2:
+                await asyncio.sleep(0)  # a long backlog to a fast client lets the others have their turn

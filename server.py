@@ -1,0 +1,119 @@
+"""chatterd: settings in, parts wired, listening, ending. Everything else has a room of its own."""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import tornado.options
+import uvloop
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+import settings as configuration
+from db.pool import Database
+from embedded.model import EmbeddedModel
+from embedded.postgres import EmbeddedPostgres
+from handlers import application
+from handlers.base import Services
+from relay.ollama import Ollama
+from relay.presence import Presence
+from relay.replies import Replies
+from settings import Settings, ollama_url
+
+log = logging.getLogger("chatterd")
+
+
+def main() -> None:
+    """Run the server until SIGTERM or Ctrl-C. Exits with 1 and a sentence if it cannot start."""
+    try:
+        settings = configuration.read(sys.argv[1:])
+        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
+    except tornado.options.Error as error:
+        sys.exit(f"chatterd: {error}. `server.py --help` lists the settings.")
+    except OSError as error:
+        sys.exit(f"chatterd cannot start: {error}")
+
+
+async def serve(settings: Settings) -> None:
+    """Start all parts, serve, and end them in reverse order.
+
+    :raises OSError: the address is taken, or an embedded part cannot start.
+    """
+    stopping = _stop_signal()
+    sockets = bind_sockets(settings.port, settings.address)
+    async with AsyncExitStack() as parts:
+        database = Database(
+            settings.database_url or await _start_postgres(parts, settings),
+            settings.pool_size,
+            settings.acquire_timeout,
+        )
+        parts.push_async_callback(database.close)
+        await database.open()
+        ollama = Ollama(await _find_model(parts, settings), settings.max_replies, settings.connect_timeout)
+        parts.callback(ollama.close)
+        presence = Presence(database)
+        parts.push_async_callback(presence.stop)
+        await presence.start()
+        replies = Replies(database, ollama, presence, settings)
+        await replies.start()
+        server = _listen(Services(settings, database, ollama, replies))
+        server.add_sockets(sockets)
+        host, port = sockets[0].getsockname()[:2]
+        log.info("chatterd is ready: open http://%s:%d/ in a browser. Ctrl-C ends it.", host, port)
+        await stopping.wait()
+        await replies.drain(settings.drain)
+        server.stop()
+        await server.close_all_connections()
+    log.info("chatterd has ended.")
+
+
+def _listen(services: Services) -> HTTPServer:
+    return HTTPServer(
+        application(services),
+        max_body_size=2**62,  # handlers refuse a large body themselves, with a status and a sentence
+        body_timeout=services.settings.body_timeout,
+        idle_connection_timeout=120,
+    )
+
+
+def _stop_signal() -> asyncio.Event:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def _start_postgres(parts: AsyncExitStack, settings: Settings) -> str:
+    if not EmbeddedPostgres.installed():
+        raise OSError("no --database-url is given, and the embedded PostgreSQL is not installed (`make run` does)")
+    folder = Path(settings.data_dir).absolute() / "postgres"
+    log.info("No --database-url: starting the embedded PostgreSQL, data in %s", folder)
+    postgres = EmbeddedPostgres(folder)
+    parts.callback(postgres.stop)
+    return await asyncio.to_thread(postgres.start)
+
+
+async def _find_model(parts: AsyncExitStack, settings: Settings) -> str:
+    """Say where the model is: Ollama, or if none answers there, the embedded one."""
+    url = ollama_url(settings.ollama_host)
+    if await Ollama.answers(url):
+        log.info("Using the Ollama at %s", url)
+        return url
+    if not settings.embedded_model:
+        log.warning("No Ollama answers at %s; replies will say so until one does.", url)
+        return url
+    if not EmbeddedModel.installed():
+        log.warning("No Ollama answers at %s, and the embedded model is not installed (`make run` does).", url)
+        return url
+    log.info("No Ollama answers at %s: starting the embedded model SmolLM2-135M, a toy to try chatterd with.", url)
+    log.info("To use your own models: start Ollama, or set OLLAMA_HOST, and start chatterd again.")
+    model = EmbeddedModel()
+    parts.push_async_callback(model.stop)
+    return await model.start()
+
+
+if __name__ == "__main__":
+    main()

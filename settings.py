@@ -1,0 +1,111 @@
+"""Every setting once: its name, default, environment variable and help.
+
+A value comes from the command line, else from the setting's environment variable, else from its default.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tornado.log import define_logging_options
+from tornado.options import OptionParser
+
+
+def _setting(default: Any, help: str, env: str | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "env": env})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What chatterd was started with. Sizes are in bytes, times in seconds."""
+
+    port: int = _setting(8000, "TCP port to listen on; 0 takes any free one", env="PORT")
+    address: str = _setting("127.0.0.1", "address to listen on")
+    data_dir: str = _setting("data", "folder of the embedded PostgreSQL; used only without --database-url")
+    database_url: str = _setting(
+        "", "PostgreSQL, as postgresql://user:password@host/database; empty starts the embedded one", env="DATABASE_URL"
+    )
+    ollama_host: str = _setting("127.0.0.1:11434", "where Ollama answers, in Ollama's own notation", env="OLLAMA_HOST")
+    embedded_model: bool = _setting(True, "start a small model of our own if no Ollama answers at the start")
+
+    context_messages: int = _setting(500, "messages of a conversation given to the model, newest first")
+    context_bytes: int = _setting(1_000_000, "bytes of a conversation given to the model, newest first")
+    collapse_whitespace: bool = _setting(False, "store a reply with each run of white space as one space")
+
+    max_replies: int = _setting(2_000, "replies generated at once; one more is refused with 503")
+    max_body_bytes: int = _setting(33_554_432, "size of a request's body")
+    max_line_bytes: int = _setting(33_554_432, "size of one line from Ollama; a longer one ends the reply")
+    connect_timeout: float = _setting(5.0, "seconds to connect to Ollama")
+    reply_timeout: float = _setting(1_800.0, "seconds a reply may take in all")
+    silence_timeout: float = _setting(600.0, "seconds without a byte from Ollama that end a reply")
+    body_timeout: float = _setting(30.0, "seconds a client may take to send its request's body")
+
+    heartbeat: float = _setting(15.0, "seconds of silence after which a stream shows a comment")
+    viewer_timeout: float = _setting(60.0, "seconds a client may take nothing of a stream before it is dropped")
+    log_retention: float = _setting(3_600.0, "seconds for which the lines of a finished reply can be read again")
+    log_bytes: int = _setting(67_108_864, "size of all finished replies' lines kept; the oldest go first")
+    drain: float = _setting(10.0, "seconds that running replies get after SIGTERM")
+
+    pool_size: int = _setting(10, "connections to PostgreSQL")
+    acquire_timeout: float = _setting(5.0, "seconds to wait for a connection to PostgreSQL")
+    db_patience: float = _setting(60.0, "seconds to keep trying to store a reply while PostgreSQL is away")
+
+
+def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings and set up logging (tornado.options parses, and answers ``--help``).
+
+    :param arguments: the command line without the program's name.
+    :raises tornado.options.Error: an unknown option, or a value of the wrong kind.
+    """
+    parser = OptionParser()
+    for field in dataclasses.fields(Settings):
+        env = field.metadata["env"]
+        parser.define(
+            field.name.replace("_", "-"),
+            default=field.default,
+            type=type(field.default),
+            help=field.metadata["help"] + (f" (environment: {env})" if env else ""),
+            group="chatterd",
+        )
+        if env and environment.get(env):
+            parser.parse_command_line(["", f"--{field.name}={environment[env]}"], final=False)
+    define_logging_options(parser)
+    parser.parse_command_line(["", *arguments])
+    return Settings(**{field.name: parser[field.name] for field in dataclasses.fields(Settings)})
+
+
+def ollama_url(host: str) -> str:
+    """Turn ``OLLAMA_HOST`` into a base URL without a trailing slash.
+
+    As Ollama's own tools read it (ollama ``envconfig/config.go``, ``Host``): scheme, port and path may be missing;
+    the port is 80 or 443 if a scheme is given, else 11434; quotes and white space around it do not count. The
+    wildcard addresses, which a server listens on, become loopback, which a client can connect to.
+
+    >>> ollama_url("gpu:1234")
+    'http://gpu:1234'
+    """
+    scheme, separator, rest = host.strip().strip("\"'").partition("://")
+    if not separator:
+        scheme, rest = "http", scheme
+        default_port = 11434
+    else:
+        default_port = 443 if scheme == "https" else 80
+    authority, slash, path = rest.partition("/")
+    name, port = _split_port(authority)
+    if not port.isdecimal() or int(port) > 65535:
+        port = str(default_port)
+    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)
+    return f"{scheme}://{name}:{port}{slash}{path}".rstrip("/")
+
+
+def _split_port(authority: str) -> tuple[str, str]:
+    """Split ``host:port``, where host may be an IPv6 address, in brackets or, without a port, bare."""
+    if match := re.fullmatch(r"(\[[^\]]*\])(?::(.*))?", authority):
+        return match[1], match[2] or ""
+    if authority.count(":") > 1:
+        return f"[{authority}]", ""
+    name, _, port = authority.partition(":")
+    return name, port

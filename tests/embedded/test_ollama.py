@@ -1,0 +1,335 @@
+"""The embedded model as its clients meet it: one real process, Ollama's own Python client, and raw HTTP."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+MODEL = "smollm2:135m"
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = {"temperature": 0, "seed": 1, "num_predict": 8}
+ENDLESS = {"temperature": 0, "num_predict": 3000, "repeat_penalty": 1.0}
+COUNTING = [
+    {"role": "user", "content": "Count to ten in words."},
+    {"role": "assistant", "content": "Count: one, two,"},
+]
+Messages = list[dict[str, str]]
+
+
+@dataclass
+class Running:
+    """A started process, where it answers, and the file its log goes to."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    def end(self) -> int:
+        """Close its stdin and wait for it; its exit code."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        return self.process.wait(10)
+
+
+def start(log: Path, *arguments: str) -> Running:
+    """Start the module as chatterd does, and wait for the line that says it answers."""
+    command = [sys.executable, "-m", "embedded.ollama", "--until-stdin-closes", *arguments]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command, stderr=stderr, **pipes)
+    assert process.stdout
+    line = process.stdout.readline()
+    if not re.fullmatch(r"http://127\.0\.0\.1:\d+\n", line):
+        process.kill()
+        process.wait()
+        pytest.fail(f"not its URL: {line!r}\n{log.read_text()}")
+    return Running(process, line.strip(), log)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for something the process does in its own time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = start(tmp_path_factory.mktemp("ollama") / "log")
+    yield running
+    running.process.kill()
+    running.process.wait()
+
+
+@pytest.fixture
+def client(running: Running) -> ollama.Client:
+    return ollama.Client(host=running.url, timeout=60)
+
+
+@pytest.fixture
+def http(running: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        yield http
+
+
+def ask(text: str) -> Messages:
+    return [{"role": "user", "content": text}]
+
+
+def lines(http: httpx.Client, path: str, **body: Any) -> list[Any]:
+    """The lines of a streamed answer, each decoded; what is not lines of compact JSON fails."""
+    response = http.post(path, json={"model": MODEL, **body})
+    assert response.status_code == 200, response.text
+    assert response.headers["Content-Type"] == "application/x-ndjson"
+    *texts, rest = response.text.split("\n")
+    assert rest == ""
+    decoded = [json.loads(text) for text in texts]
+    assert texts == [json.dumps(line, ensure_ascii=False, separators=(",", ":")) for line in decoded]
+    return decoded
+
+
+def test_says_that_it_runs(http: httpx.Client) -> None:
+    assert http.get("/").text == "Ollama is running"
+    assert http.head("/").status_code == 200
+    assert http.get("/api/version").json() == {"version": "0.0.0"}
+    assert http.get("/elsewhere").status_code == 404
+
+
+def test_lists_and_shows_its_model(client: ollama.Client) -> None:
+    (listed,) = client.list().models
+    (loaded,) = client.ps().models
+    assert listed.model == loaded.model == MODEL
+    assert listed.digest == loaded.digest
+    assert re.fullmatch("[0-9a-f]{64}", listed.digest or "")
+    assert listed.size == loaded.size
+    assert loaded.context_length == 4096
+    shown = client.show(MODEL)
+    assert shown.capabilities == ["completion"]
+    assert shown.details
+    assert shown.details.quantization_level == "Q4_1"
+
+
+def test_chat_streams_a_line_per_piece(client: ollama.Client) -> None:
+    *parts, last = client.chat(MODEL, ask("Say hello."), stream=True, options=SHORT)
+    assert len(parts) == SHORT["num_predict"]
+    assert all(part.message.role == "assistant" and part.message.content and not part.done for part in parts)
+    assert last.done
+    assert last.message.content == ""
+    assert last.eval_count == SHORT["num_predict"]
+    assert last.prompt_eval_count
+    assert (last.total_duration or 0) >= (last.eval_duration or 0) > 0
+
+
+def test_chat_at_once_is_what_the_stream_says(http: httpx.Client) -> None:
+    body = {"messages": ask("Say hello."), "options": SHORT}
+    pieces = [line["message"]["content"] for line in lines(http, "/api/chat", **body)]
+    whole = http.post("/api/chat", json={"model": MODEL, "stream": False, **body})
+    assert whole.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert whole.json()["message"] == {"role": "assistant", "content": "".join(pieces)}
+    assert whole.json()["done"] is True
+
+
+def test_generate_says_what_chat_says(client: ollama.Client) -> None:
+    chat = client.chat(MODEL, ask("Say hello."), options=SHORT)
+    generated = client.generate(MODEL, "Say hello.", options=SHORT)
+    assert generated.response == chat.message.content
+    streamed = client.generate(MODEL, "Say hello.", stream=True, options=SHORT)
+    assert "".join(part.response or "" for part in streamed) == generated.response
+
+
+def test_generate_raw_goes_on_with_the_prompt(client: ollama.Client) -> None:
+    options = {**SHORT, "num_predict": 3, "repeat_penalty": 1.0}
+    generated = client.generate(MODEL, "one, two, three, four,", raw=True, options=options)
+    assert generated.response == " five, six"
+
+
+def test_a_last_assistant_message_is_continued(client: ollama.Client) -> None:
+    continued = client.chat(MODEL, COUNTING, options={**SHORT, "num_predict": 6})
+    assert continued.message.content == " three, four, five,"
+    assert continued.done_reason == "length"
+
+
+def test_a_reply_cut_anywhere_is_continued_to_the_same_text(client: ollama.Client) -> None:
+    question = ask("Name the days of the week.")
+    greedy = {"temperature": 0, "num_predict": 24, "repeat_penalty": 1.0}
+    pieces = [part.message.content or "" for part in client.chat(MODEL, question, stream=True, options=greedy)]
+    for cut in (1, 6, 13):
+        begun = {"role": "assistant", "content": "".join(pieces[:cut])}
+        options = {**greedy, "num_predict": 24 - cut}
+        rest = client.chat(MODEL, [*question, begun], options=options)
+        assert rest.message.content == "".join(pieces[cut:])
+
+
+def test_a_seed_decides_what_a_warm_model_says(client: ollama.Client) -> None:
+    def said(seed: int) -> str | None:
+        options = {"temperature": 1.5, "seed": seed, "num_predict": 12}
+        return client.chat(MODEL, ask("Tell me a story."), options=options).message.content
+
+    said(7)  # from here on the prompt is in the cache, and every run computes alike
+    assert said(7) == said(7)
+    assert len({said(seed) for seed in range(4)}) > 1
+
+
+def test_stops_before_a_stop_string(client: ollama.Client) -> None:
+    continued = client.chat(MODEL, COUNTING, options={**SHORT, "num_predict": 40, "stop": [", five"]})
+    assert continued.message.content == " three, four"
+    assert continued.done_reason == "stop"
+
+
+def test_text_is_whole_characters(http: httpx.Client) -> None:
+    begun = {"role": "assistant", "content": "Here they are: 😀😃😄😁"}
+    options = {"temperature": 0, "num_predict": 16}
+    *parts, last = lines(http, "/api/chat", messages=[*ask("Many emoji!"), begun], options=options)
+    text = "".join(part["message"]["content"] for part in parts)
+    assert len(parts) < last["eval_count"], "an emoji takes several tokens, and comes in one line"
+    assert "�" not in text
+    assert any(ord(character) > 0xFFFF for character in text)
+
+
+def test_format_makes_it_write_json(client: ollama.Client) -> None:
+    wanted = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    answered = client.chat(MODEL, ask("Is it?"), format=wanted, options={"temperature": 0, "num_predict": 60})
+    assert isinstance(json.loads(answered.message.content or "")["ok"], bool)
+
+
+def test_what_exceeds_the_context_goes_from_the_oldest(http: httpx.Client) -> None:
+    messages = [*ask("hi " * 9000), *ask("Say hello.")]
+    *_, last = lines(http, "/api/chat", messages=messages, options=SHORT)
+    *_, alone = lines(http, "/api/chat", messages=messages[1:], options=SHORT)
+    assert last["prompt_eval_count"] == alone["prompt_eval_count"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        ("/api/chat", {"messages": [], "keep_alive": None}, "load"),
+        ("/api/generate", {}, "load"),
+        ("/api/generate", {"keep_alive": 0}, "unload"),
+    ],
+)
+def test_nothing_to_say_loads_the_model(http: httpx.Client, path: str, body: dict[str, Any], reason: str) -> None:
+    answer = http.post(path, json={"model": MODEL, **body}).json()
+    assert (answer["done"], answer["done_reason"]) == (True, reason)
+
+
+HELLO = ask("hello")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "error"),
+    [
+        ("/api/chat", {"model": "x", "messages": HELLO}, 404, "model 'x' not found"),
+        ("/api/generate", {"model": "x", "prompt": "hello"}, 404, "model 'x' not found"),
+        ("/api/show", {"model": "x"}, 404, "model 'x' not found"),
+        ("/api/chat", {"messages": HELLO}, 400, "model is required"),
+        ("/api/chat", {"model": MODEL, "messages": [{"content": "hello"}]}, 400, "role"),
+        ("/api/chat", {"model": MODEL, "messages": HELLO, "options": {"seed": "x"}}, 400, "seed"),
+        ("/api/chat", {"model": MODEL, "messages": HELLO, "options": {"stop": "x"}}, 400, "stop"),
+        ("/api/chat", {"model": MODEL, "messages": HELLO, "options": {"repeat_penalty": 0}}, 400, "penalty"),
+        ("/api/chat", {"model": MODEL, "messages": HELLO, "format": "xml"}, 400, "format"),
+        ("/api/chat", {"model": MODEL, "messages": HELLO, "think": True}, 400, "does not support thinking"),
+        ("/api/chat", {"model": MODEL, "messages": HELLO, "tools": [{}]}, 400, "does not support tools"),
+        ("/api/generate", {"model": MODEL, "prompt": "a", "suffix": "b"}, 400, "does not support insert"),
+        ("/api/generate", {"model": MODEL, "prompt": "hi " * 9000}, 400, "exceeds the context length"),
+    ],
+)
+def test_refuses(http: httpx.Client, path: str, body: dict[str, Any], status: int, error: str) -> None:
+    response = http.post(path, json=body)
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert error in response.json()["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model":"\xff"}', b'{"model":7}'])
+def test_refuses_what_is_no_request(http: httpx.Client, body: bytes) -> None:
+    response = http.post("/api/chat", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]
+
+
+def test_takes_the_name_without_its_tag_and_gives_it_back(client: ollama.Client) -> None:
+    assert client.chat("SmolLM2", ask("Say hello."), options=SHORT).model == "SmolLM2"
+
+
+def story(http: httpx.Client, length: int) -> Any:
+    """Begin an answer of that many tokens; a context that closes the connection at its end."""
+    options = {**ENDLESS, "num_predict": length}
+    body = {"model": MODEL, "prompt": "1, 2, 3, 4, 5, 6,", "raw": True, "options": options}
+    return http.stream("POST", "/api/generate", json=body)
+
+
+def test_two_at_once_both_progress(http: httpx.Client) -> None:
+    with story(http, 3000) as one, story(http, 3000) as other:
+        first, second = one.iter_lines(), other.iter_lines()
+        for _ in range(5):
+            assert not json.loads(next(first))["done"]
+            assert not json.loads(next(second))["done"]
+
+
+def test_more_than_its_slots_wait_and_are_all_answered(client: ollama.Client) -> None:
+    with ThreadPoolExecutor(5) as threads:
+        asked = [threads.submit(client.chat, MODEL, COUNTING, options=SHORT) for _ in range(5)]
+        assert {answer.result().eval_count for answer in asked} == {SHORT["num_predict"]}
+
+
+def test_a_closed_connection_stops_the_model(running: Running, http: httpx.Client) -> None:
+    before = 0
+
+    def outcomes() -> list[str]:
+        return re.findall(r"completion (stopped|ended) after", running.log.read_text())[before:]
+
+    http.post("/api/generate", json={"model": MODEL, "prompt": "hello", "options": {"num_predict": 1}})
+    eventually(lambda: running.log.read_text().endswith("\n") and outcomes()[-1:] == ["ended"])
+    before = len(outcomes())
+    for read in range(1, 6):
+        with story(http, 3000) as response:
+            lines = response.iter_lines()
+            for _ in range(read):
+                next(lines)
+    eventually(lambda: len(outcomes()) >= 5)
+    assert set(outcomes()) == {"stopped"}
+
+
+def test_ends_when_its_stdin_closes_even_while_it_speaks(tmp_path: Path) -> None:
+    running = start(tmp_path / "log")
+    with httpx.Client(base_url=running.url, timeout=60) as http, story(http, 3000) as response:
+        next(response.iter_lines())
+        assert running.end() == 0
+    assert running.process.stdout
+    assert running.process.stdout.read() == ""
+    assert "Traceback" not in running.log.read_text()
+
+
+def test_ends_when_its_parent_is_killed() -> None:
+    parent = (
+        "import subprocess, sys\n"
+        "command = [sys.executable, '-m', 'embedded.ollama', '--until-stdin-closes']\n"
+        "subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL).wait()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout
+    assert process.stdout.readline().startswith("http://127.0.0.1:")
+    process.kill()
+    # The grandchild holds the same stdout: this reads to its end.
+    rest, _ = process.communicate(timeout=10)
+    assert rest == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ends_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    running = start(tmp_path / "log", "--address=127.0.0.1")
+    running.process.send_signal(number)
+    assert running.process.wait(10) == 0
+    assert "Traceback" not in running.log.read_text()

@@ -1,0 +1,174 @@
+"""Settings: which source wins, what is refused, and how OLLAMA_HOST is read."""
+
+import dataclasses
+import logging
+import string
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tornado.options
+from hypothesis import example, given
+from hypothesis import strategies as st
+from ollama._client import _parse_host
+
+import settings
+from settings import Settings, ollama_url
+
+FIELDS = dataclasses.fields(Settings)
+ENVIRONMENT = {"port": "PORT", "database_url": "DATABASE_URL", "ollama_host": "OLLAMA_HOST"}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Reading the settings sets up the root logger."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+def another(field: "dataclasses.Field[Any]") -> tuple[str, Any]:
+    """A value that is not the field's default: as it is written, and as it is read."""
+    if isinstance(field.default, bool):
+        return str(not field.default).lower(), not field.default
+    return {int: ("7", 7), float: ("0.25", 0.25), str: ("a b=c", "a b=c")}[type(field.default)]
+
+
+def test_without_arguments_and_environment_everything_has_its_default() -> None:
+    assert settings.read([], {}) == Settings()
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_setting_is_read_from_the_command_line_and_changes_no_other(
+    field: "dataclasses.Field[Any]",
+) -> None:
+    written, value = another(field)
+    for name in (field.name, field.name.replace("_", "-")):
+        read = settings.read([f"--{name}={written}"], {})
+        assert read == dataclasses.replace(Settings(), **{field.name: value})
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_setting_has_help_that_names_its_environment_variable(
+    field: "dataclasses.Field[Any]", capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        settings.read(["--help"], {})
+    assert not left.value.code
+    shown = " ".join("".join(capsys.readouterr()).split())
+    option = "--" + field.name.replace("_", "-")
+    _, found, described = shown.partition(f" {option} ")
+    assert found and len(field.metadata["help"]) > 10
+    assert field.metadata["help"] in described
+    assert field.metadata["env"] == ENVIRONMENT.get(field.name)
+    if field.name in ENVIRONMENT:
+        assert f"{field.metadata['help']} (environment: {ENVIRONMENT[field.name]})" in described
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "port"),
+    [
+        ([], {}, 8000),
+        ([], {"PORT": "2"}, 2),
+        (["--port=3"], {"PORT": "2"}, 3),
+        (["--port=3"], {}, 3),
+        (["--port=8000"], {"PORT": "2"}, 8000),
+        (["--port=3", "--port=4"], {"PORT": "2"}, 4),
+        ([], {"PORT": ""}, 8000),
+        ([], {"port": "2", "CHATTERD_PORT": "2"}, 8000),
+        (["--port=0"], {"PORT": "2"}, 0),
+    ],
+)
+def test_the_command_line_wins_over_the_environment_and_that_over_the_default(
+    arguments: list[str], environment: dict[str, str], port: int
+) -> None:
+    assert settings.read(arguments, environment) == dataclasses.replace(Settings(), port=port)
+
+
+def test_a_value_from_the_environment_is_taken_as_it_is() -> None:
+    url = "postgresql://me:--p=w:1,2@host:5432/db?options=-c%20a%3Db"
+    assert settings.read([], {"DATABASE_URL": url}).database_url == url
+
+
+def test_an_empty_value_on_the_command_line_wins_over_the_environment() -> None:
+    assert settings.read(["--database-url="], {"DATABASE_URL": "postgresql://host/db"}).database_url == ""
+
+
+@pytest.mark.parametrize("arguments", [["--prot=1"], ["--x"], ["--port=1", "--no-such"]])
+def test_an_unknown_option_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(tornado.options.Error):
+        settings.read(arguments, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["--port=many"], {}),
+        (["--drain=long"], {}),
+        (["--port=1.5"], {}),
+        ([], {"PORT": "many"}),
+        (["--port"], {}),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(arguments: list[str], environment: dict[str, str]) -> None:
+    with pytest.raises(tornado.options.Error):
+        settings.read(arguments, environment)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("gpu", "http://gpu:11434"),
+        ("gpu:1234", "http://gpu:1234"),
+        (":1234", "http://127.0.0.1:1234"),
+        ("1.2.3.4", "http://1.2.3.4:11434"),
+        ("http://gpu", "http://gpu:80"),
+        ("https://gpu", "https://gpu:443"),
+        ("https://gpu:1234", "https://gpu:1234"),
+        ("gpu/", "http://gpu:11434"),
+        ("gpu/ollama", "http://gpu:11434/ollama"),
+        ("https://gpu/a/b/", "https://gpu:443/a/b"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:1234", "http://127.0.0.1:1234"),
+        ("http://0.0.0.0", "http://127.0.0.1:80"),
+        ("[::]", "http://[::1]:11434"),
+        ("[::]:1234", "http://[::1]:1234"),
+        ("::", "http://[::1]:11434"),
+        ("::1", "http://[::1]:11434"),
+        ("[::1]", "http://[::1]:11434"),
+        ("[::1]:1234", "http://[::1]:1234"),
+        ("https://[fe80::1]/x", "https://[fe80::1]:443/x"),
+        (" gpu:1234\n", "http://gpu:1234"),
+        ('"gpu:1234"', "http://gpu:1234"),
+        ("'http://gpu'", "http://gpu:80"),
+        ("gpu:", "http://gpu:11434"),
+        ("gpu:65535", "http://gpu:65535"),
+        ("gpu:65536", "http://gpu:11434"),
+        ("gpu:-1", "http://gpu:11434"),
+        ("gpu:abc", "http://gpu:11434"),
+        ("http://gpu:abc", "http://gpu:80"),
+    ],
+)
+def test_ollama_host_is_read_in_ollamas_own_notation(host: str, url: str) -> None:
+    assert ollama_url(host) == url
+
+
+names = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8).map(lambda name: "h" + name)
+hosts = names | st.ip_addresses(v=4).map(str) | st.ip_addresses(v=6).map(lambda address: f"[{address}]")
+listening = ("0.0.0.0", "[::]")
+parts = st.tuples(
+    st.sampled_from(["", "http://", "https://"]),
+    hosts.filter(lambda host: host not in listening),
+    st.just("") | st.integers(min_value=1, max_value=65535).map(lambda port: f":{port}"),
+    st.sampled_from(["", "/", "/path", "/path/", "/a/b", "/a/b/"]),
+)
+
+
+@given(parts.map("".join))
+@example("")
+@example(":56789")
+def test_ollamas_own_client_reads_the_same(host: str) -> None:
+    assert ollama_url(host) == _parse_host(host)
