@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tornado.log import define_logging_options
-from tornado.options import OptionParser
+from tornado.options import Error, OptionParser
 
 
 def _setting(default: Any, help: str, env: str | None = None) -> Any:
@@ -71,10 +71,17 @@ def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
             group="chatterd",
         )
         if env and environment.get(env):
-            parser.parse_command_line(["", f"--{field.name}={environment[env]}"], final=False)
+            _parse(parser, [f"--{field.name}={environment[env]}"], final=False)
     define_logging_options(parser)
-    parser.parse_command_line(["", *arguments])
+    _parse(parser, arguments, final=True)
     return Settings(**{field.name: parser[field.name] for field in dataclasses.fields(Settings)})
+
+
+def _parse(parser: OptionParser, arguments: Sequence[str], final: bool) -> None:
+    try:
+        parser.parse_command_line(["", *arguments], final=final)
+    except ValueError as error:  # tornado lets int() and float() speak for themselves
+        raise Error(f"A setting has a value of the wrong kind: {error}") from error
 
 
 def ollama_url(host: str) -> str:

@@ -123,6 +123,7 @@ class Completion:
         self._parts.put_nowait(None)
 
     async def __aiter__(self) -> AsyncIterator[str | End]:
+        """Pieces of text, each of whole characters, then the `End`."""
         while not isinstance(part := await self._parts.get(), End | Refused | None):
             yield part
         if isinstance(part, End):
@@ -140,7 +141,7 @@ class Llama:
 
     def __init__(self, path: Path) -> None:
         # Not at the top: `installed` is for processes that do not want 100 MB of llama.cpp mapped.
-        import xllamacpp  # type: ignore[import-untyped]
+        import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)

@@ -66,6 +66,7 @@ class Endpoint(RequestHandler):
     """JSON in, JSON out, and errors as {"error": ...}."""
 
     def initialize(self, llama: Llama, weights: Weights) -> None:
+        """Keep what the route was given."""
         self.llama = llama
         self.weights = weights
 
@@ -164,9 +165,11 @@ class ChatEndpoint(Generating):
     """POST /api/chat."""
 
     def content(self, text: str) -> Record:
+        """As a message."""
         return {"message": {"role": "assistant", "content": text}}
 
     async def post(self) -> None:
+        """Go on with the conversation; a last message of the assistant is continued."""
         request = self.body(Chat)
         messages = request.messages or []
         refuse(request, tools=request.tools, vision=any(message.images for message in messages))
@@ -181,9 +184,11 @@ class GenerateEndpoint(Generating):
     """POST /api/generate; without `context`, which Ollama calls deprecated."""
 
     def content(self, text: str) -> Record:
+        """As it is."""
         return {"response": text}
 
     async def post(self) -> None:
+        """Answer the prompt, or with `raw` go on with it."""
         request = self.body(Generate)
         refuse(request, insert=request.suffix, template=request.template, vision=request.images)
         if not request.prompt:
@@ -200,9 +205,11 @@ class FactEndpoint(RequestHandler):
     """GET or HEAD of something that depends on nothing the client sends."""
 
     def initialize(self, fact: Callable[[], Record]) -> None:
+        """Keep what the route was given."""
         self.fact = fact
 
     def get(self) -> None:
+        """State the fact as it is now."""
         self.set_header("Content-Type", JSON)
         self.finish(encode(self.fact()))
 
@@ -213,6 +220,7 @@ class ShowEndpoint(Endpoint):
     """POST /api/show: what is known of a model."""
 
     def post(self) -> None:
+        """Show the one model there is."""
         self.body(Named)
         self.answer(shown(self.weights))
 
@@ -221,6 +229,7 @@ class RootEndpoint(RequestHandler):
     """GET /: what Ollama says to whoever knocks."""
 
     def get(self) -> None:
+        """Be there."""
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish("Ollama is running")
 
@@ -231,6 +240,7 @@ class UnknownEndpoint(RequestHandler):
     """Any other path."""
 
     def prepare(self) -> None:
+        """Not there, in the words of Ollama's router."""
         self.set_status(404)
         self.set_header("Content-Type", "text/plain")
         self.finish("404 page not found")

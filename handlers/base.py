@@ -7,9 +7,10 @@ import uuid
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from db.pool import Database
@@ -83,6 +84,19 @@ class BaseHandler(RequestHandler):
             raise self._too_large()
         return bytes(self._body)
 
+    def query(self, name: str) -> str | None:
+        """A value from the query, exactly as it was sent (Tornado's own reading drops control characters).
+
+        :raises BadRequest: it is not UTF-8.
+        """
+        values = self.request.query_arguments.get(name)
+        if not values:
+            return None
+        try:
+            return values[-1].decode()
+        except UnicodeDecodeError as error:
+            raise BadRequest(f"{name} is not valid UTF-8.") from error
+
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is larger than {self.services.settings.max_body_bytes} bytes.")
 
@@ -92,6 +106,15 @@ class BaseHandler(RequestHandler):
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         self.finish(msgspec.json.encode(value))
+
+    def start_stream(self, content_type: str) -> None:
+        """Set what an answer needs that is read while it is written: nothing on the way may keep or collect it."""
+        self.set_header("Content-Type", content_type)
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Accel-Buffering", "no")  # nginx
+        # Nagle's algorithm (RFC 896) would hold each small event back until the last one is acknowledged: 40 ms.
+        # Tornado turns it on again at the end of a request.
+        cast(HTTP1Connection, self.request.connection).stream.set_nodelay(True)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with ``{"error": "<one clear sentence>"}`` (called by Tornado)."""

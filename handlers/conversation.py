@@ -45,10 +45,10 @@ class ConversationHandler(BaseHandler):
         self.set_status(204)
 
     def _appid(self) -> str:
-        return check_appid(self.get_query_argument("appID", None, strip=False))
+        return check_appid(self.query("appID"))
 
     def _number(self, name: str, default: int) -> int:
-        text = self.get_query_argument(name, None)
+        text = self.query(name)
         return default if text is None else whole_number(name, text)
 
 

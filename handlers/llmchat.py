@@ -50,7 +50,7 @@ class ReplyHandler(ViewerHandler):
         self.set_status(202 if stopping else 204)
 
     def _cursor(self) -> int:
-        last = self.request.headers.get("Last-Event-ID") or self.get_query_argument("lastEventId", "")
+        last = self.request.headers.get("Last-Event-ID") or self.query("lastEventId")
         return whole_number("Last-Event-ID", last) + 1 if last else 0
 
 

@@ -42,9 +42,7 @@ class LlmpromptHandler(BaseHandler):
         if not call.status:
             raise call.ended.exception() or OllamaUnreachable("Ollama gave no answer.")
         self.set_status(call.status)
-        self.set_header("Content-Type", call.headers.get("Content-Type", "application/x-ndjson"))
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Accel-Buffering", "no")
+        self.start_stream(call.content_type or "application/x-ndjson")
         try:
             await self._pass_on(call)
         except (StreamClosedError, TimeoutError, AnswerBroken) as error:

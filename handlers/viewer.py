@@ -31,9 +31,7 @@ class ViewerHandler(BaseHandler):
 
     async def show(self, reply: Reply, cursor: int) -> None:
         """Show the lines from number ``cursor`` on, as they come, until the reply's end or the client's."""
-        self.set_header("Content-Type", "text/event-stream; charset=utf-8")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Accel-Buffering", "no")  # nginx: do not collect the stream
+        self.start_stream("text/event-stream; charset=utf-8")
         self.set_header("Content-Location", f"/llmchat/{reply.id}")
         self._showing = asyncio.current_task()
         try:

@@ -9,7 +9,7 @@ class Splitter:
     A chunk may hold half a line or twenty; an incomplete line is kept until its end arrives. The pieces of a long
     line are joined once, so a line of n bytes costs O(n) however it is cut.
 
-    :param max_line: longest line accepted, in bytes, its end not counted.
+    :param max_line: longest line accepted, in bytes, its ``\\n`` not counted.
     """
 
     def __init__(self, max_line: int) -> None:

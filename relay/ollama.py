@@ -12,7 +12,6 @@ import pycurl
 import ujson
 from tornado.curl_httpclient import CurlAsyncHTTPClient, CurlError
 from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
-from tornado.httputil import HTTPHeaders, parse_response_start_line
 
 from errors import AnswerBroken, ChatterdError, OllamaUnreachable
 from relay import chat_line
@@ -35,7 +34,8 @@ _BROKEN_OFF = {pycurl.E_GOT_NOTHING, pycurl.E_RECV_ERROR, pycurl.E_SEND_ERROR, p
 class Call:
     """One streaming request to Ollama.
 
-    :ivar head: done when status and headers are there; never raises, but stays pending if they never come.
+    :ivar head: done when status and content type are known: with the first bytes of the body, or at a clean end.
+    :ivar status: Ollama's HTTP status, 0 until ``head`` is done.
     :ivar ended: done at the answer's end; its exception is OllamaUnreachable or AnswerBroken if that was not a clean one.
     :ivar last_byte: when the last byte came, or the call began, by the event loop's clock.
     """
@@ -43,7 +43,7 @@ class Call:
     def __init__(self, url: str, on_chunk: Callable[[bytes], None]) -> None:
         loop = asyncio.get_running_loop()
         self.status = 0
-        self.headers = HTTPHeaders()
+        self.content_type = ""
         self.head: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.ended.add_done_callback(lambda ended: ended.exception())  # may have nobody who asks
@@ -59,21 +59,20 @@ class Call:
         self._curl = curl
         curl.setopt(pycurl.NOPROXY, "*")
 
-    def take_header(self, line: str) -> None:
-        """Read one line of the head (``header_callback``): a status line, a header, or the blank line at its end."""
-        if line.startswith("HTTP/"):
-            self.status = parse_response_start_line(line).code
-            self.headers = HTTPHeaders()
-        elif line.strip():
-            self.headers.parse_line(line)
-        elif self.status >= 200 and not self.head.done():
-            self.head.set_result(None)
-
     def take_chunk(self, chunk: bytes) -> None:
         """Pass bytes of the body on (``streaming_callback``)."""
+        if not self.head.done():
+            # From curl itself: Tornado's header callbacks may come after the first bytes of a body.
+            self._take_head(self._curl.getinfo(pycurl.RESPONSE_CODE), self._curl.getinfo(pycurl.CONTENT_TYPE))
         self.last_byte = self._loop.time()
         if not self.ended.done():
             self._on_chunk(chunk)
+
+    def _take_head(self, status: int, content_type: str | None) -> None:
+        if not self.head.done():
+            self.status = status
+            self.content_type = content_type or ""
+            self.head.set_result(None)
 
     def take_end(self, fetch: "asyncio.Future[HTTPResponse]") -> None:
         """Note how the transfer ended."""
@@ -82,6 +81,8 @@ class Call:
             return
         error = fetch.exception()
         if error is None:
+            response = fetch.result()
+            self._take_head(response.code, response.headers.get("Content-Type"))
             self._end(None)
         elif self.status:
             self._end(AnswerBroken("The connection to Ollama broke before the answer was complete."))
@@ -148,7 +149,6 @@ class Ollama:
             follow_redirects=False,
             decompress_response=False,
             prepare_curl_callback=call.take_handle,
-            header_callback=call.take_header,
             streaming_callback=call.take_chunk,
         )
         self._client.fetch(request, raise_error=False).add_done_callback(call.take_end)

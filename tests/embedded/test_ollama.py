@@ -35,11 +35,10 @@ class Running:
     url: str
     log: Path
 
-    def end(self) -> int:
-        """Close its stdin and wait for it; its exit code."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        return self.process.wait(10)
+    def ended(self) -> tuple[int, str]:
+        """Close its stdin and wait for it: its exit code, and what else it wrote to stdout."""
+        rest, _ = self.process.communicate(timeout=10)
+        return self.process.returncode, rest
 
 
 def start(log: Path, *arguments: str) -> Running:
@@ -52,7 +51,7 @@ def start(log: Path, *arguments: str) -> Running:
     line = process.stdout.readline()
     if not re.fullmatch(r"http://127\.0\.0\.1:\d+\n", line):
         process.kill()
-        process.wait()
+        process.communicate()
         pytest.fail(f"not its URL: {line!r}\n{log.read_text()}")
     return Running(process, line.strip(), log)
 
@@ -70,12 +69,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = start(tmp_path_factory.mktemp("ollama") / "log")
     yield running
     running.process.kill()
-    running.process.wait()
+    running.process.communicate()
 
 
 @pytest.fixture
-def client(running: Running) -> ollama.Client:
-    return ollama.Client(host=running.url, timeout=60)
+def client(running: Running) -> Iterator[ollama.Client]:
+    with ollama.Client(host=running.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture
@@ -306,9 +306,7 @@ def test_ends_when_its_stdin_closes_even_while_it_speaks(tmp_path: Path) -> None
     running = start(tmp_path / "log")
     with httpx.Client(base_url=running.url, timeout=60) as http, story(http, 3000) as response:
         next(response.iter_lines())
-        assert running.end() == 0
-    assert running.process.stdout
-    assert running.process.stdout.read() == ""
+        assert running.ended() == (0, "")
     assert "Traceback" not in running.log.read_text()
 
 
@@ -332,4 +330,5 @@ def test_ends_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     running = start(tmp_path / "log", "--address=127.0.0.1")
     running.process.send_signal(number)
     assert running.process.wait(10) == 0
+    assert running.ended() == (0, "")
     assert "Traceback" not in running.log.read_text()

@@ -213,7 +213,9 @@ class Head(Step):
         if not answer.keep_alive:
             headers["Connection"] = "close"
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        await answer.send(f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Status')}\r\n{fields}\r\n".encode())
+        await answer.send(
+            f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Status')}\r\n{fields}\r\n".encode()
+        )
 
 
 @dataclass(eq=False)
@@ -381,7 +383,9 @@ def _speak(request: Mapping[str, Any], text: str, **more: Any) -> bytes:
     """A line in the shape of the API that was asked: ``/api/chat`` has messages, ``/api/generate`` a prompt."""
     if "messages" in request:
         return line(text, model=request["model"], **more)
-    return _json({"model": request["model"], "created_at": CREATED_AT, "response": text, "done": False} | more)
+    return _json(
+        {"model": request["model"], "created_at": CREATED_AT, "response": text, "done": False} | more
+    )
 
 
 # The server.
@@ -406,7 +410,9 @@ class ScriptedOllama:
         self._arrivals: dict[int, Moment[Request]] = {}
         self._lock = threading.Lock()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._loop = asyncio.SelectorEventLoop()  # by name: the program under test may have made uvloop the default
+        self._loop = (
+            asyncio.SelectorEventLoop()
+        )  # by name: the program under test may have made uvloop the default
         self._leaving = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="scripted Ollama")
         self._server: asyncio.Server | None = None
@@ -448,6 +454,16 @@ class ScriptedOllama:
         with self._lock:
             what = f"request {number} arrived at Ollama"
             return self._arrivals.setdefault(number, Moment(what))
+
+    def forget(self) -> None:
+        """Begin anew: no script is queued, the next POST is number 0, and it is answered as at the start."""
+        with self._lock:
+            self._scripts.clear()
+            self.requests.clear()
+            self.probes.clear()
+            self._arrivals.clear()
+            self.default = (Words(),)
+        self.listen_again()
 
     def stop_listening(self) -> None:
         """Refuse new connections; those that stand go on."""
@@ -610,7 +626,8 @@ def _described(name: str) -> dict[str, Any]:
 
 def _bound_socket(port: int) -> socket.socket:
     """A socket bound to a port that it shares with the reservation."""
-    bound = socket.socket()
+    # asyncio turns Nagle's algorithm off for a socket that names its protocol, and for no other.
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind(("127.0.0.1", port))

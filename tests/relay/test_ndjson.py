@@ -50,7 +50,9 @@ def split(splitter: Splitter, body: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(st.lists(st.tuples(lines, ends), max_size=8), cuts)
 @example([(b"\xf0\x9f\x98\x80", b"\n"), (b"\xe2\x80\xa8", b"\r\n")], [2, 6, 9])
-def test_any_chunking_of_any_lines_gives_the_lines_back(ended: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
+def test_any_chunking_of_any_lines_gives_the_lines_back(
+    ended: list[tuple[bytes, bytes]], cuts: list[int]
+) -> None:
     splitter = Splitter(NO_LIMIT)
     assert split(splitter, b"".join(line + end for line, end in ended), cuts) == [line for line, _ in ended]
     assert splitter.close() == []
@@ -107,7 +109,9 @@ def test_a_line_of_8_mb_in_chunks_of_1_kb_costs_no_more_per_byte_than_a_short_on
     assert long / short < 32 * 8  # linear: 32; copying what is held for each chunk: 1024
 
 
-@pytest.mark.parametrize("body", [b"0123456789\n", b"a\n0123456789\nb\n", b"0123456789", b"0123456789\n0123456789"])
+@pytest.mark.parametrize(
+    "body", [b"0123456789\n", b"a\n0123456789\nb\n", b"0123456789", b"0123456789\n0123456789"]
+)
 @pytest.mark.parametrize("cuts", [[], [5], range(30)], ids=["whole", "cut", "bytewise"])
 def test_a_line_exactly_at_the_limit_is_fine(body: bytes, cuts: list[int]) -> None:
     splitter = Splitter(10)

@@ -1,0 +1,59 @@
+"""Chromium, and a page that fails its test for any complaint of the browser and any request to elsewhere."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from tests.program import Program
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(_session_chatterd: Program) -> Iterator[Browser]:
+    """Chromium. It ends with the module, for as long as it runs nothing else can run an event loop in this thread;
+    hence the program, which needs one to make its database, comes first."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the page should not have caused: console errors, refusals by the content policy, requests to elsewhere."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, chatterd: Program, complaints: list[str]) -> Iterator[Page]:
+    """The chat page, just opened by somebody who was never here."""
+
+    def check_console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(message.text)
+
+    def check_request(request: Request) -> None:
+        if not request.url.startswith(f"{chatterd.url}/"):
+            complaints.append(f"request to {request.url}")
+
+    context = browser.new_context(base_url=chatterd.url)
+    page = context.new_page()
+    page.on("console", check_console)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", check_request)
+    page.goto("/")
+    expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
+    yield page
+    context.close()
+    assert not complaints

@@ -1,0 +1,128 @@
+"""A client of chatterd for tests: prompts out, events in, each event as the bytes on the wire name it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import ujson
+
+TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event: its id, its name (``message`` if none is given) and its data."""
+
+    id: int
+    name: str
+    data: str
+
+    @property
+    def json(self) -> Any:
+        return ujson.loads(self.data)
+
+
+class Stream:
+    """An open response that shows a reply."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.comments: list[str] = []
+        self._lines = (line.decode() for line in _lines(response))
+
+    def next(self) -> Event | None:
+        """The next event; None at the stream's end."""
+        fields: dict[str, str] = {}
+        for line in self._lines:
+            if line.startswith(":"):
+                self.comments.append(line)
+            elif line:
+                name, colon, value = line.partition(":")
+                assert colon, f"no colon in {line!r}: existing clients split each line at its first"
+                fields[name] = value.removeprefix(" ")
+            elif fields:
+                return Event(int(fields["id"]), fields.get("event", "message"), fields["data"])
+        assert not fields, f"the stream ended inside an event: {fields}"
+        return None
+
+    def comment(self) -> str:
+        """Read on to the next comment; no event may come before it."""
+        for line in self._lines:
+            if line.startswith(":"):
+                return line
+            assert not line, f"an event before a comment: {line}"
+        raise AssertionError("the stream ended before a comment")
+
+    def rest(self) -> list[Event]:
+        """All events up to the stream's end."""
+        return list(iter(self.next, None))
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """The response's lines, split at LF only, as they come."""
+    held = b""
+    for chunk in response.iter_raw():
+        *whole, held = (held + chunk).split(b"\n")
+        yield from whole
+    assert not held, f"the stream ended inside a line: {held[:100]!r}"
+
+
+class Client:
+    """Speaks to one chatterd, about one conversation of its own unless told otherwise."""
+
+    def __init__(self, url: str, appid: str | None = None) -> None:
+        self.http = httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False)
+        self.appid = appid or f"test-{uuid4()}"
+
+    def body(self, *contents: str, **fields: Any) -> dict[str, Any]:
+        """A request for a reply to user messages with these contents."""
+        messages = [{"role": "user", "content": content} for content in contents]
+        return {"appID": self.appid, "model": "fake", "messages": messages, "stream": True} | fields
+
+    @contextmanager
+    def prompt(self, *contents: str, headers: dict[str, str] | None = None, **fields: Any) -> Iterator[Stream]:
+        """POST a prompt and read its reply's stream."""
+        with self.http.stream("POST", "/llmchat", json=self.body(*contents, **fields), headers=headers) as response:
+            yield Stream(_expect(response, 200))
+
+    def ask(self, *contents: str, headers: dict[str, str] | None = None, **fields: Any) -> list[Event]:
+        """POST a prompt; the whole reply's events."""
+        with self.prompt(*contents, headers=headers, **fields) as stream:
+            return stream.rest()
+
+    def begin(self, *contents: str, headers: dict[str, str] | None = None, **fields: Any) -> str:
+        """POST a prompt without waiting for its reply; the reply's path."""
+        headers = {"Prefer": "respond-async"} | (headers or {})
+        answer = self.http.post("/llmchat", json=self.body(*contents, **fields), headers=headers)
+        return str(_expect(answer, 202).headers["Location"])
+
+    @contextmanager
+    def follow(self, path: str, last_event_id: int | None = None) -> Iterator[Stream]:
+        """View a reply."""
+        headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
+        with self.http.stream("GET", path, headers=headers) as response:
+            yield Stream(_expect(response, 200))
+
+    def view(self, path: str, last_event_id: int | None = None) -> list[Event]:
+        """View a reply to its end."""
+        with self.follow(path, last_event_id) as stream:
+            return stream.rest()
+
+    def history(self, **query: Any) -> dict[str, Any]:
+        """The conversation's newest page."""
+        answer = self.http.get("/llmchat", params={"appID": self.appid} | query)
+        return dict(_expect(answer, 200).json())
+
+    def messages(self) -> list[tuple[str, str]]:
+        """The conversation as (role, content)."""
+        return [(message["role"], message["content"]) for message in self.history()["messages"]]
+
+
+def _expect(response: httpx.Response, status: int) -> httpx.Response:
+    if response.status_code != status:
+        response.read()
+    assert response.status_code == status, response.text
+    return response

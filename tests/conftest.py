@@ -1,0 +1,148 @@
+"""The real parts that tests run on: PostgreSQL, the program, and in Ollama's place a scripted one."""
+
+import asyncio
+import itertools
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from embedded.postgres import EmbeddedPostgres
+from tests.client import Client
+from tests.fakes.ollama import ScriptedOllama
+from tests.program import Program
+
+_numbers = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare our marker."""
+    config.addinivalue_line("markers", "expects_log(*patterns): log lines at warning or above that belong to the test")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A real PostgreSQL; the URL of its maintenance database."""
+    folder = Path(tempfile.mkdtemp(prefix="chatterd-test-"))
+    server = EmbeddedPostgres(folder / "postgres")
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres: str) -> Iterator[Callable[[], str]]:
+    """Makes empty databases, each given by its URL."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"chatterd_{next(_numbers)}")
+        _execute(postgres, f'CREATE DATABASE "{made[-1]}"')
+        parts = urlsplit(postgres)
+        return urlunsplit(parts._replace(path=f"/{made[-1]}"))
+
+    yield make
+    for name in made:
+        _execute(postgres, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _execute(url: str, statement: str) -> None:
+    async def execute() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(execute())
+
+
+@pytest.fixture(scope="session")
+def session_database_url(new_database: Callable[[], str]) -> str:
+    """The database of the program that most tests share."""
+    return new_database()
+
+
+@pytest.fixture
+def database_url(new_database: Callable[[], str]) -> str:
+    """An empty database for one test."""
+    return new_database()
+
+
+@pytest.fixture(scope="session")
+def _session_ollama() -> Iterator[ScriptedOllama]:
+    with ScriptedOllama() as ollama:
+        yield ollama
+
+
+@pytest.fixture(scope="session")
+def _session_chatterd(_session_ollama: ScriptedOllama, session_database_url: str) -> Iterator[Program]:
+    with Program(
+        database_url=session_database_url, ollama_host=_session_ollama.url, embedded_model=False, drain=1
+    ) as program:
+        yield program
+
+
+@pytest.fixture
+def expected_log(request: pytest.FixtureRequest) -> list[str]:
+    """Patterns of the alarming log lines that this test is about."""
+    return [pattern for marker in request.node.iter_markers("expects_log") for pattern in marker.args]
+
+
+@pytest.fixture
+def ollama(_session_ollama: ScriptedOllama) -> ScriptedOllama:
+    """The scripted Ollama, without scripts and requests of other tests."""
+    _session_ollama.forget()
+    return _session_ollama
+
+
+@pytest.fixture
+def chatterd(_session_chatterd: Program, ollama: ScriptedOllama, expected_log: list[str]) -> Iterator[Program]:
+    """A running chatterd with default settings, shared with other tests, in front of ``ollama``."""
+    yield _session_chatterd
+    alarms = _session_chatterd.alarms(expected_log)
+    assert not alarms, "".join(alarms)
+
+
+@pytest.fixture
+def client(chatterd: Program) -> Iterator[Client]:
+    """A client of ``chatterd`` with a conversation of its own."""
+    client = Client(chatterd.url)
+    yield client
+    client.http.close()
+
+
+@pytest.fixture
+def start_chatterd(ollama: ScriptedOllama, expected_log: list[str]) -> Iterator[Callable[..., Program]]:
+    """Starts chatterds with settings of the test's own, in front of ``ollama``; they are stopped after it."""
+    started: list[Program] = []
+    with ExitStack() as programs:
+
+        def start(**settings: object) -> Program:
+            defaults: dict[str, object] = {"ollama_host": ollama.url, "embedded_model": False, "drain": 1}
+            started.append(programs.enter_context(Program(**{**defaults, **settings})))
+            return started[-1]
+
+        yield start
+    alarms = [alarm for program in started for alarm in program.alarms(expected_log)]
+    assert not alarms, "".join(alarms)
+
+
+@pytest.fixture(autouse=True)
+def _no_alarming_log(caplog: pytest.LogCaptureFixture, expected_log: list[str]) -> Iterator[None]:
+    """Code that a test runs in its own process may not log at warning or above either."""
+    yield
+    alarms = [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.levelno >= logging.WARNING
+        and not any(re.search(pattern, record.getMessage()) for pattern in expected_log)
+    ]
+    assert not alarms, alarms

@@ -1,0 +1,135 @@
+"""POST /llmchat with bad input: each row of the contract's table, with its status, its sentence, and no trace."""
+
+from typing import Any
+
+import pytest
+
+from tests.client import Client
+
+GOOD = {"role": "user", "content": "hi"}
+
+
+def refused(client: Client, status: int, **request: Any) -> str:
+    """Send a request that must be refused; its sentence."""
+    answer = client.http.post("/llmchat", **request)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert answer.headers["X-Request-ID"]
+    assert list(answer.json()) == ["error"]
+    assert client.messages() == []
+    return str(answer.json()["error"])
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])
+def test_another_content_type_is_415(client: Client, content_type: str) -> None:
+    body = b'{"appID":"a","model":"m","messages":[]}'
+    assert "application/json" in refused(client, 415, content=body, headers={"Content-Type": content_type})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"nonsense",
+        b'{"appID":"a",}',
+        b'"\xff"',
+        b"[]",
+        b"null",
+        b"1",
+        b'{"appID":"\xff","model":"m","messages":[]}',
+        b'{"appID":"a","model":"m","messages":[],"options":{"x":"\xff"}}',
+        rb'{"appID":"a","model":"m","messages":[{"role":"user","content":"\ud800"}]}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"appID":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+def test_a_body_that_is_not_a_json_object_is_400(client: Client, body: bytes) -> None:
+    assert "body" in refused(client, 400, content=body, headers={"Content-Type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"appID": None}, "appID"),
+        ({"appID": ""}, "appID"),
+        ({"appID": 7}, "appID"),
+        ({"appID": ["a"]}, "appID"),
+        ({"appID": "é" * 156}, "appID"),
+        ({"model": None}, "model"),
+        ({"model": ""}, "model"),
+        ({"model": {}}, "model"),
+        ({"messages": None}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": {"role": "user", "content": "hi"}}, "messages"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [GOOD, None]}, "messages[1]"),
+        ({"messages": [GOOD, {"content": "hi"}]}, "messages[1].role"),
+        ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": None, "content": "hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": ["user"], "content": "hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content"),
+    ],
+)
+def test_a_field_that_is_missing_or_wrong_is_422_and_named(client: Client, change: dict[str, Any], field: str) -> None:
+    assert field in refused(client, 422, json=client.body("hi") | change)
+
+
+@pytest.mark.parametrize("field", ["appID", "model", "messages"])
+def test_a_field_that_is_absent_is_422_and_named(client: Client, field: str) -> None:
+    body = client.body("hi")
+    del body[field]
+    assert field in refused(client, 422, json=body)
+
+
+def test_an_appid_of_155_characters_is_accepted(client: Client) -> None:
+    client.appid = "é" * 142 + client.appid[-13:]
+    assert len(client.appid) == 155
+    assert client.ask("hi")[-1].json["done"] is True
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+def test_an_idempotency_key_beyond_255_characters_is_422(client: Client, key: str) -> None:
+    assert "Idempotency-Key" in refused(client, 422, json=client.body("hi"), headers={"Idempotency-Key": key})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": [GOOD, {"role": "user", "content": "a\0b"}]},
+        {"messages": [GOOD, {"role": "user", "content": "a", "tool_name": "\0"}]},
+        {"model": "a\0b"},
+    ],
+)
+def test_text_that_the_database_refuses_is_406(client: Client, change: dict[str, Any]) -> None:
+    assert "database" in refused(client, 406, json=client.body("hi") | change)
+
+
+def test_a_nul_in_the_appid_is_406(client: Client) -> None:
+    assert "database" in refused(client, 406, json=client.body("hi") | {"appID": "a\0b"})
+    assert client.http.get("/llmchat", params={"appID": "a\0b"}).status_code == 406
+
+
+def test_a_wrong_method_is_405_with_allow(client: Client) -> None:
+    for method, path, allowed in [
+        ("PUT", "/llmchat", {"GET", "POST", "DELETE"}),
+        ("POST", "/llmchat/0", {"GET", "DELETE"}),
+        ("GET", "/llmprompt", {"POST"}),
+        ("POST", "/models", {"GET"}),
+        ("DELETE", "/healthz", {"GET"}),
+        ("POST", "/readyz", {"GET"}),
+    ]:
+        answer = client.http.request(method, path)
+        assert answer.status_code == 405, path
+        assert set(answer.headers["Allow"].split(", ")) == allowed
+        assert "error" in answer.json()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT"])
+def test_an_unknown_path_is_404(client: Client, method: str) -> None:
+    answer = client.http.request(method, "/nope")
+    assert answer.status_code == 404
+    assert "error" in answer.json()

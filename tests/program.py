@@ -1,0 +1,119 @@
+"""The program under test as a process: started with settings, watched through its log, stopped or killed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).parent.parent
+
+START_TIMEOUT = 30.0
+"""Seconds until it must say that it is ready."""
+
+STOP_TIMEOUT = 20.0
+"""Seconds until it must have ended after SIGTERM."""
+
+ALARMING = re.compile(r"^\[[WEC] |^Traceback ", re.MULTILINE)
+"""How a log line of level warning and above begins (tornado.log.LogFormatter)."""
+
+
+class Program:
+    """A running chatterd on a free port.
+
+    :param settings: by their names with underscores, as ``Program(database_url=..., heartbeat=1)``.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in ({"port": 0} | settings).items()]
+        self._read = 0
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "OLLAMA_HOST")}
+        self.process = subprocess.Popen(
+            [sys.executable, "server.py", *arguments],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read_log, name="log of chatterd")
+        self._reader.start()
+        self.url = self.wait_log(r"open (http://\S+?)/ ", START_TIMEOUT)[1]
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self._lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._lines.append("")
+            self._changed.notify_all()
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        with self._changed:
+            return "".join(self._lines)
+
+    def wait_log(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
+        """Wait until a log line matches.
+
+        :raises TimeoutError: none did within ``timeout`` seconds, or the program ended first.
+        """
+        found: list[re.Match[str]] = []
+
+        def matches() -> bool:
+            found[:] = [match for line in self._lines if (match := re.search(pattern, line))]
+            return bool(found) or "" in self._lines
+
+        with self._changed:
+            self._changed.wait_for(matches, timeout)
+        if not found:
+            raise TimeoutError(f"The log never said {pattern!r}:\n{self.log}")
+        return found[0]
+
+    def alarms(self, expected: list[str]) -> list[str]:
+        """Log lines at warning or above, since the last call, that no pattern in ``expected`` matches."""
+        with self._changed:
+            fresh, self._read = self._lines[self._read :], len(self._lines)
+        return [
+            line for line in fresh if ALARMING.match(line) and not any(re.search(pattern, line) for pattern in expected)
+        ]
+
+    def terminate(self) -> int:
+        """SIGTERM, and wait for the end; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end; returns the exit status."""
+        try:
+            return self.process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise TimeoutError(f"It did not end:\n{self.log}") from None
+        finally:
+            self._reader.join()
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            assert self.terminate() == 0, self.log
