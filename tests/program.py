@@ -44,7 +44,11 @@ class Program:
         )
         self._reader = threading.Thread(target=self._read_log, name="log of chatterd")
         self._reader.start()
-        self.url = self.wait_log(r"open (http://\S+?)/ ", START_TIMEOUT)[1]
+        try:
+            self.url = self.wait_log(r"open (http://\S+?)/ ", START_TIMEOUT)[1]
+        except TimeoutError:
+            self.kill()
+            raise
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.program import Program
 
@@ -20,12 +20,12 @@ ARGUMENTS = (
 
 
 @pytest.fixture(scope="module")
-def browser(_session_chatterd: Program) -> Iterator[Browser]:
-    """Chromium. It ends with the module, for as long as it runs nothing else can run an event loop in this thread;
-    hence the program, which needs one to make its database, comes first."""
+def context(_session_chatterd: Program) -> Iterator[BrowserContext]:
+    """Chromium with one profile. It ends with the module: while it runs, nothing else can run an event loop in this
+    thread; hence the program, which needs one to make its database, comes first."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
+        yield browser.new_context(base_url=_session_chatterd.url)
         browser.close()
 
 
@@ -36,7 +36,7 @@ def complaints() -> list[str]:
 
 
 @pytest.fixture
-def page(browser: Browser, chatterd: Program, complaints: list[str]) -> Iterator[Page]:
+def page(context: BrowserContext, chatterd: Program, complaints: list[str]) -> Iterator[Page]:
     """The chat page, just opened by somebody who was never here."""
 
     def check_console(message: ConsoleMessage) -> None:
@@ -47,7 +47,6 @@ def page(browser: Browser, chatterd: Program, complaints: list[str]) -> Iterator
         if not request.url.startswith(f"{chatterd.url}/"):
             complaints.append(f"request to {request.url}")
 
-    context = browser.new_context(base_url=chatterd.url)
     page = context.new_page()
     page.on("console", check_console)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -55,5 +54,6 @@ def page(browser: Browser, chatterd: Program, complaints: list[str]) -> Iterator
     page.goto("/")
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
     yield page
-    context.close()
+    page.evaluate("localStorage.clear()")
+    page.close()
     assert not complaints

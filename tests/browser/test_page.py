@@ -1,6 +1,5 @@
 """The chat page in Chromium: what a person does there, and what a person sees."""
 
-import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, failure, last_line, line
@@ -38,14 +37,6 @@ def test_type_watch_stop_reload(page: Page, ollama: ScriptedOllama) -> None:
     page.reload()
     expect(messages(page)).to_have_text(["Tell me a story", "Once upon a time"])
     assert messages(page).nth(1).text_content() == "Once upon a\n  time"
-
-
-def test_escape_stops(page: Page, ollama: ScriptedOllama) -> None:
-    ollama.script(Head(), Lines(line("On and on")), Gate())
-    say(page, "Talk")
-    expect(messages(page).nth(1)).to_have_text("On and on")
-    page.keyboard.press("Escape")
-    expect(messages(page).nth(1)).to_contain_text("Stopped.")
 
 
 def test_reload_during_a_reply_shows_it_whole_and_once(page: Page, ollama: ScriptedOllama) -> None:
@@ -129,9 +120,12 @@ def test_a_prompt_that_could_not_be_sent_comes_back(page: Page, ollama: Scripted
     complaints.clear()
 
 
-def test_a_new_chat_begins_empty(page: Page, ollama: ScriptedOllama) -> None:
+def test_escape_stops_and_a_new_chat_begins_empty(page: Page, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("On and on")), Gate("the end"))
     say(page, "Hello")
-    expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
+    expect(messages(page).nth(1)).to_have_text("On and on")
+    page.keyboard.press("Escape")
+    expect(messages(page).nth(1)).to_contain_text("Stopped.")
     page.get_by_role("button", name="New chat").click()
     expect(messages(page)).to_have_count(0)
     say(page, "Another matter")
@@ -139,9 +133,7 @@ def test_a_new_chat_begins_empty(page: Page, ollama: ScriptedOllama) -> None:
     assert len(ollama.requests[1].json["messages"]) == 1
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_nothing_sticks_out_of_a_narrow_window(page: Page, ollama: ScriptedOllama, colours: str) -> None:
-    page.emulate_media(color_scheme=colours)
+def test_nothing_sticks_out_of_a_narrow_window(page: Page, ollama: ScriptedOllama) -> None:
     page.set_viewport_size({"width": 320, "height": 568})
     ollama.script(Head(), Lines(line("x" * 500), last_line()))
     say(page, "y" * 200)

@@ -82,7 +82,7 @@ def _json(value: Any) -> bytes:
 
 
 class Moment(Generic[T]):
-    """Something that happens once and can be waited for from any thread: ``wait()`` blocks, ``await`` does not."""
+    """Something that happens once, to wait for from any thread: ``wait()`` blocks, ``await`` does not."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -128,7 +128,10 @@ class Moment(Generic[T]):
 
 @dataclass(eq=False)
 class Request:
-    """One request as it came. In the end either ``answered`` or ``closed`` happens (neither on ``cut_connections``)."""
+    """One request as it came.
+
+    In the end either ``answered`` or ``closed`` happens; neither if the fake itself cuts its connections.
+    """
 
     method: str
     path: str
@@ -200,7 +203,10 @@ class Step:
 
 @dataclass(eq=False)
 class Head(Step):
-    """Status line and headers, in one write. Unchunked, the answer ends with the connection, or with ``Content-Length``."""
+    """Status line and headers, in one write.
+
+    Unchunked, the answer ends with the connection, or where a ``Content-Length`` says.
+    """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/x-ndjson"})
@@ -213,9 +219,7 @@ class Head(Step):
         if not answer.keep_alive:
             headers["Connection"] = "close"
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        await answer.send(
-            f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Status')}\r\n{fields}\r\n".encode()
-        )
+        await answer.send(f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Status')}\r\n{fields}\r\n".encode())
 
 
 @dataclass(eq=False)
@@ -251,7 +255,7 @@ class Lines(Step):
 
 @dataclass(eq=False)
 class Whole(Step):
-    """A whole answer with ``Content-Length`` in one write: an error before the first line, or a probe's answer."""
+    """A whole answer with ``Content-Length``, in one write: an error before the first line, say."""
 
     status: int
     body: bytes
@@ -326,10 +330,10 @@ class Reset(Step):
 
 @dataclass(eq=False)
 class Words(Step):
-    """A deterministic model: it says ``w0 w1 w2 ...``, a word per line, N words in all (``num_predict``, default 5).
+    """A deterministic model: says ``w0 w1 w2 ...``, a word per line, N in all (``num_predict``, default 5).
 
-    A last ``assistant`` message is the beginning of what it says: it goes on with the next word and ends with the
-    same last one, so a reply that was cut and continued reads as one that was not. Negative N: without end.
+    A last ``assistant`` message is the beginning of what it says: it goes on with the next word and ends with
+    the same last one, so a reply that was cut and continued reads as one that was not. Negative N: without end.
 
     :param pause: seconds before each word.
     :param hold: gates to wait at, each before the word of that number.
@@ -380,12 +384,10 @@ def _prompt_tokens(request: Mapping[str, Any]) -> int:
 
 
 def _speak(request: Mapping[str, Any], text: str, **more: Any) -> bytes:
-    """A line in the shape of the API that was asked: ``/api/chat`` has messages, ``/api/generate`` a prompt."""
+    """A line in the shape of the API that was asked: chat has messages, generate a prompt."""
     if "messages" in request:
         return line(text, model=request["model"], **more)
-    return _json(
-        {"model": request["model"], "created_at": CREATED_AT, "response": text, "done": False} | more
-    )
+    return _json({"model": request["model"], "created_at": CREATED_AT, "response": text, "done": False} | more)
 
 
 # The server.
@@ -394,8 +396,9 @@ def _speak(request: Mapping[str, Any], text: str, **more: Any) -> bytes:
 class ScriptedOllama:
     """Listens on a free port of 127.0.0.1 while its ``with`` block runs.
 
-    A POST is answered with the next script that :meth:`script` queued, else with :attr:`default`. Probes (GET of
-    ``/``, ``/api/version`` and ``/api/tags``) use up no script. An exception in its thread fails the test on exit.
+    A POST is answered with the next script that :meth:`script` queued, else with :attr:`default`. Probes (GET
+    of ``/``, ``/api/version`` and ``/api/tags``) use up no script. An exception in its thread fails the test
+    on exit.
     """
 
     def __init__(self) -> None:
@@ -410,9 +413,7 @@ class ScriptedOllama:
         self._arrivals: dict[int, Moment[Request]] = {}
         self._lock = threading.Lock()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._loop = (
-            asyncio.SelectorEventLoop()
-        )  # by name: the program under test may have made uvloop the default
+        self._loop = asyncio.SelectorEventLoop()  # by name: the program under test may have made uvloop the default
         self._leaving = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="scripted Ollama")
         self._server: asyncio.Server | None = None

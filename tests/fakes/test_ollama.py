@@ -4,11 +4,11 @@ import asyncio
 import http.client
 import itertools
 import json
-import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import ollama as official
@@ -82,9 +82,7 @@ def test_each_write_of_a_chunked_body_is_a_chunk(fake: ScriptedOllama) -> None:
     assert body == b"3\r\n{}\n\r\n4\r\nhalf\r\n"
 
 
-def test_a_gate_holds_the_answer_until_it_is_opened(
-    fake: ScriptedOllama, client: http.client.HTTPConnection
-) -> None:
+def test_a_gate_holds_the_answer_until_it_is_opened(fake: ScriptedOllama, client: http.client.HTTPConnection) -> None:
     gate = Gate()
     fake.script(Head(), Lines(line("a")), gate, Lines(last_line()))
     response = ask(client, "hi")
@@ -145,9 +143,7 @@ def test_scripts_are_played_in_order_on_one_connection_and_then_the_default(
     assert [text(ask(client, "hi").read()) for _ in range(3)] == ["one", "two", "w0 w1 w2 w3 w4 "]
 
 
-@pytest.mark.parametrize(
-    "before", [(), (Head(), Lines(line("a")))], ids=["before the first byte", "after it"]
-)
+@pytest.mark.parametrize("before", [(), (Head(), Lines(line("a")))], ids=["before the first byte", "after it"])
 def test_a_client_that_closes_is_noticed_while_the_answer_is_held(
     fake: ScriptedOllama, before: tuple[Step, ...]
 ) -> None:
@@ -178,17 +174,13 @@ def test_an_answer_can_break_or_stop_short(fake: ScriptedOllama) -> None:
         assert read_all(client).endswith(ndjson(line("a")) + b"\r\n")
 
 
-def test_an_unchunked_answer_ends_with_the_connection(
-    fake: ScriptedOllama, client: http.client.HTTPConnection
-) -> None:
+def test_an_unchunked_answer_ends_with_the_connection(fake: ScriptedOllama, client: http.client.HTTPConnection) -> None:
     fake.script(Head(chunked=False), Lines(last_line("a")))
     response = ask(client, "hi")
     assert (response.getheader("Connection"), response.read()) == ("close", ndjson(last_line("a")))
 
 
-def test_the_model_says_numbered_words_one_per_line(
-    fake: ScriptedOllama, client: http.client.HTTPConnection
-) -> None:
+def test_the_model_says_numbered_words_one_per_line(fake: ScriptedOllama, client: http.client.HTTPConnection) -> None:
     *words, last = map(json.loads, ask(client, "hi", options={"num_predict": 3}).read().splitlines())
     assert [word["message"] for word in words] == [
         {"role": "assistant", "content": f"w{number} "} for number in range(3)
@@ -204,9 +196,7 @@ def test_the_model_goes_on_from_a_last_assistant_message(
     assert so_far + text(ask(client, "hi", so_far).read()) == "w0 w1 w2 w3 w4 "
 
 
-def test_the_model_can_be_held_before_a_word(
-    fake: ScriptedOllama, client: http.client.HTTPConnection
-) -> None:
+def test_the_model_can_be_held_before_a_word(fake: ScriptedOllama, client: http.client.HTTPConnection) -> None:
     gate = Gate()
     fake.script(Words(hold={2: gate}))
     response = ask(client, "hi")
@@ -272,16 +262,14 @@ def test_what_goes_wrong_in_its_thread_does_not_hide_why_the_test_failed() -> No
 
 
 @pytest.mark.parametrize("steps", [(), (Close(), Send(b"a")), (failure(404, "no"), Lines(line("a")))])
-def test_a_script_that_makes_no_sense_is_refused_at_once(
-    fake: ScriptedOllama, steps: tuple[Step, ...]
-) -> None:
+def test_a_script_that_makes_no_sense_is_refused_at_once(fake: ScriptedOllama, steps: tuple[Step, ...]) -> None:
     with pytest.raises(ValueError, match="none after the answer's end"):
         fake.script(*steps)
 
 
 def test_nothing_is_left_of_it_on_exit() -> None:
     def count() -> tuple[int, int]:
-        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
 
     before = count()
     with ScriptedOllama() as fake:

@@ -12,7 +12,7 @@ from relay.ndjson import Splitter
 
 NO_LIMIT = 1 << 30
 
-# Bytes that other splitters stumble over: other line ends (U+2028, U+0085, VT, FF, a lone CR), NUL, half an emoji.
+# What other splitters stumble over: other line ends (U+2028, U+0085, VT, FF, a lone CR), NUL, half an emoji.
 HOSTILE = [
     b"\r",
     b"\r\r",
@@ -42,7 +42,7 @@ cuts = st.lists(st.integers(min_value=0, max_value=200), max_size=30)
 
 
 def split(splitter: Splitter, body: bytes, cuts: list[int]) -> list[bytes]:
-    """Feed the body cut at these places; return the lines of all its chunks, the unterminated last one not."""
+    """Feed the body cut at these places; return the lines that its chunks completed."""
     borders = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     chunks = [body[start:end] for start, end in itertools.pairwise(borders)]
     return [line for chunk in chunks for line in splitter.feed(chunk)]
@@ -50,9 +50,7 @@ def split(splitter: Splitter, body: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(st.lists(st.tuples(lines, ends), max_size=8), cuts)
 @example([(b"\xf0\x9f\x98\x80", b"\n"), (b"\xe2\x80\xa8", b"\r\n")], [2, 6, 9])
-def test_any_chunking_of_any_lines_gives_the_lines_back(
-    ended: list[tuple[bytes, bytes]], cuts: list[int]
-) -> None:
+def test_any_chunking_of_any_lines_gives_the_lines_back(ended: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
     splitter = Splitter(NO_LIMIT)
     assert split(splitter, b"".join(line + end for line, end in ended), cuts) == [line for line, _ in ended]
     assert splitter.close() == []
@@ -109,9 +107,7 @@ def test_a_line_of_8_mb_in_chunks_of_1_kb_costs_no_more_per_byte_than_a_short_on
     assert long / short < 32 * 8  # linear: 32; copying what is held for each chunk: 1024
 
 
-@pytest.mark.parametrize(
-    "body", [b"0123456789\n", b"a\n0123456789\nb\n", b"0123456789", b"0123456789\n0123456789"]
-)
+@pytest.mark.parametrize("body", [b"0123456789\n", b"a\n0123456789\nb\n", b"0123456789", b"0123456789\n0123456789"])
 @pytest.mark.parametrize("cuts", [[], [5], range(30)], ids=["whole", "cut", "bytewise"])
 def test_a_line_exactly_at_the_limit_is_fine(body: bytes, cuts: list[int]) -> None:
     splitter = Splitter(10)

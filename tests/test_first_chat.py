@@ -1,0 +1,87 @@
+"""The whole thing as a newcomer starts it: embedded PostgreSQL, embedded model, nothing configured."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.client import Client, Event
+from tests.program import Program
+
+MODEL = "smollm2:135m"
+BRIEF = {"num_predict": 12, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def data_dir() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="chatterd-test-"))
+    yield folder
+    left = [process for process in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(process.info["cmdline"] or [])]
+    shutil.rmtree(folder)
+    assert not left
+
+
+def start(data_dir: Path) -> Program:
+    # Port 1 is reserved (tcpmux): no Ollama answers there.
+    return Program(data_dir=data_dir, ollama_host="127.0.0.1:1")
+
+
+def text(events: list[Event]) -> str:
+    return "".join(event.json["message"]["content"] for event in events)
+
+
+def test_a_conversation_with_the_embedded_model_outlives_a_restart(data_dir: Path) -> None:
+    with start(data_dir) as program:
+        client = Client(program.url)
+        assert [model["name"] for model in client.http.get("/models").json()["models"]] == [MODEL]
+        first = client.ask("What is the capital of France?", model=MODEL, options=BRIEF)
+        second = client.ask("And of Italy?", model=MODEL, options=BRIEF)
+        client.http.close()
+        tree = [psutil.Process(program.process.pid), *psutil.Process(program.process.pid).children(recursive=True)]
+        assert program.terminate() == 0, program.log
+        assert not program.alarms([]), program.log
+    assert not [process for process in tree if process.is_running()]
+
+    assert "Paris" in text(first)
+    # The model read the first turn again: what it was asked and what it said, and the second question.
+    first_figures, second_figures = first[-1].json, second[-1].json
+    assert second_figures["prompt_eval_count"] > first_figures["prompt_eval_count"] + first_figures["eval_count"]
+
+    with start(data_dir) as program:
+        client.http = Client(program.url).http
+        assert client.messages() == [
+            ("user", "What is the capital of France?"),
+            ("assistant", text(first)),
+            ("user", "And of Italy?"),
+            ("assistant", text(second)),
+        ]
+        client.http.close()
+
+
+def test_the_embedded_model_ends_when_chatterd_is_killed(data_dir: Path) -> None:
+    program = start(data_dir)
+    children = psutil.Process(program.process.pid).children()
+    models = [child for child in children if "embedded.ollama" in child.cmdline()]
+    assert len(models) == 1
+    program.kill()
+    gone, alive = psutil.wait_procs(models, timeout=10)
+    assert gone and not alive
+
+
+def test_the_embedded_model_is_started_again_when_it_dies(data_dir: Path) -> None:
+    with start(data_dir) as program:
+        [model] = [
+            child
+            for child in psutil.Process(program.process.pid).children()
+            if "embedded.ollama" in child.cmdline()
+        ]
+        model.kill()
+        program.wait_log("model has died")
+        program.wait_log("model answers again")
+        client = Client(program.url)
+        assert client.ask("hi", model=MODEL, options=BRIEF)[-1].json["done"] is True
+        client.http.close()
+        assert not program.alarms(["model has died"])

@@ -1,0 +1,64 @@
+"""The house rules that a program can check: imports run downwards, files open with a sentence, settings are documented."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from settings import Settings
+
+ROOT = Path(__file__).parent.parent
+FLOORS = ["server", "handlers", "relay", "db"]
+"""From the top down; a room may import from its own floor and those below."""
+
+COMMON = {"errors", "settings"}
+SOURCES = sorted(
+    path
+    for pattern in ("*.py", "handlers/*.py", "relay/*.py", "db/*.py", "embedded/*.py")
+    for path in ROOT.glob(pattern)
+)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names} & {*FLOORS, *COMMON, "embedded", "tests"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards_only(path: Path) -> None:
+    home = room(path)
+    below = {*FLOORS[FLOORS.index(home) :]} if home in FLOORS else {home}
+    allowed = {
+        "server": below | COMMON | {"embedded"},
+        "embedded": {"embedded", "relay", "settings"},
+        "settings": {"settings"},
+        "errors": {"errors"},
+    }.get(home, below | COMMON)
+    assert imported_rooms(path) <= allowed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_says_what_is_at_home_there(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_no_sql_outside_db_and_no_http_handlers_outside_handlers() -> None:
+    for path in SOURCES:
+        if room(path) == "relay":
+            source = path.read_text()
+            assert "tornado.web" not in source and "SELECT" not in source, path
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
+def test_every_setting_is_in_the_readme(name: str) -> None:
+    assert f"`--{name.replace('_', '-')}`" in (ROOT / "README.md").read_text()
