@@ -79,7 +79,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
 
 def _parse(parser: OptionParser, arguments: Sequence[str], final: bool) -> None:
     try:
-        parser.parse_command_line(["", *arguments], final=final)
+        if rest := parser.parse_command_line(["", *arguments], final=final):
+            raise Error(f"Not a setting: {rest[0]!r}")
     except ValueError as error:  # tornado lets int() and float() speak for themselves
         raise Error(f"A setting has a value of the wrong kind: {error}") from error
 
@@ -95,6 +96,7 @@ def ollama_url(host: str) -> str:
     'http://gpu:1234'
     """
     scheme, separator, rest = host.strip().strip("\"'").partition("://")
+    scheme = scheme.lower() if separator else scheme
     if not separator:
         scheme, rest = "http", scheme
         default_port = 11434
@@ -102,9 +104,9 @@ def ollama_url(host: str) -> str:
         default_port = 443 if scheme == "https" else 80
     authority, slash, path = rest.partition("/")
     name, port = _split_port(authority)
-    if not port.isdecimal() or int(port) > 65535:
+    if not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         port = str(default_port)
-    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)
+    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)  # noqa: S104 - a name to look up, nothing binds to it
     return f"{scheme}://{name}:{port}{slash}{path}".rstrip("/")
 
 

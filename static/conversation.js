@@ -143,10 +143,11 @@ export class Conversation {
   }
 
   #takeEnd(view, erred) {
-    const { composer, announce } = this.#parts;
+    const { transcript, composer, announce } = this.#parts;
     this.#reply = null;
     this.#stopWanted = false;
     composer.busy = false;
+    transcript.settle();
     if (erred) view.offerRetry(() => this.#retryAfter(view));
     else announce(view.content.text);
   }

@@ -3,7 +3,7 @@
 import { make } from "./elements.js";
 import { GrowingText } from "./growing_text.js";
 
-const SPEAKERS = { user: "You", assistant: "Model", system: "System", tool: "Tool" };
+const SPEAKERS = { user: "You", assistant: "Reply", system: "System", tool: "Tool" };
 
 export class MessageView {
   #thinking = null;

@@ -33,7 +33,7 @@ export class ModelPicker {
       if (!models.length) trouble = "There is no model yet. Run `ollama pull llama3.2`, then look again.";
     } catch (error) {
       this.#offer([]);
-      trouble = `No model answers. Start Ollama, or run \`ollama pull llama3.2\`. (${error.message})`;
+      trouble = error.status ? "No model answers. Start Ollama, then look again." : error.message;
     }
     this.#onTrouble(trouble);
   }

@@ -5,7 +5,9 @@ import { MessageView } from "./message_view.js";
 import { Waiting } from "./waiting.js";
 
 const WAITING = "Waiting for the model";
+const WHY_WAITING = "A large model takes a while to load.";
 const RECONNECTING = "The connection was lost. Reconnecting";
+const WHY_RECONNECTING = "The reply goes on in the server.";
 
 export class ReplyView extends MessageView {
   #waiting = null;
@@ -19,12 +21,14 @@ export class ReplyView extends MessageView {
   /** Say that the first words are awaited, unless there are some. */
   wait() {
     this.#stopWaiting();
-    if (this.isEmpty) this.#startWaiting(WAITING);
+    if (this.isEmpty) this.#startWaiting(WAITING, WHY_WAITING);
   }
 
+  /** Say that the connection is being made again; each attempt says so, the seconds count from the first. */
   reconnect() {
+    if (this.#waiting?.sentence === RECONNECTING) return;
     this.#stopWaiting();
-    this.#startWaiting(RECONNECTING);
+    this.#startWaiting(RECONNECTING, WHY_RECONNECTING);
   }
 
   /** @param {string} content @param {string} thinking */
@@ -72,8 +76,8 @@ export class ReplyView extends MessageView {
     for (const alert of this.element.querySelectorAll(".alert")) alert.remove();
   }
 
-  #startWaiting(sentence) {
-    this.#waiting = new Waiting(sentence);
+  #startWaiting(sentence, explanation) {
+    this.#waiting = new Waiting(sentence, explanation);
     this.element.append(this.#waiting.element);
   }
 

@@ -8,12 +8,13 @@ const EXPLAIN_AFTER = 12;
 export class Waiting {
   #words = make("span", "");
   #began = Date.now();
-  #sentence;
+  #explanation;
   #timer;
 
-  /** @param {string} sentence */
-  constructor(sentence) {
-    this.#sentence = sentence;
+  /** @param {string} sentence @param {string} explanation told when it takes long */
+  constructor(sentence, explanation) {
+    this.sentence = sentence;
+    this.#explanation = explanation;
     this.element = make("p", "waiting", make("span", "dots", make("i", ""), make("i", ""), make("i", "")), this.#words);
     this.element.setAttribute("aria-hidden", "true"); // its seconds would be read out one by one
     this.#timer = setInterval(() => this.#tell(), 1000);
@@ -28,7 +29,7 @@ export class Waiting {
   #tell() {
     const seconds = Math.round((Date.now() - this.#began) / 1000);
     const time = seconds < TELL_TIME_AFTER ? "" : ` ${seconds} s`;
-    const why = seconds < EXPLAIN_AFTER ? "" : ". A large model takes a while to load.";
-    this.#words.textContent = `${this.#sentence} …${time}${why}`;
+    const why = seconds < EXPLAIN_AFTER ? "" : `. ${this.#explanation}`;
+    this.#words.textContent = `${this.sentence} …${time}${why}`;
   }
 }

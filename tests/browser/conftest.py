@@ -21,8 +21,8 @@ ARGUMENTS = (
 
 @pytest.fixture(scope="module")
 def context(_session_chatterd: Program) -> Iterator[BrowserContext]:
-    """Chromium with one profile. It ends with the module: while it runs, nothing else can run an event loop in this
-    thread; hence the program, which needs one to make its database, comes first."""
+    """Chromium with one profile. It ends with the module: while it runs, no other event loop can run in
+    this thread; hence the program, which needs one to make its database, comes first."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser.new_context(base_url=_session_chatterd.url)
@@ -31,7 +31,7 @@ def context(_session_chatterd: Program) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """What the page should not have caused: console errors, refusals by the content policy, requests to elsewhere."""
+    """What the page should not have caused: console errors, refused content, requests to elsewhere."""
     return []
 
 

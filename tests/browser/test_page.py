@@ -2,7 +2,11 @@
 
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, failure, last_line, line
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, failure, last_line, line
+
+PIXELS_BELOW = """(({scrollHeight, scrollTop, clientHeight}) => scrollHeight - scrollTop - clientHeight)(
+    document.querySelector("main"))"""
+"""How much of the conversation is below what is in sight, in JavaScript."""
 
 
 def box(page: Page) -> Locator:
@@ -97,7 +101,9 @@ def test_thinking_is_folded_away(page: Page, ollama: ScriptedOllama) -> None:
         page.reload()
 
 
-def test_a_prompt_that_could_not_be_sent_comes_back(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> None:
+def test_a_prompt_that_could_not_be_sent_comes_back(
+    page: Page, ollama: ScriptedOllama, complaints: list[str]
+) -> None:
     keys: list[str | None] = []
 
     def lose_the_answer(route: Route) -> None:
@@ -142,23 +148,24 @@ def test_nothing_sticks_out_of_a_narrow_window(page: Page, ollama: ScriptedOllam
     assert page.evaluate(widths) == [320, 320]
 
 
-def test_the_newest_words_stay_in_sight_until_the_reader_scrolls_up(page: Page, ollama: ScriptedOllama) -> None:
-    first, second = Gate("half"), Gate("more")
-    paragraphs = "".join([f"Paragraph {number}\n\n" for number in range(40)])
-    ollama.script(Head(), Lines(line(paragraphs)), first, Lines(line("newest"), line("\n\n")), second, Words())
+def test_the_newest_words_stay_in_sight_until_one_scrolls_up(page: Page, ollama: ScriptedOllama) -> None:
+    more = Gate("more words")
+    much = line("".join([f"Paragraph {number}\n\n" for number in range(40)]))
+    ollama.script(Head(), Lines(much, much), more, Lines(much, last_line("The end")))
+    to_end = page.get_by_label("Go to the newest words")
     say(page, "Much")
-    first.reached.wait()
-    first.open()
-    expect(page.locator("main .text").last).to_contain_text("newest")
-    expect(page.get_by_label("Go to the newest words")).to_be_hidden()
-    end = "(() => { const m = document.querySelector('main'); return m.scrollHeight - m.scrollTop - m.clientHeight })()"
-    page.wait_for_function(f"{end} < 2")
+    more.reached.wait()
+    expect(messages(page).nth(1)).to_contain_text("Paragraph 39")
+    page.wait_for_function(f"{PIXELS_BELOW} < 2")
+    expect(to_end).to_be_hidden()
 
     page.locator("main").hover()
     page.mouse.wheel(0, -300)
-    expect(page.get_by_label("Go to the newest words")).to_be_visible()
-    second.open()
+    expect(to_end).to_be_visible()
+    before = page.evaluate("document.querySelector('main').scrollTop")
+    more.open()
+    expect(messages(page).nth(1)).to_contain_text("The end")
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    assert page.evaluate(end) > 200
-    page.get_by_label("Go to the newest words").click()
-    page.wait_for_function(f"{end} < 2")
+    assert page.evaluate("document.querySelector('main').scrollTop") == before
+    to_end.click()
+    page.wait_for_function(f"{PIXELS_BELOW} < 2")

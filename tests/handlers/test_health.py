@@ -1,0 +1,72 @@
+"""GET /healthz and /readyz: alive at any time, ready with a database, whatever Ollama does."""
+
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.client import Client
+from tests.database import eventually, execute
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
+from tests.program import Program
+
+READY = {"ready": True, "draining": False, "database": "ok", "ollama": "ok"}
+
+
+def test_a_server_with_all_its_parts_is_alive_and_ready(client: Client) -> None:
+    assert client.http.get("/healthz").json() == {"status": "alive"}
+    answer = client.http.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, READY)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "Retry-After" not in answer.headers
+
+
+def test_a_server_without_ollama_is_ready_and_says_so(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.stop_listening()
+    ollama.cut_connections()
+    answer = client.http.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, READY | {"ollama": "unreachable"})
+    ollama.listen_again()
+    assert client.http.get("/readyz").json() == READY
+
+
+@pytest.mark.expects_log("database", "presence session was lost")
+def test_a_server_without_database_is_alive_and_not_ready_and_recovers(
+    start_chatterd: Callable[..., Program], database_url: str, postgres: str
+) -> None:
+    name = urlsplit(database_url).path.removeprefix("/")
+    client = Client(start_chatterd(database_url=database_url, acquire_timeout=1).url)
+    with client.http:
+        assert client.http.get("/readyz").json() == READY
+        execute(postgres, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        execute(postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        answer = client.http.get("/readyz")
+        assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "database": "unreachable"})
+        assert int(answer.headers["Retry-After"]) > 0
+        assert client.http.get("/healthz").status_code == 200
+        refused = client.http.post("/llmchat", json=client.body("hi"))
+        assert refused.status_code == 503 and "database" in refused.json()["error"]
+        execute(postgres, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        eventually("ready again", lambda: client.http.get("/readyz").json() == READY)
+        assert client.ask("hi")[-1].json["done"] is True
+
+
+def test_a_server_that_drains_is_not_ready_and_begins_nothing_and_ends_what_runs(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
+    program = start_chatterd(database_url=database_url, drain=20)
+    client, other = Client(program.url), Client(program.url)
+    with client.http, other.http, client.prompt("hi") as stream:
+        assert stream.next() is not None
+        program.process.terminate()
+        program.wait_log("Waiting 20 s at most for 1 replies")
+        answer = other.http.get("/readyz")
+        assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "draining": True})
+        refused = other.http.post("/llmchat", json=other.body("me too"))
+        assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
+        assert other.messages() == []
+        gate.open()
+        assert [event.json["message"]["content"] for event in stream.rest()] == ["b"]
+        assert program.wait() == 0

@@ -1,0 +1,192 @@
+"""POST /llmprompt: Ollama's /api/generate as it comes, bytes, status and content type, and nothing recorded."""
+
+import socket
+import threading
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.client import Client
+from tests.database import rows
+from tests.fakes.ollama import (
+    Body,
+    Close,
+    End,
+    Gate,
+    Head,
+    Lines,
+    Reset,
+    ScriptedOllama,
+    Send,
+    Step,
+    Whole,
+    failure,
+    ndjson,
+)
+from tests.program import Program
+
+PROMPT = {"model": "fake", "prompt": "hi"}
+
+
+def test_the_answer_is_ollamas_byte_for_byte(client: Client, ollama: ScriptedOllama) -> None:
+    body = b'{"response":"a"}\r\n\n \xff\x00not json\n{"response":"\xe2\x80\xa8"}\n{"cut'
+    content_type = "application/x-ndjson; charset=odd"
+    ollama.script(Head(headers={"Content-Type": content_type}), *[Body(body[at : at + 5]) for at in range(0, 60, 5)])
+    answer = client.http.post("/llmprompt", json=PROMPT)
+    assert (answer.status_code, answer.content) == (200, body[:60])
+    assert answer.headers["Content-Type"] == content_type
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Accel-Buffering"] == "no"
+
+
+def test_the_body_reaches_ollama_unchanged(client: Client, ollama: ScriptedOllama) -> None:
+    body = b' {"model":"fake",\n "prompt":"\xc3\xa9", "x":[1.0,12345678901234567890], "appID": 1, "stream" :false}'
+    answer = client.http.post("/llmprompt", content=body, headers={"Content-Type": "application/json; charset=utf-8"})
+    assert answer.json()["response"] == "w0 w1 w2 w3 w4 "
+    [request] = ollama.requests
+    assert (request.path, request.body) == ("/api/generate", body)
+
+
+def test_each_piece_leaves_before_the_next_one_comes(client: Client, ollama: ScriptedOllama) -> None:
+    gates = [Gate(), Gate()]
+    pieces = [b'{"response":"a"}\n', b'{"respon', b'se":"b"}\n']
+    ollama.script(Head(), Body(pieces[0]), gates[0], Body(pieces[1]), gates[1], Body(pieces[2]))
+    with client.http.stream("POST", "/llmprompt", json=PROMPT) as response:
+        chunks = response.iter_raw()
+        seen = [next(chunks)]
+        for gate in gates:
+            gate.open()
+            seen.append(next(chunks))
+        assert list(chunks) == []
+    assert seen == pieces
+
+
+def test_a_long_answer_is_whole(client: Client, ollama: ScriptedOllama) -> None:
+    piece = bytes(range(256)) * 1024
+    ollama.script(Head(), *[Body(piece)] * 24)
+    assert client.http.post("/llmprompt", json=PROMPT).content == piece * 24
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        failure(404, "model 'x' not found"),
+        failure(400, "bad"),
+        Whole(403, b""),
+        Whole(502, b"<html>", "text/html"),
+        Whole(200, b""),
+        Whole(500, b"\xff", "application/octet-stream"),
+    ],
+)
+def test_ollamas_status_body_and_content_type_come_back(client: Client, ollama: ScriptedOllama, answer: Whole) -> None:
+    ollama.script(answer)
+    got = client.http.post("/llmprompt", json=PROMPT)
+    assert (got.status_code, got.content) == (answer.status, answer.body)
+    assert got.headers["Content-Type"] == answer.content_type
+
+
+def test_nothing_is_recorded(start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str) -> None:
+    client = Client(start_chatterd(database_url=database_url).url)
+    with client.http:
+        assert client.http.post("/llmprompt", json=PROMPT | {"appID": client.appid}).status_code == 200
+        ollama.script(failure(404, "no"))
+        assert client.http.post("/llmprompt", json=PROMPT | {"appID": client.appid}).status_code == 404
+    for table in ("chatts", "replies"):
+        assert rows(database_url, f"SELECT FROM {table}") == []
+
+
+def test_without_ollama_it_is_503_and_works_when_ollama_is_back(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.stop_listening()
+    ollama.cut_connections()
+    answer = client.http.post("/llmprompt", json=PROMPT)
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert "Ollama" in answer.json()["error"]
+    ollama.listen_again()
+    assert client.http.post("/llmprompt", json=PROMPT).status_code == 200
+
+
+@pytest.mark.parametrize("ending", [Close(), Reset()], ids=["closed", "reset"])
+def test_an_answer_that_never_began_is_an_error_in_json(client: Client, ollama: ScriptedOllama, ending: Step) -> None:
+    for _ in range(2):  # curl asks again, once, if a connection that was kept alive ends without an answer
+        ollama.script(Send(b""), ending)
+    answer = client.http.post("/llmprompt", json=PROMPT)
+    assert answer.status_code in (502, 503)
+    assert "Ollama" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("ending", [Close(), Reset()], ids=["closed", "reset"])
+def test_an_answer_that_breaks_off_does_not_look_whole(client: Client, ollama: ScriptedOllama, ending: Step) -> None:
+    gate = Gate()
+    ollama.script(Head(), Body(b"half"), gate, ending)
+    with client.http.stream("POST", "/llmprompt", json=PROMPT) as response:
+        chunks = response.iter_raw()
+        assert next(chunks) == b"half"
+        gate.open()
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(chunks)
+    assert client.http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("before", [(), (Head(),), (Head(), Body(b"a"))], ids=["head", "body", "end"])
+def test_a_client_that_leaves_closes_ollamas_connection(
+    client: Client, ollama: ScriptedOllama, before: tuple[Step, ...]
+) -> None:
+    gate = Gate()
+    ollama.script(*before, gate)
+    host = urlsplit(str(client.http.base_url))
+    with socket.create_connection((str(host.hostname), int(host.port or 0)), timeout=10) as leaving:
+        leaving.sendall(
+            b"POST /llmprompt HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+        )
+        gate.reached.wait()
+        assert not ollama.requests[0].closed.happened
+    ollama.requests[0].closed.wait()
+
+
+def test_a_client_that_leaves_stops_a_model_that_never_ends(client: Client, ollama: ScriptedOllama) -> None:
+    with client.http.stream("POST", "/llmprompt", json=PROMPT | {"options": {"num_predict": -1}}) as response:
+        next(response.iter_raw())
+    ollama.requests[0].closed.wait()
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_another_content_type_is_415(client: Client, ollama: ScriptedOllama, content_type: str) -> None:
+    answer = client.http.post("/llmprompt", content=b"{}", headers={"Content-Type": content_type})
+    assert answer.status_code == 415
+    assert "application/json" in answer.json()["error"]
+    assert ollama.requests == []
+
+
+def test_a_body_beyond_the_limit_is_413(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    client = Client(start_chatterd(database_url=database_url, max_body_bytes=1000).url)
+    headers = {"Content-Type": "application/json"}
+    with client.http:
+        answer = client.http.post("/llmprompt", content=b"{" + b" " * 1000, headers=headers)
+        assert (answer.status_code, list(answer.json())) == (413, ["error"])
+        assert ollama.requests == []
+        assert (
+            client.http.post(
+                "/llmprompt", content=b'{"model":"fake","prompt":""}'.ljust(1000), headers=headers
+            ).status_code
+            == 200
+        )
+
+
+def test_a_generation_that_says_nothing_yet_does_not_hold_others_up(client: Client, ollama: ScriptedOllama) -> None:
+    gate = Gate()
+    ollama.script(gate, Head(), Lines(b"{}"), End())
+    other = Client(str(client.http.base_url))
+    with other.http:
+        answers: list[bytes] = []
+        waiting = threading.Thread(target=lambda: answers.append(other.http.post("/llmprompt", json=PROMPT).content))
+        waiting.start()
+        gate.reached.wait()
+        assert client.http.get("/healthz").status_code == 200
+        gate.open()
+        waiting.join()
+    assert answers == [ndjson(b"{}")]

@@ -1,0 +1,36 @@
+"""GET /models: what Ollama says it has, passed through."""
+
+import ujson
+
+from tests.client import Client
+from tests.fakes.ollama import ScriptedOllama
+
+
+def test_the_models_are_ollamas_list(client: Client, ollama: ScriptedOllama) -> None:
+    answer = client.http.get("/models")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert [model["name"] for model in answer.json()["models"]] == ["fake"]
+    assert answer.content == ujson.dumps(answer.json(), escape_forward_slashes=False).encode()
+    assert [probe.path for probe in ollama.probes] == ["/api/tags"]
+
+
+def test_the_list_is_asked_for_anew_each_time(client: Client, ollama: ScriptedOllama) -> None:
+    assert len(client.http.get("/models").json()["models"]) == 1
+    ollama.models = ("fake", "é")
+    try:
+        assert [model["name"] for model in client.http.get("/models").json()["models"]] == ["fake", "é"]
+    finally:
+        ollama.models = ("fake",)
+
+
+def test_without_ollama_it_is_503_and_works_when_ollama_is_back(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.stop_listening()
+    ollama.cut_connections()
+    answer = client.http.get("/models")
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert "Ollama" in answer.json()["error"]
+    ollama.listen_again()
+    assert client.http.get("/models").status_code == 200

@@ -1,0 +1,416 @@
+"""/llmchat/{reply id}: a reply shown again to anyone, from any line, and stopped."""
+
+import threading
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+import ujson
+
+from tests.client import Client, Event, Stream
+from tests.database import reply_row, rows
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, failure, last_line, line
+from tests.program import Program
+
+LINES = [line("a"), line("b"), b"garbage", line("c"), last_line("d")]
+
+
+def texts(events: list[Event]) -> list[str]:
+    return [event.json["error"] if event.name == "error" else event.json["message"]["content"] for event in events]
+
+
+def take(stream: Stream, count: int) -> list[Event]:
+    """The next events, of which there must be so many."""
+    events = [event for event in (stream.next() for _ in range(count)) if event]
+    assert len(events) == count
+    return events
+
+
+def status_of(client: Client, path: str, **query: str) -> int:
+    return client.http.get(path, params=query).status_code
+
+
+# Shown again.
+
+
+@pytest.mark.parametrize("by", ["header", "query"])
+def test_a_finished_reply_goes_on_after_any_line(client: Client, ollama: ScriptedOllama, by: str) -> None:
+    ollama.script(Head(), Lines(*LINES))
+    path = client.begin("hi")
+    whole = client.view(path)
+    assert texts(whole) == ["a", "b", "garbage", "c", "d"]
+    for last in range(len(whole) - 1):
+        given = {"headers": {"Last-Event-ID": str(last)}} if by == "header" else {"params": {"lastEventId": str(last)}}
+        with client.http.stream("GET", path, **given) as response:  # type: ignore[arg-type]
+            assert Stream(response).rest() == whole[last + 1 :]
+
+
+def test_a_running_reply_goes_on_after_any_line_that_came(client: Client, ollama: ScriptedOllama) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(*LINES[:3]), gate, Lines(*LINES[3:]))
+    path = client.begin("hi")
+    with client.follow(path) as stream:
+        first = take(stream, 3)
+        for last in range(2):
+            with client.follow(path, last) as again:
+                assert take(again, 2 - last) == first[last + 1 :]
+        with client.follow(path, 2) as waiting:
+            gate.open()
+            rest = waiting.rest()
+        assert stream.rest() == rest
+    assert texts(first + rest) == ["a", "b", "garbage", "c", "d"]
+
+
+def test_the_header_wins_over_the_query(client: Client) -> None:
+    path = client.begin("hi")
+    client.view(path)
+    answer = client.http.get(path, params={"lastEventId": "0"}, headers={"Last-Event-ID": "4"})
+    assert answer.text.startswith("id: 5\n")
+
+
+def test_a_reply_shown_again_has_the_headers_of_an_event_stream(client: Client) -> None:
+    path = client.begin("hi")
+    with client.follow(path) as stream:
+        headers = stream.response.headers
+        assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["X-Accel-Buffering"] == "no"
+        assert headers["Content-Location"] == path
+
+
+def test_nothing_is_left_to_see_after_the_last_line(client: Client) -> None:
+    path = client.begin("hi")
+    last = client.view(path)[-1].id
+    for seen in (last, last + 1, last + 1000):
+        answer = client.http.get(path, headers={"Last-Event-ID": str(seen)})
+        assert (answer.status_code, answer.content) == (204, b"")
+    assert status_of(client, path, lastEventId=str(last)) == 204
+
+
+def test_a_viewer_who_has_seen_all_so_far_of_a_running_reply_waits(client: Client, ollama: ScriptedOllama) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
+    path = client.begin("hi")
+    gate.reached.wait()
+    with client.follow(path, 0) as stream:
+        gate.open()
+        assert [(event.id, event.json["message"]["content"]) for event in stream.rest()] == [(1, "b")]
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "-1", "1.5", "1e3", "0x1", "١", "1 2", "9" * 19, "9" * 5000, "null", "+1", "1_0"]
+)
+def test_a_last_event_id_that_is_no_number_is_400(client: Client, text: str) -> None:
+    path = client.begin("hi")
+    client.view(path)
+    answer = client.http.get(path, params={"lastEventId": text})
+    assert answer.status_code == 400
+    assert "Last-Event-ID" in answer.json()["error"]
+    if text.isascii():
+        assert client.http.get(path, headers={"Last-Event-ID": text}).status_code == 400
+
+
+def test_an_empty_last_event_id_shows_all(client: Client) -> None:
+    path = client.begin("hi")
+    whole = client.view(path)
+    with client.http.stream("GET", path, headers={"Last-Event-ID": ""}) as response:
+        assert Stream(response).rest() == whole
+
+
+@pytest.mark.parametrize("id", [str(uuid4()), "nope", "0", "%00", "%FF", "a%2Fb", "-" * 36, "x" * 5000, "é"])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_reply_that_is_not_known_is_404(client: Client, method: str, id: str) -> None:
+    answer = client.http.request(method, f"/llmchat/{id}")
+    assert answer.status_code in ((404,) if id != "%FF" else (400, 404))
+    assert "error" in answer.json()
+
+
+def test_many_viewers_each_see_all_of_it(client: Client, ollama: ScriptedOllama) -> None:
+    gates = [Gate(), Gate()]
+    ollama.script(Head(), Lines(line("a")), gates[0], Lines(line("b")), gates[1], Lines(last_line("c")))
+    path = client.begin("hi")
+    seen: list[list[str]] = []
+
+    def view() -> None:
+        own = Client(str(client.http.base_url))
+        with own.http:
+            seen.append(texts(own.view(path)))
+
+    viewers = [threading.Thread(target=view) for _ in range(8)]
+    for viewer in viewers[:4]:
+        viewer.start()
+    gates[0].open()
+    for viewer in viewers[4:]:
+        viewer.start()
+    gates[1].open()
+    for viewer in viewers:
+        viewer.join()
+    assert seen == [["a", "b", "c"]] * 8
+
+
+def test_closing_a_connection_never_stops_a_reply(client: Client, ollama: ScriptedOllama) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
+    with client.prompt("hi") as stream:
+        take(stream, 1)
+        path = stream.response.headers["Content-Location"]
+        for _ in range(3):
+            with client.follow(path) as viewer:
+                take(viewer, 1)
+    with client.follow(path) as viewer:
+        gate.open()
+        assert texts(viewer.rest()) == ["a", "b"]
+    ollama.requests[0].answered.wait()
+    assert client.messages()[-1] == ("assistant", "ab")
+
+
+# Stopped.
+
+
+def check_stopped(client: Client, database_url: str, path: str, events: list[Event], partial: str | None) -> None:
+    """The stream ended with a normal line that says so, and what was said is kept."""
+    last = events[-1]
+    assert last.name == "message"
+    assert (last.json["done"], last.json["done_reason"], last.json["model"]) == (True, "stopped", "fake")
+    assert last.json["message"] == {"role": "assistant", "content": ""}
+    assert [event.id for event in events] == list(range(events[0].id, events[0].id + len(events)))
+    row = reply_row(database_url, path)
+    assert (row["status"], row["error"], row["message_seq"] is None) == ("stopped", None, partial is None)
+    assert client.messages() == [("user", "hi"), *([("assistant", partial)] if partial is not None else [])]
+    assert client.history()["reply"] is None
+
+
+def test_stopping_closes_ollamas_connection_and_keeps_what_was_said(
+    client: Client, ollama: ScriptedOllama, session_database_url: str
+) -> None:
+    ollama.script(Head(), Lines(line("par"), line("tial ")), Gate())
+    with client.prompt("hi") as stream:
+        take(stream, 2)
+        path = stream.response.headers["Content-Location"]
+        stopped = client.http.delete(path)
+        assert stopped.status_code == 202
+        ollama.requests[0].closed.wait()
+        rest = stream.rest()
+    assert [event.id for event in rest] == [2]
+    check_stopped(client, session_database_url, path, rest, "partial ")
+    assert client.view(path)[2:] == rest
+    assert client.http.delete(path).status_code == 204
+    assert client.ask("on")[-1].json["done"] is True
+
+
+@pytest.mark.parametrize("before", [(), (Head(),)], ids=["before the head", "after the head"])
+def test_stopping_before_the_first_word_closes_ollamas_connection_at_once(
+    client: Client, ollama: ScriptedOllama, session_database_url: str, before: tuple[Head, ...]
+) -> None:
+    gate = Gate()
+    ollama.script(*before, gate)
+    path = client.begin("hi")
+    gate.reached.wait()
+    with client.follow(path) as stream:
+        assert client.http.delete(path).status_code == 202
+        ollama.requests[0].closed.wait()
+        events = stream.rest()
+    assert [event.id for event in events] == [0]
+    check_stopped(client, session_database_url, path, events, None)
+
+
+@pytest.mark.parametrize("before", [(), (Head(),)], ids=["before the head", "after the head"])
+def test_stopping_before_the_first_word_does_not_make_the_client_ask_ollama_again(
+    client: Client, ollama: ScriptedOllama, before: tuple[Head, ...]
+) -> None:
+    client.ask("one")  # and its connection is kept alive
+    gate = Gate()
+    ollama.script(*before, gate)
+    path = client.begin("two")
+    gate.reached.wait()
+    assert client.http.delete(path).status_code == 202
+    ollama.requests[1].closed.wait()
+    client.view(path)
+    client.ask("three")
+    assert [request.json["messages"][-1]["content"] for request in ollama.requests] == ["one", "two", "three"]
+
+
+def test_stopping_at_once_ends_the_reply_at_once(
+    client: Client, ollama: ScriptedOllama, session_database_url: str
+) -> None:
+    ollama.default = (Gate(),)
+    for _ in range(20):
+        path = client.begin("hi")
+        assert client.http.delete(path).status_code == 202
+        check_stopped(client, session_database_url, path, client.view(path), None)
+        assert client.http.delete("/llmchat", params={"appID": client.appid}).status_code == 204
+    for request in ollama.requests:
+        request.closed.wait()
+
+
+def test_stopping_twice_is_no_trouble(client: Client, ollama: ScriptedOllama, session_database_url: str) -> None:
+    ollama.script(Head(), Lines(line("x")), Gate())
+    with client.prompt("hi") as stream:
+        take(stream, 1)
+        path = stream.response.headers["Content-Location"]
+        assert client.http.delete(path).status_code == 202
+        assert client.http.delete(path).status_code in (202, 204)
+        check_stopped(client, session_database_url, path, stream.rest(), "x")
+
+
+def test_stopping_a_reply_that_has_ended_is_204_and_changes_nothing(
+    client: Client, ollama: ScriptedOllama, session_database_url: str
+) -> None:
+    ollama.script(failure(404, "no such model"))
+    for prompt in ("one", "two"):
+        path = client.begin(prompt)
+        client.view(path)
+        before = reply_row(session_database_url, path)
+        assert client.http.delete(path).status_code == 204
+        assert reply_row(session_database_url, path) == before
+
+
+# After the lines are gone.
+
+
+def check_from_the_database(client: Client, path: str, text: str | None, error: str | None) -> None:
+    """A reply whose lines are gone is one line that holds the whole text, and its error if it ended badly."""
+    events = client.view(path)
+    said = [event for event in events if event.name == "message"]
+    assert texts(said) == ([text] if text is not None else [])
+    assert [event.id for event in events] == list(range(len(events)))
+    assert texts([event for event in events if event.name == "error"]) == ([error] if error else [])
+    assert events[-1].name == "error" or events[-1].json["done"] is True
+    assert {event.json["model"] for event in said} <= {"fake"}
+    assert status_of(client, path, lastEventId="7") == 204
+    assert client.http.delete(path).status_code == 204
+
+
+def make_replies(client: Client, ollama: ScriptedOllama) -> dict[str, tuple[str | None, str | None]]:
+    """Replies that ended in every way: path -> (text, error), the text with white space that must survive."""
+    ollama.script(Head(), Lines(line(" a\n"), line("b "), last_line("c\0\u2028")))
+    ollama.script(Head(), Lines(line("half"), b'{"error":"the \\"GPU\\" fell off"}'))
+    ollama.script(failure(404, "model not found"))
+    ollama.script(Head(), Lines(last_line()))
+    ends = [
+        (" a\nb c\ufffd\u2028", None),
+        ("half", "the 'GPU' fell off"),
+        (None, "model not found (Ollama answered 404 Not Found)"),
+        ("", None),
+    ]
+    made: dict[str, tuple[str | None, str | None]] = {}
+    for text, error in ends:
+        path = client.begin("hi")
+        client.view(path)
+        made[path] = (text, error)
+    ollama.script(Head(), Lines(line("sto")), Gate())
+    path = client.begin("hi")
+    with client.follow(path) as stream:
+        take(stream, 1)
+        client.http.delete(path)
+        stream.rest()
+    return made | {path: ("sto", None)}
+
+
+def test_after_a_restart_a_finished_reply_is_one_line_with_the_whole_text(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    first = start_chatterd(database_url=database_url)
+    client = Client(first.url)
+    with client.http:
+        made = make_replies(client, ollama)
+        history = client.history()
+    assert first.terminate() == 0
+    again = Client(start_chatterd(database_url=database_url).url, client.appid)
+    with again.http:
+        for path, (text, error) in made.items():
+            check_from_the_database(again, path, text, error)
+        assert again.history() == history
+
+
+def test_without_retention_a_finished_reply_is_one_line_with_the_whole_text(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    client = Client(start_chatterd(database_url=database_url, log_retention=0).url)
+    with client.http:
+        for path, (text, error) in make_replies(client, ollama).items():
+            check_from_the_database(client, path, text, error)
+
+
+def test_a_viewer_who_has_seen_any_line_sees_nothing_more_after_the_lines_are_gone(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    client = Client(start_chatterd(database_url=database_url, log_retention=0).url)
+    with client.http:
+        for path in make_replies(client, ollama):
+            assert [status_of(client, path, lastEventId=str(last)) for last in (0, 1, 2)] == [204] * 3
+
+
+def test_thinking_and_tool_calls_are_shown_after_the_lines_are_gone(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    call = {"function": {"name": "add", "arguments": {"a": 1}}}
+    ollama.script(Head(), Lines(line(message={"thinking": "hm"}), last_line("", message={"tool_calls": [call]})))
+    client = Client(start_chatterd(database_url=database_url, log_retention=0).url)
+    with client.http:
+        path = client.begin("hi")
+        client.view(path)
+        [event] = client.view(path)
+    assert event.json["message"] == {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [call]}
+
+
+def test_the_oldest_lines_go_when_all_lines_are_too_many(
+    start_chatterd: Callable[..., Program], database_url: str
+) -> None:
+    client = Client(start_chatterd(database_url=database_url, log_bytes=2_000).url)
+    with client.http:
+        paths = []
+        for _ in range(3):  # of six lines with about 130 bytes each
+            paths.append(client.begin("hi"))
+            assert len(client.view(paths[-1])) == 6
+        assert [len(client.view(path)) for path in paths] == [1, 6, 6]
+
+
+def test_a_kill_in_mid_reply_leaves_no_reply_open_and_the_conversation_usable(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    ollama.script(Head(), Lines(line("lost")), Gate())
+    first = start_chatterd(database_url=database_url)
+    client = Client(first.url)
+    with client.http:
+        path = client.begin("hi")
+        with client.follow(path) as stream:
+            take(stream, 1)
+            first.kill()
+    again = Client(start_chatterd(database_url=database_url).url, client.appid)
+    with again.http:
+        assert rows(database_url, "SELECT count(*) FROM replies WHERE status = 'streaming'")[0]["count"] == 0
+        assert reply_row(database_url, path)["status"] == "interrupted"
+        events = again.view(path)
+        assert events[-1].name == "error" and "stopped" in events[-1].json["error"]
+        assert again.history()["reply"] is None
+        again.ask()
+        assert again.messages() == [("user", "hi"), ("assistant", "w0 w1 w2 w3 w4 ")]
+
+
+def test_a_reply_that_runs_when_the_server_is_told_to_stop_is_ended_in_words_and_kept(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    ollama.script(Head(), Lines(line("half")), Gate())
+    program = start_chatterd(database_url=database_url, drain=0)
+    client = Client(program.url)
+    with client.http, client.prompt("hi") as stream:
+        take(stream, 1)
+        assert program.terminate() == 0
+        [end] = stream.rest()
+        path = stream.response.headers["Content-Location"]
+    assert end.name == "error" and "stopped" in end.json["error"]
+    row = reply_row(database_url, path)
+    assert row["status"] == "interrupted"
+    [kept] = rows(database_url, "SELECT message FROM chatts WHERE seq = $1", row["message_seq"])
+    assert kept["message"] == "half"
+    ollama.requests[0].closed.wait()
+
+
+def test_an_own_line_is_valid_json_of_ollamas_shape(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Gate())
+    path = client.begin("hi")
+    client.http.delete(path)
+    [event] = client.view(path)
+    said = ujson.loads(event.data)
+    assert set(said) == {"model", "created_at", "message", "done", "done_reason"}
