@@ -18,9 +18,13 @@ from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from handlers import application
 from handlers.base import Services
+from relay.doorbell import Doorbell
+from relay.generation import Parts
+from relay.journal import Journal
 from relay.ollama import Ollama
 from relay.presence import Presence
 from relay.replies import Replies
+from relay.sweep import Sweep
 from settings import Settings, ollama_url
 
 log = logging.getLogger("chatterd")
@@ -54,11 +58,7 @@ async def serve(settings: Settings) -> None:
         await database.open()
         ollama = Ollama(await _find_model(parts, settings), settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
-        presence = Presence(database)
-        parts.push_async_callback(presence.stop)
-        await presence.start()
-        replies = Replies(database, ollama, presence, settings)
-        await replies.start()
+        replies = await _start_relay(parts, database, ollama, settings)
         server = _listen(Services(settings, database, ollama, replies))
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
@@ -68,6 +68,21 @@ async def serve(settings: Settings) -> None:
         server.stop()
         await server.close_all_connections()
     log.info("chatterd has ended.")
+
+
+async def _start_relay(parts: AsyncExitStack, database: Database, ollama: Ollama, settings: Settings) -> Replies:
+    doorbell = Doorbell(database)
+    presence = Presence(database, doorbell)
+    journal = Journal(database, presence, doorbell, settings.journal_interval / 1000)
+    replies = Replies(Parts(ollama, database, journal, settings), presence, doorbell)
+    sweep = Sweep(replies, journal, database, settings)
+    parts.push_async_callback(presence.stop)
+    await presence.start()
+    parts.push_async_callback(journal.stop)
+    journal.start()
+    parts.callback(sweep.stop)
+    await sweep.start()
+    return replies
 
 
 def _listen(services: Services) -> HTTPServer:

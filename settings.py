@@ -46,7 +46,7 @@ class Settings:
     heartbeat: float = _setting(15.0, "seconds of silence after which a stream shows a comment")
     viewer_timeout: float = _setting(60.0, "seconds a client may take nothing of a stream before it is dropped")
     log_retention: float = _setting(3_600.0, "seconds for which the lines of a finished reply can be read again")
-    log_bytes: int = _setting(67_108_864, "size of all finished replies' lines kept; the oldest go first")
+    journal_interval: float = _setting(4.0, "milliseconds between two rounds of lines written to the log")
     drain: float = _setting(10.0, "seconds that running replies get after SIGTERM")
 
     pool_size: int = _setting(10, "connections to PostgreSQL")

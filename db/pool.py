@@ -67,7 +67,7 @@ class Database:
             self._opening = asyncio.create_task(self._keep_connecting())
 
     async def _connect(self) -> None:
-        connection = await self.dedicated()
+        connection = await asyncpg.connect(self._url, timeout=self._acquire_timeout)
         try:
             await migrate(connection)
         finally:
@@ -122,12 +122,16 @@ class Database:
         except AWAY as error:
             log.info("A connection could not be given back: %s", error)
 
-    async def dedicated(self) -> asyncpg.Connection:
+    async def dedicated(self, **settings: str) -> asyncpg.Connection:
         """Open a connection outside the pool, for what lives as long as a session does. The caller closes it.
+
+        :param settings: PostgreSQL's settings for the session.
 
         :raises: what is in :data:`AWAY`.
         """
-        return await asyncpg.connect(self._url, timeout=self._acquire_timeout)
+        return await asyncpg.connect(
+            self._url, timeout=self._acquire_timeout, command_timeout=COMMAND_TIMEOUT, server_settings=settings
+        )
 
     async def close(self) -> None:
         """Close all connections, those still lent too."""

@@ -1,8 +1,58 @@
-"""Which processes live, as PostgreSQL knows it: each holds an advisory lock for as long as its session lives."""
+"""Which processes live, as PostgreSQL knows it, and the doorbell between them (the table ``processes``, NOTIFY)."""
 
 import asyncpg
 
+CHANNEL = "chatterd"
+
+GRACE = 3
+"""Seconds after PostgreSQL's own start in which nobody is declared dead: all have lost their sessions and come back."""
+
 
 async def announce(connection: asyncpg.Connection, owner: int) -> None:
-    """Take the lock ``owner`` for the life of ``connection``'s session; PostgreSQL frees it when the session ends."""
+    """Say that a process lives, for as long as ``connection``'s session does, and listen to the others.
+
+    PostgreSQL frees the advisory lock when the session ends, however the process died.
+    """
     await connection.execute("SELECT pg_advisory_lock($1)", owner)
+    await connection.execute("INSERT INTO processes (owner) VALUES ($1)", owner)
+
+
+async def announce_again(connection: asyncpg.Connection, owner: int) -> bool:
+    """Say so in a new session after the old one was lost.
+
+    :returns: False if the process was declared dead in between: its replies are or will be somebody else's.
+    """
+    await connection.execute("SELECT pg_advisory_lock($1)", owner)
+    return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM processes WHERE owner = $1)", owner))
+
+
+async def leave(connection: asyncpg.Connection, owner: int) -> None:
+    """Take back that a process lives, at its orderly end."""
+    await connection.execute("DELETE FROM processes WHERE owner = $1", owner)
+
+
+async def bury(connection: asyncpg.Connection) -> list[int]:
+    """Declare dead every process whose advisory lock is free. Their replies are orphans from then on.
+
+    The deletion waits for a round of lines that is being written under the row (see :func:`db.lines.append`), so
+    whoever sees the row gone sees all lines that its process ever wrote.
+
+    :returns: the dead.
+    """
+    rows = await connection.fetch(
+        """
+        DELETE FROM processes
+        WHERE now() - pg_postmaster_start_time() > make_interval(secs => $1) AND pg_try_advisory_xact_lock(owner)
+        RETURNING owner
+        """,
+        GRACE,
+    )
+    return [row["owner"] for row in rows]
+
+
+async def ring(connection: asyncpg.Connection, notice: str) -> None:
+    """Send a notice to every process that listens, this one too.
+
+    :param notice: a word and a reply's id, never text (NOTIFY carries at most 8 kB).
+    """
+    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, notice)

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from uuid import UUID
 
 import asyncpg
 
 from db import chatts
 from db.chatts import Message
+from db.presence import CHANNEL
 
 STREAMING = "streaming"
 
@@ -57,6 +59,43 @@ class StoredReply:
     status: str
     error: str | None
     message: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A streaming reply that no living process owns: None for one that was given up, else the dead."""
+
+    id: UUID
+    owner: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What an adopter must know of a reply.
+
+    :param request: see :class:`NewReply`.
+    :param attempts: how often it was adopted, this time included.
+    :param stop: whether somebody asked to stop it.
+    """
+
+    id: UUID
+    tenant: str
+    appid: str
+    model: str
+    request: str
+    attempts: int
+    stop: bool
+
+
+class Finished(Enum):
+    """Whether :func:`finish` ended a reply."""
+
+    YES = auto()
+    NOT_OURS = auto()
+    """Another process owns it, or it has ended otherwise, or was forgotten."""
+
+    LINES_MISSING = auto()
+    """PostgreSQL crashed and lost lines that it had taken: write them again first."""
 
 
 async def begin(
@@ -146,38 +185,60 @@ async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun:
 
 
 async def finish(
-    connection: asyncpg.Connection, reply: UUID, tenant: str, status: str, error: str | None, message: Message | None
-) -> bool:
-    """End a streaming reply and store what the model said as the assistant's message: one statement, all or nothing.
+    connection: asyncpg.Connection,
+    reply: UUID,
+    tenant: str,
+    owner: int,
+    status: str,
+    error: str | None,
+    message: Message | None,
+    first: int,
+    lines: Sequence[str],
+) -> Finished:
+    """End a streaming reply: its last lines, the assistant's message and the status, in one statement, all or nothing.
 
     Safe to repeat when the answer was lost. The message's id is the reply's.
 
-    :returns: whether the reply has ended so; False if it had ended otherwise before, or was forgotten.
+    :param first: the number of ``lines[0]``; the log must hold all lines before it.
     """
-    ended = await connection.fetchval(
+    row = await connection.fetchrow(
         """
         WITH ended AS (
             UPDATE replies
-            SET status = $3, error = $4, finished = now(),
-                message_seq = CASE WHEN $5::text IS NOT NULL THEN nextval('chatts_seq_seq') END
-            WHERE tenant = $1 AND id = $2 AND status = 'streaming'
+            SET status = $4, error = $5, finished = now(),
+                message_seq = CASE WHEN $6::text IS NOT NULL THEN nextval('chatts_seq_seq') END
+            WHERE tenant = $1 AND id = $2 AND status = 'streaming' AND owner = $3
+            AND coalesce((SELECT max(seq) FROM reply_lines WHERE reply = $2), -1) >= $8 - 1
             RETURNING appid, status, message_seq
+        ), written AS (
+            INSERT INTO reply_lines (reply, seq, line)
+            SELECT $2, $8 + new.n - 1, new.line FROM ended CROSS JOIN unnest($9::text[]) WITH ORDINALITY AS new (line, n)
+            ON CONFLICT (reply, seq) DO UPDATE SET line = excluded.line
+        ), never_shown AS (
+            DELETE FROM reply_lines USING ended WHERE reply = $2 AND seq >= $8 + cardinality($9::text[])
         ), recorded AS (
             INSERT INTO chatts (seq, id, tenant, appid, username, message, extra)
-            SELECT message_seq, $2, $1, appid, 'assistant', $5, $6::jsonb FROM ended WHERE message_seq IS NOT NULL
+            SELECT message_seq, $2, $1, appid, 'assistant', $6, $7::jsonb FROM ended WHERE message_seq IS NOT NULL
         )
-        SELECT status FROM ended
-        UNION ALL
-        SELECT status FROM replies WHERE tenant = $1 AND id = $2 AND status <> 'streaming'
+        SELECT (SELECT status FROM ended) AS now, status AS before, owner
+        FROM (SELECT) AS always LEFT JOIN replies ON tenant = $1 AND id = $2
         """,
         tenant,
         reply,
+        owner,
         status,
         error,
         message.content if message else None,
         message.extra if message else None,
+        first,
+        lines,
     )
-    return bool(ended == status)
+    assert row is not None
+    if row["now"] == status or (row["before"] == status and row["owner"] == owner):
+        return Finished.YES
+    if row["before"] == STREAMING and row["owner"] == owner:
+        return Finished.LINES_MISSING
+    return Finished.NOT_OURS
 
 
 async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> StoredReply | None:
@@ -206,27 +267,74 @@ async def running(connection: asyncpg.Connection, tenant: str, appid: str) -> UU
     return found
 
 
-async def interrupt_orphans(connection: asyncpg.Connection, owner: int, error: str) -> list[UUID]:
-    """End the replies whose process is gone: no session holds the advisory lock that is its owner id.
+async def request_stop(connection: asyncpg.Connection, tenant: str, reply: UUID) -> bool:
+    """Ask a reply's owner to stop it, whichever process that is; it hears of it at the commit.
 
-    Those of ``owner``, the process that asks, are left alone: it knows better, even while its session is cut.
-
-    PostgreSQL shows a lock with a bigint key as its two halves (system view pg_locks: classid and objid).
-
-    :param error: what their viewers are told.
+    :returns: False if no such reply is streaming.
     """
+    asked = await connection.fetchval(
+        """
+        WITH asked AS (
+            UPDATE replies SET stop = true WHERE tenant = $1 AND id = $2 AND status = 'streaming' RETURNING id
+        )
+        SELECT pg_notify($3, 'stop ' || id) IS NOT NULL FROM asked
+        """,
+        tenant,
+        reply,
+        CHANNEL,
+    )
+    return asked is not None
+
+
+async def owned(connection: asyncpg.Connection, owner: int) -> list[tuple[UUID, bool]]:
+    """Find the streaming replies of a process, and for each whether somebody asked to stop it."""
+    rows = await connection.fetch("SELECT id, stop FROM replies WHERE owner = $1 AND status = 'streaming'", owner)
+    return [(row["id"], row["stop"]) for row in rows]
+
+
+async def orphans(connection: asyncpg.Connection, limit: int) -> list[Orphan]:
+    """Find streaming replies that no living process owns."""
     rows = await connection.fetch(
         """
-        UPDATE replies SET status = 'interrupted', error = $2, finished = now()
-        WHERE status = 'streaming' AND owner <> $1 AND NOT EXISTS (
-            SELECT FROM pg_locks
-            WHERE locktype = 'advisory' AND granted AND objsubid = 1
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            AND classid::bigint = owner >> 32 AND objid::bigint = owner & 4294967295
+        SELECT id, owner FROM replies
+        WHERE status = 'streaming' AND (owner IS NULL OR NOT EXISTS (
+            SELECT FROM processes WHERE processes.owner = replies.owner
+        ))
+        ORDER BY started
+        LIMIT $1
+        """,
+        limit,
+    )
+    return [Orphan(row["id"], row["owner"]) for row in rows]
+
+
+async def adopt(connection: asyncpg.Connection, orphan: Orphan, owner: int) -> Adopted | None:
+    """Make a reply ``owner``'s, if it is still the orphan that was found; of two who try, one succeeds."""
+    row = await connection.fetchrow(
+        """
+        UPDATE replies SET owner = $3, attempts = attempts + 1
+        WHERE id = $1 AND owner IS NOT DISTINCT FROM $2 AND status = 'streaming'
+        AND EXISTS (SELECT FROM processes WHERE processes.owner = $3)
+        RETURNING id, tenant, appid, model, request, attempts, stop
+        """,
+        orphan.id,
+        orphan.owner,
+        owner,
+    )
+    return Adopted(**row) if row else None
+
+
+async def release(connection: asyncpg.Connection, owner: int, replies: Sequence[UUID]) -> None:
+    """Give replies up for any process to adopt, and tell all."""
+    await connection.execute(
+        """
+        WITH released AS (
+            UPDATE replies SET owner = NULL WHERE owner = $1 AND id = ANY ($2::uuid[]) AND status = 'streaming'
+            RETURNING id
         )
-        RETURNING id
+        SELECT pg_notify($3, 'orphan ' || id) FROM released
         """,
         owner,
-        error,
+        replies,
+        CHANNEL,
     )
-    return [row["id"] for row in rows]

@@ -17,14 +17,14 @@ class LlmchatHandler(ConversationHandler, ViewerHandler):
     async def post(self) -> None:
         """Begin a reply. With ``Prefer: respond-async`` (RFC 7240) say only where it can be followed."""
         asked = prompt.parse(self.json_body(), self.tenant, self.request.headers.get("Idempotency-Key"))
-        reply = await self.services.replies.begin(asked)
+        cursor = await self.services.replies.begin(asked)
         if self._prefers_async():
-            location = f"/llmchat/{reply.id}"
+            location = f"/llmchat/{cursor.id}"
             self.set_header("Location", location)
             self.set_header("Preference-Applied", "respond-async")
-            self.write_json({"id": str(reply.id), "location": location}, 202)
+            self.write_json({"id": str(cursor.id), "location": location}, 202)
         else:
-            await self.show(reply, 0)
+            await self.show(cursor)
 
     def _prefers_async(self) -> bool:
         preferences = ",".join(self.request.headers.get_list("Prefer"))
@@ -37,19 +37,18 @@ class ReplyHandler(ViewerHandler):
     async def get(self, reply_id: str) -> None:
         """Show the lines after ``Last-Event-ID``, or all. 204 tells an EventSource that there is nothing more
         (WHATWG HTML, section 9.2.3)."""
-        cursor = self._cursor()
-        reply = await self.services.replies.find(self.tenant, _id(reply_id))
-        if reply.ended and cursor >= len(reply.lines):
+        cursor = await self.services.replies.follow(self.tenant, _id(reply_id), self._first())
+        if cursor.exhausted:
             self.set_status(204)
-            return
-        await self.show(reply, cursor)
+        else:
+            await self.show(cursor)
 
     async def delete(self, reply_id: str) -> None:
         """Stop the reply: 202, or 204 if it has ended."""
         stopping = await self.services.replies.stop(self.tenant, _id(reply_id))
         self.set_status(202 if stopping else 204)
 
-    def _cursor(self) -> int:
+    def _first(self) -> int:
         last = self.request.headers.get("Last-Event-ID") or self.query("lastEventId")
         return whole_number("Last-Event-ID", last) + 1 if last else 0
 

@@ -5,9 +5,10 @@ import logging
 
 from tornado.iostream import StreamClosedError
 
+from errors import Unavailable
 from handlers.base import BaseHandler
 from relay import sse
-from relay.reply import Reply
+from relay.cursor import Cursor, Moved
 
 log = logging.getLogger("chatterd.http")
 
@@ -29,34 +30,36 @@ class ViewerHandler(BaseHandler):
         if self._showing:
             self._showing.cancel()
 
-    async def show(self, reply: Reply, cursor: int) -> None:
-        """Show the lines from number ``cursor`` on, as they come, until the reply's end or the client's."""
+    async def show(self, cursor: Cursor) -> None:
+        """Show the lines from the cursor on, as they come, until the reply's end or the client's."""
         self.start_stream("text/event-stream; charset=utf-8")
-        self.set_header("Content-Location", f"/llmchat/{reply.id}")
+        self.set_header("Content-Location", f"/llmchat/{cursor.id}")
         self._showing = asyncio.current_task()
         try:
             await self.flush()
-            await self._follow(reply, cursor)
+            await self._follow(cursor)
             self.finish()
         except asyncio.CancelledError:
-            log.info("A viewer of reply %s has gone. [%s]", reply.id, self.request_id)
+            log.info("A viewer of reply %s has gone. [%s]", cursor.id, self.request_id)
         except StreamClosedError:
-            log.info("A viewer of reply %s has gone. [%s]", reply.id, self.request_id)
-        except TimeoutError:
-            log.info("A viewer of reply %s took nothing for too long. [%s]", reply.id, self.request_id)
+            log.info("A viewer of reply %s has gone. [%s]", cursor.id, self.request_id)
+        except (TimeoutError, Moved, Unavailable) as error:
+            log.info("A viewer of reply %s is dropped: %r [%s]", cursor.id, error, self.request_id)
             self.detach().close()  # without the end that would make it look whole
 
-    async def _follow(self, reply: Reply, cursor: int) -> None:
-        heartbeat = self.services.settings.heartbeat
+    async def _follow(self, cursor: Cursor) -> None:
         while True:
-            if lines := reply.unseen(cursor):
-                framed, count = sse.events(cursor, lines, WRITE_LIMIT)
-                cursor += count
-                await self._send(framed)
-            elif reply.ended:
+            number = cursor.at
+            lines = await cursor.next(self.services.settings.heartbeat)
+            if lines is None:
                 return
-            elif not await reply.more(cursor, heartbeat):
+            if not lines:
                 await self._send(sse.WAITING)
+            while lines:
+                framed, count = sse.events(number, lines, WRITE_LIMIT)
+                number += count
+                lines = lines[count:]
+                await self._send(framed)
 
     async def _send(self, framed: bytes) -> None:
         for start in range(0, len(framed), WRITE_LIMIT):

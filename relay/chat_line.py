@@ -5,7 +5,7 @@ done``, and ``done_reason`` with figures in the last one; or ``{"error": ...}``.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -114,7 +114,7 @@ def own_line(model: str, message: dict[str, Any], done_reason: str | None) -> by
     """
     line: dict[str, Any] = {
         "model": model,
-        "created_at": datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "created_at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "message": {"role": "assistant", **message},
         "done": done_reason is not None,
     }

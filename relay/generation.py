@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from db import replies
+from db.chatts import Message
 from db.pool import Database
+from db.replies import Finished
 from errors import ChatterdError, LineTooLong, NotAcceptable, OllamaUnreachable, Unavailable, UnreadableLine
 from relay import chat_line, ndjson
+from relay.journal import Journal
 from relay.ollama import ERROR_BODY_LIMIT, Ollama, refusal
 from relay.reply import Reply
 from relay.transcript import Transcript
@@ -36,6 +39,16 @@ class Outcome:
     last_line: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every generation of a process uses."""
+
+    ollama: Ollama
+    database: Database
+    journal: Journal
+    settings: Settings
+
+
 def _failure(status: str, error: str) -> Outcome:
     return Outcome(status, error, chat_line.error_line(error))
 
@@ -43,18 +56,24 @@ def _failure(status: str, error: str) -> Outcome:
 class Generation:
     """Relays Ollama's answer into a reply. It belongs to the process, not to a request: viewers do not matter to it.
 
-    Whichever comes first ends it: a line with ``done``, the answer's end, a time limit, :meth:`stop`, :meth:`interrupt`.
+    Whichever comes first ends it: a line with ``done``, the answer's end, a time limit, :meth:`stop`,
+    :meth:`interrupt`, :meth:`let_go`.
+
+    :param owner: the process's id when it began; it may write under no other.
+    :param transcript: what the model had said before, if the reply is continued.
     """
 
-    def __init__(self, reply: Reply, ollama: Ollama, database: Database, settings: Settings) -> None:
+    def __init__(self, reply: Reply, owner: int, parts: Parts, transcript: Transcript | None = None) -> None:
         self.reply = reply
-        self._ollama = ollama
-        self._database = database
-        self._settings = settings
+        self.owner = owner
+        self._ollama = parts.ollama
+        self._database = parts.database
+        self._journal = parts.journal
+        self._settings = parts.settings
         self._loop = asyncio.get_running_loop()
-        self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
-        self._lines = ndjson.Splitter(settings.max_line_bytes)
-        self._transcript = Transcript()
+        self._outcome: asyncio.Future[Outcome | None] = self._loop.create_future()
+        self._lines = ndjson.Splitter(self._settings.max_line_bytes)
+        self._transcript = transcript or Transcript()
         self._refusal = bytearray()
         self._last_error: str | None = None
 
@@ -63,24 +82,38 @@ class Generation:
         self._conclude(Outcome("stopped", None, chat_line.own_line(self.reply.model, {"content": ""}, "stopped")))
 
     def interrupt(self, error: str) -> None:
-        """End the reply where it is, because the server cannot go on with it."""
+        """End the reply where it is, because nobody can go on with it."""
         self._conclude(_failure("interrupted", error))
 
+    def fail(self, error: str) -> None:
+        """End the reply where it is, because it cannot be stored."""
+        self._conclude(_failure("failed", error))
+
+    def let_go(self) -> None:
+        """Generate no more and store nothing: the reply is another process's, or will be."""
+        self._conclude(None)
+
     async def run(self, body: bytes) -> None:
-        """Ask Ollama, relay, store, show the end. Returns when all of it is done."""
+        """Ask Ollama, relay, store, show the end. Returns when all of it is done, or when the reply was let go."""
+        outcome = self._outcome.result() if self._outcome.done() else await self._ask(body)
+        if outcome is None or not await self._store(outcome):
+            self.reply.lose()
+
+    async def _ask(self, body: bytes) -> Outcome | None:
+        self._journal.open(self.reply)
         self._call = self._ollama.call("/api/chat", body, self._take_chunk)
         self._call.ended.add_done_callback(lambda _: self._take_end())
         self._deadline = self._loop.time() + self._settings.reply_timeout
         self._check_time()
         outcome = await self._outcome
         self._timer.cancel()
-        if outcome.status == "done":
+        if outcome is not None and outcome.status == "done":
             self._loop.call_later(LINGER, self._call.cancel)
         else:
             self._call.cancel()
-        await self._store(outcome)
+        return outcome
 
-    def _conclude(self, outcome: Outcome) -> None:
+    def _conclude(self, outcome: Outcome | None) -> None:
         if not self._outcome.done():
             self._outcome.set_result(outcome)
 
@@ -114,17 +147,17 @@ class Generation:
         try:
             said = chat_line.read(line)
         except UnreadableLine:
-            self.reply.append(chat_line.unreadable_line(line))
+            self._append(chat_line.unreadable_line(line))
             return
         self._last_error = said.error
         if said.error is not None:
-            self.reply.append(chat_line.error_line(said.error))
+            self._append(chat_line.error_line(said.error))
             return
         self._transcript.add(said)
         if said.done:
             self._conclude(Outcome("done", None, line))
         else:
-            self.reply.append(line)
+            self._append(line)
 
     def _take_end(self) -> None:
         for line in self._lines.close():
@@ -143,40 +176,65 @@ class Generation:
         else:
             self._conclude(_failure("truncated", "Ollama's answer ended before it was complete."))
 
-    async def _store(self, outcome: Outcome) -> None:
-        """Commit the outcome, then show it. While the database is away, keep trying; the viewers' patience ends first."""
-        patience_ends = self._loop.time() + self._settings.db_patience
+    def _append(self, line: bytes) -> None:
+        self.reply.append(line)
+        self._journal.note(self.reply)
+
+    async def _store(self, outcome: Outcome) -> bool:
+        """Commit the outcome, then show it. While the database is away, keep trying; the viewers' patience ends first.
+
+        :returns: False if the reply is another process's, which will store how it ends.
+        """
+        if outcome.last_line is not None:
+            self.reply.append(outcome.last_line)
+        began = self._journal.away_since or self._loop.time()
         while True:
             try:
-                outcome = await self._store_once(outcome)
+                stored = await self._store_once(outcome)
                 break
             except Unavailable:
-                if not self.reply.ended and self._loop.time() >= patience_ends:
-                    outcome = _failure("failed", "The reply could not be saved: the database cannot be reached.")
-                    self._show_end(outcome)
+                if not self.reply.ended and self._loop.time() >= began + self._settings.db_patience:
+                    outcome = self._give_up(outcome)
                 await asyncio.sleep(STORE_RETRY)
-        if not self.reply.ended:
-            self._show_end(outcome)
+        self._journal.close(self.reply)
+        if stored:
+            self._show_all()
+        return stored
 
-    async def _store_once(self, outcome: Outcome) -> Outcome:
-        """Store the outcome; return the one that holds.
+    async def _store_once(self, outcome: Outcome) -> bool:
+        """Store the outcome and all lines that are not known to be in the log.
 
         :raises Unavailable: the database is away; it may have stored the outcome or not.
         """
-        reply = self.reply
         message = self._transcript.message(self._settings.collapse_whitespace)
-        try:
-            async with self._database.acquire() as connection:
-                stored = await replies.finish(
-                    connection, reply.id, reply.tenant, outcome.status, outcome.error, message
-                )
-        except NotAcceptable:
-            log.exception("The database refuses the message of reply %s; ending the reply without it.", reply.id)
-            self._transcript = Transcript()
-            return await self._store_once(_failure("failed", "The reply could not be saved: the database refuses it."))
-        return outcome if stored else _failure("interrupted", "The reply was ended elsewhere.")
+        first = self.reply.committed
+        while True:
+            try:
+                finished = await self._finish(outcome, message, first)
+            except NotAcceptable:
+                log.exception("The database refuses the end of reply %s; ending it without a message.", self.reply.id)
+                outcome, message = replace(outcome, status="failed", error="The reply could not be saved."), None
+                continue
+            if finished is not Finished.LINES_MISSING:
+                return finished is Finished.YES
+            first = self.reply.base
 
-    def _show_end(self, outcome: Outcome) -> None:
-        if outcome.last_line is not None:
-            self.reply.append(outcome.last_line)
+    async def _finish(self, outcome: Outcome, message: Message | None, first: int) -> Finished:
+        reply = self.reply
+        lines = [line.decode() for line in reply.lines(first, reply.count)]
+        async with self._database.acquire() as connection:
+            return await replies.finish(
+                connection, reply.id, reply.tenant, self.owner, outcome.status, outcome.error, message, first, lines
+            )
+
+    def _give_up(self, outcome: Outcome) -> Outcome:
+        """End the reply for its viewers though it is not stored. Storing it goes on, as what it is then: failed."""
+        error = "The reply could not be saved: the database cannot be reached."
+        self.reply.drop_uncommitted()
+        self.reply.append(chat_line.error_line(error))
+        self._show_all()
+        return Outcome("failed", error, None)
+
+    def _show_all(self) -> None:
+        self.reply.commit(self.reply.count, self._loop.time())
         self.reply.end()

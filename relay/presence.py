@@ -1,32 +1,49 @@
-"""Which processes live: this one says so for as long as it has a session in the database."""
+"""Which processes live: this one says so for as long as it has a session in the database, and buries the dead."""
 
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 
 import asyncpg
 
 from db import presence
 from db.pool import AWAY, Database
+from errors import Unavailable
+from relay.doorbell import Doorbell
 
 log = logging.getLogger("chatterd.relay")
 
-RETRY_INTERVAL = 1.0
+RETRY_INTERVAL = 0.25
 """Seconds between two attempts to announce this process again after its session was lost."""
+
+BURY_INTERVAL = 0.2
+"""Seconds between two looks for dead processes, however many viewers ask."""
+
+KEEPALIVE = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+"""How PostgreSQL notices within seconds that a whole machine is gone, and frees what its sessions held."""
 
 
 class Presence:
-    """Holds this process's advisory lock, in a connection of its own.
+    """Holds this process's advisory lock, in a connection of its own, and listens there.
 
-    :ivar owner: this process's random id, a positive bigint.
+    :ivar owner: this process's random id, a positive bigint. Another one once it was declared dead.
+    :ivar announced: whether the others know that this process lives.
+    :ivar on_lost: called when this process was declared dead though it lives: its replies are others' now.
+    :param doorbell: hears what the others ring.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, doorbell: Doorbell) -> None:
         self.owner = secrets.randbits(63)
+        self.announced = False
         self._database = database
+        self._doorbell = doorbell
+        self.on_lost: Callable[[], None] = lambda: None
+        self._known = False
         self._connection: asyncpg.Connection | None = None
+        self._cut = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._lost = asyncio.Event()
+        self._buried_at = 0.0
 
     async def start(self) -> None:
         """Announce this process. If the database is away, return all the same and go on trying."""
@@ -35,28 +52,68 @@ class Presence:
 
     async def _stay(self) -> None:
         while True:
-            if self._connection is None:
-                await asyncio.sleep(RETRY_INTERVAL)
-                await self._announce()
+            if self.announced:
+                await self._cut.wait()
+                self.announced = False
+                log.info("The presence session was cut; announcing this process again.")
             else:
-                await self._lost.wait()
-                log.warning("The presence session was lost; announcing this process again.")
-                self._connection = None
+                await asyncio.sleep(RETRY_INTERVAL)
+            await self._announce()
 
     async def _announce(self) -> None:
-        self._lost.clear()
+        self._cut.clear()
+        connection = None
         try:
-            connection = await self._database.dedicated()
-            connection.add_termination_listener(lambda _: self._lost.set())
-            await presence.announce(connection, self.owner)
-        except AWAY as error:
-            log.info("Presence is not announced: %s", error)
-        else:
-            self._connection = connection
+            connection = await self._database.dedicated(**KEEPALIVE)
+            connection.add_termination_listener(lambda _: self._cut.set())
+            await connection.add_listener(presence.CHANNEL, lambda *notice: self._doorbell.hear(notice[-1]))
+            if not self._known:
+                await presence.announce(connection, self.owner)
+            elif not await presence.announce_again(connection, self.owner):
+                connection.terminate()
+                self.renew()
+                return
+        except (Unavailable, *AWAY) as error:
+            if connection:
+                connection.terminate()
+            log.info("This process cannot be announced: %s", error)
+            return
+        self._connection = connection
+        self._known = self.announced = True
+
+    def renew(self) -> None:
+        """Go on under another id after this process was declared dead: its replies are others'."""
+        log.warning("This process was declared dead, though it lives; its replies go on elsewhere.")
+        self.owner = secrets.randbits(63)
+        self._known = self.announced = False
+        if self._connection:
+            self._connection.terminate()
+        self._cut.set()
+        self.on_lost()
+
+    async def bury(self) -> bool:
+        """Declare dead who is; looks once in :data:`BURY_INTERVAL` at most.
+
+        :returns: whether somebody was found dead now.
+        :raises Unavailable: the database is away.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._buried_at < BURY_INTERVAL:
+            return False
+        self._buried_at = now
+        async with self._database.acquire() as connection:
+            dead = await presence.bury(connection)
+        for owner in dead:
+            log.info("Process %x is dead.", owner)
+        return bool(dead)
 
     async def stop(self) -> None:
-        """Give the session up."""
+        """Say that this process is gone."""
         if self._task:
             self._task.cancel()
-        if self._connection:
+        if self._connection and self.announced:
+            try:
+                await presence.leave(self._connection, self.owner)
+            except AWAY as error:
+                log.info("Presence could not be taken back: %s", error)
             self._connection.terminate()

@@ -47,7 +47,7 @@ def within(messages: Sequence[Message], context_messages: int, context_bytes: in
     full = False
     for message in reversed(messages):
         size = len(message.content.encode()) + len(message.extra or "")
-        full = full or bool(chosen) and (context_messages < 1 or context_bytes < size)
+        full = full or (bool(chosen) and (context_messages < 1 or context_bytes < size))
         if message.role == "system" or not full:
             chosen.append(message)
             context_messages -= 1

@@ -1,54 +1,99 @@
-"""One reply in this process: its lines, how many of them may be shown, and who waits for more."""
+"""One reply that this process generates: its lines, how many of them are committed, and who waits for more."""
 
 import asyncio
+from collections import deque
 from uuid import UUID
 
 AT_ONCE = 1_000
 """Lines given to a viewer at once, so that a long backlog is not copied again for each piece of it."""
 
+KEEP_SECONDS = 30.0
+"""For how long committed lines stay in memory at least: PostgreSQL commits rounds of lines without waiting for its
+disk, and should it crash, it has lost those of its last moments (three times wal_writer_delay, which is 10 s at most)."""
+
+KEEP_BYTES = 1_048_576
+"""How large the committed lines must be for any to leave memory; viewers find them in the log from then on."""
+
 
 class Reply:
     """An append-only list of lines. Viewers are cursors into it; they may come, go and be slow as they like.
 
-    :ivar lines: what Ollama sent, or chatterd said, line by line; the index is the line's number.
-    :ivar shown: how many lines may be shown.
+    :ivar base: the number of the first line that is held in memory; those before it are in the log only.
+    :ivar written: the number of the next line to write to the log.
+    :ivar committed: how many lines may be shown.
     :ivar ended: no line will follow.
+    :ivar lost: another process generates it now; what was not committed never was.
     """
 
-    def __init__(self, id: UUID, tenant: str, appid: str, model: str) -> None:
+    def __init__(self, id: UUID, tenant: str, appid: str, model: str, base: int = 0) -> None:
         self.id = id
         self.tenant = tenant
         self.appid = appid
         self.model = model
-        self.lines: list[bytes] = []
-        self.shown = 0
+        self.base = base
+        self.written = base
+        self.committed = base
         self.ended = False
-        self.size = 0
+        self.lost = False
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._marks: deque[tuple[float, int]] = deque()
         self._waiting: set[asyncio.Future[None]] = set()
 
+    @property
+    def count(self) -> int:
+        """How many lines there are, committed or not."""
+        return self.base + len(self._lines)
+
     def append(self, line: bytes) -> None:
-        """Add a line, and show it."""
-        self.lines.append(line)
-        self.size += len(line)
-        self.shown = len(self.lines)
+        """Add a line. It is shown when it is committed."""
+        self._lines.append(line)
+        self._size += len(line)
+
+    def lines(self, first: int, end: int) -> list[bytes]:
+        """The lines with numbers from ``first`` up to, not including, ``end``; ``first`` is ``base`` or above."""
+        return self._lines[first - self.base : end - self.base]
+
+    def unseen(self, cursor: int) -> list[bytes]:
+        """The next committed lines from number ``cursor`` on, :data:`AT_ONCE` at most."""
+        return self.lines(cursor, min(self.committed, cursor + AT_ONCE))
+
+    def commit(self, count: int, now: float) -> None:
+        """Let viewers see all lines before number ``count``.
+
+        :param now: the event loop's time, in seconds.
+        """
+        if count <= self.committed:
+            return
+        self.committed = count
+        if not self._marks or now - self._marks[-1][0] > 1:
+            self._marks.append((now, count))
+        while self._size > KEEP_BYTES and self._marks[0][0] < now - KEEP_SECONDS:
+            self._drop_before(self._marks.popleft()[1])
         self._wake()
+
+    def drop_uncommitted(self) -> None:
+        """Forget the lines that were never shown."""
+        del self._lines[self.committed - self.base :]
+        self._size = sum(map(len, self._lines))
 
     def end(self) -> None:
         """Add nothing more."""
         self.ended = True
         self._wake()
 
-    def unseen(self, cursor: int) -> list[bytes]:
-        """The next lines that may be shown, from number ``cursor`` on, :data:`AT_ONCE` at most."""
-        return self.lines[cursor : min(self.shown, cursor + AT_ONCE)]
+    def lose(self) -> None:
+        """Generate no more: it is another process's."""
+        self.lost = True
+        self._wake()
 
     async def more(self, cursor: int, timeout: float) -> bool:
-        """Wait until there is a line number ``cursor`` to show, or no such line will come.
+        """Wait until there is a line number ``cursor`` to show, or no such line will come from here.
 
         :param timeout: seconds.
         :returns: False if the timeout passed first.
         """
-        if self.shown > cursor or self.ended:
+        if self.committed > cursor or self.ended or self.lost:
             return True
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.add(waiting)
@@ -59,6 +104,12 @@ class Reply:
         finally:
             self._waiting.discard(waiting)
         return True
+
+    def _drop_before(self, number: int) -> None:
+        gone = number - self.base
+        self._size -= sum(map(len, self._lines[:gone]))
+        del self._lines[:gone]
+        self.base = number
 
     def _wake(self) -> None:
         for waiting in self._waiting:

@@ -26,12 +26,27 @@ class Transcript:
         if line.tool_calls:
             self._tool_calls.extend(line.tool_calls)
 
+    @property
+    def content(self) -> str:
+        """The text so far."""
+        return "".join(self._content)
+
+    @property
+    def has_tool_calls(self) -> bool:
+        """Whether the model has called a tool."""
+        return bool(self._tool_calls)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the model has said nothing at all."""
+        return not (self._content or self._thinking or self._tool_calls)
+
     def message(self, collapse_whitespace: bool) -> Message | None:
         """The assistant's message; None if it would be blank.
 
         :param collapse_whitespace: make each run of white space one space, as the tutorial's server does.
         """
-        content = "".join(self._content)
+        content = self.content
         extra: dict[str, Any] = {}
         if self._thinking:
             extra["thinking"] = "".join(self._thinking)

@@ -19,7 +19,11 @@ BRIEF = {"num_predict": 12, "temperature": 0}
 def data_dir() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="chatterd-test-"))
     yield folder
-    left = [process for process in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(process.info["cmdline"] or [])]
+    left = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(folder) in " ".join(process.info["cmdline"] or [])
+    ]
     shutil.rmtree(folder)
     assert not left
 
@@ -74,9 +78,7 @@ def test_the_embedded_model_ends_when_chatterd_is_killed(data_dir: Path) -> None
 def test_the_embedded_model_is_started_again_when_it_dies(data_dir: Path) -> None:
     with start(data_dir) as program:
         [model] = [
-            child
-            for child in psutil.Process(program.process.pid).children()
-            if "embedded.ollama" in child.cmdline()
+            child for child in psutil.Process(program.process.pid).children() if "embedded.ollama" in child.cmdline()
         ]
         model.kill()
         program.wait_log("model has died")

@@ -127,7 +127,10 @@ def test_prefer_respond_async_says_where_the_reply_can_be_followed(client: Clien
     answer = client.http.post("/llmchat", json=client.body("hi"), headers={"Prefer": "wait=1, Respond-Async"})
     assert answer.status_code == 202
     assert answer.headers["Preference-Applied"] == "respond-async"
-    assert answer.json() == {"id": answer.headers["Location"].removeprefix("/llmchat/"), "location": answer.headers["Location"]}
+    assert answer.json() == {
+        "id": answer.headers["Location"].removeprefix("/llmchat/"),
+        "location": answer.headers["Location"],
+    }
     assert len(client.view(answer.headers["Location"])) == 6
 
 

@@ -1,0 +1,134 @@
+"""The table ``reply_lines``: the durable log of what was shown of each reply."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from db.presence import CHANNEL
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of a reply's log, and how the reply was at that moment.
+
+    :param status: as in ``replies.status``.
+    :param owner: the process that generates it; None if none does.
+    :param owned: whether that process lives, as far as is known.
+    :param lines: from the number that was asked for on; empty at the log's present end.
+    """
+
+    status: str
+    owner: int | None
+    owned: bool
+    pruned: bool
+    lines: list[bytes]
+
+
+async def append(
+    connection: asyncpg.Connection,
+    owner: int,
+    replies: Sequence[UUID],
+    numbers: Sequence[int],
+    lines: Sequence[str],
+    notices: Sequence[str],
+) -> bool:
+    """Write lines of any number of replies, one row for each place in the three lists, and send notices with them.
+
+    Lines that are there already, after a round whose answer was lost, are left alone.
+
+    The process's own row in ``processes`` is locked against its deletion while the lines are written. A process that
+    was declared dead writes nothing, be its snapshot as old as it may.
+
+    :returns: False if this process was declared dead.
+    """
+    alive: bool = await connection.fetchval(
+        """
+        WITH alive AS MATERIALIZED (
+            SELECT owner FROM processes WHERE owner = $1 FOR KEY SHARE
+        ), written AS (
+            INSERT INTO reply_lines (reply, seq, line)
+            SELECT new.reply, new.seq, new.line
+            FROM alive CROSS JOIN unnest($2::uuid[], $3::int[], $4::text[]) AS new (reply, seq, line)
+            ON CONFLICT DO NOTHING
+        ), rung AS MATERIALIZED (
+            SELECT pg_notify($5, notice) FROM alive CROSS JOIN unnest($6::text[]) AS notice
+        )
+        SELECT EXISTS (SELECT FROM alive) AND (SELECT count(*) FROM rung) >= 0
+        """,
+        owner,
+        replies,
+        numbers,
+        lines,
+        CHANNEL,
+        notices,
+    )
+    return alive
+
+
+async def page(
+    connection: asyncpg.Connection, tenant: str, reply: UUID, first: int, count: int, size: int
+) -> Page | None:
+    """Read a reply's log from line number ``first`` on, and the reply's state in the same snapshot.
+
+    :param count: lines at most.
+    :param size: bytes at most; one line is read in any case.
+    :returns: None if there is no such reply.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT replies.status, replies.owner, replies.pruned, log.line,
+               EXISTS (SELECT FROM processes WHERE processes.owner = replies.owner) AS owned
+        FROM replies LEFT JOIN LATERAL (
+            SELECT seq, line, sum(octet_length(line)) OVER (ORDER BY seq) AS bytes
+            FROM (
+                SELECT seq, line FROM reply_lines WHERE reply = replies.id AND seq >= $3 ORDER BY seq LIMIT $4
+            ) AS newest
+        ) AS log ON log.bytes <= $5 OR log.seq = $3
+        WHERE replies.tenant = $1 AND replies.id = $2
+        ORDER BY log.seq
+        """,
+        tenant,
+        reply,
+        first,
+        count,
+        size,
+    )
+    if not rows:
+        return None
+    lines = [row["line"].encode() for row in rows if row["line"] is not None]
+    return Page(rows[0]["status"], rows[0]["owner"], rows[0]["owned"], rows[0]["pruned"], lines)
+
+
+async def prune(connection: asyncpg.Connection, retention: float, batch: int) -> int:
+    """Delete lines of replies that ended more than ``retention`` seconds ago, a small batch of them.
+
+    :param batch: rows to delete at most.
+    :returns: how many were deleted; ask again until it is 0.
+    """
+    pruned: int = await connection.fetchval(
+        """
+        WITH due AS (
+            SELECT id FROM replies
+            WHERE NOT pruned AND finished < now() - make_interval(secs => $1)
+            ORDER BY finished
+            LIMIT 100
+            FOR UPDATE SKIP LOCKED
+        ), rows AS (
+            SELECT reply, seq FROM reply_lines WHERE reply IN (SELECT id FROM due) LIMIT $2
+        ), gone AS (
+            DELETE FROM reply_lines USING rows
+            WHERE reply_lines.reply = rows.reply AND reply_lines.seq = rows.seq
+            RETURNING 1
+        ), done AS (
+            UPDATE replies SET pruned = true FROM due
+            WHERE replies.id = due.id AND (SELECT count(*) FROM rows) < $2
+            RETURNING 1
+        )
+        SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM done)
+        """,
+        retention,
+        batch,
+    )
+    return pruned

@@ -1,0 +1,135 @@
+"""A viewer's place in a reply, wherever its lines are: in this process while it generates it, else in the log."""
+
+import asyncio
+from typing import Protocol
+from uuid import UUID
+
+from db import lines
+from db.lines import Page
+from db.pool import Database
+from db.replies import STREAMING
+from errors import Unavailable
+from relay.doorbell import Doorbell
+from relay.reply import AT_ONCE, Reply
+
+PAGE_BYTES = 262_144
+"""Bytes of a log read at once."""
+
+POLL_INTERVAL = 1.0
+"""Seconds after which a log is read again though the doorbell did not ring."""
+
+
+class Moved(Exception):
+    """The viewer shall look for the reply in another process: this one is leaving."""
+
+
+class Sources(Protocol):
+    """Where a cursor finds lines, and whom it tells that nobody seems to write them."""
+
+    leaving: bool
+
+    def live(self, id: UUID) -> Reply | None:
+        """The reply, if this process generates it."""
+
+    async def rescue(self, owned: bool) -> None:
+        """See to it that replies whose process is dead go on."""
+
+
+class Cursor:
+    """One viewer's place in one reply.
+
+    :param at: the number of the next line to show.
+    :param patience: seconds for which the database may be away while only the log has the lines.
+    :param reply: the reply, if its lines are in memory.
+    :param page: what was read of the log already.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        database: Database,
+        doorbell: Doorbell,
+        tenant: str,
+        id: UUID,
+        at: int,
+        patience: float,
+        reply: Reply | None = None,
+        page: Page | None = None,
+    ) -> None:
+        self.id = id
+        self.at = at
+        self._sources = sources
+        self._database = database
+        self._doorbell = doorbell
+        self._tenant = tenant
+        self._patience = patience
+        self._reply = reply
+        self._page = page
+        self._loop = asyncio.get_running_loop()
+        self._away_since: float | None = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the reply has ended and all its lines were seen, as far as is known without asking."""
+        if self._reply is not None:
+            return self._reply.ended and self.at >= self._reply.count
+        return self._page is not None and self._page.status != STREAMING and not self._page.lines
+
+    async def next(self, timeout: float) -> list[bytes] | None:
+        """Wait for the lines after those already given, and give the next few of them.
+
+        :param timeout: seconds.
+        :returns: an empty list if the timeout passed; None at the reply's end.
+        :raises Moved: this process is leaving.
+        :raises Unavailable: the database has been away for longer than the patience.
+        """
+        deadline = self._loop.time() + timeout
+        while not self._sources.leaving:
+            reply = self._in_memory()
+            if reply is None:
+                found = await self._next_of_log(deadline)
+            else:
+                found = await self._next_of_memory(reply, deadline)
+            if found is None or found or self._loop.time() >= deadline:
+                self.at += len(found or ())
+                return found
+        raise Moved
+
+    def _in_memory(self) -> Reply | None:
+        if self._reply is None or self._reply.lost:
+            self._reply = self._sources.live(self.id)
+        return self._reply if self._reply and not self._reply.lost and self.at >= self._reply.base else None
+
+    async def _next_of_memory(self, reply: Reply, deadline: float) -> list[bytes] | None:
+        if found := reply.unseen(self.at):
+            return found
+        if reply.ended:
+            return None
+        await reply.more(self.at, deadline - self._loop.time())
+        return reply.unseen(self.at)
+
+    async def _next_of_log(self, deadline: float) -> list[bytes] | None:
+        try:
+            page = await self._read_log()
+            self._away_since = None
+            if page is None or page.lines or page.status != STREAMING:
+                return page.lines or None if page else None
+            await self._sources.rescue(page.owned)
+        except Unavailable:
+            self._check_patience()
+        if self._sources.live(self.id) is None:
+            await self._doorbell.wait(self.id, min(POLL_INTERVAL, max(0.0, deadline - self._loop.time())))
+        return []
+
+    async def _read_log(self) -> Page | None:
+        page, self._page = self._page, None
+        if page is None:
+            async with self._database.acquire() as connection:
+                page = await lines.page(connection, self._tenant, self.id, self.at, AT_ONCE, PAGE_BYTES)
+        return page
+
+    def _check_patience(self) -> None:
+        now = self._loop.time()
+        self._away_since = self._away_since or now
+        if now - self._away_since > self._patience:
+            raise Unavailable("The database cannot be reached.")

@@ -1,0 +1,154 @@
+"""The journal: commits the new lines of all replies together, then lets them be shown."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import asyncpg
+
+from db import lines
+from db.pool import AWAY, Database
+from relay.doorbell import Doorbell
+from relay.presence import Presence
+from relay.reply import Reply
+
+log = logging.getLogger("chatterd.relay")
+
+ROUND_LINES = 5_000
+"""Lines of one reply written in one round at most."""
+
+ROUND_TIMEOUT = "10s"
+"""How long PostgreSQL may work at one round."""
+
+RETRY_INTERVAL = 0.25
+"""Seconds between two attempts to write while the database is away."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one statement writes: three lists with a place for each line, and where each reply will stand then."""
+
+    replies: list[UUID] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    ends: list[tuple[Reply, int]] = field(default_factory=list)
+
+    def add(self, reply: Reply) -> None:
+        """Take the reply's next lines."""
+        end = min(reply.count, reply.written + ROUND_LINES)
+        self.replies += [reply.id] * (end - reply.written)
+        self.numbers += range(reply.written, end)
+        self.lines += [line.decode() for line in reply.lines(reply.written, end)]
+        self.ends.append((reply, end))
+
+
+class Journal:
+    """Writes rounds: one statement for the new lines of every reply, at least ``interval`` seconds after the last.
+
+    A round does not wait for PostgreSQL's disk (synchronous_commit = off): what a killed chatterd had committed is
+    safe all the same, and what a crashed PostgreSQL has lost is written again from the replies' memory.
+
+    :ivar away_since: since when the database takes no rounds, by the event loop's clock; None while it does.
+    """
+
+    def __init__(self, database: Database, presence: Presence, doorbell: Doorbell, interval: float) -> None:
+        self._database = database
+        self._presence = presence
+        self._doorbell = doorbell
+        self._interval = interval
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[UUID, Reply] = {}
+        self._fresh: dict[UUID, Reply] = {}
+        self._round = asyncio.Lock()
+        self._work = asyncio.Event()
+        doorbell.on_ring_due = self._work.set
+        self._connection: asyncpg.Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.away_since: float | None = None
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Write nothing more."""
+        if self._task:
+            self._task.cancel()
+        if self._connection:
+            self._connection.terminate()
+
+    def open(self, reply: Reply) -> None:
+        """Look after a reply: should the database lose lines of it, they are written again."""
+        self._open[reply.id] = reply
+
+    def close(self, reply: Reply) -> None:
+        """Look no more after a reply that has ended or is lost."""
+        self._open.pop(reply.id, None)
+        self._fresh.pop(reply.id, None)
+
+    def note(self, reply: Reply) -> None:
+        """Write a reply's new lines in the next round."""
+        self._fresh[reply.id] = reply
+        self._work.set()
+
+    async def idle(self) -> None:
+        """Wait until no round is under way: what was closed before is not written afterwards."""
+        async with self._round:
+            return
+
+    async def _run(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            started = self._loop.time()
+            try:
+                async with self._round:
+                    await self._write_round()
+            except AWAY as error:
+                self._go_away(error)
+                await asyncio.sleep(RETRY_INTERVAL)
+            else:
+                self.away_since = None
+                # Never less than a turn of the loop: what came in the meantime goes into one round.
+                await asyncio.sleep(max(0.0, started + self._interval - self._loop.time()))
+
+    async def _write_round(self) -> None:
+        connection = await self._connect()
+        due = _Round()
+        for reply in self._fresh.values():
+            due.add(reply)
+        notices = self._doorbell.due_rings(reply.id for reply, _ in due.ends)
+        owner = self._presence.owner
+        if not await lines.append(connection, owner, due.replies, due.numbers, due.lines, notices):
+            if owner == self._presence.owner:
+                self._presence.renew()
+            return
+        now = self._loop.time()
+        for reply, end in due.ends:
+            if reply.ended or reply.lost:
+                continue
+            reply.written = max(reply.written, end)
+            reply.commit(end, now)
+            if reply.written >= reply.count:
+                self._fresh.pop(reply.id, None)
+        if self._fresh:
+            self._work.set()
+
+    async def _connect(self) -> asyncpg.Connection:
+        """The journal's own connection; a new one begins with all that is in memory of every reply."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.dedicated(synchronous_commit="off", statement_timeout=ROUND_TIMEOUT)
+            for reply in self._open.values():
+                reply.written = reply.base
+                self._fresh[reply.id] = reply
+        return self._connection
+
+    def _go_away(self, error: BaseException) -> None:
+        if self._connection:
+            self._connection.terminate()
+            self._connection = None
+        if self.away_since is None:
+            self.away_since = self._loop.time()
+            log.warning("The journal cannot write, trying on: %s: %s", type(error).__name__, error)
+        self._work.set()

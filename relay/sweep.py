@@ -1,0 +1,63 @@
+"""What each process does every few seconds, whoever asks or not: a net under the doorbell."""
+
+import asyncio
+import logging
+import random
+
+from db import lines
+from db.pool import Database
+from errors import Unavailable
+from relay.journal import Journal
+from relay.replies import Replies
+from settings import Settings
+
+log = logging.getLogger("chatterd.relay")
+
+INTERVAL = 3.0
+"""Seconds between two sweeps, give or take a fifth so that the processes do not sweep in step."""
+
+PRUNE_BATCH = 5_000
+"""Lines deleted in one statement."""
+
+
+class Sweep:
+    """Adopts orphans, looks after this process's replies, prunes the log, and gives up on a database that stays away."""
+
+    def __init__(self, replies: Replies, journal: Journal, database: Database, settings: Settings) -> None:
+        self._replies = replies
+        self._journal = journal
+        self._database = database
+        self._settings = settings
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Sweep once, which adopts what a predecessor left behind, and go on doing so."""
+        await self._sweep()
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        since = self._journal.away_since
+        if since is not None and asyncio.get_running_loop().time() - since > self._settings.db_patience:
+            self._replies.end_unsaved()
+        try:
+            await self._replies.rescue(owned=False)
+            await self._replies.look_after_own()
+            await self._prune()
+        except Unavailable as error:
+            log.info("The sweep is put off: %s", error)
+
+    async def _prune(self) -> None:
+        while True:
+            async with self._database.acquire() as connection:
+                if not await lines.prune(connection, self._settings.log_retention, PRUNE_BATCH):
+                    return
+
+    def stop(self) -> None:
+        """Sweep no more."""
+        if self._task:
+            self._task.cancel()
