@@ -101,9 +101,7 @@ def test_thinking_is_folded_away(page: Page, ollama: ScriptedOllama) -> None:
         page.reload()
 
 
-def test_a_prompt_that_could_not_be_sent_comes_back(
-    page: Page, ollama: ScriptedOllama, complaints: list[str]
-) -> None:
+def test_a_prompt_that_could_not_be_sent_comes_back(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> None:
     keys: list[str | None] = []
 
     def lose_the_answer(route: Route) -> None:
