@@ -167,7 +167,7 @@ class Generation:
         error = self._call.ended.exception()
         if isinstance(error, OllamaUnreachable):
             self._conclude(_failure("failed", str(error)))
-        elif self._call.status != 200:
+        elif self._call.status not in (0, 200):
             self._conclude(_failure("failed", refusal(self._call.status, bytes(self._refusal))))
         elif isinstance(error, ChatterdError):
             self._conclude(_failure("truncated", str(error)))

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -25,7 +26,7 @@ ERROR_BODY_LIMIT = 65_536
 """Bytes kept of the body of an answer that is an error."""
 
 SHUT_RETRY = 0.01
-"""Seconds until a call that has no socket yet is tried to be closed again."""
+"""Seconds until a call that is still not over is tried to be closed again."""
 
 _BROKEN_OFF = {pycurl.E_GOT_NOTHING, pycurl.E_RECV_ERROR, pycurl.E_SEND_ERROR, pycurl.E_PARTIAL_FILE}
 """What curl says when a connection was made and then lost."""
@@ -58,6 +59,10 @@ class Call:
         curl.call = self
         self._curl = curl
         curl.setopt(pycurl.NOPROXY, "*")
+        # A connection of its own for each call: on a used one that breaks before the answer, also when cancel() breaks
+        # it, curl would take it for stale and ask Ollama a second time.
+        curl.setopt(pycurl.FRESH_CONNECT, 1)
+        curl.setopt(pycurl.FORBID_REUSE, 1)
 
     def take_chunk(self, chunk: bytes) -> None:
         """Pass bytes of the body on (``streaming_callback``)."""
@@ -107,19 +112,15 @@ class Call:
         """Shut the transfer's socket, so that the fetch fails: it cannot be cancelled from outside otherwise.
 
         The handle goes to another request when this one is over, hence the look at whose it is. While curl is still
-        connecting there is no socket yet.
+        connecting there is no socket yet, hence another try.
         """
         if self._curl is None or self._curl.call is not self or self._curl.info is None:
             return
         descriptor = self._curl.getinfo(pycurl.ACTIVESOCKET)
-        if descriptor < 0:
-            self._loop.call_later(SHUT_RETRY, self._shut)
-            return
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            try:
+        if descriptor >= 0:
+            with socket.socket(fileno=os.dup(descriptor)) as connection, suppress(OSError):  # the other side was faster
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # the other side was faster
+        self._loop.call_later(SHUT_RETRY, self._shut)
 
 
 class Ollama:
