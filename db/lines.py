@@ -16,6 +16,7 @@ class Page:
     :param status: as in ``replies.status``.
     :param owner: the process that generates it; None if none does.
     :param owned: whether that process lives, as far as is known.
+    :param pruned: whether its log is not read any more.
     :param lines: from the number that was asked for on; empty at the log's present end.
     """
 
@@ -68,30 +69,35 @@ async def append(
 
 
 async def page(
-    connection: asyncpg.Connection, tenant: str, reply: UUID, first: int, count: int, size: int
+    connection: asyncpg.Connection, tenant: str, reply: UUID, first: int, retention: float, count: int, size: int
 ) -> Page | None:
     """Read a reply's log from line number ``first`` on, and the reply's state in the same snapshot.
 
+    :param retention: seconds after its end for which a reply's log is read.
     :param count: lines at most.
     :param size: bytes at most; one line is read in any case.
     :returns: None if there is no such reply.
     """
     rows = await connection.fetch(
         """
-        SELECT replies.status, replies.owner, replies.pruned, log.line,
-               EXISTS (SELECT FROM processes WHERE processes.owner = replies.owner) AS owned
-        FROM replies LEFT JOIN LATERAL (
+        WITH reply AS (
+            SELECT id, status, owner, pruned OR finished < now() - make_interval(secs => $4) AS pruned
+            FROM replies WHERE tenant = $1 AND id = $2
+        )
+        SELECT reply.status, reply.owner, coalesce(reply.pruned, false) AS pruned, log.line,
+               EXISTS (SELECT FROM processes WHERE processes.owner = reply.owner) AS owned
+        FROM reply LEFT JOIN LATERAL (
             SELECT seq, line, sum(octet_length(line)) OVER (ORDER BY seq) AS bytes
             FROM (
-                SELECT seq, line FROM reply_lines WHERE reply = replies.id AND seq >= $3 ORDER BY seq LIMIT $4
-            ) AS newest
-        ) AS log ON log.bytes <= $5 OR log.seq = $3
-        WHERE replies.tenant = $1 AND replies.id = $2
+                SELECT seq, line FROM reply_lines WHERE reply = $2 AND seq >= $3 ORDER BY seq LIMIT $5
+            ) AS following
+        ) AS log ON reply.pruned IS NOT TRUE AND (log.bytes <= $6 OR log.seq = $3)
         ORDER BY log.seq
         """,
         tenant,
         reply,
         first,
+        retention,
         count,
         size,
     )

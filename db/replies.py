@@ -194,12 +194,14 @@ async def finish(
     message: Message | None,
     first: int,
     lines: Sequence[str],
+    notices: Sequence[str],
 ) -> Finished:
     """End a streaming reply: its last lines, the assistant's message and the status, in one statement, all or nothing.
 
     Safe to repeat when the answer was lost. The message's id is the reply's.
 
     :param first: the number of ``lines[0]``; the log must hold all lines before it.
+    :param notices: what to ring at the other processes with the commit.
     """
     row = await connection.fetchrow(
         """
@@ -220,7 +222,8 @@ async def finish(
             INSERT INTO chatts (seq, id, tenant, appid, username, message, extra)
             SELECT message_seq, $2, $1, appid, 'assistant', $6, $7::jsonb FROM ended WHERE message_seq IS NOT NULL
         )
-        SELECT (SELECT status FROM ended) AS now, status AS before, owner
+        SELECT (SELECT status FROM ended) AS now, status AS before, owner,
+               (SELECT count(pg_notify($10, notice)) FROM ended CROSS JOIN unnest($11::text[]) AS notice)
         FROM (SELECT) AS always LEFT JOIN replies ON tenant = $1 AND id = $2
         """,
         tenant,
@@ -232,6 +235,8 @@ async def finish(
         message.extra if message else None,
         first,
         lines,
+        CHANNEL,
+        notices,
     )
     assert row is not None
     if row["now"] == status or (row["before"] == status and row["owner"] == owner):

@@ -11,6 +11,7 @@ from db.replies import STREAMING
 from errors import Unavailable
 from relay.doorbell import Doorbell
 from relay.reply import AT_ONCE, Reply
+from settings import Settings
 
 PAGE_BYTES = 262_144
 """Bytes of a log read at once."""
@@ -20,7 +21,7 @@ POLL_INTERVAL = 1.0
 
 
 class Moved(Exception):
-    """The viewer shall look for the reply in another process: this one is leaving."""
+    """The rest cannot be shown here: this process is leaving, or the reply was forgotten or pruned under the viewer."""
 
 
 class Sources(Protocol):
@@ -39,7 +40,6 @@ class Cursor:
     """One viewer's place in one reply.
 
     :param at: the number of the next line to show.
-    :param patience: seconds for which the database may be away while only the log has the lines.
     :param reply: the reply, if its lines are in memory.
     :param page: what was read of the log already.
     """
@@ -52,7 +52,7 @@ class Cursor:
         tenant: str,
         id: UUID,
         at: int,
-        patience: float,
+        settings: Settings,
         reply: Reply | None = None,
         page: Page | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class Cursor:
         self._database = database
         self._doorbell = doorbell
         self._tenant = tenant
-        self._patience = patience
+        self._settings = settings
         self._reply = reply
         self._page = page
         self._loop = asyncio.get_running_loop()
@@ -112,8 +112,12 @@ class Cursor:
         try:
             page = await self._read_log()
             self._away_since = None
-            if page is None or page.lines or page.status != STREAMING:
-                return page.lines or None if page else None
+            if page is None or page.pruned:
+                raise Moved
+            if page.lines:
+                return page.lines
+            if page.status != STREAMING:
+                return None
             await self._sources.rescue(page.owned)
         except Unavailable:
             self._check_patience()
@@ -125,11 +129,12 @@ class Cursor:
         page, self._page = self._page, None
         if page is None:
             async with self._database.acquire() as connection:
-                page = await lines.page(connection, self._tenant, self.id, self.at, AT_ONCE, PAGE_BYTES)
+                retention = self._settings.log_retention
+                page = await lines.page(connection, self._tenant, self.id, self.at, retention, AT_ONCE, PAGE_BYTES)
         return page
 
     def _check_patience(self) -> None:
         now = self._loop.time()
         self._away_since = self._away_since or now
-        if now - self._away_since > self._patience:
+        if now - self._away_since > self._settings.db_patience:
             raise Unavailable("The database cannot be reached.")

@@ -93,6 +93,15 @@ class Doorbell:
         for id in list(self._waiting):
             self.wake(id)
 
+    @property
+    def somebody_waits(self) -> bool:
+        """Whether anybody waits here."""
+        return bool(self._waiting)
+
+    def rings_for_end(self, id: UUID) -> list[str]:
+        """The notices to send with the end of a reply, to those who wait for it elsewhere."""
+        return [f"lines {id}"] if self._watched.pop(id, 0.0) > self._loop.time() else []
+
     def due_rings(self, ids: Iterable[UUID]) -> list[str]:
         """The notices to send with a round that writes lines of these replies, to those who wait for them elsewhere.
 

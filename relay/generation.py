@@ -10,6 +10,7 @@ from db.pool import Database
 from db.replies import Finished
 from errors import ChatterdError, LineTooLong, NotAcceptable, OllamaUnreachable, Unavailable, UnreadableLine
 from relay import chat_line, ndjson
+from relay.doorbell import Doorbell
 from relay.journal import Journal
 from relay.ollama import ERROR_BODY_LIMIT, Ollama, refusal
 from relay.reply import Reply
@@ -45,6 +46,7 @@ class Parts:
 
     ollama: Ollama
     database: Database
+    doorbell: Doorbell
     journal: Journal
     settings: Settings
 
@@ -68,6 +70,7 @@ class Generation:
         self.owner = owner
         self._ollama = parts.ollama
         self._database = parts.database
+        self._doorbell = parts.doorbell
         self._journal = parts.journal
         self._settings = parts.settings
         self._loop = asyncio.get_running_loop()
@@ -224,7 +227,16 @@ class Generation:
         lines = [line.decode() for line in reply.lines(first, reply.count)]
         async with self._database.acquire() as connection:
             return await replies.finish(
-                connection, reply.id, reply.tenant, self.owner, outcome.status, outcome.error, message, first, lines
+                connection,
+                reply.id,
+                reply.tenant,
+                self.owner,
+                outcome.status,
+                outcome.error,
+                message,
+                first,
+                lines,
+                self._doorbell.rings_for_end(reply.id),
             )
 
     def _give_up(self, outcome: Outcome) -> Outcome:

@@ -10,11 +10,11 @@ import msgspec
 
 from db import chatts, conversations, lines, replies
 from db.chatts import Message
+from db.lines import Page
 from db.replies import Adopted, NewReply, Orphan, StoredReply
 from errors import Conflict, NotFound, Unavailable
 from relay import adoption, chat_line, prompt
 from relay.cursor import PAGE_BYTES, Cursor
-from relay.doorbell import Doorbell
 from relay.generation import Generation, Parts
 from relay.presence import Presence
 from relay.prompt import Prompt
@@ -37,20 +37,20 @@ class Replies:
     :ivar leaving: no reply is shown any more either.
     """
 
-    def __init__(self, parts: Parts, presence: Presence, doorbell: Doorbell) -> None:
+    def __init__(self, parts: Parts, presence: Presence) -> None:
         self.draining = False
         self.leaving = False
         self._parts = parts
         self._database = parts.database
         self._settings = parts.settings
         self._presence = presence
-        self._doorbell = doorbell
+        self._doorbell = parts.doorbell
         self._running: dict[UUID, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._adopting = asyncio.Lock()
         presence.on_lost = self.lose_all
-        doorbell.on_stop = self._stop_here
-        doorbell.on_orphan = lambda id: self._spawn(self.rescue(owned=False))
+        self._doorbell.on_stop = self._stop_here
+        self._doorbell.on_orphan = lambda id: self._spawn(self.rescue(owned=False))
 
     async def begin(self, asked: Prompt) -> Cursor:
         """Record a prompt and start its reply, or find the reply that the same idempotency key began.
@@ -99,7 +99,7 @@ class Replies:
                 raise NotFound("There is no such reply.")
             return self._cursor(tenant, id, at, reply=reply)
         async with self._database.acquire() as connection:
-            page = await lines.page(connection, tenant, id, at, AT_ONCE, PAGE_BYTES)
+            page = await self._page(connection, tenant, id, at)
             if page is None:
                 raise NotFound("There is no such reply.")
             if page.pruned and at == 0 and not page.lines:
@@ -223,9 +223,7 @@ class Replies:
             raise Unavailable("The database cannot be reached. Try again in a moment.")
 
     def _cursor(self, tenant: str, id: UUID, at: int, **found: Any) -> Cursor:
-        return Cursor(
-            self, self._database, self._doorbell, tenant, id, at, patience=self._settings.db_patience, **found
-        )
+        return Cursor(self, self._database, self._doorbell, tenant, id, at, self._settings, **found)
 
     def _stop_here(self, id: UUID) -> None:
         if generation := self._running.get(id):
@@ -242,6 +240,9 @@ class Replies:
         finally:
             self._parts.journal.close(generation.reply)
             del self._running[generation.reply.id]
+
+    async def _page(self, connection: Any, tenant: str, id: UUID, first: int) -> Page | None:
+        return await lines.page(connection, tenant, id, first, self._settings.log_retention, AT_ONCE, PAGE_BYTES)
 
     async def _context(self, connection: Any, reply: Reply) -> list[Message]:
         settings = self._settings
@@ -274,7 +275,7 @@ class Replies:
     async def _read_log(self, connection: Any, adopted: Adopted) -> tuple[Transcript, int]:
         """What the model had said of an adopted reply, and how many lines the log has of it."""
         found: list[bytes] = []
-        while page := await lines.page(connection, adopted.tenant, adopted.id, len(found), AT_ONCE, PAGE_BYTES):
+        while page := await self._page(connection, adopted.tenant, adopted.id, len(found)):
             if not page.lines:
                 break
             found += page.lines

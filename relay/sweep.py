@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import random
+from contextlib import suppress
 
 from db import lines
 from db.pool import Database
 from errors import Unavailable
+from relay.doorbell import Doorbell
 from relay.journal import Journal
 from relay.replies import Replies
 from settings import Settings
@@ -16,6 +18,9 @@ log = logging.getLogger("chatterd.relay")
 INTERVAL = 3.0
 """Seconds between two sweeps, give or take a fifth so that the processes do not sweep in step."""
 
+WATCH_INTERVAL = 0.3
+"""Seconds between two looks for dead processes while somebody waits for one."""
+
 PRUNE_BATCH = 5_000
 """Lines deleted in one statement."""
 
@@ -23,22 +28,33 @@ PRUNE_BATCH = 5_000
 class Sweep:
     """Adopts orphans, looks after this process's replies, prunes the log, and gives up on a database that stays away."""
 
-    def __init__(self, replies: Replies, journal: Journal, database: Database, settings: Settings) -> None:
+    def __init__(
+        self, replies: Replies, journal: Journal, doorbell: Doorbell, database: Database, settings: Settings
+    ) -> None:
         self._replies = replies
         self._journal = journal
+        self._doorbell = doorbell
         self._database = database
         self._settings = settings
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Sweep once, which adopts what a predecessor left behind, and go on doing so."""
         await self._sweep()
-        self._task = asyncio.create_task(self._run())
+        self._tasks = [asyncio.create_task(self._keep_sweeping()), asyncio.create_task(self._keep_watching())]
 
-    async def _run(self) -> None:
+    async def _keep_sweeping(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
             await self._sweep()
+
+    async def _keep_watching(self) -> None:
+        """While viewers here wait for other processes' replies, look more often whether those processes live."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            if self._doorbell.somebody_waits:
+                with suppress(Unavailable):  # the viewers notice too, and how long to be patient is theirs to decide
+                    await self._replies.rescue(owned=True)
 
     async def _sweep(self) -> None:
         since = self._journal.away_since
@@ -59,5 +75,5 @@ class Sweep:
 
     def stop(self) -> None:
         """Sweep no more."""
-        if self._task:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
