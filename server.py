@@ -104,7 +104,7 @@ def _stop_signal() -> asyncio.Event:
 async def _start_postgres(parts: AsyncExitStack, settings: Settings) -> str:
     if not EmbeddedPostgres.installed():
         raise OSError("no --database-url is given, and the embedded PostgreSQL is not installed (`make run` does)")
-    folder = Path(settings.data_dir).absolute() / "postgres"
+    folder = Path(settings.data_dir, "postgres")
     log.info("No --database-url: starting the embedded PostgreSQL, data in %s", folder)
     postgres = EmbeddedPostgres(folder)
     parts.callback(postgres.stop)

@@ -68,7 +68,8 @@ CONTEXT = """
     )
     SELECT seq, username, message, extra FROM newest WHERE username <> 'system' AND (bytes <= $4 OR n <= $5)
     UNION ALL
-    SELECT seq, username, message, extra FROM chatts WHERE tenant = $1 AND appid = $2 AND username = 'system' AND seq < $6
+    SELECT seq, username, message, extra FROM chatts
+    WHERE tenant = $1 AND appid = $2 AND username = 'system' AND seq < $6
 """
 """A query for what the model is given of a conversation ($1 tenant, $2 appid) before seq $6, in no order: the newest $3
 messages, as many as fit into $4 bytes but $5 at least, and every system message."""

@@ -25,16 +25,21 @@ async def migrate(connection: asyncpg.Connection) -> None:
             " (number int PRIMARY KEY, name text NOT NULL, applied timestamptz NOT NULL DEFAULT now())"
         )
         newest = await connection.fetchval("SELECT coalesce(max(number), 0) FROM chatterd_migrations")
-        for file in sorted(FOLDER.glob("*.sql")):
-            number = int(file.name.split("_")[0])
+        for number, name, statements in _migrations():
             if number > newest:
-                await _apply(connection, number, file)
+                await _apply(connection, number, name, statements)
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
 
 
-async def _apply(connection: asyncpg.Connection, number: int, file: Path) -> None:
-    log.info("Migrating the database: %s", file.stem)
+def _migrations() -> list[tuple[int, str, str]]:
+    """Number, name and statements of each file, in order."""
+    files = sorted(FOLDER.glob("*.sql"))
+    return [(int(file.name.split("_")[0]), file.stem, file.read_text(encoding="utf-8")) for file in files]
+
+
+async def _apply(connection: asyncpg.Connection, number: int, name: str, statements: str) -> None:
+    log.info("Migrating the database: %s", name)
     async with connection.transaction():
-        await connection.execute(file.read_text(encoding="utf-8"))
-        await connection.execute("INSERT INTO chatterd_migrations (number, name) VALUES ($1, $2)", number, file.stem)
+        await connection.execute(statements)
+        await connection.execute("INSERT INTO chatterd_migrations (number, name) VALUES ($1, $2)", number, name)

@@ -96,10 +96,11 @@ class Database:
         :raises ConnectionLost: it went away inside the block; what was under way may be committed or not.
         :raises NotAcceptable: it refuses a text inside the block (PostgreSQL class 22, data exception).
         """
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             raise Unavailable(AWAY_SENTENCE)
         try:
-            connection = await self._pool.acquire(timeout=self._acquire_timeout)
+            connection = await pool.acquire(timeout=self._acquire_timeout)
         except AWAY as error:
             log.warning("No connection to the database: %s: %s", type(error).__name__, error)
             raise Unavailable(AWAY_SENTENCE) from error
@@ -114,13 +115,7 @@ class Database:
             log.warning("The connection to the database was lost: %s: %s", type(error).__name__, error)
             raise ConnectionLost(AWAY_SENTENCE) from error
         finally:
-            await self._release(connection)
-
-    async def _release(self, connection: asyncpg.Connection) -> None:
-        try:
-            await self._pool.release(connection)
-        except AWAY as error:
-            log.info("A connection could not be given back: %s", error)
+            await _release(pool, connection)
 
     async def dedicated(self, **settings: str) -> asyncpg.Connection:
         """Open a connection outside the pool, for what lives as long as a session does. The caller closes it.
@@ -140,3 +135,10 @@ class Database:
         if self._pool:
             self._pool.terminate()
             self._pool = None
+
+
+async def _release(pool: Any, connection: asyncpg.Connection) -> None:
+    try:
+        await pool.release(connection)
+    except AWAY as error:
+        log.info("A connection could not be given back: %s", error)

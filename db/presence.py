@@ -20,8 +20,19 @@ async def announce(connection: asyncpg.Connection, owner: int) -> None:
 async def announce_again(connection: asyncpg.Connection, owner: int) -> bool:
     """Say so in a new session after the old one was lost.
 
+    PostgreSQL may not have noticed yet that the old one is; it is ended, or the lock would not be free.
+
     :returns: False if the process was declared dead in between: its replies are or will be somebody else's.
     """
+    await connection.execute(
+        """
+        SELECT pg_terminate_backend(pid) FROM pg_locks
+        WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND classid::bigint = $1 >> 32 AND objid::bigint = $1 & 4294967295 AND objsubid = 1 -- a bigint key's two halves
+        """,
+        owner,
+    )
     await connection.execute("SELECT pg_advisory_lock($1)", owner)
     return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM processes WHERE owner = $1)", owner))
 

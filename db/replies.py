@@ -107,7 +107,7 @@ async def begin(
 ) -> Begun:
     """Record the messages and the reply, and read the conversation before them: one statement, all or nothing.
 
-    Refused, with nothing recorded, if the conversation has a reply that is streaming or if the idempotency key is known.
+    Refused, with nothing recorded, if a reply is streaming in this conversation or if the idempotency key is known.
 
     :param context_messages: how many earlier messages to read at most.
     :param context_bytes: how many bytes of them at most.
@@ -203,7 +203,7 @@ async def finish(
     :param first: the number of ``lines[0]``; the log must hold all lines before it.
     :param notices: what to ring at the other processes with the commit.
     """
-    row = await connection.fetchrow(
+    [row] = await connection.fetch(
         """
         WITH ended AS (
             UPDATE replies
@@ -214,7 +214,8 @@ async def finish(
             RETURNING appid, status, message_seq
         ), written AS (
             INSERT INTO reply_lines (reply, seq, line)
-            SELECT $2, $8 + new.n - 1, new.line FROM ended CROSS JOIN unnest($9::text[]) WITH ORDINALITY AS new (line, n)
+            SELECT $2, $8 + new.n - 1, new.line
+            FROM ended CROSS JOIN unnest($9::text[]) WITH ORDINALITY AS new (line, n)
             ON CONFLICT (reply, seq) DO UPDATE SET line = excluded.line
         ), never_shown AS (
             DELETE FROM reply_lines USING ended WHERE reply = $2 AND seq >= $8 + cardinality($9::text[])
@@ -238,7 +239,6 @@ async def finish(
         CHANNEL,
         notices,
     )
-    assert row is not None
     if row["now"] == status or (row["before"] == status and row["owner"] == owner):
         return Finished.YES
     if row["before"] == STREAMING and row["owner"] == owner:
@@ -305,7 +305,7 @@ async def orphans(connection: asyncpg.Connection, limit: int) -> list[Orphan]:
         WHERE status = 'streaming' AND (owner IS NULL OR NOT EXISTS (
             SELECT FROM processes WHERE processes.owner = replies.owner
         ))
-        ORDER BY started
+        ORDER BY random() -- so that several adopters do not all go for the same ones
         LIMIT $1
         """,
         limit,

@@ -19,7 +19,9 @@ class Message(msgspec.Struct):
 class Options(msgspec.Struct):
     """Ollama's options and defaults (api/types.go, DefaultOptions); others are ignored, as Ollama does."""
 
-    temperature: float = 0.8
+    temperature: float = (
+        0.2  # as the makers of SmolLM2 recommend on its card; Ollama takes such values from a Modelfile
+    )
     seed: int = -1
     num_predict: int = -1
     stop: list[str] = []

@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _install(*arguments: str) -> None:
-    subprocess.run(
+    subprocess.run(  # noqa: S603 - our own files only
         [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments], check=True
     )
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from pathlib import Path
+from typing import cast
 
 from embedded import llama
 
@@ -51,9 +52,9 @@ class EmbeddedModel:
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        assert self._process.stdout is not None
+        stdout = cast(asyncio.StreamReader, self._process.stdout)
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), START_TIMEOUT)
+            line = await asyncio.wait_for(stdout.readline(), START_TIMEOUT)
         except TimeoutError:
             line = b""
         if not line:

@@ -17,7 +17,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()
         self._server: Any = None
 
     @staticmethod

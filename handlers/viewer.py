@@ -12,7 +12,7 @@ from relay.cursor import Cursor, Moved
 
 log = logging.getLogger("chatterd.http")
 
-WRITE_LIMIT = 65_536
+WRITE_LIMIT = 32_768
 """Bytes handed to a socket at once, and so what a viewer that does not read costs."""
 
 

@@ -13,7 +13,7 @@ from relay.doorbell import Doorbell
 from relay.reply import AT_ONCE, Reply
 from settings import Settings
 
-PAGE_BYTES = 262_144
+PAGE_BYTES = 65_536
 """Bytes of a log read at once."""
 
 POLL_INTERVAL = 1.0
@@ -75,15 +75,15 @@ class Cursor:
             return self._reply.ended and self.at >= self._reply.count
         return self._page is not None and self._page.status != STREAMING and not self._page.lines
 
-    async def next(self, timeout: float) -> list[bytes] | None:
+    async def next(self, seconds: float) -> list[bytes] | None:
         """Wait for the lines after those already given, and give the next few of them.
 
-        :param timeout: seconds.
-        :returns: an empty list if the timeout passed; None at the reply's end.
+        :param seconds: how long to wait.
+        :returns: an empty list if the time passed; None at the reply's end.
         :raises Moved: this process is leaving.
         :raises Unavailable: the database has been away for longer than the patience.
         """
-        deadline = self._loop.time() + timeout
+        deadline = self._loop.time() + seconds
         while not self._sources.leaving:
             reply = self._in_memory()
             if reply is None:

@@ -53,16 +53,16 @@ class Doorbell:
             self.on_orphan(id)
             self.wake(id)
 
-    async def wait(self, id: UUID, timeout: float) -> None:
+    async def wait(self, id: UUID, seconds: float) -> None:
         """Wait until a reply of another process may have more to show.
 
-        :param timeout: seconds, after which it is time to look in any case: a ring can be lost.
+        :param seconds: after these it is time to look in any case: a ring can be lost.
         """
         waiting = self._loop.create_future()
         self._waiting.setdefault(id, set()).add(waiting)
         try:
             await self._ask(id)
-            await asyncio.wait_for(waiting, timeout)
+            await asyncio.wait_for(waiting, seconds)
         except TimeoutError:
             return
         finally:

@@ -220,6 +220,9 @@ class Generation:
                 continue
             if finished is not Finished.LINES_MISSING:
                 return finished is Finished.YES
+            if first == self.reply.base:
+                log.error("The log of reply %s has lost lines that are not in memory any more.", self.reply.id)
+                return False  # the reply is continued from what the log has, as if its process had died
             first = self.reply.base
 
     async def _finish(self, outcome: Outcome, message: Message | None, first: int) -> Finished:

@@ -106,7 +106,12 @@ class Journal:
                 async with self._round:
                     await self._write_round()
             except AWAY as error:
-                self._go_away(error)
+                self._go_away()
+                log.info("The journal cannot write: %s: %s", type(error).__name__, error)
+                await asyncio.sleep(RETRY_INTERVAL)
+            except Exception:
+                self._go_away()
+                log.exception("The journal cannot write, for a reason that trying again may not mend.")
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
                 self.away_since = None
@@ -144,11 +149,11 @@ class Journal:
                 self._fresh[reply.id] = reply
         return self._connection
 
-    def _go_away(self, error: BaseException) -> None:
+    def _go_away(self) -> None:
         if self._connection:
             self._connection.terminate()
             self._connection = None
         if self.away_since is None:
             self.away_since = self._loop.time()
-            log.warning("The journal cannot write, trying on: %s: %s", type(error).__name__, error)
+            log.warning("The database takes no lines; replies pause until it does.")
         self._work.set()

@@ -37,7 +37,8 @@ class Call:
 
     :ivar head: done when status and content type are known: with the first bytes of the body, or at a clean end.
     :ivar status: Ollama's HTTP status, 0 until ``head`` is done.
-    :ivar ended: done at the answer's end; its exception is OllamaUnreachable or AnswerBroken if that was not a clean one.
+    :ivar ended: done at the answer's end; if that was not a clean one, its exception is OllamaUnreachable or
+        AnswerBroken.
     :ivar last_byte: when the last byte came, or the call began, by the event loop's clock.
     """
 

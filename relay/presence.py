@@ -28,7 +28,8 @@ class Presence:
     """Holds this process's advisory lock, in a connection of its own, and listens there.
 
     :ivar owner: this process's random id, a positive bigint. Another one once it was declared dead.
-    :ivar announced: whether the others know that this process lives.
+    :ivar known: whether replies can be this process's: it was announced, and not declared dead as far as it knows.
+    :ivar announced: whether it has its session now.
     :ivar on_lost: called when this process was declared dead though it lives: its replies are others' now.
     :param doorbell: hears what the others ring.
     """
@@ -39,7 +40,7 @@ class Presence:
         self._database = database
         self._doorbell = doorbell
         self.on_lost: Callable[[], None] = lambda: None
-        self._known = False
+        self.known = False
         self._connection: asyncpg.Connection | None = None
         self._cut = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -58,7 +59,10 @@ class Presence:
                 log.info("The presence session was cut; announcing this process again.")
             else:
                 await asyncio.sleep(RETRY_INTERVAL)
-            await self._announce()
+            try:
+                await self._announce()
+            except Exception:
+                log.exception("This process could not be announced; trying on.")
 
     async def _announce(self) -> None:
         self._cut.clear()
@@ -67,7 +71,7 @@ class Presence:
             connection = await self._database.dedicated(**KEEPALIVE)
             connection.add_termination_listener(lambda _: self._cut.set())
             await connection.add_listener(presence.CHANNEL, lambda *notice: self._doorbell.hear(notice[-1]))
-            if not self._known:
+            if not self.known:
                 await presence.announce(connection, self.owner)
             elif not await presence.announce_again(connection, self.owner):
                 connection.terminate()
@@ -79,13 +83,13 @@ class Presence:
             log.info("This process cannot be announced: %s", error)
             return
         self._connection = connection
-        self._known = self.announced = True
+        self.known = self.announced = True
 
     def renew(self) -> None:
         """Go on under another id after this process was declared dead: its replies are others'."""
         log.warning("This process was declared dead, though it lives; its replies go on elsewhere.")
         self.owner = secrets.randbits(63)
-        self._known = self.announced = False
+        self.known = self.announced = False
         if self._connection:
             self._connection.terminate()
         self._cut.set()

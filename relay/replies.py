@@ -23,8 +23,8 @@ from relay.transcript import Transcript
 
 log = logging.getLogger("chatterd.relay")
 
-ADOPT_AT_ONCE = 100
-"""Orphans adopted in one go; the other processes get a chance at the rest."""
+ADOPT_AT_ONCE = 5
+"""Orphans adopted at once, each with a connection; the other processes take others in the meantime."""
 
 LEAVE_SECONDS = 1.0
 """Seconds at most for the last writes of a process that leaves."""
@@ -47,10 +47,9 @@ class Replies:
         self._doorbell = parts.doorbell
         self._running: dict[UUID, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._adopting = asyncio.Lock()
         presence.on_lost = self.lose_all
         self._doorbell.on_stop = self._stop_here
-        self._doorbell.on_orphan = lambda id: self._spawn(self.rescue(owned=False))
+        self._doorbell.on_orphan = self._hear_of_orphan
 
     async def begin(self, asked: Prompt) -> Cursor:
         """Record a prompt and start its reply, or find the reply that the same idempotency key began.
@@ -156,13 +155,12 @@ class Replies:
 
         :raises Unavailable: the database is away.
         """
-        if self.draining or not self._presence.announced:
-            return
-        async with self._adopting, self._database.acquire() as connection:
-            orphans = await replies.orphans(connection, ADOPT_AT_ONCE)
-        for orphan in orphans:
-            if orphan.id not in self._running and len(self._running) < self._settings.max_replies:
-                await self._adopt(orphan)
+        while True:
+            async with self._database.acquire() as connection:
+                orphans = await replies.orphans(connection, ADOPT_AT_ONCE)
+            adopted = await asyncio.gather(*(self._adopt(orphan) for orphan in orphans))
+            if not any(adopted):
+                return
 
     async def look_after_own(self) -> None:
         """Stop the replies of this process that another was asked to stop, should the doorbell not have been heard,
@@ -195,10 +193,12 @@ class Replies:
         if self._tasks:
             log.info("Waiting %g s at most for %d replies to end.", seconds, len(self._running))
             await asyncio.wait(self._tasks, timeout=seconds)
-        left = list(self._running.values())
-        for generation in left:
+        left = list(self._running)
+        for generation in self._running.values():
             generation.let_go()
-        await self._release([generation.reply.id for generation in left])
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS)
+        await self._release([id for id in left if id not in self._running])
         self.leaving = True
         self._doorbell.wake_all()
 
@@ -207,7 +207,7 @@ class Replies:
             return
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                await self._parts.journal.idle()
+                await self._parts.journal.idle()  # an adopter must find every line that is still to be written
                 async with self._database.acquire() as connection:
                     await replies.release(connection, self._presence.owner, ids)
             log.info("Gave up %d replies for others to go on with.", len(ids))
@@ -219,7 +219,7 @@ class Replies:
             raise Unavailable("The server is being restarted. Try again in a moment.")
         if len(self._running) >= self._settings.max_replies:
             raise Unavailable("The server is generating as many replies as it can. Try again in a moment.")
-        if not self._presence.announced:
+        if not self._presence.known:
             raise Unavailable("The database cannot be reached. Try again in a moment.")
 
     def _cursor(self, tenant: str, id: UUID, at: int, **found: Any) -> Cursor:
@@ -228,6 +228,10 @@ class Replies:
     def _stop_here(self, id: UUID) -> None:
         if generation := self._running.get(id):
             generation.stop()
+
+    def _hear_of_orphan(self, id: UUID) -> None:
+        if not self.draining:
+            self._spawn(self.adopt_orphans())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(_logged(work))
@@ -250,12 +254,18 @@ class Replies:
             connection, reply.tenant, reply.appid, settings.context_messages, settings.context_bytes
         )
 
-    async def _adopt(self, orphan: Orphan) -> None:
+    async def _adopt(self, orphan: Orphan) -> bool:
+        """Go on with a reply, unless another process is faster.
+
+        Should this fail after the reply became this process's, look_after_own() finds it.
+        """
         owner = self._presence.owner
+        if self.draining or not self._presence.known or len(self._running) >= self._settings.max_replies:
+            return False
         async with self._database.acquire() as connection:
             adopted = await replies.adopt(connection, orphan, owner)
             if adopted is None:
-                return
+                return False
             said, count = await self._read_log(connection, adopted)
             reply = Reply(adopted.id, adopted.tenant, adopted.appid, adopted.model, base=count)
             context = await self._context(connection, reply)
@@ -267,10 +277,11 @@ class Replies:
         elif error := adoption.obstacle(adopted.request, said, adopted.attempts):
             generation.interrupt(error)
         if owner != self._presence.owner:
-            return  # declared dead in the meantime: it is an orphan again
+            return False  # declared dead in the meantime: it is an orphan again
         self._running[reply.id] = generation
         self._spawn(self._generate(generation, body))
         self._doorbell.wake(reply.id)
+        return True
 
     async def _read_log(self, connection: Any, adopted: Adopted) -> tuple[Transcript, int]:
         """What the model had said of an adopted reply, and how many lines the log has of it."""

@@ -9,7 +9,7 @@ AT_ONCE = 1_000
 
 KEEP_SECONDS = 30.0
 """For how long committed lines stay in memory at least: PostgreSQL commits rounds of lines without waiting for its
-disk, and should it crash, it has lost those of its last moments (three times wal_writer_delay, which is 10 s at most)."""
+disk, and should it crash, those of its last moments are lost (three times wal_writer_delay, which is 10 s at most)."""
 
 KEEP_BYTES = 1_048_576
 """How large the committed lines must be for any to leave memory; viewers find them in the log from then on."""
@@ -87,18 +87,18 @@ class Reply:
         self.lost = True
         self._wake()
 
-    async def more(self, cursor: int, timeout: float) -> bool:
+    async def more(self, cursor: int, seconds: float) -> bool:
         """Wait until there is a line number ``cursor`` to show, or no such line will come from here.
 
-        :param timeout: seconds.
-        :returns: False if the timeout passed first.
+        :param seconds: how long to wait.
+        :returns: False if the time passed first.
         """
         if self.committed > cursor or self.ended or self.lost:
             return True
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.add(waiting)
         try:
-            await asyncio.wait_for(waiting, timeout)
+            await asyncio.wait_for(waiting, seconds)
         except TimeoutError:
             return False
         finally:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-from contextlib import suppress
 
 from db import lines
 from db.pool import Database
@@ -26,7 +25,7 @@ PRUNE_BATCH = 5_000
 
 
 class Sweep:
-    """Adopts orphans, looks after this process's replies, prunes the log, and gives up on a database that stays away."""
+    """Adopts orphans, looks after this process's replies, prunes the log, gives up on a database that stays away."""
 
     def __init__(
         self, replies: Replies, journal: Journal, doorbell: Doorbell, database: Database, settings: Settings
@@ -53,8 +52,12 @@ class Sweep:
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             if self._doorbell.somebody_waits:
-                with suppress(Unavailable):  # the viewers notice too, and how long to be patient is theirs to decide
+                try:
                     await self._replies.rescue(owned=True)
+                except Unavailable:
+                    continue  # the viewers notice too, and how long to be patient is theirs to decide
+                except Exception:
+                    log.exception("Looking for dead processes failed; trying again.")
 
     async def _sweep(self) -> None:
         since = self._journal.away_since
@@ -66,6 +69,8 @@ class Sweep:
             await self._prune()
         except Unavailable as error:
             log.info("The sweep is put off: %s", error)
+        except Exception:
+            log.exception("The sweep failed; the next one tries again.")
 
     async def _prune(self) -> None:
         while True:

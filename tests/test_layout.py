@@ -1,4 +1,4 @@
-"""The house rules that a program can check: imports run downwards, files open with a sentence, settings are documented."""
+"""The house rules that a program can check: imports run downwards, files open with a sentence, the README is whole."""
 
 import ast
 import dataclasses

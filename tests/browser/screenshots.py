@@ -1,0 +1,35 @@
+"""Takes the README's pictures: the real page, the real program, the embedded model (``make screenshots``)."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import expect, sync_playwright
+
+from tests.browser.conftest import ARGUMENTS, CHROMIUM
+from tests.program import ROOT, Program
+
+SIZE = {"width": 1000, "height": 640}
+
+
+def main() -> None:
+    """Chat a little, and take a picture of it."""
+    folder = Path(tempfile.mkdtemp(prefix="chatterd-screenshots-"))
+    try:
+        with Program(data_dir=folder, ollama_host="127.0.0.1:1") as program, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            page = browser.new_page(base_url=program.url, viewport=SIZE, device_scale_factor=1.5)
+            page.goto("/")
+            for prompt in ("What is the capital of France?", "Why is the sky blue? Answer in two sentences."):
+                page.get_by_label("Message").fill(prompt)
+                page.get_by_label("Message").press("Enter")
+                expect(page.get_by_role("button", name="Stop")).to_be_visible()
+                expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=60_000)
+            page.screenshot(path=ROOT / "docs" / "chat.png", animations="disabled")
+            browser.close()
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
