@@ -18,12 +18,14 @@ from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from handlers import application
 from handlers.base import Services
+from relay.adoption import Adoption
 from relay.doorbell import Doorbell
 from relay.generation import Parts
 from relay.journal import Journal
 from relay.ollama import Ollama
 from relay.presence import Presence
 from relay.replies import Replies
+from relay.running import Running
 from relay.sweep import Sweep
 from settings import Settings, ollama_url
 
@@ -74,15 +76,19 @@ async def _start_relay(parts: AsyncExitStack, database: Database, ollama: Ollama
     doorbell = Doorbell(database)
     presence = Presence(database, doorbell)
     journal = Journal(database, presence, doorbell, settings.journal_interval / 1000)
-    replies = Replies(Parts(ollama, database, doorbell, journal, settings), presence)
-    sweep = Sweep(replies, journal, doorbell, database, settings)
+    relay = Parts(ollama, database, doorbell, journal, settings)
+    running = Running(journal)
+    adoption = Adoption(relay, presence, running)
+    sweep = Sweep(relay, running, adoption)
+    presence.on_lost = running.let_all_go
+    doorbell.on_stop = running.stop
     parts.push_async_callback(presence.stop)
     await presence.start()
     parts.push_async_callback(journal.stop)
     journal.start()
     parts.callback(sweep.stop)
     await sweep.start()
-    return replies
+    return Replies(relay, presence, running, adoption)
 
 
 def _listen(services: Services) -> HTTPServer:

@@ -1,56 +1,118 @@
-"""How a reply goes on in another process: what the model had said, and how it is asked to continue. Pure."""
+"""Adopts replies whose process is gone: finds them, makes them this process's, and goes on with them."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+import logging
+from uuid import UUID
 
-import msgspec
+import asyncpg
 
-from db.chatts import Message
-from errors import UnreadableLine
-from relay import chat_line
+from db import chatts, lines, replies
+from db.replies import Adopted, Orphan
+from relay import continuation, prompt
+from relay.cursor import PAGE_BYTES
+from relay.generation import Generation, Parts
+from relay.presence import Presence
+from relay.reply import AT_ONCE, Reply
+from relay.running import Running
 from relay.transcript import Transcript
 
-ATTEMPTS = 5
-"""How often a reply is adopted before it is given up: it may be what kills the processes."""
+log = logging.getLogger("chatterd.relay")
+
+ADOPT_AT_ONCE = 5
+"""Orphans adopted at once, each with a connection; the other processes take others in the meantime."""
 
 
-def transcript_of(lines: Sequence[bytes]) -> Transcript:
-    """Put together what the model had said from a reply's log."""
-    transcript = Transcript()
-    for line in lines:
-        try:
-            transcript.add(chat_line.read(line))
-        except UnreadableLine:
-            continue  # an error event of ours: the model did not say it
-    return transcript
+class Adoption:
+    """Goes on with orphans, unless this process is itself about to leave.
 
-
-def obstacle(request: str, transcript: Transcript, attempts: int) -> str | None:
-    """Say why a reply cannot be continued; None if it can.
-
-    A model is asked to continue by giving it its own words as the last message, which Ollama leaves open. That works
-    for content; a thought, a call of a tool or an answer bound to a format it would begin again.
-
-    :param request: see :meth:`relay.prompt.Prompt.stored_request`.
+    :ivar open: whether orphans are welcome.
     """
-    if attempts > ATTEMPTS:
-        return "The reply was interrupted too often to go on with it."
-    if transcript.empty:
-        return None
-    options = msgspec.json.decode(request, type=dict[str, msgspec.Raw])
-    bound = bytes(options.get("format", b"null")) not in (b"null", b'""')
-    if bound or transcript.has_tool_calls or not transcript.content:
-        return "The reply was interrupted where it could not be continued."
-    return None
 
+    def __init__(self, parts: Parts, presence: Presence, running: Running) -> None:
+        self.open = True
+        self._parts = parts
+        self._database = parts.database
+        self._settings = parts.settings
+        self._presence = presence
+        self._running = running
+        parts.doorbell.on_orphan = self._hear_of_orphan
 
-def continued(context: Sequence[Message], transcript: Transcript) -> list[Message]:
-    """The messages for Ollama: the conversation, and what the model had said of this reply as its last message.
+    async def rescue(self, owned: bool) -> None:
+        """Adopt the replies whose process is dead.
 
-    If the reply itself continues an assistant's message, the two become one, as they will read to the model.
-    """
-    if not transcript.content:
-        return list(context)
-    if context and context[-1].role == "assistant" and context[-1].extra is None:
-        return [*context[:-1], replace(context[-1], content=context[-1].content + transcript.content)]
-    return [*context, Message("assistant", transcript.content)]
+        :param owned: False if it is known that there are some, True to look for dead processes first.
+        :raises Unavailable: the database is away.
+        """
+        if await self._presence.bury() or not owned:
+            await self.adopt_orphans()
+
+    async def adopt_orphans(self) -> None:
+        """Go on with the replies that no living process owns.
+
+        :raises Unavailable: the database is away.
+        """
+        while True:
+            async with self._database.acquire() as connection:
+                orphans = await replies.orphans(connection, ADOPT_AT_ONCE)
+            adopted = await asyncio.gather(*(self._adopt(orphan) for orphan in orphans))
+            if not any(adopted):
+                return
+
+    async def look_after_own(self) -> None:
+        """Stop the replies of this process that another was asked to stop, should the doorbell not have been heard,
+        and generate those that are this process's without its knowing: the answer to a statement was lost.
+
+        :raises Unavailable: the database is away.
+        """
+        owner = self._presence.owner
+        async with self._database.acquire() as connection:
+            owned = await replies.owned(connection, owner)
+        for id, stop in owned:
+            if self._running.get(id) is None:
+                await self._adopt(Orphan(id, owner))
+            elif stop:
+                self._running.stop(id)
+
+    def _hear_of_orphan(self, id: UUID) -> None:
+        if self.open:
+            self._running.spawn(self.adopt_orphans())
+
+    async def _adopt(self, orphan: Orphan) -> bool:
+        """Go on with a reply; False if another process was faster, or this one has no room.
+
+        Should this fail after the reply became this process's, look_after_own() finds it.
+        """
+        owner = self._presence.owner
+        if not self.open or not self._presence.known or len(self._running) >= self._settings.max_replies:
+            return False
+        async with self._database.acquire() as connection:
+            adopted = await replies.adopt(connection, orphan, owner)
+            if adopted is None:
+                return False
+            said, count = await self._read_log(connection, adopted)
+            context = await chatts.context(
+                connection, adopted.tenant, adopted.appid, self._settings.context_messages, self._settings.context_bytes
+            )
+        if owner != self._presence.owner:
+            return False  # declared dead in the meantime: it is an orphan again
+        log.info("Adopted reply %s after %d lines (attempt %d).", adopted.id, count, adopted.attempts)
+        reply = Reply(adopted.id, adopted.tenant, adopted.appid, adopted.model, base=count)
+        generation = Generation(reply, owner, self._parts, said)
+        if adopted.stop:
+            generation.stop()
+        elif obstacle := continuation.obstacle(adopted.request, said, adopted.attempts):
+            generation.interrupt(obstacle)
+        self._running.start(generation, prompt.chat_body(adopted.request, continuation.continued(context, said)))
+        self._parts.doorbell.wake(reply.id)
+        return True
+
+    async def _read_log(self, connection: asyncpg.Connection, adopted: Adopted) -> tuple[Transcript, int]:
+        """What the model had said of an adopted reply, and how many lines the log has of it."""
+        said, count = Transcript(), 0
+        retention = self._settings.log_retention
+        while page := await lines.page(connection, adopted.tenant, adopted.id, count, retention, AT_ONCE, PAGE_BYTES):
+            if not page.lines:
+                break
+            continuation.add_logged(said, page.lines)
+            count += len(page.lines)
+        return said, count

@@ -36,7 +36,7 @@ class Doorbell:
         self._to_ring: set[UUID] = set()
         self._ring_from = 0.0
         self.on_ring_due: Callable[[], None] = lambda: None
-        self.on_stop: Callable[[UUID], None] = lambda id: None
+        self.on_stop: Callable[[UUID], object] = lambda id: None
         self.on_orphan: Callable[[UUID], None] = lambda id: None
 
     def hear(self, notice: str) -> None:

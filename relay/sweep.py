@@ -5,12 +5,10 @@ import logging
 import random
 
 from db import lines
-from db.pool import Database
 from errors import Unavailable
-from relay.doorbell import Doorbell
-from relay.journal import Journal
-from relay.replies import Replies
-from settings import Settings
+from relay.adoption import Adoption
+from relay.generation import Parts
+from relay.running import Running
 
 log = logging.getLogger("chatterd.relay")
 
@@ -27,14 +25,13 @@ PRUNE_BATCH = 5_000
 class Sweep:
     """Adopts orphans, looks after this process's replies, prunes the log, gives up on a database that stays away."""
 
-    def __init__(
-        self, replies: Replies, journal: Journal, doorbell: Doorbell, database: Database, settings: Settings
-    ) -> None:
-        self._replies = replies
-        self._journal = journal
-        self._doorbell = doorbell
-        self._database = database
-        self._settings = settings
+    def __init__(self, parts: Parts, running: Running, adoption: Adoption) -> None:
+        self._running = running
+        self._adoption = adoption
+        self._journal = parts.journal
+        self._doorbell = parts.doorbell
+        self._database = parts.database
+        self._settings = parts.settings
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -53,7 +50,7 @@ class Sweep:
             await asyncio.sleep(WATCH_INTERVAL)
             if self._doorbell.somebody_waits:
                 try:
-                    await self._replies.rescue(owned=True)
+                    await self._adoption.rescue(owned=True)
                 except Unavailable:
                     continue  # the viewers notice too, and how long to be patient is theirs to decide
                 except Exception:
@@ -62,10 +59,10 @@ class Sweep:
     async def _sweep(self) -> None:
         since = self._journal.away_since
         if since is not None and asyncio.get_running_loop().time() - since > self._settings.db_patience:
-            self._replies.end_unsaved()
+            self._running.fail_all("The reply could not be saved: the database cannot be reached.")
         try:
-            await self._replies.rescue(owned=False)
-            await self._replies.look_after_own()
+            await self._adoption.rescue(owned=False)
+            await self._adoption.look_after_own()
             await self._prune()
         except Unavailable as error:
             log.info("The sweep is put off: %s", error)

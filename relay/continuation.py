@@ -1,0 +1,54 @@
+"""How a reply that broke off can be continued: what the model had said, and how it is asked to go on. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+
+from db.chatts import Message
+from errors import UnreadableLine
+from relay import chat_line
+from relay.transcript import Transcript
+
+ATTEMPTS = 5
+"""How often a reply is adopted before it is given up: it may be what kills the processes."""
+
+
+def add_logged(transcript: Transcript, lines: Sequence[bytes]) -> None:
+    """Put together again what the model had said, from the lines of a reply's log."""
+    for line in lines:
+        try:
+            transcript.add(chat_line.read(line))
+        except UnreadableLine:
+            continue  # told to the viewers as an error; the model did not say it
+
+
+def obstacle(request: str, transcript: Transcript, attempts: int) -> str | None:
+    """Say why a reply cannot be continued; None if it can.
+
+    A model is asked to continue by giving it its own words as the last message, which Ollama leaves open. That works
+    for content; a thought, a call of a tool or an answer bound to a format it would begin again.
+
+    :param request: see :meth:`relay.prompt.Prompt.stored_request`.
+    """
+    if attempts > ATTEMPTS:
+        return "The reply was interrupted too often to go on with it."
+    if transcript.empty:
+        return None
+    options = msgspec.json.decode(request, type=dict[str, msgspec.Raw])
+    bound = bytes(options.get("format", b"null")) not in (b"null", b'""')
+    if bound or transcript.has_tool_calls or not transcript.content:
+        return "The reply was interrupted where it could not be continued."
+    return None
+
+
+def continued(context: Sequence[Message], transcript: Transcript) -> list[Message]:
+    """The messages for Ollama: the conversation, and what the model had said of this reply as its last message.
+
+    If the reply itself continues an assistant's message, the two become one, as they will read to the model.
+    """
+    if not transcript.content:
+        return list(context)
+    if context and context[-1].role == "assistant" and context[-1].extra is None:
+        return [*context[:-1], replace(context[-1], content=context[-1].content + transcript.content)]
+    return [*context, Message("assistant", transcript.content)]

@@ -1,0 +1,94 @@
+"""The replies that this process generates at the moment, and the tasks that do it."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+from uuid import UUID
+
+from errors import Unavailable
+from relay.generation import Generation
+from relay.journal import Journal
+
+log = logging.getLogger("chatterd.relay")
+
+
+class Running:
+    """Generations by their reply's id, from before the reply is recorded until it has ended or is another process's."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._generations: dict[UUID, Generation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._generations)
+
+    def get(self, id: UUID) -> Generation | None:
+        """The generation of a reply, if it is here."""
+        return self._generations.get(id)
+
+    def ids(self) -> list[UUID]:
+        """The replies that are here."""
+        return list(self._generations)
+
+    def add(self, generation: Generation) -> None:
+        """Make a generation known, so that whoever learns its reply's id from the database finds it here."""
+        self._generations[generation.reply.id] = generation
+
+    def remove(self, id: UUID) -> None:
+        """Forget a generation that was not started."""
+        del self._generations[id]
+
+    def start(self, generation: Generation, body: bytes) -> None:
+        """Generate in a task of the process, until the reply has ended or is let go.
+
+        :param body: the request to Ollama.
+        """
+        self.add(generation)
+        self.spawn(self._generate(generation, body))
+
+    async def _generate(self, generation: Generation, body: bytes) -> None:
+        try:
+            await generation.run(body)
+        finally:
+            self._journal.close(generation.reply)
+            self.remove(generation.reply.id)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that nobody waits for; what goes wrong in it is logged, not lost."""
+        task = asyncio.create_task(_logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self, id: UUID) -> bool:
+        """Stop a reply; False if it is not here."""
+        generation = self.get(id)
+        if generation is None:
+            return False
+        generation.stop()
+        return True
+
+    def let_all_go(self) -> None:
+        """Generate no more, store nothing: the replies are other processes', or will be."""
+        for generation in self._generations.values():
+            generation.let_go()
+
+    def fail_all(self, error: str) -> None:
+        """End all replies, because they cannot be stored."""
+        for generation in self._generations.values():
+            generation.fail(error)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until all tasks have ended, but not longer."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+
+
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Unavailable as error:
+        log.info("Put off until the database is back: %s", error)
+    except Exception:
+        log.exception("Something failed inside chatterd")
