@@ -1,0 +1,101 @@
+"""The balancers of deploy/ as processes: their shipped files with other ports, before servers of a test's own."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+
+SHIPPED_PORTS = (8001, 8002, 8003)
+"""Where the files in deploy/ look for servers."""
+
+START_TIMEOUT = 10.0
+"""Seconds until a balancer must listen."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses, nor will by chance: not from the range that the kernel picks from."""
+    found: list[int] = []
+    for port in range(20_000 + os.getpid() % 5_000, 32_000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+        if len(found) == count:
+            return found
+    raise OSError("no free ports")
+
+
+class Balancer:
+    """A running balancer. ``url`` is where clients ask.
+
+    :param name: ``haproxy`` or ``nginx``.
+    :param servers: ports of the three chatterds.
+    """
+
+    def __init__(self, name: str, port: int, servers: Sequence[int]) -> None:
+        self.name = name
+        self.url = f"http://127.0.0.1:{port}"
+        self.port = port
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        shipped = {"haproxy": "haproxy.cfg", "nginx": "nginx.conf"}[name]
+        self.file = self.folder / shipped
+        self.file.write_text(with_ports((DEPLOY / shipped).read_text(), port, servers))
+        self._output = (self.folder / "output").open("w+")
+        self.process = subprocess.Popen(command(name, self.file, self.folder), stdout=self._output, stderr=self._output)
+        self._await_start()
+
+    @property
+    def output(self) -> str:
+        """What it has said so far."""
+        return (self.folder / "output").read_text()
+
+    def _await_start(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.01)
+        output = self.output
+        self.stop()
+        raise TimeoutError(f"The balancer does not start:\n{output}")
+
+    def stop(self) -> None:
+        """End it at once, with all its connections."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(START_TIMEOUT)
+        self._output.close()
+        shutil.rmtree(self.folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            error.add_note(f"The balancer said:\n{self.output[-5_000:]}")
+        self.stop()
+
+
+def with_ports(configuration: str, port: int, servers: Sequence[int]) -> str:
+    """A shipped file with nothing but its ports changed."""
+    ports = {"8000": port, **{str(old): new for old, new in zip(SHIPPED_PORTS, servers, strict=True)}}
+    return re.sub(r"127\.0\.0\.1:(\d+)", lambda match: f"127.0.0.1:{ports[match[1]]}", configuration)
+
+
+def command(name: str, file: Path, folder: Path) -> list[str]:
+    """How to run a balancer in the foreground, its process id and the like in ``folder``."""
+    if name == "haproxy":
+        return ["haproxy", "-db", "-f", str(file)]
+    return ["nginx", "-e", "stderr", "-c", str(file), "-g", f"daemon off; pid {folder}/nginx.pid;"]

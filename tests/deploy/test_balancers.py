@@ -1,0 +1,263 @@
+"""The files of deploy/ in use: a real HAProxy and a real nginx before three real chatterds on one database."""
+
+import contextlib
+import itertools
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.balancers import DEPLOY, Balancer, command, free_ports
+from tests.client import Client, Event
+from tests.database import eventually
+from tests.fakes.ollama import Gate, ScriptedOllama, Words
+from tests.program import Program
+
+BALANCERS = ("haproxy", "nginx")
+
+
+class Site:
+    """Three chatterds and what they share. Their names are their ports."""
+
+    def __init__(self, database_url: str, ollama: ScriptedOllama) -> None:
+        self.database_url = database_url
+        self.ollama = ollama
+        self.ports = free_ports(5)
+        self.servers = [self.new_server(port) for port in self.ports[:3]]
+
+    def new_server(self, port: int) -> Program:
+        return Program(
+            port=port,
+            database_url=self.database_url,
+            ollama_host=f"{self.ollama.url}/{port}",  # so that a request tells who sent it
+            embedded_model=False,
+            drain=5,
+            heartbeat=0.3,
+        )
+
+    def revive(self) -> None:
+        """Have three servers again."""
+        for number, server in enumerate(self.servers):
+            if server.process.poll() is not None:
+                self.servers[number] = self.new_server(self.ports[number])
+
+    def owner(self) -> Program:
+        """The server that asked Ollama last."""
+        return self.servers[self.ports.index(int(self.ollama.requests[-1].path.split("/")[1]))]
+
+
+@pytest.fixture(scope="module")
+def _site(new_database: Callable[[], str]) -> Iterator[Site]:
+    with ScriptedOllama() as ollama:
+        site = Site(new_database(), ollama)
+        yield site
+        for server in site.servers:
+            if server.process.poll() is None:
+                server.process.send_signal(signal.SIGTERM)
+        for server in site.servers:
+            server.wait()
+
+
+@pytest.fixture
+def site(_site: Site) -> Site:
+    _site.ollama.forget()
+    _site.revive()
+    return _site
+
+
+@pytest.fixture(params=BALANCERS)
+def balancer(request: pytest.FixtureRequest, site: Site) -> Iterator[Balancer]:
+    with Balancer(request.param, site.ports[3 + BALANCERS.index(request.param)], site.ports[:3]) as balancer:
+        yield balancer
+
+
+@pytest.fixture
+def client(balancer: Balancer) -> Iterator[Client]:
+    client = Client(balancer.url)
+    yield client
+    client.http.close()
+
+
+def words(events: list[Event]) -> str:
+    return "".join(event.json["message"]["content"] for event in events)
+
+
+def test_haproxy_accepts_the_shipped_file() -> None:
+    done = subprocess.run(["haproxy", "-c", "-f", str(DEPLOY / "haproxy.cfg")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+
+
+def test_nginx_accepts_the_shipped_file(tmp_path: Path) -> None:
+    done = subprocess.run([*command("nginx", DEPLOY / "nginx.conf", tmp_path), "-t"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "[warn]" not in done.stderr
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd here")
+    unit = tmp_path / "chatterd@.service"
+    # Everything but its place on the disk, which this machine does not have.
+    unit.write_text((DEPLOY / unit.name).read_text().replace("/opt/chatterd/.venv/bin/python", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_each_event_passes_before_the_next_line_is_there(site: Site, client: Client) -> None:
+    gate = Gate()
+    site.ollama.script(Words(hold={1: gate}))
+    with client.prompt("hi", options={"num_predict": 3}) as stream:
+        first = stream.next()
+        assert first and words([first]) == "w0 "
+        gate.open()
+        assert words(stream.rest()) == "w1 w2 "
+
+
+def test_heartbeats_pass(site: Site, client: Client) -> None:
+    gate = Gate()
+    site.ollama.script(gate, Words())
+    with client.prompt("hi") as stream:
+        assert stream.comment() == stream.comment() == ": waiting"
+        gate.open()
+        assert words(stream.rest()) == "w0 w1 w2 w3 w4 "
+
+
+def test_a_viewer_of_a_killed_server_sees_each_line_once_after_it_reconnects(site: Site, client: Client) -> None:
+    site.ollama.script(Words(hold={5: Gate()}))
+    shown: list[Event] = []
+    with client.prompt("hi", options={"num_predict": 20}) as stream:
+        path = stream.response.headers["Content-Location"]
+        shown += list(itertools.islice(iter(stream.next, None), 5))
+        site.owner().kill()
+        with pytest.raises(httpx.RemoteProtocolError):  # not the orderly end, which would look like the reply's
+            stream.next()
+    shown += client.view(path, last_event_id=shown[-1].id)
+    assert [event.id for event in shown] == list(range(21))
+    assert words(shown) == "".join(f"w{n} " for n in range(20))
+    assert shown[-1].json["done"]
+
+
+def test_a_killed_server_is_not_asked_any_more(site: Site, balancer: Balancer, client: Client) -> None:
+    assert client.ask("hi")
+    site.servers[1].kill()
+    for _ in range(9):
+        assert words(client.ask("hi")) == "w0 w1 w2 w3 w4 "
+
+
+def test_a_draining_server_is_asked_for_nothing_new(site: Site, balancer: Balancer, client: Client) -> None:
+    held = Gate()
+    site.ollama.script(Words(hold={1: held}))
+    with client.prompt("hi") as stream:
+        stream.next()
+        draining = site.owner()
+        draining.process.send_signal(signal.SIGTERM)
+        eventually("it drains", lambda: httpx.get(f"{draining.url}/readyz").status_code == 503)
+        if balancer.name == "haproxy":  # which asks each server every second
+            eventually("it is out", lambda: _statuses(balancer, "POST", 6) == {200}, timeout=3)
+        else:
+            assert _statuses(balancer, "GET", 6) == {200}
+        held.open()
+        assert words(stream.rest()) == "w1 w2 w3 w4 "  # what it had begun it ends
+    assert draining.wait() == 0
+
+
+def _statuses(balancer: Balancer, method: str, count: int) -> set[int]:
+    """How so many requests to begin a reply (POST) or to know whether a server is ready (GET) are answered."""
+    clients = [Client(balancer.url) for _ in range(count)]
+    if method == "GET":
+        answers = [client.http.get("/readyz") for client in clients]
+    else:
+        answers = [client.http.post("/llmchat", json=client.body("hi")) for client in clients]
+    for client in clients:
+        client.http.close()
+    return {answer.status_code for answer in answers}
+
+
+# What a server that dies at the worst moment has been asked: servers of the test's own count.
+
+
+class DyingServers:
+    """Three servers that are always ready, count what else they are asked, and die of the first ``deaths`` of it."""
+
+    def __init__(self, ports: Sequence[int], deaths: int) -> None:
+        self.asked: list[str] = []
+        self._deaths = deaths
+        self._listeners = [socket.create_server(("127.0.0.1", port)) for port in ports]
+        self._threads = [threading.Thread(target=self._listen, args=(one,)) for one in self._listeners]
+        for thread in self._threads:
+            thread.start()
+
+    def _listen(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it was closed: the test is over
+            while True:
+                connection, _ = listener.accept()
+                with connection, connection.makefile("rwb") as stream:
+                    self._answer(stream)
+
+    def _answer(self, stream: Any) -> None:
+        method, path, _ = stream.readline().decode().split(" ")
+        length = 0
+        while (header := stream.readline()) != b"\r\n":
+            if header.lower().startswith(b"content-length:"):
+                length = int(header.split(b":")[1])
+        stream.read(length)
+        if path != "/readyz":
+            self.asked.append(f"{method} {path}")
+            if len(self.asked) <= self._deaths:
+                return
+        stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+    def stop(self) -> None:
+        for listener, thread in zip(self._listeners, self._threads, strict=True):
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            listener.close()
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_only_a_get_is_asked_again_when_its_server_dies_without_an_answer(name: str, method: str) -> None:
+    port, *ports = free_ports(4)
+    servers = DyingServers(ports, deaths=1)
+    try:
+        with Balancer(name, port, ports) as balancer:
+            answer = httpx.request(method, f"{balancer.url}/llmchat")
+    finally:
+        servers.stop()
+    if method == "GET":
+        assert (answer.status_code, servers.asked) == (200, ["GET /llmchat"] * 2)
+    else:
+        assert (answer.status_code, servers.asked) == (502, ["POST /llmchat"])
+        assert list(answer.json()) == ["error"]
+        assert answer.headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+def test_a_post_that_a_dead_server_refuses_goes_to_a_living_one(name: str) -> None:
+    port, *ports = free_ports(4)
+    servers = DyingServers(ports[2:], deaths=0)
+    try:
+        with Balancer(name, port, ports) as balancer:
+            answers = [httpx.post(f"{balancer.url}/llmchat").status_code for _ in range(6)]
+    finally:
+        servers.stop()
+    assert (answers, servers.asked) == ([200] * 6, ["POST /llmchat"] * 6)
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+def test_without_a_server_the_balancer_answers_in_the_words_of_the_api(name: str) -> None:
+    port, *ports = free_ports(4)
+    with Balancer(name, port, ports) as balancer:
+        answer = httpx.post(f"{balancer.url}/llmchat")
+    assert answer.status_code in (502, 503)
+    assert list(answer.json()) == ["error"]
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["Retry-After"] == "2"

@@ -1,0 +1,137 @@
+"""A whole site on this machine: PostgreSQL, a scripted Ollama, three chatterds and a balancer, each to be killed."""
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from embedded.postgres import EmbeddedPostgres
+from tests.balancers import Balancer, free_ports
+from tests.fakes.ollama import Answer, ScriptedOllama, Words
+from tests.program import Program
+
+
+@dataclass(eq=False)
+class TimedWords(Words):
+    """The deterministic model; keeps when it was asked for each prompt, and how much had been said by then."""
+
+    asked: list[tuple[float, str, int]] = field(default_factory=list)
+
+    async def play(self, answer: Answer) -> None:
+        messages = answer.request.json["messages"]
+        said = len(messages[-1]["content"].split()) if messages[-1]["role"] == "assistant" else 0
+        prompts = [message["content"] for message in messages if message["role"] == "user"]
+        self.asked.append((time.monotonic(), prompts[-1], said))
+        await super().play(answer)
+
+
+class Site:
+    """Everything that a campaign needs.
+
+    :param balancer: ``haproxy`` or ``nginx``.
+    :param pause: seconds between two words of the model.
+    :param settings: of the servers.
+    """
+
+    def __init__(self, balancer: str, pause: float, **settings: object) -> None:
+        self.model = TimedWords(pause=pause)
+        self._balancer_name = balancer
+        self._folder = Path(tempfile.mkdtemp(prefix="chatterd-soak-"))
+        self._postgres = EmbeddedPostgres(self._folder / "postgres")
+        self._ollama = ScriptedOllama()
+        self._settings = settings
+        self.port, *self._ports = free_ports(4)
+        self.servers: list[Program] = []
+        self.ended: list[Program] = []
+        self.database_url = ""
+
+    def __enter__(self) -> Self:
+        self.database_url = self._postgres.start()
+        self._ollama.__enter__()
+        self._ollama.default = (self.model,)
+        self.servers = [self._new_server(port) for port in self._ports]
+        self._balancer = Balancer(self._balancer_name, self.port, self._ports)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._balancer.stop()
+        for server in self.servers:
+            if server.process.poll() is None:
+                server.kill()
+        self._ollama.__exit__(None, None, None)
+        self._postgres.stop()
+        shutil.rmtree(self._folder)
+
+    def _new_server(self, port: int) -> Program:
+        settings: dict[str, Any] = {"drain": 2, **self._settings}
+        return Program(
+            port=port, database_url=self.database_url, ollama_host=self._ollama.url, embedded_model=False, **settings
+        )
+
+    async def kill(self, number: int) -> float:
+        """kill -9 one server; returns when that was."""
+        killed = time.monotonic()
+        self.servers[number].process.kill()
+        await asyncio.to_thread(self.servers[number].wait)
+        return killed
+
+    async def terminate(self, number: int) -> tuple[float, float, int]:
+        """SIGTERM one server; returns when that was, how long it took to end, and its exit status."""
+        began = time.monotonic()
+        self.servers[number].process.send_signal(signal.SIGTERM)
+        status = await asyncio.to_thread(self.servers[number].wait)
+        return began, time.monotonic() - began, status
+
+    async def revive(self, number: int) -> None:
+        """Start one server again, on its port, and wait until it is ready."""
+        self.ended.append(self.servers[number])
+        self.servers[number] = await asyncio.to_thread(self._new_server, self._ports[number])
+        await self.ready([number])
+
+    async def ready(self, numbers: Iterable[int] = (0, 1, 2)) -> None:
+        """Wait until these servers say that they are ready."""
+        async with httpx.AsyncClient(trust_env=False) as client, asyncio.timeout(30):
+            for number in numbers:
+                while (await client.get(f"{self.servers[number].url}/readyz")).status_code != 200:
+                    await asyncio.sleep(0.05)
+
+    async def kill_postgres(self) -> float:
+        """kill -9 PostgreSQL: the postmaster and each of its children; returns when that was."""
+        postmaster = psutil.Process(int((self._folder / "postgres" / "postmaster.pid").read_text().split("\n")[0]))
+        family = [*postmaster.children(recursive=True), postmaster]
+        killed = time.monotonic()
+        for process in reversed(family):
+            if process.is_running():
+                os.kill(process.pid, signal.SIGKILL)
+        await asyncio.to_thread(psutil.wait_procs, family, 10)
+        return killed
+
+    async def revive_postgres(self) -> None:
+        """Start PostgreSQL again on what is on its disk."""
+        await asyncio.to_thread(self._postgres.start)
+
+    def memory(self) -> int:
+        """Bytes that the servers use."""
+        return sum(psutil.Process(server.process.pid).memory_info().rss for server in self.servers)
+
+    def alarms(self) -> Mapping[str, int]:
+        """How often the servers logged each kind of error."""
+        found: dict[str, int] = {}
+        for server in [*self.ended, *self.servers]:
+            for line in server.log.splitlines():
+                if line.startswith(("[E ", "Traceback")):
+                    what = line.split("] ", 1)[-1][:80]
+                    found[what] = found.get(what, 0) + 1
+        return found

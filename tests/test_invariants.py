@@ -1,0 +1,1011 @@
+"""The invariants of the design, each a test named after it, on real processes, word by word."""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+
+from db import lines, presence, replies
+from db.chatts import Message
+from db.migrate import migrate
+from db.replies import Finished, NewReply, Orphan
+from tests.client import Client, Event
+from tests.cluster import OwnPostgres, SignedWords, lock_holder, words
+from tests.database import eventually, execute, reply_row, rows, with_connection
+from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line, ndjson
+from tests.program import Program
+from tests.viewers import Viewer, framed, log_of
+
+LONG = 20.0
+"""Seconds that are enough on any machine."""
+
+
+class Processes:
+    """Processes on one database, and clients of theirs that share one conversation."""
+
+    def __init__(self, start: Callable[..., Program], url: str, stack: ExitStack) -> None:
+        self.url = url
+        self.appid = f"test-{uuid4()}"
+        self._start = start
+        self._stack = stack
+
+    def start(self, **settings: object) -> tuple[Program, Client]:
+        program = self._start(database_url=self.url, **{"heartbeat": 0.5, "drain": 0, **settings})
+        client = Client(program.url, self.appid)
+        self._stack.callback(client.http.close)
+        return program, client
+
+    def check(self, path: str, shown: bytes | list[Event], said: str, status: str = "done") -> dict[str, Any]:
+        """Shown = log = message, word by word; returns the reply's row."""
+        log = log_of(self.url, path)
+        if isinstance(shown, bytes | bytearray):
+            assert bytes(shown) == framed(log)
+        else:
+            assert [event.data for event in shown] == log
+            assert [event.id for event in shown] == list(range(len(log)))
+        row = reply_row(self.url, path)
+        assert (row["status"], row["error"] is None) == (status, status in ("done", "stopped"))
+        message = rows(self.url, "SELECT message FROM chatts WHERE id = $1", row["id"])
+        assert [one["message"] for one in message] == ([said] if said else [])
+        assert "".join(content(event_line) for event_line in log) == said
+        return row
+
+
+def content(log_line: str) -> str:
+    said = Event(0, "", log_line).json
+    return str(said["message"]["content"]) if "message" in said else ""
+
+
+@pytest.fixture
+def processes(start_chatterd: Callable[..., Program], database_url: str) -> Iterator[Processes]:
+    with ExitStack() as stack:
+        yield Processes(start_chatterd, database_url, stack)
+
+
+def watch(path: str, *urls: str) -> tuple[Viewer, threading.Thread]:
+    """A viewer in a thread of its own, to the reply's end."""
+    viewer = Viewer(path)
+    thread = threading.Thread(target=viewer.follow, args=(urls, random.Random(1)))
+    thread.start()
+    return viewer, thread
+
+
+def join(thread: threading.Thread) -> None:
+    thread.join(70)
+    assert not thread.is_alive()
+
+
+def seen(viewer: Viewer, count: int) -> None:
+    eventually(f"{count} lines are shown", lambda: viewer.next_id >= count, LONG)
+
+
+# 1. Bytes shown over any schedule of disconnects = the log from that line on.
+
+
+def test_invariant_1_bytes_shown_over_any_schedule_of_disconnects_are_the_log_from_that_line_on(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(pause=0.003),)
+    urls = [processes.start()[0].url for _ in range(2)]
+    path = Client(urls[0], processes.appid).begin("hi", options={"num_predict": 400})
+    viewers = [Viewer(path) for _ in range(6)]
+    with ThreadPoolExecutor(len(viewers)) as threads:
+        cuts = [700, 1_500, 4_000, 20_000, 100_000, None]
+        list(threads.map(lambda n: viewers[n].follow(urls, random.Random(n), cuts[n]), range(len(viewers))))
+    for viewer in viewers:
+        processes.check(path, viewer.shown, words(400))
+    assert len(ollama.requests) == 1
+
+
+def test_invariant_1_after_the_end_any_last_event_id_gives_the_rest_of_the_log_in_every_process(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    (_, client), (_, elsewhere) = processes.start(), processes.start()
+    path = client.begin("hi", options={"num_predict": 5})
+    first = client.view(path)
+    log = log_of(processes.url, path)
+    assert len(first) == len(log) == 6
+    for one in (client, elsewhere):
+        for last in range(-1, 6):
+            headers = {"Last-Event-ID": str(last)} if last >= 0 else {}
+            answer = one.http.get(path, headers=headers)
+            assert (answer.status_code, answer.content) == (204 if last == 5 else 200, framed(log[last + 1 :], last + 1))
+
+
+def test_invariant_1_kill_9_of_the_owner_in_mid_reply_is_a_pause_for_viewers_everywhere(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    gate = Gate()
+    ollama.default = (SignedWords(pause=0.005, hold={20: gate}),)
+    (owner, client), (b, _), (c, _) = (processes.start() for _ in range(3))
+    path = client.begin("hi", options={"num_predict": 60})
+    gate.reached.wait()
+    watched = [watch(path, b.url), watch(path, c.url), watch(path, owner.url, b.url, c.url)]
+    for viewer, _ in watched:
+        seen(viewer, 20)
+    killed = time.monotonic()
+    owner.kill()
+    gate.open()
+    request = ollama.arrival(1).wait(LONG)
+    print(f"\nkill -9 to the adopter's request: {time.monotonic() - killed:.3f} s", end="")
+    assert request.json["messages"] == [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": words(20)},
+    ]
+    for viewer, thread in watched:
+        join(thread)
+        row = processes.check(path, viewer.shown, words(60))
+        print(f"; a viewer's pause {max(viewer.pauses[20:]):.3f} s", end="")
+        assert row["attempts"] == 1
+    assert len(ollama.requests) == 2
+
+
+def test_invariant_1_a_drained_process_gives_its_replies_up_and_viewers_move_without_a_seam(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(pause=0.01),)
+    (owner, client), (b, _) = processes.start(drain=0.3), processes.start()
+    path = client.begin("hi", options={"num_predict": 200})
+    watched = [watch(path, owner.url, b.url), watch(path, owner.url, b.url), watch(path, b.url)]
+    for viewer, _ in watched:
+        seen(viewer, 5)
+    began = time.monotonic()
+    assert owner.terminate() == 0
+    ended = time.monotonic() - began
+    for viewer, thread in watched:
+        join(thread)
+        processes.check(path, viewer.shown, words(200))
+    print(f"\ngone {ended:.2f} s after SIGTERM with --drain=0.3", end="")
+    assert ended < 0.3 + 2 + 1, "gone by --drain plus 2 s; one more second for the interpreter on a busy machine"
+    assert len(ollama.requests) == 2
+    ollama.requests[0].closed.wait()
+
+
+def test_invariant_1_a_draining_process_refuses_prompts_and_lets_a_short_reply_end(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    gate = Gate()
+    ollama.default = (SignedWords(hold={3: gate}),)
+    (owner, client), _ = processes.start(drain=20), processes.start()
+    path = client.begin("hi")
+    gate.reached.wait()
+    viewer, thread = watch(path, owner.url)
+    seen(viewer, 3)
+    owner.process.send_signal(signal.SIGTERM)
+    eventually("draining", lambda: client.http.get("/readyz").json()["draining"], LONG)
+    refused = client.http.post("/llmchat", json=client.body("no") | {"appID": "other"})
+    assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
+    gate.open()
+    seen(viewer, 6)
+    assert owner.wait() == 0
+    viewer.ended = True
+    join(thread)
+    row = processes.check(path, viewer.shown, words(5))
+    assert (row["attempts"], len(ollama.requests)) == (0, 1)
+
+
+# 2. No line is shown before it is committed; `done: true` shown means that the message is there, durably.
+
+
+def test_invariant_2_no_line_is_shown_before_it_is_committed(processes: Processes, ollama: ScriptedOllama) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a ")), gate, Lines(line("b "), line("c ")), again := Gate(), Lines(last_line()))
+    _, client = processes.start(heartbeat=0.1)
+    with client.prompt("hi") as stream:
+        first = stream.next()
+        assert first and first.id == 0
+
+        async def scenario(connection: asyncpg.Connection) -> None:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE reply_lines IN SHARE MODE")
+                gate.open()
+                await again.reached
+                await asyncio.to_thread(eventually, "the round waits", lambda: waiting(processes.url, "reply_lines"))
+                for _ in range(3):
+                    await asyncio.to_thread(stream.comment)  # fails if an event comes first
+
+        with_connection(processes.url, scenario)
+        again.open()
+        assert [event.json["message"]["content"] for event in stream.rest()] == ["b ", "c ", ""]
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["the done line alone", "the done line with the words before it"])
+def test_invariant_2_done_is_not_shown_and_not_in_the_log_before_the_message_is_committed(
+    processes: Processes, ollama: ScriptedOllama, together: bool
+) -> None:
+    gate = Gate()
+    end = [Body(ndjson(line("b "), line("c "), last_line()))] if together else [Lines(last_line())]
+    ollama.script(Head(), Lines(line("a ")), gate, *end)
+    _, client = processes.start(heartbeat=0.1)
+    with client.prompt("hi") as stream:
+        assert stream.next()
+        path = stream.response.headers["Content-Location"]
+
+        async def scenario(connection: asyncpg.Connection) -> list[str]:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE chatts IN SHARE MODE")
+                gate.open()
+                await asyncio.to_thread(eventually, "the end waits", lambda: waiting(processes.url, "INTO chatts"))
+                while len(stream.comments) < 5:  # half a second in which a round would have been written and shown
+                    event = await asyncio.to_thread(next_or_comment, stream)
+                    assert event is None or not event.json["done"], "done was shown, and the message was not there"
+                return log_of(processes.url, path)
+
+        log = with_connection(processes.url, scenario)
+        assert not any('"done":true' in one for one in log), "another process would find the reply's end in its log"
+        rest = stream.rest()
+        assert rest[-1].json["done"] is True
+    assert log_of(processes.url, path)[-1] == rest[-1].data
+
+
+def next_or_comment(stream: Any) -> Event | None:
+    """The next event, or None at a comment."""
+    for one in stream._lines:
+        if one.startswith(":"):
+            stream.comments.append(one)
+            return None
+        if one.startswith("id: "):
+            data = next(stream._lines)
+            assert data.startswith("data: ")
+            return Event(int(one[4:]), "message", data[6:])
+    raise AssertionError("the stream ended")
+
+
+def waiting(url: str, part: str) -> bool:
+    """Whether a statement that holds ``part`` waits for a lock."""
+    query = """
+        SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND position($1 IN query) > 0
+    """
+    return bool(rows(url, query, part))
+
+
+@pytest.mark.expects_log("database", "journal")
+def test_invariant_2_a_reply_shown_as_done_survives_a_crash_of_postgresql_at_that_moment(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama
+) -> None:
+    with OwnPostgres() as postgres:
+        execute(postgres.url, "ALTER SYSTEM SET wal_writer_delay = '10s'")  # what was not synced is surely lost
+        execute(postgres.url, "SELECT pg_reload_conf()")
+        program = start_chatterd(database_url=postgres.url)
+        client = Client(program.url)
+        with client.http:
+            path = client.begin("hi", options={"num_predict": 50})
+            shown = client.view(path)
+            postgres.restart("immediate")
+            assert rows(postgres.url, "SELECT message FROM chatts ORDER BY seq")[1]["message"] == words(50)
+            assert log_of(postgres.url, path) == [event.data for event in shown]
+        assert program.terminate() == 0
+
+
+@pytest.mark.expects_log("database", "journal")
+def test_invariant_2_lines_that_a_crash_of_postgresql_lost_are_written_again(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama
+) -> None:
+    gates = {20: Gate(), 40: Gate()}
+    ollama.default = (SignedWords(hold=gates),)
+    with OwnPostgres() as postgres:
+        execute(postgres.url, "ALTER SYSTEM SET wal_writer_delay = '10s'")
+        execute(postgres.url, "SELECT pg_reload_conf()")
+        owner, other = start_chatterd(database_url=postgres.url), start_chatterd(database_url=postgres.url)
+        client = Client(owner.url)
+        with client.http:
+            path = client.begin("hi", options={"num_predict": 60})
+            gates[20].reached.wait()
+            watched = [watch(path, owner.url), watch(path, other.url)]
+            for viewer, _ in watched:
+                seen(viewer, 20)
+            postgres.restart("immediate")
+            lost = 20 - len(log_of(postgres.url, path))
+            gates[20].open()
+            gates[40].reached.wait(LONG)
+            gates[40].open()
+            for viewer, thread in watched:
+                join(thread)
+                assert bytes(viewer.shown) == framed(log_of(postgres.url, path))
+                assert viewer.next_id == 61
+            assert lost > 0, "the crash lost nothing, and so this test showed nothing"
+            assert (reply_row(postgres.url, path)["attempts"], len(ollama.requests)) == (0, 1)
+        assert (owner.terminate(), other.terminate()) == (0, 0)
+
+
+# 3. At most one process extends a reply; at most one reply runs in a conversation.
+
+
+def test_invariant_3_a_second_prompt_is_refused_by_every_process_while_a_reply_runs(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    gate = Gate()
+    ollama.default = (SignedWords(hold={2: gate}),)
+    clients = [processes.start()[1] for _ in range(2)]
+    path = clients[0].begin("hi")
+    gate.reached.wait()
+    for client in clients:
+        answer = client.http.post("/llmchat", json=client.body("too soon"))
+        assert (answer.status_code, answer.headers["Location"]) == (409, path)
+    gate.open()
+    processes.check(path, clients[1].view(path), words(5))
+    assert clients[1].messages() == [("user", "hi"), ("assistant", words(5))]
+    assert clients[1].ask("now")[-1].json["done"] is True
+
+
+def test_invariant_3_of_prompts_sent_to_all_processes_at_once_one_begins_a_reply(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(hold={0: (gate := Gate())}),)
+    clients = [processes.start()[1] for _ in range(3)] * 3
+    together = threading.Barrier(len(clients))
+
+    def post(number: int) -> httpx.Response:
+        together.wait()
+        body = clients[number].body(f"{number}")
+        return httpx.post(
+            f"{clients[number].http.base_url}llmchat", json=body, headers={"Prefer": "respond-async"}, timeout=LONG
+        )
+
+    with ThreadPoolExecutor(len(clients)) as threads:
+        answers = list(threads.map(post, range(len(clients))))
+    assert sorted(answer.status_code for answer in answers) == [202] + [409] * 8
+    assert len({answer.headers["Location"] for answer in answers}) == 1
+    gate.open()
+    clients[0].view(answers[0].headers["Location"])
+    winner = [answer.status_code for answer in answers].index(202)
+    assert clients[0].messages() == [("user", f"{winner}"), ("assistant", words(5))]
+    assert len(ollama.requests) == 1
+
+
+def test_invariant_3_the_same_idempotency_key_finds_the_same_reply_in_every_process(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(hold={3: (gate := Gate())}),)
+    clients = [processes.start()[1] for _ in range(2)]
+    headers = {"Idempotency-Key": "k"}
+    path = clients[0].begin("hi", headers=headers)
+    gate.reached.wait()
+    assert clients[1].begin("hi", headers=headers) == path
+    with clients[1].prompt("hi", headers=headers) as stream:
+        assert stream.response.headers["Content-Location"] == path
+        gate.open()
+        processes.check(path, stream.rest(), words(5))
+    processes.check(path, clients[1].ask("hi", headers=headers), words(5))
+    assert clients[0].messages() == [("user", "hi"), ("assistant", words(5))]
+    assert len(ollama.requests) == 1
+
+
+def test_invariant_3_a_key_posted_again_after_a_crash_between_record_and_answer_finds_its_reply(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    (owner, client), (_, other) = processes.start(), processes.start()
+    headers = {"Idempotency-Key": "k"}
+    answers: list[object] = []
+
+    def post() -> None:
+        try:
+            answers.append(client.begin("hi", headers=headers))
+        except httpx.HTTPError as error:
+            answers.append(error)
+
+    async def scenario(connection: asyncpg.Connection) -> None:
+        """The prompt waits for a lock in its statement; its process is stopped before it can have the answer."""
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE chatts IN SHARE MODE")
+            posting.start()
+            await asyncio.to_thread(eventually, "begin waits", lambda: waiting(processes.url, "INTO replies"))
+            owner.process.send_signal(signal.SIGSTOP)
+
+    posting = threading.Thread(target=post)
+    with_connection(processes.url, scenario)
+    eventually("it is recorded", lambda: rows(processes.url, "SELECT FROM replies"), LONG)
+    owner.kill()
+    posting.join()
+    assert isinstance(answers[0], httpx.HTTPError)
+    with other.prompt("hi", headers=headers) as stream:
+        path = stream.response.headers["Content-Location"]
+        processes.check(path, stream.rest(), words(5))
+    assert other.messages() == [("user", "hi"), ("assistant", words(5))]
+    assert len(ollama.requests) == 1
+
+
+@pytest.mark.expects_log("was declared dead")
+def test_invariant_3_a_process_that_only_seemed_dead_writes_nothing_more_and_its_viewers_follow_its_successor(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    first, second = Gate(), Gate()
+    ollama.script(SignedWords(hold={10: first}))
+    ollama.script(SignedWords(hold={30: second}, _requests=iter([1])))
+    (owner, client), (b, _) = processes.start(), processes.start()
+    path = client.begin("hi", options={"num_predict": 40})
+    first.reached.wait()
+    watched = [watch(path, owner.url), watch(path, b.url)]
+    for viewer, _ in watched:
+        seen(viewer, 10)
+    session = lock_holder(processes.url, reply_row(processes.url, path)["owner"])
+    owner.process.send_signal(signal.SIGSTOP)
+    try:
+        first.open()
+        ollama.requests[0].answered.wait(LONG)  # all of it waits in the stopped process's socket
+        execute(processes.url, f"SELECT pg_terminate_backend({session})")
+        second.reached.wait(LONG)
+        seen(watched[1][0], 30)
+    finally:
+        owner.process.send_signal(signal.SIGCONT)
+    owner.wait_log("was declared dead", LONG)
+    seen(watched[0][0], 30)
+    second.open()
+    for viewer, thread in watched:
+        join(thread)
+        row = processes.check(path, viewer.shown, words(40))
+    signatures = [Event(0, "", one).json["asked"] for one in log_of(processes.url, path)]
+    assert signatures == [0] * 10 + [1] * 31
+    assert row["attempts"] == 1
+    assert owner.log.count("was declared dead") == 1
+    assert client.ask("you are back")[-1].json["done"] is True
+
+
+def test_invariant_3_a_process_that_looks_after_its_own_does_not_adopt_what_it_is_adopting(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    """Between the adoption's commit and the generation's start lies the reading of the log, however long it takes."""
+    gate = Gate()
+    ollama.default = (SignedWords(hold={10: gate}),)
+    (owner, client), (b, other) = processes.start(), processes.start()
+    path = client.begin("hi", options={"num_predict": 20})
+    gate.reached.wait()
+    eventually("all is in the log", lambda: len(log_of(processes.url, path)) == 10)
+
+    async def scenario(connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE reply_lines IN ACCESS EXCLUSIVE MODE")
+            assert await asyncio.to_thread(owner.terminate) == 0
+            await asyncio.to_thread(eventually, "adopted", lambda: reply_row(processes.url, path)["attempts"], LONG)
+            looks = """
+                SELECT FROM pg_stat_activity WHERE datname = current_database() AND query_start > $1
+                AND query LIKE 'SELECT id, stop FROM replies WHERE owner%'
+            """
+            adopted = await connection.fetchval("SELECT clock_timestamp()")
+            await asyncio.to_thread(eventually, "it looked", lambda: looked_twice(looks, adopted), LONG)
+
+    starts: set[Any] = set()
+
+    def looked_twice(query: str, since: Any) -> bool:
+        """The second look comes after whatever the first one led to, unless that hangs at the lock."""
+        found = query.replace("SELECT FROM", "SELECT query_start FROM")
+        starts.update(row["query_start"] for row in rows(processes.url, found, since))
+        return len(starts) >= 2 or reply_row(processes.url, path)["attempts"] > 1
+
+    with_connection(processes.url, scenario)
+    gate.open()
+    processes.check(path, other.view(path), words(20))
+    assert b.log.count(f"Adopted reply {path.removeprefix('/llmchat/')}") == 1
+    assert reply_row(processes.url, path)["attempts"] == 1
+    assert len(ollama.requests) == 2
+
+
+# 3, the race to think through: forced, statement against statement.
+
+
+class Race:
+    """A database with two processes, one of which generates a reply, and as many sessions as a test needs."""
+
+    def __init__(self, url: str) -> None:
+        self.reply = uuid4()
+        self.old, self.new = 101, 202
+        self._url = url
+        self._sessions: list[asyncpg.Connection] = []
+
+    async def session(self) -> asyncpg.Connection:
+        self._sessions.append(await asyncpg.connect(self._url))
+        return self._sessions[-1]
+
+    async def __aenter__(self) -> "Race":
+        first = await self.session()
+        await migrate(first)
+        for owner in (self.old, self.new):
+            await presence.announce(await self.session(), owner)
+        new = NewReply(self.reply, "", "a", "fake", "{}", self.old, None)
+        assert (await replies.begin(first, new, [Message("user", "hi")], 10, 1000)).context == []
+        await self.append(first, 0, "old 0", "old 1")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for session in self._sessions:
+            session.terminate()
+
+    async def die(self, owner: int) -> None:
+        """What a process's end is to PostgreSQL: its sessions are gone, the lock with them."""
+        session = self._sessions[1 if owner == self.old else 2]
+        session.terminate()
+        looking = await self.session()
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1"
+        while await looking.fetchval(held, owner):
+            await asyncio.sleep(0.005)
+
+    async def append(self, session: asyncpg.Connection, first: int, *said: str, owner: int | None = None) -> bool:
+        numbers = range(first, first + len(said))
+        return await lines.append(session, owner or self.old, [self.reply] * len(said), numbers, said, [])
+
+    async def finish(self, session: asyncpg.Connection, first: int, owner: int | None = None) -> Finished:
+        message = Message("assistant", f"of {owner or self.old}")
+        return await replies.finish(
+            session, self.reply, "", owner or self.old, "done", None, message, first, ["the end"], []
+        )
+
+    async def log(self) -> list[str]:
+        session = await self.session()
+        query = "SELECT line FROM reply_lines WHERE reply = $1 ORDER BY seq"
+        return [row["line"] for row in await session.fetch(query, self.reply)]
+
+    async def waits(self, session: asyncpg.Connection) -> None:
+        """Poll until what runs on ``session`` waits for a lock."""
+        looking = await self.session()
+        async with asyncio.timeout(LONG):
+            while not await looking.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE pid = $1 AND NOT granted", session.get_server_pid()
+            ):
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def race(database_url: str) -> Callable[[Callable[[Race], Any]], None]:
+    """Runs a coroutine on a race, in a database whose PostgreSQL has been up for longer than the grace."""
+
+    def run(scenario: Callable[[Race], Any]) -> None:
+        async def scene() -> None:
+            async with asyncio.timeout(60), Race(database_url) as race:
+                up = "SELECT extract(epoch FROM now() - pg_postmaster_start_time())"
+                while await (await race.session()).fetchval(up) <= presence.GRACE:
+                    await asyncio.sleep(0.1)
+                await scenario(race)
+
+        asyncio.run(scene())
+
+    return run
+
+
+def test_invariant_3_race_burial_waits_for_the_round_under_way_and_the_adopter_sees_all_its_lines(
+    race: Callable[..., None],
+) -> None:
+    async def scenario(race: Race) -> None:
+        owner, adopter = await race.session(), await race.session()
+        round_under_way = owner.transaction()
+        await round_under_way.start()
+        assert await race.append(owner, 2, "old 2", "old 3")
+        await race.die(race.old)
+        burial = asyncio.create_task(presence.bury(adopter))
+        await race.waits(adopter)
+        looking = await race.session()
+        assert await replies.orphans(looking, 10) == []
+        await round_under_way.commit()
+        assert await burial == [race.old]
+        assert await replies.orphans(adopter, 10) == [Orphan(race.reply, race.old)]
+        assert await replies.adopt(adopter, Orphan(race.reply, race.old), race.new)
+        page = await lines.page(adopter, "", race.reply, 0, 60, 100, 10_000)
+        assert page and page.lines == [b"old 0", b"old 1", b"old 2", b"old 3"]
+        assert not await race.append(owner, 4, "old 4")
+        assert await race.append(adopter, 4, "new 4", owner=race.new)
+        assert (await race.log())[4:] == ["new 4"]
+
+    race(scenario)
+
+
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
+def test_invariant_3_race_a_round_that_began_before_the_burial_was_committed_writes_nothing(
+    race: Callable[..., None], isolation: Any
+) -> None:
+    """Its snapshot shows its row; the lock that it must take on that row is what it learns the truth from."""
+
+    async def scenario(race: Race) -> None:
+        owner, adopter = await race.session(), await race.session()
+        await race.die(race.old)
+        burial = adopter.transaction()
+        await burial.start()
+        assert await presence.bury(adopter) == [race.old]
+        assert await replies.orphans(adopter, 10) == [Orphan(race.reply, race.old)]
+        writing = asyncio.create_task(_in_transaction(owner, isolation, race.append(owner, 2, "old 2")))
+        await race.waits(owner)
+        await burial.commit()
+        assert await replies.adopt(adopter, Orphan(race.reply, race.old), race.new)
+        if isolation == "read_committed":
+            assert await writing is False
+        else:
+            with pytest.raises(asyncpg.SerializationError):
+                await writing
+        assert await race.append(adopter, 2, "new 2", owner=race.new)
+        assert await race.log() == ["old 0", "old 1", "new 2"]
+
+    race(scenario)
+
+
+async def _in_transaction(session: asyncpg.Connection, isolation: Any, work: Any) -> Any:
+    async with session.transaction(isolation=isolation):
+        return await work
+
+
+def test_invariant_3_race_a_burial_that_is_rolled_back_lets_the_waiting_round_write(race: Callable[..., None]) -> None:
+    async def scenario(race: Race) -> None:
+        owner, adopter = await race.session(), await race.session()
+        await race.die(race.old)
+        burial = adopter.transaction()
+        await burial.start()
+        assert await presence.bury(adopter) == [race.old]
+        writing = asyncio.create_task(race.append(owner, 2, "old 2"))
+        await race.waits(owner)
+        await burial.rollback()
+        assert await writing is True
+        assert await race.log() == ["old 0", "old 1", "old 2"]
+
+    race(scenario)
+
+
+def test_invariant_3_race_of_two_who_adopt_at_once_one_does(race: Callable[..., None]) -> None:
+    async def scenario(race: Race) -> None:
+        one, two = await race.session(), await race.session()
+        await presence.announce(await race.session(), 303)
+        await race.die(race.old)
+        assert await presence.bury(one) == [race.old]
+        [orphan] = await replies.orphans(one, 10)
+        assert await replies.orphans(two, 10) == [orphan]
+        adoption = one.transaction()
+        await adoption.start()
+        first = await replies.adopt(one, orphan, race.new)
+        second = asyncio.create_task(replies.adopt(two, orphan, 303))
+        await race.waits(two)
+        await adoption.commit()
+        assert first and first.attempts == 1
+        assert await second is None
+        assert await one.fetchval("SELECT owner FROM replies") == race.new
+
+    race(scenario)
+
+
+def test_invariant_3_race_of_two_who_bury_at_once_one_does_and_neither_waits(race: Callable[..., None]) -> None:
+    async def scenario(race: Race) -> None:
+        one, two = await race.session(), await race.session()
+        await race.die(race.old)
+        burial = one.transaction()
+        await burial.start()
+        assert await presence.bury(one) == [race.old]
+        async with asyncio.timeout(LONG):
+            assert await presence.bury(two) == []
+        await burial.commit()
+
+    race(scenario)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["adoption committed before", "adoption committed meanwhile"])
+def test_invariant_3_race_the_old_owner_cannot_finish_what_was_adopted(race: Callable[..., None], waits: bool) -> None:
+    async def scenario(race: Race) -> None:
+        owner, adopter = await race.session(), await race.session()
+        await race.die(race.old)
+        assert await presence.bury(adopter) == [race.old]
+        adoption = adopter.transaction()
+        await adoption.start()
+        assert await replies.adopt(adopter, Orphan(race.reply, race.old), race.new)
+        if waits:
+            finishing = asyncio.create_task(race.finish(owner, 2))
+            await race.waits(owner)
+            await adoption.commit()
+            assert await finishing is not Finished.YES
+        else:
+            await adoption.commit()
+        assert await race.finish(owner, 2) is Finished.NOT_OURS
+        assert await race.log() == ["old 0", "old 1"]
+        assert await owner.fetchval("SELECT count(*) FROM chatts WHERE username = 'assistant'") == 0
+        assert await race.finish(adopter, 2, race.new) is Finished.YES
+        assert await owner.fetchval("SELECT message FROM chatts WHERE username = 'assistant'") == "of 202"
+
+    race(scenario)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["end committed before", "end committed meanwhile"])
+def test_invariant_3_race_what_was_finished_cannot_be_adopted(race: Callable[..., None], waits: bool) -> None:
+    async def scenario(race: Race) -> None:
+        owner, adopter = await race.session(), await race.session()
+        await race.die(race.old)
+        assert await presence.bury(adopter) == [race.old]
+        [orphan] = await replies.orphans(adopter, 10)
+        ending = owner.transaction()
+        await ending.start()
+        assert await race.finish(owner, 2) is Finished.YES
+        if waits:
+            adopting = asyncio.create_task(replies.adopt(adopter, orphan, race.new))
+            await race.waits(adopter)
+            await ending.commit()
+            assert await adopting is None
+        else:
+            await ending.commit()
+            assert await replies.adopt(adopter, orphan, race.new) is None
+        assert await replies.orphans(adopter, 10) == []
+        assert await race.log() == ["old 0", "old 1", "the end"]
+
+    race(scenario)
+
+
+def test_invariant_3_race_a_process_that_is_buried_itself_adopts_nothing(race: Callable[..., None]) -> None:
+    async def scenario(race: Race) -> None:
+        session = await race.session()
+        await race.die(race.old)
+        await race.die(race.new)
+        assert sorted(await presence.bury(session)) == [race.old, race.new]
+        assert await replies.adopt(session, Orphan(race.reply, race.old), race.new) is None
+
+    race(scenario)
+
+
+def test_invariant_3_announcing_a_process_is_safe_to_repeat_when_the_answer_was_lost(race: Callable[..., None]) -> None:
+    async def scenario(race: Race) -> None:
+        session = await race.session()
+        await presence.announce(session, 303)
+        session.terminate()
+        again = await race.session()
+        async with asyncio.timeout(LONG):
+            await presence.announce(again, 303)
+        assert 303 not in await presence.bury(await race.session())
+
+    race(scenario)
+
+
+# 4. Every reply ends, honestly, within a stated time, whatever dies.
+
+
+def test_invariant_4_a_reply_that_nobody_watches_is_adopted_by_the_sweep(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(hold={10: (gate := Gate())}),)
+    (owner, client), (_, other) = processes.start(), processes.start()
+    path = client.begin("hi", options={"num_predict": 20})
+    gate.reached.wait()
+    eventually("all is in the log", lambda: len(log_of(processes.url, path)) == 10)
+    owner.kill()
+    killed = time.monotonic()
+    gate.open()
+    ollama.arrival(1).wait(LONG)
+    print(f"\nkill -9 to the adopter's request, nobody watching: {time.monotonic() - killed:.2f} s", end="")
+    processes.check(path, other.view(path), words(20))
+    streaming_none(processes.url)
+
+
+def test_invariant_4_a_process_that_starts_adopts_what_its_dead_predecessor_left(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(hold={10: (gate := Gate())}),)
+    owner, client = processes.start()
+    paths = [client.begin("hi", appID=f"left {n}", options={"num_predict": 20}) for n in range(5)]
+    eventually("all wait", lambda: all(len(log_of(processes.url, path)) == 10 for path in paths), LONG)
+    owner.kill()
+    gate.open()
+    began = time.monotonic()
+    _, successor = processes.start()
+    ollama.arrival(9).wait(LONG)
+    print(f"\nstart of the successor to its fifth request: {time.monotonic() - began:.2f} s", end="")
+    for path in paths:
+        processes.check(path, successor.view(path), words(20))
+    streaming_none(processes.url)
+
+
+UNCONTINUABLE: dict[str, tuple[list[bytes], dict[str, Any], str]] = {
+    "a thought without content": ([line("", message={"thinking": "hm"})], {}, ""),
+    "a call of a tool": (
+        [line("I look ", message={"tool_calls": [{"function": {"name": "f", "arguments": {}}}]})],
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        "I look ",
+    ),
+    "an answer bound to a format": ([line('{"a": ')], {"format": "json"}, '{"a": '),
+}
+
+
+@pytest.mark.parametrize("case", UNCONTINUABLE)
+def test_invariant_4_what_cannot_be_continued_ends_interrupted_with_its_partial_kept(
+    processes: Processes, ollama: ScriptedOllama, case: str
+) -> None:
+    said, fields, kept = UNCONTINUABLE[case]
+    ollama.script(Head(), Lines(*said), gate := Gate(), Lines(last_line()))
+    (owner, client), (_, other) = processes.start(), processes.start()
+    path = client.begin("hi", **fields)
+    gate.reached.wait()
+    eventually("it is in the log", lambda: len(log_of(processes.url, path)) == len(said))
+    owner.kill()
+    gate.open()
+    shown = other.view(path)
+    assert (shown[-1].name, "interrupted" in shown[-1].json["error"]) == ("error", True)
+    assert [event.data for event in shown] == log_of(processes.url, path)
+    assert [event.data.encode() for event in shown[:-1]] == said
+    row = reply_row(processes.url, path)
+    assert (row["status"], row["error"]) == ("interrupted", shown[-1].json["error"])
+    last = other.history()["messages"][-1]
+    assert (last["role"], last["content"]) == ("assistant", kept)
+    assert last.get("thinking") == ("hm" if case.startswith("a thought") else None)
+    assert len(ollama.requests) == 1
+    assert other.ask("again")[-1].json["done"] is True
+
+
+def test_invariant_4_a_reply_that_was_adopted_too_often_ends_interrupted(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(hold={3: (gate := Gate())}),)
+    (owner, client), (_, other) = processes.start(), processes.start()
+    path = client.begin("hi")
+    gate.reached.wait()
+    eventually("it is in the log", lambda: len(log_of(processes.url, path)) == 3)
+    execute(processes.url, "UPDATE replies SET attempts = 5")
+    owner.kill()
+    gate.open()
+    shown = other.view(path)
+    assert "interrupted too often" in shown[-1].json["error"]
+    row = processes.check(path, shown, words(3), "interrupted")
+    assert (row["attempts"], len(ollama.requests)) == (6, 1)
+
+
+def test_invariant_4_a_stop_from_another_process_ends_a_reply_before_its_first_token(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.script(Gate())
+    (owner, client), (b, other) = processes.start(), processes.start()
+    path = client.begin("hi")
+    ollama.arrival(0).wait()
+    watched = [watch(path, owner.url), watch(path, b.url)]
+    assert other.http.delete(path).status_code == 202
+    ollama.requests[0].closed.wait(LONG)
+    for viewer, thread in watched:
+        join(thread)
+        processes.check(path, viewer.shown, "", "stopped")
+    assert '"done":true,"done_reason":"stopped"' in log_of(processes.url, path)[0]
+    assert other.http.delete(path).status_code == 204
+    assert other.ask("next")[-1].json["done"] is True
+
+
+def test_invariant_4_a_stop_from_another_process_in_mid_reply_keeps_what_was_said(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(hold={7: Gate()}),)
+    (owner, client), (_, other) = processes.start(), processes.start()
+    path = client.begin("hi")
+    client.http.delete(path)
+    client.view(path)
+    path = client.begin("hi", options={"num_predict": 10})
+    viewer, thread = watch(path, owner.url)
+    seen(viewer, 7)
+    assert other.http.delete(path).status_code == 202
+    join(thread)
+    processes.check(path, viewer.shown, words(7), "stopped")
+    ollama.requests[1].closed.wait(LONG)
+
+
+def test_invariant_4_a_stop_of_a_dead_process_s_reply_ends_it_without_asking_ollama(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(hold={7: (gate := Gate())}),)
+    (owner, client), (_, other) = processes.start(), processes.start()
+    path = client.begin("hi", options={"num_predict": 10})
+    gate.reached.wait()
+    eventually("all is in the log", lambda: len(log_of(processes.url, path)) == 7)
+    owner.process.send_signal(signal.SIGSTOP)
+    assert other.http.delete(path).status_code == 202
+    owner.kill()
+    shown = other.view(path)
+    processes.check(path, shown, words(7), "stopped")
+    assert len(ollama.requests) == 1
+
+
+def streaming_none(url: str) -> None:
+    assert rows(url, "SELECT id FROM replies WHERE status = 'streaming'") == []
+
+
+# 5. Memory: viewers that take nothing cost sockets, not text.
+
+
+def stuck_viewer(url: str, path: str) -> socket.socket:
+    """A client that asks for a reply and never reads."""
+    address = urlsplit(url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(LONG)
+    connection.connect((address.hostname, address.port))
+    connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+    return connection
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["in the owner", "in another process"])
+def test_invariant_5_two_hundred_stuck_viewers_cost_sockets_not_text(
+    processes: Processes, ollama: ScriptedOllama, elsewhere: bool
+) -> None:
+    size, count, viewers = 2_000, 3_000, 200
+    chunk = ndjson(*[line("x" * size)] * 100)
+    ollama.script(Head(), Lines(line("a ")), gate := Gate(), *[Body(chunk)] * (count // 100), Lines(last_line()))
+    owner, client = processes.start(viewer_timeout=600, log_to_stderr=True)
+    shown_by, watcher = processes.start(viewer_timeout=600) if elsewhere else (owner, client)
+    path = client.begin("hi")
+    with ExitStack() as stack:
+        stuck = [stack.enter_context(stuck_viewer(shown_by.url, path)) for _ in range(viewers)]
+        for connection in stuck:
+            assert connection.recv(1)
+        watcher.http.get("/healthz")
+        process = psutil.Process(shown_by.process.pid)
+        before = process.memory_info().rss
+        gate.open()
+        assert watcher.view(path)[-1].json["done"] is True
+        grown = process.memory_info().rss - before
+        print(f"\n{viewers} stuck viewers of {size * count / 1e6:.0f} MB: {grown / 1e6:.0f} MB more", end="")
+        assert len(psutil.Process(shown_by.process.pid).net_connections()) > viewers, "they are not there any more"
+        assert grown < viewers * size * count / 8
+
+
+def test_invariant_5_a_stuck_viewer_is_dropped_and_the_reply_goes_on(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    chunk = ndjson(*[line("x" * 2_000)] * 100)
+    ollama.script(Head(), Lines(line("a ")), gate := Gate(), *[Body(chunk)] * 100, Lines(last_line()))
+    program, client = processes.start(viewer_timeout=1)
+    path = client.begin("hi")
+    with stuck_viewer(program.url, path) as stuck:
+        assert stuck.recv(1)
+        gate.open()
+        shown = client.view(path)
+        assert len(shown) == 10_002
+        program.wait_log("is dropped", LONG)
+        got = 0
+        try:
+            while chunk := stuck.recv(65536):
+                got += len(chunk)
+        except ConnectionResetError:
+            pass
+    assert 0 < got < len(framed([event.data for event in shown])) / 2
+    assert reply_row(processes.url, path)["status"] == "done"
+
+
+# 6. Whatever the client does, Ollama is drained; whatever Ollama does, the client gets an end.
+
+
+def test_invariant_6_ollama_is_drained_when_nobody_reads(processes: Processes, ollama: ScriptedOllama) -> None:
+    chunk = ndjson(*[line("x" * 2_000)] * 100)
+    ollama.script(Head(), Lines(line("a ")), gate := Gate(), *[Body(chunk)] * 50, Lines(last_line()))
+    program, client = processes.start(viewer_timeout=600)
+    path = client.begin("hi")
+    with stuck_viewer(program.url, path) as stuck:
+        assert stuck.recv(1)
+        gate.open()
+        ollama.requests[0].answered.wait(LONG)
+        eventually("stored", lambda: reply_row(processes.url, path)["status"] == "done", LONG)
+    assert len(log_of(processes.url, path)) == 5_002
+
+
+def test_invariant_6_ollama_is_drained_when_the_only_viewer_has_gone(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(hold={3: (gate := Gate())}),)
+    _, client = processes.start()
+    with client.prompt("hi", options={"num_predict": 50}) as stream:
+        assert stream.next()
+        path = stream.response.headers["Content-Location"]
+    gate.open()
+    ollama.requests[0].answered.wait(LONG)
+    processes.check(path, client.view(path), words(50))
+
+
+def test_invariant_6_an_adopter_that_cannot_reach_ollama_gives_the_client_an_end(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
+    ollama.default = (SignedWords(hold={7: (gate := Gate())}),)
+    (owner, client), (_, other) = processes.start(), processes.start()
+    path = client.begin("hi", options={"num_predict": 10})
+    gate.reached.wait()
+    eventually("all is in the log", lambda: len(log_of(processes.url, path)) == 7)
+    ollama.stop_listening()
+    owner.kill()
+    shown = other.view(path)
+    assert shown[-1].name == "error"
+    processes.check(path, shown, words(7), "failed")
