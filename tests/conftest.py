@@ -23,8 +23,9 @@ _numbers = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare our marker."""
+    """Declare our marker, and see that loops are only made on purpose."""
     config.addinivalue_line("markers", "expects_log(*patterns): log lines at warning or above that belong to the test")
+    asyncio.set_event_loop(None)  # else Tornado's first look for a current loop makes one that nobody closes
 
 
 @pytest.fixture(scope="session")

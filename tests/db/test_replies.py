@@ -116,6 +116,7 @@ def test_a_reply_is_begun_with_its_messages_and_the_conversation_before_them(url
         assert (await said(connection, first))[-1] == ("user", "more")
         assert await ids(connection, first) == {first.id, second.id}
         row = await connection.fetchrow("SELECT * FROM replies WHERE id = $1", second.id)
+        assert row is not None
         assert (row["status"], row["model"], row["request"], row["owner"]) == ("streaming", "m", '{"model":"m"}', 1)
 
     play(url, act)

@@ -23,8 +23,8 @@ def fill(client: Client, count: int) -> list[str]:
     return [*said, "w0 "]
 
 
-def forget(client: Client, **query: object) -> int:
-    return client.http.delete("/llmchat", params={"appID": client.appid} | query).status_code
+def forget(client: Client, **query: int) -> int:
+    return client.http.delete("/llmchat", params={"appID": client.appid, **query}).status_code
 
 
 # Read.

@@ -1,0 +1,374 @@
+"""Requests as raw bytes: bodies too large, too slow or wrongly announced, request ids, old and pipelining clients."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+import ujson
+
+from tests.client import Client
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
+from tests.program import Program
+
+LIMIT = 10_000
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        assert self.headers["content-type"] == "application/json; charset=utf-8"
+        [(name, sentence)] = ujson.loads(self.body).items()
+        assert name == "error"
+        return str(sentence)
+
+
+class Raw:
+    """A connection on which a test says exactly what it wants."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._file = connection.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self._connection.sendall(data)
+
+    def answer(self) -> Answer:
+        version, status, *_ = self._file.readline().split()
+        assert version == b"HTTP/1.1"
+        headers = {}
+        while (field := self._file.readline().strip()) != b"":
+            name, _, value = field.decode().partition(":")
+            headers[name.lower()] = value.strip()
+        return Answer(int(status), headers, self._body(headers))
+
+    def _body(self, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding") == "chunked":
+            pieces = []
+            while size := int(self._file.readline(), 16):
+                pieces.append(self._file.read(size))
+                self._file.readline()
+            self._file.readline()
+            return b"".join(pieces)
+        if "content-length" in headers:
+            return self._file.read(int(headers["content-length"]))
+        return b"" if headers.get("connection") != "close" else self._file.read()
+
+    def rest(self) -> bytes:
+        """What comes until the server closes."""
+        return self._file.read()
+
+    def close_file(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def raw(url: str) -> Iterator[Raw]:
+    host = urlsplit(url)
+    with socket.create_connection((str(host.hostname), int(host.port or 0)), timeout=10) as connection:
+        it = Raw(connection)
+        try:
+            yield it
+        finally:
+            it.close_file()
+
+
+@pytest.fixture(scope="module")
+def small_url(new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[str]:
+    """A chatterd that takes small bodies only, and not slowly."""
+    settings: dict[str, object] = {"max_body_bytes": LIMIT, "body_timeout": 0.3, "drain": 1, "embedded_model": False}
+    with Program(database_url=new_database(), ollama_host=_session_ollama.url, **settings) as program:
+        yield program.url
+        assert program.alarms([]) == []
+
+
+@pytest.fixture
+def small(small_url: str, ollama: ScriptedOllama) -> Iterator[Client]:
+    client = Client(small_url)
+    with client.http:
+        yield client
+
+
+def url_of(client: Client) -> str:
+    return str(client.http.base_url)
+
+
+def head(path: str = "/llmchat", *more: str, method: str = "POST", version: str = "1.1") -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: x", "Content-Type: application/json", *more]
+    return "".join(one + "\r\n" for one in [*lines, ""]).encode()
+
+
+def whole(client: Client, *more: str, text: str = "hi", version: str = "1.1") -> bytes:
+    """A request for a reply, complete."""
+    body = ujson.dumps(client.body(text)).encode()
+    return head("/llmchat", f"Content-Length: {len(body)}", *more, version=version) + body
+
+
+# Too large.
+
+
+@pytest.mark.parametrize("path", ["/llmchat", "/llmprompt"])
+@pytest.mark.parametrize("length", [LIMIT + 1, 2**31, 2**63, 10**30])
+def test_a_body_announced_as_too_large_is_413_before_it_is_sent(small: Client, path: str, length: int) -> None:
+    with raw(url_of(small)) as connection:
+        connection.send(head(path, f"Content-Length: {length}"))
+        answer = connection.answer()
+    assert answer.status == 413
+    assert str(LIMIT) in answer.error
+
+
+@pytest.mark.parametrize("path", ["/llmchat", "/llmprompt"])
+def test_a_body_announced_as_too_large_and_sent_is_413_and_readable(small: Client, path: str) -> None:
+    with raw(url_of(small)) as connection:
+        connection.send(head(path, f"Content-Length: {LIMIT + 1}") + b"x" * (LIMIT + 1))
+        assert str(LIMIT) in connection.answer().error
+
+
+def test_a_client_that_sends_all_of_a_large_refused_body_before_it_reads_can_read_the_answer(small: Client) -> None:
+    with raw(url_of(small)) as connection:
+        connection.send(head("/llmchat", "Content-Length: 10000000") + b"x" * 10_000_000)
+        assert str(LIMIT) in connection.answer().error
+
+
+@pytest.mark.parametrize("path", ["/llmchat", "/llmprompt"])
+def test_a_chunked_body_beyond_the_limit_is_413_and_readable(small: Client, path: str) -> None:
+    with raw(url_of(small)) as connection:
+        connection.send(head(path, "Transfer-Encoding: chunked"))
+        for _ in range(100):
+            connection.send(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+        connection.send(b"0\r\n\r\n")
+        answer = connection.answer()
+        assert answer.status == 413
+        assert str(LIMIT) in answer.error
+    assert small.ask("hi")[-1].json["done"] is True
+
+
+def test_an_endless_chunked_body_is_ended(small: Client) -> None:
+    def send_without_end(connection: Raw) -> None:
+        for _ in range(1_000_000):
+            connection.send(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+
+    with raw(url_of(small)) as connection:
+        connection.send(head("/llmchat", "Transfer-Encoding: chunked"))
+        with pytest.raises(ConnectionError):
+            send_without_end(connection)
+    assert small.ask("hi")[-1].json["done"] is True
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_just_the_limit_is_taken(small: Client, chunked: bool) -> None:
+    body = ujson.dumps(small.body("hi")).encode().ljust(LIMIT)
+    with raw(url_of(small)) as connection:
+        if chunked:
+            connection.send(head("/llmchat", "Transfer-Encoding: chunked"))
+            for start in range(0, LIMIT, 1000):
+                connection.send(b"3e8\r\n" + body[start : start + 1000] + b"\r\n")
+            connection.send(b"0\r\n\r\n")
+        else:
+            connection.send(head("/llmchat", f"Content-Length: {LIMIT}") + body)
+        assert connection.answer().status == 200
+    assert small.messages()[0] == ("user", "hi")
+
+
+def test_a_large_body_is_taken_where_it_is_allowed(client: Client) -> None:
+    client.ask("x" * 20_000_000)
+    assert client.messages()[0] == ("user", "x" * 20_000_000)
+
+
+def test_a_body_beyond_the_limit_of_a_request_that_needs_none_is_413(small: Client) -> None:
+    with raw(url_of(small)) as connection:
+        connection.send(head("/healthz", f"Content-Length: {LIMIT + 1}", method="GET"))
+        assert connection.answer().status == 413
+
+
+def test_a_client_that_asks_before_it_sends_is_told(small: Client) -> None:
+    body = ujson.dumps(small.body("hi")).encode()
+    with raw(url_of(small)) as connection:
+        connection.send(head("/llmchat", f"Content-Length: {len(body)}", "Expect: 100-continue"))
+        assert connection.answer().status == 100
+        connection.send(body)
+        assert connection.answer().status == 200
+
+
+# Too slow, or never.
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"appID":'])
+def test_a_body_that_does_not_come_in_time_closes_the_connection(small: Client, sent: bytes) -> None:
+    with raw(url_of(small)) as connection:
+        connection.send(head("/llmchat", "Content-Length: 100") + sent)
+        answer = connection.rest()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+    assert small.http.get("/healthz").status_code == 200
+
+
+def test_a_client_that_leaves_in_mid_body_leaves_no_trace(small: Client) -> None:
+    request = whole(small)
+    with raw(url_of(small)) as connection:
+        connection.send(request[:-1])
+    assert small.messages() == []
+
+
+# Wrongly announced.
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["Content-Length: abc"],
+        ["Content-Length: -1"],
+        ["Content-Length: 1.5"],
+        ["Content-Length: +5"],
+        ["Content-Length: 1_0"],
+        ["Content-Length: ٣"],
+        ["Content-Length:"],
+        ["Content-Length: 5", "Content-Length: 6"],
+        ["Content-Length: 2", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: gzip"],
+    ],
+    ids=str,
+)
+def test_a_body_of_unclear_length_is_the_clients_mistake(client: Client, fields: list[str]) -> None:
+    with raw(url_of(client)) as connection:
+        connection.send(head("/llmchat", *fields) + b"{}")
+        answer = connection.rest()
+    assert answer == b"" or answer.split()[1] in (b"400", b"411", b"413", b"415", b"501"), answer
+    assert client.http.get("/healthz").status_code == 200
+
+
+def test_the_same_length_twice_is_that_length(client: Client) -> None:
+    request = whole(client).replace(b"Host: x\r\n", b"")
+    length = next(field for field in request.split(b"\r\n") if field.startswith(b"Content-Length"))
+    with raw(url_of(client)) as connection:
+        connection.send(request.replace(length, length + b"\r\nHost: x\r\n" + length))
+        assert connection.answer().status in (200, 400)
+
+
+@pytest.mark.expects_log("Malformed HTTP", "not a HTTP")
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 50]
+)
+def test_what_is_not_http_does_not_hurt(client: Client, garbage: bytes) -> None:
+    with raw(url_of(client)) as connection:
+        connection.send(garbage)
+    assert client.http.get("/healthz").status_code == 200
+
+
+# Request ids.
+
+
+@pytest.mark.parametrize("given", ["a", "abc-1", "x" * 128, "a.b:c/d+e=f_g", "0"])
+def test_a_request_id_is_taken_over(client: Client, given: str) -> None:
+    for path in ("/healthz", "/nope", "/llmchat", "/"):
+        assert client.http.get(path, headers={"X-Request-ID": given}).headers["X-Request-ID"] == given
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", "é", "a;b", "<script>", "a\tb"])
+def test_a_request_id_is_made_if_none_or_a_bad_one_came(client: Client, given: str | None) -> None:
+    headers = {} if given is None else {b"X-Request-ID": given.encode()}
+    made = [client.http.get("/healthz", headers=headers).headers["X-Request-ID"] for _ in range(2)]
+    assert made[0] != made[1] and given not in made
+    assert all(len(one) == 32 for one in made)
+
+
+def test_the_log_has_a_request_under_the_requests_id(chatterd: Program, client: Client) -> None:
+    client.http.get("/healthz", headers={"X-Request-ID": "find-me-again"})
+    chatterd.wait_log(r"200 GET /healthz .*\[find-me-again\]")
+
+
+def test_the_log_holds_neither_queries_nor_bodies(chatterd: Program, client: Client) -> None:
+    client.ask("top secret")
+    client.http.get("/llmchat", params={"appID": client.appid}, headers={"X-Request-ID": "last-one"})
+    chatterd.wait_log("last-one")
+    assert "top secret" not in chatterd.log and client.appid not in chatterd.log
+
+
+# Connections.
+
+
+def test_an_http_1_0_client_reads_a_stream_to_the_connections_end(client: Client) -> None:
+    with raw(url_of(client)) as connection:
+        connection.send(whole(client, version="1.0"))
+        answer, _, body = connection.rest().partition(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ") and b"chunked" not in answer.lower()
+    assert body.startswith(b"id: 0\ndata: {") and body.endswith(b"\n\n")
+    assert [one.split(b"\n")[0] for one in body.split(b"\n\n")[:-1]] == [b"id: %d" % number for number in range(6)]
+
+
+def test_a_connection_is_used_again_after_a_stream(client: Client) -> None:
+    with raw(url_of(client)) as connection:
+        for number in range(3):
+            connection.send(whole(client, text=f"m{number}"))
+            answer = connection.answer()
+            assert (answer.status, answer.body.count(b"\n\n")) == (200, 6)
+        connection.send(head("/healthz", method="GET"))
+        assert connection.answer().status == 200
+    assert len(client.messages()) == 6
+
+
+def test_requests_sent_ahead_are_answered_in_order(client: Client, ollama: ScriptedOllama) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
+    ahead = [head("/healthz", "X-Request-ID: 2", method="GET"), whole(client, "X-Request-ID: 3", text="again")]
+    with raw(url_of(client)) as connection:
+        connection.send(whole(client, "X-Request-ID: 1") + b"".join(ahead) + head("/nope", "X-Request-ID: 4"))
+        gate.reached.wait()
+        gate.open()
+        answers = [connection.answer() for _ in range(4)]
+    assert [answer.headers["x-request-id"] for answer in answers] == ["1", "2", "3", "4"]
+    assert [answer.status for answer in answers] == [200, 200, 200, 404]
+    assert [answer.body.count(b"\n\n") for answer in answers] == [2, 0, 6, 0]
+
+
+def test_a_connection_is_used_again_after_an_error(client: Client) -> None:
+    with raw(url_of(client)) as connection:
+        connection.send(head("/llmchat", "Content-Length: 7") + b"garbage")
+        assert connection.answer().status == 400
+        connection.send(whole(client))
+        assert connection.answer().status == 200
+
+
+def test_a_client_that_leaves_without_reading_a_byte_has_its_prompt_answered(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    gate = Gate()
+    ollama.script(Head(), gate, Lines(last_line("a")))
+    with raw(url_of(client)) as connection:
+        connection.send(whole(client))
+        gate.reached.wait()
+    with client.follow(f"/llmchat/{client.history()['reply']['id']}") as stream:
+        gate.open()
+        assert len(stream.rest()) == 1
+    assert client.messages() == [("user", "hi"), ("assistant", "a")]
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        head("/nope", method="GET"),
+        head("/nope", "Content-Length: 2") + b"{}",
+        head("/llmchat", method="GET"),
+        head("/llmchat", "Content-Length: 2", method="PUT") + b"{}",
+        head("/llmchat", f"Content-Length: {LIMIT + 1}"),
+        head("/llmchat/0", method="DELETE"),
+        head("/static/nope", method="GET"),
+        head("/healthz", method="GET"),
+    ],
+    ids=["unknown", "unknown with a body", "refused", "wrong method", "too large", "no reply", "no file", "good"],
+)
+def test_a_connection_that_will_be_closed_says_so_and_any_other_can_be_used_again(
+    small: Client, request_bytes: bytes
+) -> None:
+    with raw(url_of(small)) as connection:
+        connection.send(request_bytes)
+        answer = connection.answer()
+        if answer.headers.get("connection") != "close":
+            connection.send(head("/healthz", method="GET"))
+            assert connection.answer().status == 200

@@ -1,0 +1,113 @@
+"""Handlers in the test's own process and loop, on real parts: the example to copy for a handler's tests."""
+
+import asyncio
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+import ujson
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.ioloop import IOLoop
+from tornado.web import Application
+
+from db import chatts
+from db.pool import Database
+from handlers import application
+from handlers.base import Services
+from relay import generation
+from relay.ollama import Ollama
+from relay.presence import Presence
+from relay.replies import Replies
+from settings import Settings
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
+
+Steps = Generator[Any, Any, None]
+
+
+@pytest.fixture
+def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iterator[Services]:
+    """All parts of a chatterd but its sockets, wired as ``server.py`` does it."""
+    asyncio.set_event_loop(io_loop.asyncio_loop)  # type: ignore[attr-defined]  # what made the database has run a loop of its own meanwhile
+    settings = Settings(database_url=database_url, heartbeat=0.05)
+    database = Database(database_url, settings.pool_size, settings.acquire_timeout)
+    presence = Presence(database)
+
+    async def start() -> Services:
+        await database.open()
+        model = Ollama(ollama.url, settings.max_replies, settings.connect_timeout)
+        await presence.start()
+        replies = Replies(database, model, presence, settings)
+        await replies.start()
+        return Services(settings, database, model, replies)
+
+    async def stop() -> None:
+        await made.replies.drain(0)
+        await presence.stop()
+        made.ollama.close()
+        await database.close()
+
+    made = io_loop.run_sync(start)
+    yield made
+    io_loop.run_sync(stop)
+
+
+@pytest.fixture
+def app(services: Services) -> Application:
+    """What pytest-tornado serves at ``base_url``."""
+    return application(services)
+
+
+def prompt(base_url: str, **more: Any) -> HTTPRequest:
+    body = {"appID": "a", "model": "fake", "messages": [{"role": "user", "content": "hi"}]}
+    headers = {"Content-Type": "application/json"}
+    return HTTPRequest(base_url + "/llmchat", method="POST", headers=headers, body=ujson.dumps(body), **more)
+
+
+@pytest.mark.gen_test
+def test_a_prompt_is_answered_and_recorded(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
+    response: HTTPResponse = yield http_client.fetch(prompt(base_url))
+    assert response.code == 200
+    assert response.body.count(b"data: ") == 6
+
+    async def recorded() -> list[str]:
+        async with services.database.acquire() as connection:
+            return [one.message.content for one in await chatts.page(connection, "", "a", 10, None)]
+
+    contents = yield recorded()
+    assert contents == ["hi", "w0 w1 w2 w3 w4 "]
+
+
+@pytest.mark.gen_test
+def test_a_stream_is_read_while_it_is_written(
+    http_client: AsyncHTTPClient, base_url: str, ollama: ScriptedOllama
+) -> Steps:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
+    seen: list[bytes] = []
+
+    def take(chunk: bytes) -> None:
+        seen.append(chunk)
+        if b": waiting" in chunk:
+            gate.open()
+
+    yield http_client.fetch(prompt(base_url, streaming_callback=take))
+    whole = b"".join(seen)
+    assert whole.index(b'"content":"a"') < whole.index(b": waiting") < whole.index(b'"content":"b"')
+
+
+@pytest.mark.gen_test
+def test_while_draining_nothing_is_begun(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
+    services.replies.draining = True
+    response: HTTPResponse = yield http_client.fetch(prompt(base_url), raise_error=False)
+    assert (response.code, list(ujson.loads(response.body))) == (503, ["error"])
+    assert int(response.headers["Retry-After"]) > 0
+
+
+@pytest.mark.gen_test
+def test_an_answer_that_ollama_keeps_open_after_done_is_closed_in_the_end(
+    http_client: AsyncHTTPClient, base_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> Steps:
+    monkeypatch.setattr(generation, "LINGER", 0.01)
+    ollama.script(Head(), Lines(last_line("z")), Gate())
+    yield http_client.fetch(prompt(base_url))
+    yield ollama.requests[0].closed.within(10)
