@@ -89,7 +89,7 @@ async def page(
         FROM reply LEFT JOIN LATERAL (
             SELECT seq, line, sum(octet_length(line)) OVER (ORDER BY seq) AS bytes
             FROM (
-                SELECT seq, line FROM reply_lines WHERE reply = $2 AND seq >= $3 ORDER BY seq LIMIT $5
+                SELECT seq, line FROM reply_lines WHERE reply = $2 AND seq >= $3::bigint ORDER BY seq LIMIT $5
             ) AS following
         ) AS log ON reply.pruned IS NOT TRUE AND (log.bytes <= $6 OR log.seq = $3)
         ORDER BY log.seq

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -29,7 +29,7 @@ AWAY_SENTENCE = "The database cannot be reached. Try again in a moment."
 RETRY_INTERVAL = 1.0
 """Seconds between two attempts to reach a database that was away when chatterd started."""
 
-COMMAND_TIMEOUT = 30.0
+COMMAND_TIMEOUT = 10.0
 """Seconds that a statement may take; migrations may take longer."""
 
 
@@ -84,9 +84,13 @@ class Database:
     async def _keep_connecting(self) -> None:
         while self._pool is None:
             await asyncio.sleep(RETRY_INTERVAL)
-            with suppress(*AWAY):
+            try:
                 await self._connect()
                 log.info("The database is reachable now.")
+            except AWAY:
+                continue
+            except Exception:
+                log.exception("The database is there, but cannot be used; trying on.")
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[asyncpg.Connection]:
@@ -101,7 +105,7 @@ class Database:
             raise Unavailable(AWAY_SENTENCE)
         try:
             connection = await pool.acquire(timeout=self._acquire_timeout)
-        except AWAY as error:
+        except (*AWAY, asyncpg.PostgresError) as error:  # whatever keeps a session from beginning
             log.warning("No connection to the database: %s: %s", type(error).__name__, error)
             raise Unavailable(AWAY_SENTENCE) from error
         try:
@@ -121,12 +125,19 @@ class Database:
         """Open a connection outside the pool, for what lives as long as a session does. The caller closes it.
 
         :param settings: PostgreSQL's settings for the session.
-
-        :raises: what is in :data:`AWAY`.
+        :raises Unavailable: the database cannot be reached, or was not migrated yet.
         """
-        return await asyncpg.connect(
-            self._url, timeout=self._acquire_timeout, command_timeout=COMMAND_TIMEOUT, server_settings=settings
-        )
+        if self._pool is None:
+            raise Unavailable(AWAY_SENTENCE)
+        try:
+            return await asyncpg.connect(
+                self._url,
+                timeout=self._acquire_timeout,
+                command_timeout=COMMAND_TIMEOUT,
+                server_settings=settings,
+            )
+        except (*AWAY, asyncpg.PostgresError) as error:
+            raise Unavailable(AWAY_SENTENCE) from error
 
     async def close(self) -> None:
         """Close all connections, those still lent too."""

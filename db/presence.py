@@ -14,7 +14,7 @@ async def announce(connection: asyncpg.Connection, owner: int) -> None:
     PostgreSQL frees the advisory lock when the session ends, however the process died.
     """
     await connection.execute("SELECT pg_advisory_lock($1)", owner)
-    await connection.execute("INSERT INTO processes (owner) VALUES ($1)", owner)
+    await connection.execute("INSERT INTO processes (owner) VALUES ($1) ON CONFLICT DO NOTHING", owner)
 
 
 async def announce_again(connection: asyncpg.Connection, owner: int) -> bool:

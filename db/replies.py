@@ -156,7 +156,10 @@ async def begin(
     if first["begun"] is None:
         if first["known"] or first["running"]:
             return Begun(running=None if first["known"] else first["running"], known=first["known"])
-        return await _conflict(connection, new)
+        refused_by = await _conflict(connection, new)
+        if refused_by is not None:
+            return refused_by
+        return await begin(connection, new, messages, context_messages, context_bytes)  # it has ended meanwhile
     if first["running"] is not None:
         # The statement's snapshot is older than the end of the reply before this one: its message is not in the rows.
         context = await chatts.context(
@@ -167,8 +170,8 @@ async def begin(
     return Begun(context=earlier)
 
 
-async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun:
-    """Find the row that refused ``new`` and was too young for the statement's snapshot."""
+async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun | None:
+    """Find the row that refused ``new`` and was too young for the statement's snapshot, if it still would."""
     rows = await connection.fetch(
         """
         SELECT id, idempotency_key FROM replies
@@ -181,7 +184,7 @@ async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun:
     for row in rows:
         if new.idempotency_key is not None and row["idempotency_key"] == new.idempotency_key:
             return Begun(known=row["id"])
-    return Begun(running=rows[0]["id"]) if rows else Begun()
+    return Begun(running=rows[0]["id"]) if rows else None
 
 
 async def finish(
@@ -223,9 +226,8 @@ async def finish(
             INSERT INTO chatts (seq, id, tenant, appid, username, message, extra)
             SELECT message_seq, $2, $1, appid, 'assistant', $6, $7::jsonb FROM ended WHERE message_seq IS NOT NULL
         )
-        SELECT (SELECT status FROM ended) AS now, status AS before, owner,
+        SELECT (SELECT status FROM ended) AS now,
                (SELECT count(pg_notify($10, notice)) FROM ended CROSS JOIN unnest($11::text[]) AS notice)
-        FROM (SELECT) AS always LEFT JOIN replies ON tenant = $1 AND id = $2
         """,
         tenant,
         reply,
@@ -239,11 +241,18 @@ async def finish(
         CHANNEL,
         notices,
     )
-    if row["now"] == status or (row["before"] == status and row["owner"] == owner):
+    if row["now"] == status:
         return Finished.YES
-    if row["before"] == STREAMING and row["owner"] == owner:
-        return Finished.LINES_MISSING
-    return Finished.NOT_OURS
+    return await _ended_so(connection, reply, tenant, owner, status)
+
+
+async def _ended_so(connection: asyncpg.Connection, reply: UUID, tenant: str, owner: int, status: str) -> Finished:
+    """Find out why a reply could not be ended. A statement of its own: the other's snapshot may be older than an end
+    for which it had to wait, that of its own first try."""
+    row = await connection.fetchrow("SELECT status, owner FROM replies WHERE tenant = $1 AND id = $2", tenant, reply)
+    if row is None or row["owner"] != owner or row["status"] not in (status, STREAMING):
+        return Finished.NOT_OURS
+    return Finished.YES if row["status"] == status else Finished.LINES_MISSING
 
 
 async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> StoredReply | None:

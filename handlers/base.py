@@ -24,6 +24,11 @@ log = logging.getLogger("chatterd.http")
 REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 """Which ``X-Request-ID`` is taken over from a client or balancer."""
 
+CONTENT_LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+DROP_LIMIT = 67_108_864
+"""Bytes of a body beyond its limit that are read and dropped."""
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -61,9 +66,14 @@ class BaseHandler(RequestHandler):
         self.set_header("Server", "chatterd")
 
     def prepare(self) -> Awaitable[None] | None:
-        """Refuse a body that says it is too large before it is read."""
-        limit = self.services.settings.max_body_bytes
-        if int(self.request.headers.get("Content-Length", "0")) > limit:
+        """Refuse a body that says it is far too large before it is read.
+
+        One that is too large by less is read and dropped first: a client that is still sending sees no answer, only
+        that its connection was cut.
+        """
+        length = self.request.headers.get("Content-Length", "")
+        if CONTENT_LENGTH.fullmatch(length) and int(length) > self.services.settings.max_body_bytes + DROP_LIMIT:
+            self.set_header("Connection", "close")
             raise self._too_large()
         return None
 
@@ -163,9 +173,11 @@ def whole_number(name: str, text: str) -> int:
 class UnknownPath(BaseHandler):
     """Any path that no route knows."""
 
-    def prepare(self) -> None:
-        """Refuse it, whatever the method."""
+    def refuse(self) -> None:
+        """Refuse it, whatever the method, when its body has been read."""
         raise NotFound("There is nothing at this address.")
+
+    get = head = post = put = patch = delete = options = refuse
 
 
 def log_request(handler: RequestHandler) -> None:

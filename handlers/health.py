@@ -7,6 +7,9 @@ from tornado.routing import PathMatches, Rule
 from errors import OllamaUnreachable, Unavailable
 from handlers.base import BaseHandler
 
+PROBE_TIMEOUT = 3.0
+"""Seconds for the database to answer; balancers do not wait longer either."""
+
 
 class AliveHandler(BaseHandler):
     """Whether the event loop turns."""
@@ -32,9 +35,9 @@ class ReadyHandler(BaseHandler):
 
     async def _database(self) -> str:
         try:
-            async with self.services.database.acquire() as connection:
+            async with asyncio.timeout(PROBE_TIMEOUT), self.services.database.acquire() as connection:
                 await connection.execute("SELECT 1")
-        except Unavailable:
+        except (Unavailable, TimeoutError):
             return "unreachable"
         return "ok"
 

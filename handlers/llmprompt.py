@@ -13,7 +13,7 @@ from relay.ollama import Call
 
 log = logging.getLogger("chatterd.http")
 
-BACKLOG_LIMIT = 8_388_608
+BACKLOG_LIMIT = 67_108_864
 """Bytes that a client may be behind Ollama before its request is given up: Ollama is always read."""
 
 

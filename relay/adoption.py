@@ -35,6 +35,7 @@ class Adoption:
         self._settings = parts.settings
         self._presence = presence
         self._running = running
+        self._under_way: set[UUID] = set()
         parts.doorbell.on_orphan = self._hear_of_orphan
 
     async def rescue(self, owned: bool) -> None:
@@ -78,13 +79,22 @@ class Adoption:
             self._running.spawn(self.adopt_orphans())
 
     async def _adopt(self, orphan: Orphan) -> bool:
-        """Go on with a reply; False if another process was faster, or this one has no room.
+        """Go on with a reply; False if somebody else is faster, another process or another task of this one.
 
         Should this fail after the reply became this process's, look_after_own() finds it.
         """
-        owner = self._presence.owner
-        if not self.open or not self._presence.known or len(self._running) >= self._settings.max_replies:
+        if orphan.id in self._under_way or self._running.get(orphan.id) is not None or not self._has_room():
             return False
+        self._under_way.add(orphan.id)
+        try:
+            return await self._take_over(orphan, self._presence.owner)
+        finally:
+            self._under_way.discard(orphan.id)
+
+    def _has_room(self) -> bool:
+        return self.open and self._presence.known and len(self._running) < self._settings.max_replies
+
+    async def _take_over(self, orphan: Orphan, owner: int) -> bool:
         async with self._database.acquire() as connection:
             adopted = await replies.adopt(connection, orphan, owner)
             if adopted is None:
@@ -93,11 +103,11 @@ class Adoption:
             context = await chatts.context(
                 connection, adopted.tenant, adopted.appid, self._settings.context_messages, self._settings.context_bytes
             )
-        if owner != self._presence.owner:
-            return False  # declared dead in the meantime: it is an orphan again
+        if owner != self._presence.owner or not self.open:
+            return False  # declared dead in the meantime, or about to leave: it is an orphan again, or will be
         log.info("Adopted reply %s after %d lines (attempt %d).", adopted.id, count, adopted.attempts)
-        reply = Reply(adopted.id, adopted.tenant, adopted.appid, adopted.model, base=count)
-        generation = Generation(reply, owner, self._parts, said)
+        reply = Reply(adopted.id, adopted.tenant, adopted.model, owner, base=count)
+        generation = Generation(reply, self._parts, said)
         if adopted.stop:
             generation.stop()
         elif obstacle := continuation.obstacle(adopted.request, said, adopted.attempts):

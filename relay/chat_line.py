@@ -59,9 +59,7 @@ def read(line: bytes) -> ChatLine:
     if said.error or not said.model:
         return _read_unusual(line)
     message = said.message
-    return ChatLine(
-        storable(message.content), storable(message.thinking), _storable_within(message.tool_calls), said.done
-    )
+    return ChatLine(storable(message.content), storable(message.thinking), _calls(message.tool_calls, line), said.done)
 
 
 def _read_unusual(line: bytes) -> ChatLine:
@@ -81,7 +79,7 @@ def _read_unusual(line: bytes) -> ChatLine:
     return ChatLine(
         content=storable(_text(message.get("content"))),
         thinking=storable(_text(message.get("thinking"))),
-        tool_calls=_storable_within(tool_calls) if isinstance(tool_calls, list) else [],
+        tool_calls=_calls(tool_calls, line) if isinstance(tool_calls, list) else [],
         done=said.get("done") is True,
     )
 
@@ -132,6 +130,13 @@ def storable(text: str) -> str:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _calls(tool_calls: list[Any], line: bytes) -> list[Any]:
+    try:
+        return [_storable_within(call) for call in tool_calls]
+    except RecursionError as error:
+        raise UnreadableLine(line) from error
 
 
 def _storable_within(value: Any) -> Any:

@@ -109,6 +109,14 @@ class Cursor:
         return reply.unseen(self.at)
 
     async def _next_of_log(self, deadline: float) -> list[bytes] | None:
+        with self._doorbell.expecting(self.id) as rung:
+            if (found := await self._look_in_log()) or found is None:
+                return found
+            if self._sources.live(self.id) is None:
+                await self._doorbell.wait(self.id, rung, min(POLL_INTERVAL, max(0.0, deadline - self._loop.time())))
+        return []
+
+    async def _look_in_log(self) -> list[bytes] | None:
         try:
             page = await self._read_log()
             self._away_since = None
@@ -121,8 +129,6 @@ class Cursor:
             await self._sources.rescue(page.owned)
         except Unavailable:
             self._check_patience()
-        if self._sources.live(self.id) is None:
-            await self._doorbell.wait(self.id, min(POLL_INTERVAL, max(0.0, deadline - self._loop.time())))
         return []
 
     async def _read_log(self) -> Page | None:

@@ -5,7 +5,8 @@ or has ended), ``stop`` (it shall end), ``orphan`` (nobody generates it any more
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from db import presence
@@ -53,22 +54,28 @@ class Doorbell:
             self.on_orphan(id)
             self.wake(id)
 
-    async def wait(self, id: UUID, seconds: float) -> None:
-        """Wait until a reply of another process may have more to show.
+    @contextmanager
+    def expecting(self, id: UUID) -> Iterator["asyncio.Future[None]"]:
+        """Hear for a reply within the block; the future is done when it may have more to show.
+
+        Look for lines inside the block, then :meth:`wait`: a ring in between is not missed.
+        """
+        rung = self._loop.create_future()
+        self._waiting.setdefault(id, set()).add(rung)
+        try:
+            yield rung
+        finally:
+            self._waiting[id].discard(rung)
+            if not self._waiting[id]:
+                del self._waiting[id]
+
+    async def wait(self, id: UUID, rung: "asyncio.Future[None]", seconds: float) -> None:
+        """Let the process that generates a reply know that it is waited for, and wait for the ring.
 
         :param seconds: after these it is time to look in any case: a ring can be lost.
         """
-        waiting = self._loop.create_future()
-        self._waiting.setdefault(id, set()).add(waiting)
-        try:
-            await self._ask(id)
-            await asyncio.wait_for(waiting, seconds)
-        except TimeoutError:
-            return
-        finally:
-            self._waiting[id].discard(waiting)
-            if not self._waiting[id]:
-                del self._waiting[id]
+        await self._ask(id)
+        await asyncio.wait([rung], timeout=seconds)
 
     async def _ask(self, id: UUID) -> None:
         now = self._loop.time()
@@ -80,7 +87,7 @@ class Doorbell:
             async with self._database.acquire() as connection:
                 await presence.ring(connection, f"watch {id}")
         except Unavailable:
-            del self._asked[id]
+            self._asked.pop(id, None)
 
     def wake(self, id: UUID) -> None:
         """Wake those who wait here for a reply."""

@@ -5,10 +5,9 @@ import logging
 from dataclasses import dataclass, replace
 
 from db import replies
-from db.chatts import Message
 from db.pool import Database
 from db.replies import Finished
-from errors import ChatterdError, LineTooLong, NotAcceptable, OllamaUnreachable, Unavailable, UnreadableLine
+from errors import ChatterdError, LineTooLong, OllamaUnreachable, Unavailable, UnreadableLine
 from relay import chat_line, ndjson
 from relay.doorbell import Doorbell
 from relay.journal import Journal
@@ -33,11 +32,13 @@ class Outcome:
     :param status: as in ``replies.status``.
     :param error: what went wrong, for the viewers; None if nothing did.
     :param last_line: the line to show once the outcome is committed; None if the viewers have been told already.
+    :param with_message: whether what the model said is kept.
     """
 
     status: str
     error: str | None
     last_line: bytes | None
+    with_message: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,11 @@ class Generation:
     Whichever comes first ends it: a line with ``done``, the answer's end, a time limit, :meth:`stop`,
     :meth:`interrupt`, :meth:`let_go`.
 
-    :param owner: the process's id when it began; it may write under no other.
     :param transcript: what the model had said before, if the reply is continued.
     """
 
-    def __init__(self, reply: Reply, owner: int, parts: Parts, transcript: Transcript | None = None) -> None:
+    def __init__(self, reply: Reply, parts: Parts, transcript: Transcript | None = None) -> None:
         self.reply = reply
-        self.owner = owner
         self._ollama = parts.ollama
         self._database = parts.database
         self._doorbell = parts.doorbell
@@ -79,6 +78,7 @@ class Generation:
         self._transcript = transcript or Transcript()
         self._refusal = bytearray()
         self._last_error: str | None = None
+        self._gave_up_at: int | None = None
 
     def stop(self) -> None:
         """End the reply where it is, as a person asked for."""
@@ -99,8 +99,8 @@ class Generation:
     async def run(self, body: bytes) -> None:
         """Ask Ollama, relay, store, show the end. Returns when all of it is done, or when the reply was let go."""
         outcome = self._outcome.result() if self._outcome.done() else await self._ask(body)
-        if outcome is None or not await self._store(outcome):
-            self.reply.lose()
+        if outcome is not None:
+            await self._store(outcome)
 
     async def _ask(self, body: bytes) -> Outcome | None:
         self._journal.open(self.reply)
@@ -183,73 +183,76 @@ class Generation:
         self.reply.append(line)
         self._journal.note(self.reply)
 
-    async def _store(self, outcome: Outcome) -> bool:
-        """Commit the outcome, then show it. While the database is away, keep trying; the viewers' patience ends first.
+    async def _store(self, outcome: Outcome) -> None:
+        """Commit the outcome, then show it, unless the reply is another process's, which will store how it ends.
 
-        :returns: False if the reply is another process's, which will store how it ends.
+        While the database is away, keep trying; the viewers' patience ends first.
         """
-        if outcome.last_line is not None:
-            self.reply.append(outcome.last_line)
-        began = self._journal.away_since or self._loop.time()
+        self._journal.close(self.reply)
+        patience_ends = (self._journal.away_since or self._loop.time()) + self._settings.db_patience
         while True:
             try:
                 stored = await self._store_once(outcome)
                 break
             except Unavailable:
-                if not self.reply.ended and self._loop.time() >= began + self._settings.db_patience:
-                    outcome = self._give_up(outcome)
+                if not self.reply.ended and self._loop.time() >= patience_ends:
+                    outcome = self._give_up()
                 await asyncio.sleep(STORE_RETRY)
-        self._journal.close(self.reply)
+            except Exception:
+                if not outcome.with_message:
+                    raise
+                log.exception("The end of reply %s is refused; ending it without a message.", self.reply.id)
+                self.reply.drop_uncommitted()
+                outcome = replace(_failure("failed", "The reply could not be saved."), with_message=False)
         if stored:
-            self._show_all()
-        return stored
+            self._show_end(outcome)
 
     async def _store_once(self, outcome: Outcome) -> bool:
-        """Store the outcome and all lines that are not known to be in the log.
+        """Store the outcome and all lines that are not known to be in the log; False if the reply is another's.
 
         :raises Unavailable: the database is away; it may have stored the outcome or not.
         """
-        message = self._transcript.message(self._settings.collapse_whitespace)
-        first = self.reply.committed
-        while True:
-            try:
-                finished = await self._finish(outcome, message, first)
-            except NotAcceptable:
-                log.exception("The database refuses the end of reply %s; ending it without a message.", self.reply.id)
-                outcome, message = replace(outcome, status="failed", error="The reply could not be saved."), None
-                continue
-            if finished is not Finished.LINES_MISSING:
-                return finished is Finished.YES
-            if first == self.reply.base:
-                log.error("The log of reply %s has lost lines that are not in memory any more.", self.reply.id)
-                return False  # the reply is continued from what the log has, as if its process had died
-            first = self.reply.base
+        first = self.reply.committed if self._gave_up_at is None else self._gave_up_at
+        finished = await self._finish(outcome, first)
+        if finished is Finished.LINES_MISSING and first > self.reply.base:
+            finished = await self._finish(outcome, self.reply.base)
+        if finished is Finished.LINES_MISSING:
+            # It is continued from what the log has, as if its process had died.
+            log.error("The log of reply %s has lost lines that are not in memory any more.", self.reply.id)
+        return finished is Finished.YES
 
-    async def _finish(self, outcome: Outcome, message: Message | None, first: int) -> Finished:
+    async def _finish(self, outcome: Outcome, first: int) -> Finished:
         reply = self.reply
-        lines = [line.decode() for line in reply.lines(first, reply.count)]
+        lines = reply.lines(first, reply.count)
+        if outcome.last_line is not None:
+            lines.append(outcome.last_line)
+        message = self._transcript.message(self._settings.collapse_whitespace) if outcome.with_message else None
         async with self._database.acquire() as connection:
             return await replies.finish(
                 connection,
                 reply.id,
                 reply.tenant,
-                self.owner,
+                reply.owner,
                 outcome.status,
                 outcome.error,
                 message,
                 first,
-                lines,
+                [line.decode() for line in lines],
                 self._doorbell.rings_for_end(reply.id),
             )
 
-    def _give_up(self, outcome: Outcome) -> Outcome:
+    def _give_up(self) -> Outcome:
         """End the reply for its viewers though it is not stored. Storing it goes on, as what it is then: failed."""
-        error = "The reply could not be saved: the database cannot be reached."
+        outcome = _failure("failed", "The reply could not be saved: the database cannot be reached.")
         self.reply.drop_uncommitted()
-        self.reply.append(chat_line.error_line(error))
-        self._show_all()
-        return Outcome("failed", error, None)
+        self._gave_up_at = self.reply.count
+        self._show_end(outcome)
+        return replace(outcome, last_line=None)
 
-    def _show_all(self) -> None:
+    def _show_end(self, outcome: Outcome) -> None:
+        if self.reply.ended:
+            return
+        if outcome.last_line is not None:
+            self.reply.append(outcome.last_line)
         self.reply.commit(self.reply.count, self._loop.time())
         self.reply.end()

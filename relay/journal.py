@@ -9,6 +9,7 @@ import asyncpg
 
 from db import lines
 from db.pool import AWAY, Database
+from errors import Unavailable
 from relay.doorbell import Doorbell
 from relay.presence import Presence
 from relay.reply import Reply
@@ -105,12 +106,12 @@ class Journal:
             try:
                 async with self._round:
                     await self._write_round()
-            except AWAY as error:
-                self._go_away()
+            except (Unavailable, *AWAY) as error:
+                self._go_away(started)
                 log.info("The journal cannot write: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(RETRY_INTERVAL)
             except Exception:
-                self._go_away()
+                self._go_away(started)
                 log.exception("The journal cannot write, for a reason that trying again may not mend.")
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
@@ -121,12 +122,15 @@ class Journal:
     async def _write_round(self) -> None:
         connection = await self._connect()
         due = _Round()
-        for reply in self._fresh.values():
-            due.add(reply)
-        notices = self._doorbell.due_rings(reply.id for reply, _ in due.ends)
         owner = self._presence.owner
+        for reply in list(self._fresh.values()):
+            if reply.owner == owner:
+                due.add(reply)
+            else:
+                self.close(reply)
+        notices = self._doorbell.due_rings(reply.id for reply, _ in due.ends)
         if not await lines.append(connection, owner, due.replies, due.numbers, due.lines, notices):
-            if owner == self._presence.owner:
+            if owner == self._presence.owner and self._presence.known:
                 self._presence.renew()
             return
         now = self._loop.time()
@@ -149,11 +153,11 @@ class Journal:
                 self._fresh[reply.id] = reply
         return self._connection
 
-    def _go_away(self) -> None:
+    def _go_away(self, since: float) -> None:
         if self._connection:
             self._connection.terminate()
             self._connection = None
         if self.away_since is None:
-            self.away_since = self._loop.time()
+            self.away_since = since
             log.warning("The database takes no lines; replies pause until it does.")
         self._work.set()

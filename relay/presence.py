@@ -20,6 +20,9 @@ RETRY_INTERVAL = 0.25
 BURY_INTERVAL = 0.2
 """Seconds between two looks for dead processes, however many viewers ask."""
 
+LEAVE_SECONDS = 1.0
+"""Seconds at most to take the announcement back."""
+
 KEEPALIVE = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 """How PostgreSQL notices within seconds that a whole machine is gone, and frees what its sessions held."""
 
@@ -66,14 +69,14 @@ class Presence:
 
     async def _announce(self) -> None:
         self._cut.clear()
-        connection = None
+        owner, connection = self.owner, None
         try:
             connection = await self._database.dedicated(**KEEPALIVE)
             connection.add_termination_listener(lambda _: self._cut.set())
             await connection.add_listener(presence.CHANNEL, lambda *notice: self._doorbell.hear(notice[-1]))
             if not self.known:
-                await presence.announce(connection, self.owner)
-            elif not await presence.announce_again(connection, self.owner):
+                await presence.announce(connection, owner)
+            elif not await presence.announce_again(connection, owner):
                 connection.terminate()
                 self.renew()
                 return
@@ -82,6 +85,9 @@ class Presence:
                 connection.terminate()
             log.info("This process cannot be announced: %s", error)
             return
+        if owner != self.owner:
+            connection.terminate()
+            return  # declared dead while it was being announced
         self._connection = connection
         self.known = self.announced = True
 
@@ -117,7 +123,8 @@ class Presence:
             self._task.cancel()
         if self._connection and self.announced:
             try:
-                await presence.leave(self._connection, self.owner)
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await presence.leave(self._connection, self.owner)
             except AWAY as error:
                 log.info("Presence could not be taken back: %s", error)
             self._connection.terminate()

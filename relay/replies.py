@@ -54,8 +54,8 @@ class Replies:
         :raises NotAcceptable: the database refuses the text.
         """
         self._check_room()
-        reply = Reply(uuid4(), asked.tenant, asked.appid, asked.model)
-        generation = Generation(reply, self._presence.owner, self._parts)
+        reply = Reply(uuid4(), asked.tenant, asked.model, self._presence.owner)
+        generation = Generation(reply, self._parts)
         self._running.add(generation)  # before it is recorded: whoever learns its id there must find it here
         own, messages_left, bytes_left = prompt.within(
             asked.messages, self._settings.context_messages, self._settings.context_bytes
@@ -63,7 +63,7 @@ class Replies:
         try:
             async with self._database.acquire() as connection:
                 begun = await replies.begin(
-                    connection, _new_row(generation, asked), asked.messages, messages_left, bytes_left
+                    connection, _new_row(reply, asked), asked.messages, messages_left, bytes_left
                 )
         except BaseException:  # had it been recorded all the same, Adoption.look_after_own() would find it
             self._running.remove(reply.id)
@@ -180,22 +180,21 @@ class Replies:
         return await lines.page(connection, tenant, id, first, self._settings.log_retention, AT_ONCE, PAGE_BYTES)
 
 
-def _new_row(generation: Generation, asked: Prompt) -> NewReply:
-    reply = generation.reply
+def _new_row(reply: Reply, asked: Prompt) -> NewReply:
     return NewReply(
         reply.id,
-        reply.tenant,
-        reply.appid,
-        reply.model,
+        asked.tenant,
+        asked.appid,
+        asked.model,
         asked.stored_request(),
-        generation.owner,
+        reply.owner,
         asked.idempotency_key,
     )
 
 
 def _whole(stored: StoredReply) -> Reply:
     """Show a reply whose lines are gone: what the model said as one line, and how it ended if that was not well."""
-    reply = Reply(stored.id, "", stored.appid, stored.model)
+    reply = Reply(stored.id, "", stored.model, owner=0)
     message = {"content": ""}
     if stored.message is not None:
         message = {"content": stored.message.content, **msgspec.json.decode(stored.message.extra or "{}")}

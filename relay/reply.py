@@ -18,6 +18,7 @@ KEEP_BYTES = 1_048_576
 class Reply:
     """An append-only list of lines. Viewers are cursors into it; they may come, go and be slow as they like.
 
+    :ivar owner: the id under which this process may write it; another one it has now does not count.
     :ivar base: the number of the first line that is held in memory; those before it are in the log only.
     :ivar written: the number of the next line to write to the log.
     :ivar committed: how many lines may be shown.
@@ -25,11 +26,11 @@ class Reply:
     :ivar lost: another process generates it now; what was not committed never was.
     """
 
-    def __init__(self, id: UUID, tenant: str, appid: str, model: str, base: int = 0) -> None:
+    def __init__(self, id: UUID, tenant: str, model: str, owner: int, base: int = 0) -> None:
         self.id = id
         self.tenant = tenant
-        self.appid = appid
         self.model = model
+        self.owner = owner
         self.base = base
         self.written = base
         self.committed = base
@@ -76,6 +77,7 @@ class Reply:
         """Forget the lines that were never shown."""
         del self._lines[self.committed - self.base :]
         self._size = sum(map(len, self._lines))
+        self.written = min(self.written, self.committed)
 
     def end(self) -> None:
         """Add nothing more."""

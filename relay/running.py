@@ -54,6 +54,8 @@ class Running:
         finally:
             self._journal.close(generation.reply)
             self.remove(generation.reply.id)
+            if not generation.reply.ended:
+                generation.reply.lose()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that nobody waits for; what goes wrong in it is logged, not lost."""

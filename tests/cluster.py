@@ -85,4 +85,3 @@ class OwnPostgres:
         server: Any = self._server._server
         arguments = ("-w", "-m", mode, "-D", str(server.pgdata), "-l", str(server.log), "restart")
         pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user, timeout=60)
-

@@ -1,20 +1,28 @@
 """PostgreSQL away, back, cut, or silent at the worst moment: nothing is lost, all is told, it recovers by itself."""
 
 import asyncio
+import random
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
 
-from tests.client import Client
+from tests.client import Client, Event, Stream
+from tests.cluster import OwnPostgres, SignedWords, words
 from tests.database import eventually, reply_row, rows, with_connection
-from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, last_line, line
 from tests.fakes.proxy import CuttingProxy
 from tests.program import Program
 
-AWAY = ("database", "presence session was lost", "pool connection floor")
-"""What the log may say while the database is away."""
+AWAY = ("database", "declared dead", "pool connection floor")
+"""What the log may say while the database is away, and after it was."""
 
 pytestmark = pytest.mark.expects_log(*AWAY)
 
@@ -41,6 +49,13 @@ def ask(proxy: CuttingProxy, start_chatterd: Callable[..., Program]) -> Iterator
     proxy.restore()  # so that the program ends as it should
     for client in clients:
         client.http.close()
+
+
+def said(stream: Stream) -> str:
+    """What the model says in the next event."""
+    event = stream.next()
+    assert event is not None
+    return str(event.json["message"]["content"])
 
 
 def check_refused(client: Client, method: str, path: str, **request: Any) -> None:
@@ -128,25 +143,24 @@ def test_a_database_that_refuses_new_sessions_is_a_database_that_is_away(
         wait_ready(client)
 
 
-def test_while_the_database_is_away_a_reply_streams_on_and_done_waits_for_it(
+def test_while_the_database_is_away_a_reply_pauses_with_heartbeats_and_goes_on_when_it_is_back(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(line("b"), last_line("c")))
     client = ask(heartbeat=0.05)
     with client.prompt("hi") as stream:
-        first = stream.next()
-        assert first is not None and first.json["message"]["content"] == "a"
+        assert said(stream) == "a"
         proxy.cut()
         gate.open()
-        second = stream.next()
-        assert second is not None and second.json["message"]["content"] == "b"
+        ollama.arrival(0).wait().answered.wait()  # Ollama is read on
         assert [stream.comment() for _ in range(5)] == [": waiting"] * 5
         path = stream.response.headers["Content-Location"]
         assert reply_row(database_url, path)["status"] == "streaming"
         proxy.restore()
-        [last] = stream.rest()
-        assert last.json["done"] is True and last.json["done_reason"] == "stop"
+        second, last = stream.rest()
+        assert (second.id, second.json["message"]["content"]) == (1, "b")
+        assert (last.id, last.json["done"], last.json["done_reason"]) == (2, True, "stop")
         assert reply_row(database_url, path)["status"] == "done"
     assert rows(database_url, "SELECT message FROM chatts ORDER BY seq")[1]["message"] == "abc"
 
@@ -250,9 +264,10 @@ def test_a_prompt_that_is_recorded_long_after_its_connection_was_cut_leaves_no_r
         posting = asyncio.create_task(asyncio.to_thread(post))
         await asyncio.to_thread(eventually, "begin waits", lambda: waiting(database_url))
         proxy.cut()
+        cut_at = await connection.fetchval("SELECT clock_timestamp()")
         proxy.restore()
         await posting
-        await asyncio.to_thread(eventually, "the program has looked for its reply", lambda: looked(database_url))
+        await asyncio.to_thread(eventually, "a sweep has looked for replies", lambda: swept(database_url, cut_at))
         await transaction.rollback()
 
     with_connection(database_url, scenario)
@@ -269,10 +284,318 @@ def waiting(url: str) -> bool:
     return bool(rows(url, query))
 
 
-def looked(url: str) -> bool:
-    """Whether a session of this database has last read a context outside of a begin."""
-    query = (
-        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'"
-        " AND query LIKE '%username = ''system''%' AND query NOT LIKE '%INSERT INTO replies%'"
-    )
-    return bool(rows(url, query))
+def swept(url: str, since: datetime) -> bool:
+    """Whether a sweep has come to its last part, which prunes the log, since some moment."""
+    query = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND query_start > $1"
+    return bool(rows(url, query + " AND query LIKE '%DELETE FROM reply_lines USING rows%'", since))
+
+
+@contextmanager
+def held(url: str, statement: str) -> Iterator[None]:
+    """Hold the locks that a statement takes."""
+    with_lock, release = threading.Event(), threading.Event()
+
+    async def hold(connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await connection.execute(statement)
+            with_lock.set()
+            await asyncio.to_thread(release.wait)
+
+    with ThreadPoolExecutor(1) as executor:
+        holding = executor.submit(with_connection, url, hold)
+        try:
+            assert with_lock.wait(10)
+            yield
+        finally:
+            release.set()
+            holding.result()
+
+
+NO_MESSAGE = "LOCK TABLE chatts IN SHARE ROW EXCLUSIVE MODE"
+"""While this lock is held, lines can be written but no message."""
+
+
+def test_done_is_not_shown_before_its_message_is_stored(
+    ask: Callable[..., Client], ollama: ScriptedOllama, database_url: str
+) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(line("b"), last_line("c")))
+    client = ask(heartbeat=0.1, journal_interval=500)
+    with client.prompt("hi") as stream:
+        assert said(stream) == "a"
+        with held(database_url, NO_MESSAGE):
+            gate.open()
+            assert said(stream) == "b"
+            assert [stream.comment() for _ in range(10)] == [": waiting"] * 10
+        assert said(stream) == "c"
+        assert client.messages() == [("user", "hi"), ("assistant", "abc")]
+
+
+def test_done_is_not_shown_before_its_message_is_stored_after_the_database_was_away_either(
+    ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
+) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(line("b"), last_line("c")))
+    client = ask(heartbeat=0.1)
+    with client.prompt("hi") as stream:
+        assert said(stream) == "a"
+        with held(database_url, NO_MESSAGE):
+            proxy.cut()
+            gate.open()
+            ollama.arrival(0).wait().answered.wait()
+            proxy.restore()
+            assert said(stream) == "b"
+            assert [stream.comment() for _ in range(10)] == [": waiting"] * 10
+        assert said(stream) == "c"
+        assert client.messages() == [("user", "hi"), ("assistant", "abc")]
+
+
+def test_lines_whose_round_was_stored_but_not_confirmed_are_shown_and_logged_once(
+    ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama
+) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a"), line("round to lose")), gate, Lines(last_line("c")))
+    client = ask()
+    lost = proxy.lose(b"round to lose")
+    with client.prompt("hi") as stream:
+        assert said(stream) == "a"
+        lost.wait()
+        assert said(stream) == "round to lose"
+        gate.open()
+        [last] = stream.rest()
+        path = stream.response.headers["Content-Location"]
+    assert (last.id, last.json["done"]) == (2, True)
+    assert [event.json["message"]["content"] for event in client.view(path)] == ["a", "round to lose", "c"]
+
+
+def test_an_error_that_a_viewer_saw_is_in_the_log_though_a_round_was_stored_in_its_place(
+    ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
+) -> None:
+    gate, later = Gate(), Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(line("never confirmed")), later)
+    client = ask(db_patience=0.5, heartbeat=0.2)
+    with client.prompt("hi") as stream:
+        path = stream.response.headers["Content-Location"]
+        first = stream.next()
+        assert first is not None
+        lost = proxy.lose(b"never confirmed")
+        gate.open()
+        lost.wait()
+        proxy.cut()
+        shown = [first, *stream.rest()]
+    assert (shown[-1].id, shown[-1].name) == (1, "error")
+    ollama.requests[0].closed.wait()
+    proxy.restore()
+    eventually("stored", lambda: reply_row(database_url, path)["status"] == "failed")
+    assert client.view(path) == shown
+    assert [role for role, _ in client.messages()] == ["user", "assistant"]
+    assert client.ask("again")[-1].json["done"] is True
+
+
+def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollama_is_released(
+    ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
+) -> None:
+    gates = [Gate() for _ in range(3)]
+    for gate in gates:
+        ollama.script(Head(), Lines(line("partial ")), gate)
+    client = ask(db_patience=1, heartbeat=0.2)
+    others = [Client(str(client.http.base_url)) for _ in gates]
+    paths = [other.begin("hi") for other in others]
+    for gate in gates:
+        gate.reached.wait()
+    for path in paths:
+        with client.follow(path) as stream:
+            assert said(stream) == "partial "
+
+    def watch(path: str) -> Stream:
+        with client.follow(path) as stream:
+            events = stream.rest()
+        assert [event.name for event in events] == ["message", "error"]
+        assert stream.comments, "no heartbeat in a pause of a second"
+        return stream
+
+    with ThreadPoolExecutor(len(paths)) as viewers:
+        watching = [viewers.submit(watch, path) for path in paths]
+        proxy.cut()
+        for one in watching:
+            one.result()
+    for request in ollama.requests:
+        request.closed.wait()
+    proxy.restore()
+    for path, other in zip(paths, others, strict=True):
+        eventually("stored", lambda path=path: reply_row(database_url, path)["status"] == "failed")
+        assert other.messages() == [("user", "hi"), ("assistant", "partial ")]
+        other.http.close()
+    wait_ready(client)
+    assert client.ask("again")[-1].json["done"] is True
+
+
+def test_a_database_that_does_not_answer_is_a_database_that_is_away(
+    ask: Callable[..., Client], proxy: CuttingProxy
+) -> None:
+    client = ask()
+    client.ask("one")
+    proxy.swallow()
+    assert client.http.get("/healthz").status_code == 200
+    answer = client.http.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "database": "unreachable"})
+    check_refused(client, "POST", "/llmchat", json=client.body("refused"))
+    check_refused(client, "GET", "/llmchat", params={"appID": client.appid})
+    proxy.restore()
+    wait_ready(client)
+    assert client.ask("two")[-1].json["done"] is True
+
+
+def test_a_reply_whose_database_does_not_answer_ends_when_patience_does(
+    ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
+) -> None:
+    gate, later = Gate(), Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(line("b")), later)
+    client = ask(db_patience=1, heartbeat=0.2)
+    with client.prompt("hi") as stream:
+        path = stream.response.headers["Content-Location"]
+        assert said(stream) == "a"
+        proxy.swallow()
+        since = time.monotonic()
+        gate.open()
+        [last] = stream.rest()
+        assert (last.id, last.name) == (1, "error")
+        took = time.monotonic() - since
+    ollama.requests[0].closed.wait()
+    proxy.restore()
+    eventually("stored", lambda: reply_row(database_url, path)["status"] == "failed", timeout=45)
+    assert client.messages() == [("user", "hi"), ("assistant", "ab")]
+    assert took < 20, f"patience of 1 s took {took:.1f} s"
+
+
+def test_a_program_whose_database_does_not_answer_ends_in_time_all_the_same(
+    start_chatterd: Callable[..., Program], proxy: CuttingProxy, ollama: ScriptedOllama
+) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate)
+    program = start_chatterd(database_url=proxy.url, drain=0.5, acquire_timeout=1)
+    client = Client(program.url)
+    with client.http, client.prompt("hi") as stream:
+        assert said(stream) == "a"
+        proxy.swallow()
+        since = time.monotonic()
+        assert program.terminate() == 0
+        assert time.monotonic() - since < 6
+    proxy.restore()
+
+
+def test_a_process_declared_dead_writes_nothing_more_of_a_reply_that_another_goes_on_with(
+    ask: Callable[..., Client],
+    start_chatterd: Callable[..., Program],
+    proxy: CuttingProxy,
+    ollama: ScriptedOllama,
+    database_url: str,
+) -> None:
+    """It had all of the answer when it was cut off, and could not store it before another process adopted the reply."""
+    first, second = Gate(), Gate()
+    ollama.script(SignedWords(hold={3: first}))
+    ollama.script(SignedWords(hold={3: second}, _requests=iter([1])))
+    client = ask()
+    path = client.begin("hi")
+    with client.follow(path) as stream:
+        assert [said(stream) for _ in range(3)] == ["w0 ", "w1 ", "w2 "]
+    other = Client(start_chatterd(database_url=database_url).url)
+    with other.http:
+        proxy.cut()
+        first.open()
+        ollama.arrival(0).wait().answered.wait()
+        second.reached.wait(20)  # adopted
+        [dead] = [row["owner"] for row in rows(database_url, "SELECT owner FROM processes")]
+        with held(database_url, f"SELECT FROM replies WHERE id = '{path.removeprefix('/llmchat/')}' FOR UPDATE"):
+            proxy.restore()
+            living = "SELECT FROM processes WHERE owner <> $1"
+            others = "SELECT FROM reply_lines WHERE reply <> $1"
+            eventually("announced under another id", lambda: rows(database_url, living, dead))
+            eventually("serves again", lambda: client.http.get("/readyz").status_code == 200)
+            bystander = Client(str(client.http.base_url))
+            with bystander.http:  # its lines make the journal write a round
+                assert eventually("begun", lambda: begun(bystander)).status_code == 202
+                eventually("a round", lambda: rows(database_url, others, uuid(path)))
+        log = "SELECT line FROM reply_lines WHERE reply = $1 AND seq > 2"
+        assert rows(database_url, log, uuid(path)) == []
+        second.open()
+        events = other.view(path)
+    assert [event.json["asked"] for event in events] == [0, 0, 0, 1, 1, 1]
+    assert "".join(event.json["message"]["content"] for event in events) == words(5)
+    assert client.messages() == [("user", "hi"), ("assistant", words(5))]
+
+
+def begun(client: Client) -> Any:
+    answer = client.http.post("/llmchat", json=client.body("hi"), headers={"Prefer": "respond-async"})
+    return answer if answer.status_code == 202 else None
+
+
+def uuid(path: str) -> UUID:
+    return UUID(path.removeprefix("/llmchat/"))
+
+
+def check_whole(client: Client, path: str, shown: list[Event], count: int) -> None:
+    """A reply of ``count`` words was shown, logged and kept exactly once."""
+    assert [event.id for event in shown] == list(range(count + 1))
+    assert "".join(event.json["message"]["content"] for event in shown) == words(count)
+    assert shown[-1].json["done"] is True
+    assert client.view(path) == shown
+    assert client.messages() == [("user", "hi"), ("assistant", words(count))]
+
+
+def stream_through(url: str, replies: int, count: int, trouble: Callable[[], None]) -> None:
+    """Stream so many replies while there is trouble with the database, and check each word by word."""
+    streaming = threading.Barrier(replies + 1)
+
+    def converse(_: int) -> None:
+        client = Client(url)
+        with client.http, client.prompt("hi", options={"num_predict": count}) as stream:
+            first = stream.next()
+            assert first is not None
+            streaming.wait(10)
+            shown = [first, *stream.rest()]
+            wait_ready(client)
+            check_whole(client, stream.response.headers["Content-Location"], shown, count)
+
+    with ThreadPoolExecutor(replies) as executor:
+        conversing = [executor.submit(converse, number) for number in range(replies)]
+        streaming.wait(10)
+        trouble()
+        for one in conversing:
+            one.result()
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_replies_go_through_a_restart_of_postgresql_word_by_word(
+    mode: str, start_chatterd: Callable[..., Program], ollama: ScriptedOllama
+) -> None:
+    ollama.default = (Words(pause=0.005),)
+    with OwnPostgres() as postgres:
+        program = start_chatterd(database_url=postgres.url, acquire_timeout=1, heartbeat=0.2)
+        stream_through(program.url, 8, 500, lambda: postgres.restart(mode))
+        assert not rows(postgres.url, "SELECT FROM replies WHERE status <> 'done'")
+        program.terminate()
+
+
+def test_replies_go_through_many_cuts_of_the_database_word_by_word(
+    ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
+) -> None:
+    ollama.default = (Words(pause=0.005),)
+    choice = random.Random(3)
+
+    def trouble() -> None:
+        for _ in range(15):
+            time.sleep(choice.uniform(0, 0.3))
+            proxy.cut()
+            proxy.restore()
+
+    stream_through(str(ask(heartbeat=0.2).http.base_url), 6, 600, trouble)
+    assert not rows(database_url, "SELECT FROM replies WHERE status <> 'done'")
+
+
+def test_one_connection_is_enough_for_several_replies(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    ollama.default = (Words(pause=0.005),)
+    program = start_chatterd(database_url=database_url, pool_size=1)
+    stream_through(program.url, 10, 50, lambda: None)

@@ -1,10 +1,12 @@
-"""A proxy in front of PostgreSQL that a test can cut, hold, and let lose exactly one answer.
+"""A proxy in front of PostgreSQL that a test can cut, silence, and let lose exactly one answer.
 
 PostgreSQL listens on a socket in the file system; the proxy listens on TCP, in a thread and a loop of its own::
 
     with CuttingProxy(database_url) as proxy:
         ...                             # the program under test connects to proxy.url
         proxy.cut()                     # the database is away: connections break, new ones are refused
+        proxy.restore()
+        proxy.swallow()                 # connections stand and are accepted, but nothing comes through
         proxy.restore()
         lost = proxy.lose(b"words")     # the next request that holds these bytes loses its answer
         lost.wait()
@@ -41,6 +43,7 @@ class CuttingProxy:
         self._thread = threading.Thread(target=self._run, name="cutting proxy")
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._swallowing = False
         self._marker = b""
         self._forwarding = True
         self._lost: Moment[None] = Moment("an answer was lost")
@@ -63,8 +66,12 @@ class CuttingProxy:
         """Break all connections (RST) and refuse new ones."""
         self._call(self._cut)
 
+    def swallow(self) -> None:
+        """Let nothing through any more, in either direction, and say so to nobody: a black hole."""
+        self._swallowing = True
+
     def restore(self) -> None:
-        """Accept connections again."""
+        """Accept connections again; those that a black hole has swallowed from break."""
         self._call(self._listen)
 
     def lose(self, marker: bytes, *, forward: bool = True) -> Moment[None]:
@@ -93,6 +100,9 @@ class CuttingProxy:
         asyncio.run_coroutine_threadsafe(called(), self._loop).result(PATIENCE)
 
     async def _listen(self) -> None:
+        if self._swallowing:
+            await self._cut()
+            self._swallowing = False
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, sock=_bound_socket(self._port))
 
@@ -124,6 +134,8 @@ class CuttingProxy:
 
         async def send() -> None:
             while data := await reader.read(65536):
+                if self._swallowing:
+                    continue
                 if self._marker and self._marker in data:
                     self._marker = b""
                     losing.set()
@@ -134,6 +146,8 @@ class CuttingProxy:
 
         async def receive() -> None:
             while (data := await postgres_reader.read(65536)) and not losing.is_set():
+                if self._swallowing:
+                    continue
                 writer.write(data)
                 await writer.drain()
 

@@ -1,0 +1,41 @@
+"""``python -m tests.soak [campaign ...] [--count=N] [--seed=S] [--write]``: run campaigns and print their figures.
+
+Exit status 1 if a line was lost, doubled or out of order, a reply never ended, or anything else was wrong.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+from pathlib import Path
+
+from tests.soak.campaigns import CAMPAIGNS
+
+FIGURES = Path(__file__).parent / "figures.md"
+
+
+def main() -> None:
+    """Run what the command line names, all by default."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.split("\n\n")[1])
+    parser.add_argument("campaigns", nargs="*", metavar="campaign", help=f"of {', '.join(CAMPAIGNS)}; default: all")
+    parser.add_argument("--count", type=int, help="how often something dies; default: as the README's figures")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32), help="default: a new one")
+    parser.add_argument("--write", action="store_true", help=f"write the figures to {FIGURES.name} as well")
+    options = parser.parse_args()
+    if unknown := set(options.campaigns) - set(CAMPAIGNS):
+        parser.error(f"no such campaign: {', '.join(unknown)}")
+    tables, well = [], True
+    for name in options.campaigns or CAMPAIGNS:
+        run, count = CAMPAIGNS[name]
+        print(f"{name}, seed {options.seed}", flush=True)
+        result = asyncio.run(run(options.count or count, options.seed))
+        print(result.markdown(), flush=True)
+        tables.append(result.markdown())
+        well = well and not result.wrong
+    if options.write:
+        FIGURES.write_text("\n".join(tables))
+    sys.exit(0 if well else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The campaigns: what dies, how often, while so many replies stream and are watched."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from db.presence import GRACE
+from tests.soak.figures import Result, judge, pauses
+from tests.soak.site import Site
+from tests.soak.viewer import Seen, Viewer
+
+RHYTHM = 0.1
+"""Seconds between two words of the model."""
+
+WORDS = (60, 120)
+"""Words of a reply, at least and at most."""
+
+
+class Traffic:
+    """So many viewers at all times: each begins a reply, sees it to its end, and begins the next.
+
+    :param make: makes a viewer for the name of its reply.
+    """
+
+    def __init__(self, count: int, chance: random.Random, make: Callable[[str], Viewer]) -> None:
+        self.seen: list[Seen] = []
+        self.watching: dict[str, Seen] = {}
+        self._chance = chance
+        self._make = make
+        self._on = True
+        self._tasks = [asyncio.create_task(self._slot(number)) for number in range(count)]
+
+    async def _slot(self, number: int) -> None:
+        turn = 0
+        while self._on:
+            viewer = self._make(f"soak-{number}-{turn}")
+            self.watching[viewer.seen.name] = viewer.seen
+            self.seen.append(await viewer.watch())
+            del self.watching[viewer.seen.name]
+            turn += 1
+
+    async def flow(self) -> None:
+        """Wait until every viewer has seen a line of its reply."""
+        async with asyncio.timeout(60):
+            while sum(bool(seen.events) for seen in self.watching.values()) < 0.9 * len(self._tasks):
+                await asyncio.sleep(0.05)
+
+    async def end(self) -> list[Seen]:
+        """Begin nothing more, wait for the ends."""
+        self._on = False
+        await asyncio.gather(*self._tasks)
+        return self.seen
+
+
+def _viewers(site: Site, chance: random.Random) -> Callable[[str], Viewer]:
+    def make(name: str) -> Viewer:
+        return Viewer(site.port, name, chance.randint(*WORDS), chance, by_post=chance.random() < 0.5)
+
+    return make
+
+
+@asynccontextmanager
+async def _traffic(site: Site, viewers: int, chance: random.Random) -> AsyncIterator[Traffic]:
+    traffic = Traffic(viewers, chance, _viewers(site, chance))
+    await site.ready()
+    await traffic.flow()
+    await asyncio.sleep(GRACE)  # PostgreSQL has just started: nobody would be declared dead yet
+    yield traffic
+
+
+async def _deaths(
+    title: str, site: Site, viewers: int, count: int, chance: random.Random, die: Callable[[int], Awaitable[float]]
+) -> Result:
+    """Let something die ``count`` times, each time after all is well again and everybody sees a reply."""
+    deaths = []
+    began = time.monotonic()
+    async with _traffic(site, viewers, chance) as traffic:
+        for turn in range(count):
+            await asyncio.sleep(chance.uniform(0.2, 1.2))  # not in step with anything
+            deaths.append(await die(chance.randrange(3)))
+            await traffic.flow()
+            if turn % 10 == 9:
+                print(f"  {turn + 1} of {count} after {time.monotonic() - began:.0f} s", flush=True)
+        seen = await traffic.end()
+    result = await judge(title, seen, site.database_url)
+    result.figures |= pauses(seen, deaths, site.model.asked)
+    result.figures |= _refusals(seen)
+    result.figures["errors in the servers' logs"] = str(dict(site.alarms()) or "none")
+    result.figures["time in all"] = f"{time.monotonic() - began:.0f} s"
+    return result
+
+
+def _refusals(seen: list[Seen]) -> dict[str, str]:
+    found: dict[int, int] = {}
+    for one in seen:
+        for _, status in one.refusals:
+            found[status] = found.get(status, 0) + 1
+    told = ", ".join(f"{status}: {times}" for status, times in sorted(found.items()))
+    return {"requests refused, and made again (status: times)": told or "none"}
+
+
+async def kill_servers(count: int, seed: int, balancer: str = "haproxy", viewers: int = 50) -> Result:
+    """kill -9 of one of three servers."""
+    with Site(balancer, RHYTHM) as site:
+
+        async def die(number: int) -> float:
+            killed = await site.kill(number)
+            await site.revive(number)
+            return killed
+
+        title = f"{count} kill -9 of one of three servers behind {balancer}, {viewers} replies streaming"
+        return await _deaths(title, site, viewers, count, random.Random(seed), die)
+
+
+async def kill_servers_behind_nginx(count: int, seed: int) -> Result:
+    """kill -9 of one of three servers, behind nginx."""
+    return await kill_servers(count, seed, "nginx", 20)
+
+
+async def terminate_servers(count: int, seed: int) -> Result:
+    """SIGTERM to one of three servers after the other: rolling restarts."""
+    drained: list[float] = []
+    statuses: list[int] = []
+    turns = iter(range(count))
+    viewers = 50
+    with Site("haproxy", RHYTHM) as site:
+
+        async def die(_: int) -> float:
+            number = next(turns) % 3
+            began, took, status = await site.terminate(number)
+            drained.append(took)
+            statuses.append(status)
+            await site.revive(number)
+            return began + took  # its viewers move at its end, after --drain
+
+        title = f"{count} SIGTERMs, one server after the other, {viewers} replies streaming (--drain=2)"
+        result = await _deaths(title, site, viewers, count, random.Random(seed), die)
+    result.figures["from SIGTERM to the process's end: slowest"] = f"{max(drained):.2f} s"
+    if max(drained) > 4:
+        result.wrong.append(f"a server took {max(drained):.2f} s to leave, with --drain=2")
+    if any(statuses):
+        result.wrong.append(f"{sum(map(bool, statuses))} servers ended with a status other than 0")
+    return result
+
+
+async def kill_postgres(count: int, seed: int) -> Result:
+    """kill -9 of PostgreSQL, all of it, and a start on what is on its disk."""
+    away: list[float] = []
+    viewers = 20
+    with Site("haproxy", RHYTHM) as site:
+
+        async def die(_: int) -> float:
+            killed = await site.kill_postgres()
+            await site.revive_postgres()
+            away.append(time.monotonic() - killed)
+            await site.ready()
+            return killed
+
+        title = f"{count} kill -9 of PostgreSQL, {viewers} replies streaming"
+        result = await _deaths(title, site, viewers, count, random.Random(seed), die)
+    result.figures["PostgreSQL itself was away for, at most"] = f"{max(away):.2f} s"
+    return result
+
+
+async def cut_viewers(count: int, seed: int) -> Result:
+    """Cuts of a viewer's connection at a random byte."""
+    chance = random.Random(seed)
+    cuts = iter(range(count))
+    viewers = 10
+    began = time.monotonic()
+    with Site("haproxy", 0.01) as site:
+
+        def cut() -> int | None:
+            return None if next(cuts, None) is None else chance.randint(1, 6_000)
+
+        def make(name: str) -> Viewer:
+            return Viewer(site.port, name, 200, chance, by_post=chance.random() < 0.5, cut=cut)
+
+        traffic = Traffic(viewers, chance, make)
+        while next_cut := cuts.__length_hint__():
+            print(f"  {next_cut} cuts to go", flush=True)
+            await asyncio.sleep(5)
+        seen = await traffic.end()
+        result = await judge(f"{count} cuts of a viewer's connection at a random byte", seen, site.database_url)
+        result.figures |= _refusals(seen)
+        result.figures["errors in the servers' logs"] = str(dict(site.alarms()) or "none")
+    result.figures["connections that broke"] = str(sum(len(one.breaks) for one in seen))
+    result.figures["time in all"] = f"{time.monotonic() - began:.0f} s"
+    return result
+
+
+CAMPAIGNS: dict[str, tuple[Callable[[int, int], Awaitable[Result]], int]] = {
+    "kill-servers": (kill_servers, 100),
+    "kill-postgres": (kill_postgres, 20),
+    "cut-viewers": (cut_viewers, 1_000),
+    "terminate-servers": (terminate_servers, 100),
+    "kill-servers-nginx": (kill_servers_behind_nginx, 10),
+}
+"""By name: the campaign, and how often something dies in it unless told otherwise."""

@@ -1,0 +1,171 @@
+"""What a campaign has found: every line counted, every pause measured, as rows of a table."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from tests.soak.viewer import Seen
+
+RHYTHM = 1.0
+"""Seconds after a death in which a viewer's connection must have broken to count as broken by it."""
+
+WINDOW = 30.0
+"""Seconds after a death, up to the next, in which a viewer's longest wait between two lines is put down to it."""
+
+
+@dataclass
+class Count:
+    """Lines, or words, of which each should have come once and in order."""
+
+    right: int = 0
+    lost: int = 0
+    doubled: int = 0
+    disordered: int = 0
+
+    def add(self, numbers: Sequence[int], wanted: int) -> None:
+        """Count a sequence that should be 0, 1, ... ``wanted`` - 1."""
+        self.lost += len(set(range(wanted)) - set(numbers))
+        self.doubled += len(numbers) - len(set(numbers))
+        self.disordered += sum(after < before for before, after in itertools.pairwise(numbers))
+        self.right += len(set(numbers))
+
+    @property
+    def wrong(self) -> int:
+        return self.lost + self.doubled + self.disordered
+
+    def __str__(self) -> str:
+        return f"{self.lost} / {self.doubled} / {self.disordered} (of {self.right:,})"
+
+
+def percentiles(values: Iterable[float]) -> str:
+    """p50 / p99 / max, in seconds."""
+    ordered = sorted(values)
+    if not ordered:
+        return "-"
+    found = (ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99, 1.0))
+    return " / ".join(f"{value:.2f} s" for value in found) + f" (of {len(ordered)})"
+
+
+@dataclass
+class Result:
+    """A campaign's figures.
+
+    :ivar wrong: what must not happen and did, in words.
+    """
+
+    title: str
+    figures: dict[str, str]
+    wrong: list[str]
+
+    def markdown(self) -> str:
+        """As a table."""
+        rows = [f"| {name} | {value} |" for name, value in self.figures.items()]
+        wrong = [f"\n**Wrong:** {one}" for one in self.wrong]
+        return "\n".join([f"### {self.title}", "", "| | |", "|---|---|", *rows, *wrong, ""])
+
+
+async def judge(title: str, seen: Sequence[Seen], database_url: str) -> Result:
+    """Compare what the viewers were shown with what the model says, with the log, and with the conversations."""
+    lines, words, wrong = Count(), Count(), []
+    for one in seen:
+        ids = [event.id for event in one.events]
+        lines.add(ids, max(ids, default=-1) + 1)
+        erred = any(event.error is not None for event in one.events)
+        said = [int(word.removeprefix("w")) for word in one.text.split()]
+        words.add(said, max(said, default=-1) + 1 if erred else one.words)
+        if not one.ended:
+            wrong.append(f"{one.name} ({one.path}) never ended for its viewer, who has {len(ids)} lines")
+    wrong += [f"{what} lost, doubled or out of order: {count}" for what, count in _both(lines, words) if count.wrong]
+    statuses, in_database = await _compare(seen, database_url)
+    if "streaming" in statuses:
+        wrong.append(f"{statuses['streaming']} replies are streaming for ever")
+    figures = {
+        "replies, viewers": f"{len(seen):,}",
+        "lines lost / doubled / out of order": str(lines),
+        "words lost / doubled / out of order": str(words),
+        "replies that differ between viewer, log and conversation": str(len(in_database)),
+        "replies by how they ended": ", ".join(f"{name} {count:,}" for name, count in sorted(statuses.items())),
+    }
+    return Result(title, figures, wrong + in_database)
+
+
+def _both(lines: Count, words: Count) -> list[tuple[str, Count]]:
+    return [("lines", lines), ("words", words)]
+
+
+async def _compare(seen: Sequence[Seen], database_url: str) -> tuple[dict[str, int], list[str]]:
+    connection = await asyncpg.connect(database_url)
+    try:
+        replies = await connection.fetch(
+            "SELECT replies.id, replies.status, replies.appid, chatts.message FROM replies "
+            "LEFT JOIN chatts ON chatts.id = replies.id"
+        )
+        logs = await connection.fetch(
+            "SELECT reply, array_agg(line ORDER BY seq) AS lines, count(*) = max(seq) + 1 AS whole "
+            "FROM reply_lines GROUP BY reply"
+        )
+    finally:
+        await connection.close()
+    statuses: dict[str, int] = {}
+    for row in replies:
+        statuses[row["status"]] = statuses.get(row["status"], 0) + 1
+    messages = {row["id"]: row["message"] for row in replies}
+    log_of = {row["reply"]: row for row in logs}
+    wrong = [f"{one.name}: {what}" for one in seen if one.path and (what := _difference(one, messages, log_of))]
+    names = [row["appid"] for row in replies]
+    if len(names) != len(set(names)):
+        wrong.append(f"{len(names) - len(set(names))} prompts were answered twice")
+    return statuses, wrong
+
+
+def _difference(one: Seen, messages: Mapping[UUID, str], logs: Mapping[UUID, Any]) -> str | None:
+    id = UUID(one.path.removeprefix("/llmchat/"))
+    if id not in messages:
+        return f"{one.path} is not in the database"
+    if (messages[id] or "") != one.text:
+        return f"the message in {one.path} is not what was shown"
+    log = logs.get(id)
+    if log is None or not log["whole"] or [line.encode() for line in log["lines"]] != [e.data for e in one.events]:
+        return f"the log of {one.path} is not what was shown"
+    return None
+
+
+def pauses(seen: Sequence[Seen], deaths: Sequence[float], asked: Sequence[tuple[float, str, int]]) -> dict[str, str]:
+    """How long the viewers waited because of each death, by what it took from them; and the adopters."""
+    cut_only, orphaned, adopters, worst = [], [], [], (0.0, "")
+    for death, until in zip(deaths, [*deaths[1:], float("inf")], strict=True):
+        until = min(until, death + WINDOW)
+        adopted: dict[str, float] = {}
+        for when, name, said in asked:
+            if death < when <= until and said:
+                adopted.setdefault(name, when - death)
+        adopters += adopted.values()
+        for one in seen:
+            if (wait := _longest_wait(one, death, until)) is None:
+                continue
+            if one.name in adopted:
+                orphaned.append(wait)
+            elif any(death <= broken <= death + RHYTHM for broken in one.breaks):
+                cut_only.append(wait)
+            worst = max(worst, (wait, f"{one.name}, {death - deaths[0]:.0f} s after the first death"))
+    return {
+        "viewer's pause, its reply's owner died: p50 / p99 / max": percentiles(orphaned),
+        "viewer's pause, only its connection was cut: p50 / p99 / max": percentiles(cut_only),
+        "from the death to the adopter's request to Ollama: p50 / p99 / max": percentiles(adopters),
+        "replies continued by another process (times)": str(len(adopters)),
+        "slowest thing seen": f"{worst[0]:.2f} s between two lines ({worst[1]})",
+    }
+
+
+def _longest_wait(one: Seen, death: float, until: float) -> float | None:
+    """The longest wait between two lines that this death may have caused; None if the viewer was not watching."""
+    waits = [
+        after - before
+        for before, after in itertools.pairwise(one.times)
+        if after > death and death - RHYTHM <= before < until
+    ]
+    return max(waits, default=None)
