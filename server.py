@@ -18,15 +18,8 @@ from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from handlers import application
 from handlers.base import Services
-from relay.adoption import Adoption
-from relay.doorbell import Doorbell
-from relay.generation import Parts
-from relay.journal import Journal
 from relay.ollama import Ollama
-from relay.presence import Presence
-from relay.replies import Replies
-from relay.running import Running
-from relay.sweep import Sweep
+from relay.start import start_relay
 from settings import Settings, ollama_url
 
 log = logging.getLogger("chatterd")
@@ -60,7 +53,7 @@ async def serve(settings: Settings) -> None:
         await database.open()
         ollama = Ollama(await _find_model(parts, settings), settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
-        replies = await _start_relay(parts, database, ollama, settings)
+        replies = await start_relay(parts, database, ollama, settings)
         server = _listen(Services(settings, database, ollama, replies))
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
@@ -70,25 +63,6 @@ async def serve(settings: Settings) -> None:
         server.stop()
         await server.close_all_connections()
     log.info("chatterd has ended.")
-
-
-async def _start_relay(parts: AsyncExitStack, database: Database, ollama: Ollama, settings: Settings) -> Replies:
-    doorbell = Doorbell(database)
-    presence = Presence(database, doorbell)
-    journal = Journal(database, presence, doorbell, settings.journal_interval / 1000)
-    relay = Parts(ollama, database, doorbell, journal, settings)
-    running = Running(journal)
-    adoption = Adoption(relay, presence, running)
-    sweep = Sweep(relay, running, adoption)
-    presence.on_lost = running.let_all_go
-    doorbell.on_stop = running.stop
-    parts.push_async_callback(presence.stop)
-    await presence.start()
-    parts.push_async_callback(journal.stop)
-    journal.start()
-    parts.callback(sweep.stop)
-    await sweep.start()
-    return Replies(relay, presence, running, adoption)
 
 
 def _listen(services: Services) -> HTTPServer:

@@ -29,7 +29,8 @@ async def announce_again(connection: asyncpg.Connection, owner: int) -> bool:
         SELECT pg_terminate_backend(pid) FROM pg_locks
         WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid::bigint = $1 >> 32 AND objid::bigint = $1 & 4294967295 AND objsubid = 1 -- a bigint key's two halves
+        -- a bigint key's two halves
+        AND classid::bigint = $1::bigint >> 32 AND objid::bigint = $1::bigint & 4294967295 AND objsubid = 1
         """,
         owner,
     )

@@ -4,7 +4,7 @@ import http.client
 import logging
 import re
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -24,7 +24,7 @@ log = logging.getLogger("chatterd.http")
 REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 """Which ``X-Request-ID`` is taken over from a client or balancer."""
 
-CONTENT_LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
+CONTENT_LENGTH = re.compile(r"[0-9]{1,99}")
 
 DROP_LIMIT = 67_108_864
 """Bytes of a body beyond its limit that are read and dropped."""
@@ -66,15 +66,16 @@ class BaseHandler(RequestHandler):
         self.set_header("Server", "chatterd")
 
     def prepare(self) -> Awaitable[None] | None:
-        """Refuse a body that says it is far too large before it is read.
+        """Refuse a body that says it is too large before it is sent, if its client waits for that or it is far too
+        large (RFC 9110, section 10.1.1).
 
-        One that is too large by less is read and dropped first: a client that is still sending sees no answer, only
-        that its connection was cut.
+        Any other is read and dropped first: a client that is still sending would see no answer, only a cut connection.
         """
         length = self.request.headers.get("Content-Length", "")
-        if CONTENT_LENGTH.fullmatch(length) and int(length) > self.services.settings.max_body_bytes + DROP_LIMIT:
-            self.set_header("Connection", "close")
-            raise self._too_large()
+        waits = self.request.headers.get("Expect", "").lower() == "100-continue"
+        limit = self.services.settings.max_body_bytes + (0 if waits else DROP_LIMIT)
+        if CONTENT_LENGTH.fullmatch(length) and int(length) > limit:
+            raise self._too_large({"Connection": "close"})
         return None
 
     def data_received(self, chunk: bytes) -> None:
@@ -107,8 +108,8 @@ class BaseHandler(RequestHandler):
         except UnicodeDecodeError as error:
             raise BadRequest(f"{name} is not valid UTF-8.") from error
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"The body is larger than {self.services.settings.max_body_bytes} bytes.")
+    def _too_large(self, headers: Mapping[str, str] | None = None) -> TooLarge:
+        return TooLarge(f"The body is larger than {self.services.settings.max_body_bytes} bytes.", headers)
 
     def write_json(self, value: object, status: int = 200) -> None:
         """Answer with JSON and end the request."""

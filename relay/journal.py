@@ -69,7 +69,8 @@ class Journal:
         self.away_since: float | None = None
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write; the first round, of nothing, opens the connection."""
+        self._work.set()
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:

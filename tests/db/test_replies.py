@@ -13,7 +13,7 @@ import pytest
 from db import chatts, conversations, presence, replies
 from db.chatts import Message
 from db.migrate import migrate
-from db.replies import Begun, NewReply
+from db.replies import Begun, Finished, NewReply, Orphan
 
 HI = Message("user", "hi")
 
@@ -85,11 +85,15 @@ def begin(
     return replies.begin(connection, reply, messages, limit, size)
 
 
-def finish(
+async def finish(
     connection: asyncpg.Connection, reply: NewReply, status: str = "done", said: str | None = "said"
-) -> Awaitable[bool]:
+) -> bool:
     message = Message("assistant", said) if said is not None else None
-    return replies.finish(connection, reply.id, reply.tenant, status, None if status == "done" else "why", message)
+    error = None if status == "done" else "why"
+    finished = await replies.finish(
+        connection, reply.id, reply.tenant, reply.owner, status, error, message, 0, ["the last line"], []
+    )
+    return finished is Finished.YES
 
 
 async def said(connection: asyncpg.Connection, reply: NewReply) -> list[tuple[str, str]]:
@@ -181,7 +185,7 @@ def test_another_tenant_has_other_conversations(url: str) -> None:
         assert await begin(connection, theirs, Message("user", "secret")) == Begun(context=[])
         assert await replies.find(connection, "they", first.id) is None
         assert await replies.find(connection, "", theirs.id) is None
-        assert not await replies.finish(connection, theirs.id, "", "done", None, None)
+        assert not await finish(connection, replace(theirs, tenant=""))
         assert await replies.running(connection, "they", first.appid) == theirs.id
         assert await conversations.forget(connection, "they", first.appid, 0) == theirs.id
         await finish(connection, theirs)
@@ -445,47 +449,70 @@ def test_a_message_that_the_database_refuses_leaves_the_reply_as_it_was(url: str
 # Orphans.
 
 
+async def bury(connection: asyncpg.Connection, owner: int) -> None:
+    """Declare dead whose sessions have ended, until ``owner`` is among them."""
+    async with asyncio.timeout(10):
+        # The lock goes when the session's process has seen its end, and nobody is buried just after PostgreSQL's start.
+        while owner not in await presence.bury(connection):
+            await asyncio.sleep(0.005)
+
+
+async def is_orphan(connection: asyncpg.Connection, reply: NewReply) -> bool:
+    return Orphan(reply.id, reply.owner) in await replies.orphans(connection, 1_000)
+
+
 @pytest.mark.parametrize("owner", [1, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 2**63 - 1, 0x7FFFFFFF_FFFFFFFE])
 def test_a_reply_is_an_orphan_when_the_session_of_its_owner_has_ended(url: str, owner: int) -> None:
     async def act(at: Scene) -> None:
-        connection, owning = await at.connect(), await at.connect()
-        await replies.interrupt_orphans(connection, 42, "other tests'")
+        connection, owning, adopting = await at.connect(), await at.connect(), await at.connect()
         reply, mine = replace(new(), owner=owner), replace(new(), owner=42)
+        await presence.announce(adopting, 42)
         await presence.announce(owning, owner)
         await begin(connection, reply, HI)
         await begin(connection, mine, HI)
-        assert await replies.interrupt_orphans(connection, 42, "gone") == []
+        assert await presence.bury(connection) == []
+        assert not await is_orphan(connection, reply) and not await is_orphan(connection, mine)
         await owning.close()
-        async with asyncio.timeout(10):
-            while not (ended := await replies.interrupt_orphans(connection, 42, "gone")):
-                await asyncio.sleep(0.005)  # the lock goes when the session's process has seen its end
-        assert ended == [reply.id]
-        stored = await replies.find(connection, "", reply.id)
-        assert stored is not None and (stored.status, stored.error) == ("interrupted", "gone")
-        assert await replies.running(connection, "", mine.appid) == mine.id
-        assert await replies.interrupt_orphans(connection, 42, "gone") == []
-        await finish(connection, mine)
+        await bury(connection, owner)
+        assert await is_orphan(connection, reply) and not await is_orphan(connection, mine)
+        adopted = await replies.adopt(connection, Orphan(reply.id, owner), 42)
+        assert adopted is not None and (adopted.id, adopted.attempts, adopted.stop) == (reply.id, 1, False)
+        assert await replies.adopt(connection, Orphan(reply.id, owner), 42) is None
+        assert not await is_orphan(connection, reply)
+        assert await finish(connection, replace(reply, owner=42)) and await finish(connection, mine)
+        await presence.leave(connection, 42)
 
     play(url, act)
 
 
-def test_another_database_or_another_kind_of_lock_does_not_keep_a_reply(
+def test_another_database_or_another_kind_of_lock_does_not_keep_a_process_alive(
     url: str, new_database: Callable[[], str]
 ) -> None:
     other_url = new_database()
 
     async def act(at: Scene) -> None:
-        connection, pair = await at.connect(), await at.connect()
+        connection, pair, owning = await at.connect(), await at.connect(), await at.connect()
         elsewhere = await asyncpg.connect(other_url)
         try:
             owner = 7 * 2**32 + 9
-            await presence.announce(elsewhere, owner)
+            await presence.announce(owning, owner)
+            await elsewhere.execute("SELECT pg_advisory_lock($1)", owner)
             await pair.execute("SELECT pg_advisory_lock(7, 9)")
-            await replies.interrupt_orphans(connection, 42, "other tests'")
-            reply = replace(new(), owner=owner)
-            await begin(connection, reply, HI)
-            assert await replies.interrupt_orphans(connection, 42, "gone") == [reply.id]
+            await owning.close()
+            await bury(connection, owner)
         finally:
             await elsewhere.close()
+
+    play(url, act)
+
+
+def test_a_process_that_was_cut_takes_its_place_back_from_its_own_old_session(url: str) -> None:
+    async def act(at: Scene) -> None:
+        connection, old, fresh = await at.connect(), await at.connect(), await at.connect()
+        await presence.announce(old, 77)
+        assert await presence.announce_again(fresh, 77)
+        assert await presence.bury(connection) == []
+        await presence.leave(connection, 77)
+        assert not await presence.announce_again(await at.connect(), 77)
 
     play(url, act)

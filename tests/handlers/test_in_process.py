@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Generator, Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -16,8 +17,7 @@ from handlers import application
 from handlers.base import Services
 from relay import generation
 from relay.ollama import Ollama
-from relay.presence import Presence
-from relay.replies import Replies
+from relay.start import start_relay
 from settings import Settings
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 
@@ -30,19 +30,17 @@ def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iter
     asyncio.set_event_loop(io_loop.asyncio_loop)  # type: ignore[attr-defined]  # what made the database has run a loop of its own meanwhile
     settings = Settings(database_url=database_url, heartbeat=0.05)
     database = Database(database_url, settings.pool_size, settings.acquire_timeout)
-    presence = Presence(database)
+    stack = AsyncExitStack()
 
     async def start() -> Services:
         await database.open()
         model = Ollama(ollama.url, settings.max_replies, settings.connect_timeout)
-        await presence.start()
-        replies = Replies(database, model, presence, settings)
-        await replies.start()
+        replies = await start_relay(stack, database, model, settings)
         return Services(settings, database, model, replies)
 
     async def stop() -> None:
         await made.replies.drain(0)
-        await presence.stop()
+        await stack.aclose()
         made.ollama.close()
         await database.close()
 
@@ -87,12 +85,12 @@ def test_a_stream_is_read_while_it_is_written(
 
     def take(chunk: bytes) -> None:
         seen.append(chunk)
-        if b": waiting" in chunk:
+        if b": waiting" in chunk and b'"content":"a"' in b"".join(seen):
             gate.open()
 
     yield http_client.fetch(prompt(base_url, streaming_callback=take))
     whole = b"".join(seen)
-    assert whole.index(b'"content":"a"') < whole.index(b": waiting") < whole.index(b'"content":"b"')
+    assert whole.index(b'"content":"a"') < whole.rindex(b": waiting") < whole.index(b'"content":"b"')
 
 
 @pytest.mark.gen_test

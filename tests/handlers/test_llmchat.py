@@ -1,5 +1,7 @@
 """POST /llmchat on the wire: headers, what is recorded, what the model is given, and the ways to end well."""
 
+from typing import Any
+
 import pytest
 import ujson
 
@@ -67,14 +69,14 @@ def test_other_fields_are_passed_on_unchanged_and_appid_is_not(client: Client, o
 
 def test_the_extras_of_messages_are_kept_and_given_back_to_the_model(client: Client, ollama: ScriptedOllama) -> None:
     calls = [{"function": {"name": "add", "arguments": {"a": 1, "b": 2}}}]
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "look", "images": ["aGk="]},
         {"role": "assistant", "content": "", "tool_calls": calls, "thinking": "hm"},
         {"role": "assistant", "tool_calls": calls},
         {"role": "tool", "content": "3", "tool_name": "add"},
     ]
     client.ask(messages=messages)
-    expected = [*messages[:2], {"content": ""} | messages[2], messages[3]]
+    expected = [*messages[:2], messages[2] | {"content": ""}, messages[3]]
     assert ollama.requests[0].json["messages"] == expected
     recorded = client.history()["messages"]
     assert recorded[0]["images"] == ["aGk="] and recorded[1]["tool_calls"] == calls

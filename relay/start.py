@@ -1,0 +1,35 @@
+"""Puts the relay's parts together."""
+
+from contextlib import AsyncExitStack
+
+from db.pool import Database
+from relay.adoption import Adoption
+from relay.doorbell import Doorbell
+from relay.generation import Parts
+from relay.journal import Journal
+from relay.ollama import Ollama
+from relay.presence import Presence
+from relay.replies import Replies
+from relay.running import Running
+from relay.sweep import Sweep
+from settings import Settings
+
+
+async def start_relay(stack: AsyncExitStack, database: Database, ollama: Ollama, settings: Settings) -> Replies:
+    """Start all that relays; ``stack`` ends it, in reverse order. What a predecessor left behind is adopted."""
+    doorbell = Doorbell(database)
+    presence = Presence(database, doorbell)
+    journal = Journal(database, presence, doorbell, settings.journal_interval / 1000)
+    relay = Parts(ollama, database, doorbell, journal, settings)
+    running = Running(journal)
+    adoption = Adoption(relay, presence, running)
+    sweep = Sweep(relay, running, adoption)
+    presence.on_lost = running.let_all_go
+    doorbell.on_stop = running.stop
+    stack.push_async_callback(presence.stop)
+    await presence.start()
+    stack.push_async_callback(journal.stop)
+    journal.start()
+    stack.callback(sweep.stop)
+    await sweep.start()
+    return Replies(relay, presence, running, adoption)
