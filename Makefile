@@ -3,15 +3,23 @@
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check format clean
+.PHONY: run test soak screenshots check format clean
 
 run: .venv/server-is-set-up
 	@$(PYTHON) -m embedded.install $(ARGS)
 	@exec $(PYTHON) server.py $(ARGS)
 
 test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
-	@sh .ci/debian-packages chromium
+	@sh .ci/debian-packages chromium haproxy nginx
 	@$(PYTHON) -m pytest $(ARGS)
+
+soak: .venv/tests-are-set-up
+	@sh .ci/debian-packages haproxy nginx
+	@$(PYTHON) -m tests.soak $(ARGS)
+
+screenshots: .venv/tests-are-set-up
+	@sh .ci/debian-packages chromium
+	@$(PYTHON) -m tests.browser.screenshots
 
 check: .venv/tests-are-set-up
 	@$(PYTHON) -m ruff check .

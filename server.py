@@ -42,7 +42,7 @@ async def serve(settings: Settings) -> None:
     :raises OSError: the address is taken, or an embedded part cannot start.
     """
     stopping = _stop_signal()
-    sockets = bind_sockets(settings.port, settings.address)
+    _check_address(settings)
     async with AsyncExitStack() as parts:
         database = Database(
             settings.database_url or await _start_postgres(parts, settings),
@@ -55,6 +55,8 @@ async def serve(settings: Settings) -> None:
         parts.callback(ollama.close)
         replies = await start_relay(parts, database, ollama, settings)
         server = _listen(Services(settings, database, ollama, replies))
+        # Not before all is ready: a balancer may send a refused prompt elsewhere, but not one that waits here in vain.
+        sockets = bind_sockets(settings.port, settings.address)
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         log.info("chatterd is ready: open http://%s:%d/ in a browser. Ctrl-C ends it.", host, port)
@@ -63,6 +65,12 @@ async def serve(settings: Settings) -> None:
         server.stop()
         await server.close_all_connections()
     log.info("chatterd has ended.")
+
+
+def _check_address(settings: Settings) -> None:
+    """Fail at once if the address is taken, before anything is started."""
+    for free in bind_sockets(settings.port, settings.address):
+        free.close()
 
 
 def _listen(services: Services) -> HTTPServer:

@@ -12,11 +12,13 @@ from db.migrate import migrate
 from errors import ConnectionLost, NotAcceptable, Unavailable
 
 log = logging.getLogger("chatterd.db")
+logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # it warns with a stack trace of what is logged here already
 
 AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,

@@ -74,7 +74,7 @@ class Adopted:
     """What an adopter must know of a reply.
 
     :param request: see :class:`NewReply`.
-    :param attempts: how often it was adopted, this time included.
+    :param attempts: how often in a row it was adopted without a new line since the last time, this time included.
     :param stop: whether somebody asked to stop it.
     """
 
@@ -326,7 +326,10 @@ async def adopt(connection: asyncpg.Connection, orphan: Orphan, owner: int) -> A
     """Make a reply ``owner``'s, if it is still the orphan that was found; of two who try, one succeeds."""
     row = await connection.fetchrow(
         """
-        UPDATE replies SET owner = $3, attempts = attempts + 1
+        UPDATE replies
+        SET owner = $3, adopted_after = log.last,
+            attempts = CASE WHEN adopted_after = log.last THEN attempts + 1 ELSE 1 END
+        FROM (SELECT coalesce(max(seq), -1) AS last FROM reply_lines WHERE reply = $1) AS log
         WHERE id = $1 AND owner IS NOT DISTINCT FROM $2 AND status = 'streaming'
         AND EXISTS (SELECT FROM processes WHERE processes.owner = $3)
         RETURNING id, tenant, appid, model, request, attempts, stop

@@ -10,6 +10,9 @@ from handlers.base import BaseHandler
 PROBE_TIMEOUT = 3.0
 """Seconds for the database to answer; balancers do not wait longer either."""
 
+OLLAMA_TIMEOUT = 0.5
+"""Seconds for Ollama to answer: it is only told, and who asks shall not wait for that."""
+
 
 class AliveHandler(BaseHandler):
     """Whether the event loop turns."""
@@ -43,9 +46,12 @@ class ReadyHandler(BaseHandler):
 
     async def _ollama(self) -> str:
         try:
-            answer = await self.services.ollama.get("/api/version")
+            async with asyncio.timeout(OLLAMA_TIMEOUT):
+                answer = await self.services.ollama.get("/api/version")
         except OllamaUnreachable:
             return "unreachable"
+        except TimeoutError:
+            return "silent"
         return "ok" if answer.code == 200 else f"answered {answer.code}"
 
 

@@ -11,7 +11,7 @@ from relay import chat_line
 from relay.transcript import Transcript
 
 ATTEMPTS = 5
-"""How often a reply is adopted before it is given up: it may be what kills the processes."""
+"""How often in a row a reply is adopted that gets no further, before it is given up: it may be what kills processes."""
 
 
 def add_logged(transcript: Transcript, lines: Sequence[bytes]) -> None:
@@ -32,7 +32,7 @@ def obstacle(request: str, transcript: Transcript, attempts: int) -> str | None:
     :param request: see :meth:`relay.prompt.Prompt.stored_request`.
     """
     if attempts > ATTEMPTS:
-        return "The reply was interrupted too often to go on with it."
+        return "The reply was interrupted again and again without getting further."
     if transcript.empty:
         return None
     options = msgspec.json.decode(request, type=dict[str, msgspec.Raw])

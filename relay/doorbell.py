@@ -45,7 +45,7 @@ class Doorbell:
         word, _, text = notice.partition(" ")
         id = UUID(text)
         if word == "watch":
-            self._watched[id] = self._loop.time() + WATCH_SECONDS
+            self.expect_watchers(id)
         elif word == "lines":
             self.wake(id)
         elif word == "stop":
@@ -53,6 +53,10 @@ class Doorbell:
         elif word == "orphan":
             self.on_orphan(id)
             self.wake(id)
+
+    def expect_watchers(self, id: UUID) -> None:
+        """Ring for a reply of this process for a while: somebody elsewhere waits for it, or did when it was adopted."""
+        self._watched[id] = self._loop.time() + WATCH_SECONDS
 
     @contextmanager
     def expecting(self, id: UUID) -> Iterator["asyncio.Future[None]"]:

@@ -69,27 +69,30 @@ class Presence:
 
     async def _announce(self) -> None:
         self._cut.clear()
-        owner, connection = self.owner, None
         try:
             connection = await self._database.dedicated(**KEEPALIVE)
-            connection.add_termination_listener(lambda _: self._cut.set())
-            await connection.add_listener(presence.CHANNEL, lambda *notice: self._doorbell.hear(notice[-1]))
-            if not self.known:
-                await presence.announce(connection, owner)
-            elif not await presence.announce_again(connection, owner):
-                connection.terminate()
-                self.renew()
-                return
-        except (Unavailable, *AWAY) as error:
-            if connection:
-                connection.terminate()
+        except Unavailable as error:
             log.info("This process cannot be announced: %s", error)
             return
-        if owner != self.owner:
-            connection.terminate()
-            return  # declared dead while it was being announced
-        self._connection = connection
-        self.known = self.announced = True
+        try:
+            await self._announce_in(connection)
+        except AWAY as error:
+            log.info("This process cannot be announced: %s", error)
+        finally:
+            if self._connection is not connection:
+                connection.terminate()
+
+    async def _announce_in(self, connection: asyncpg.Connection) -> None:
+        owner = self.owner
+        connection.add_termination_listener(lambda _: self._cut.set())
+        await connection.add_listener(presence.CHANNEL, lambda *notice: self._doorbell.hear(notice[-1]))
+        if not self.known:
+            await presence.announce(connection, owner)
+        elif not await presence.announce_again(connection, owner):
+            self.renew()
+        if owner == self.owner:  # not declared dead in the meantime
+            self._connection = connection
+            self.known = self.announced = True
 
     def renew(self) -> None:
         """Go on under another id after this process was declared dead: its replies are others'."""

@@ -25,7 +25,7 @@ START_TIMEOUT = 10.0
 def free_ports(count: int) -> list[int]:
     """Ports that nobody uses, nor will by chance: not from the range that the kernel picks from."""
     found: list[int] = []
-    for port in range(20_000 + os.getpid() % 5_000, 32_000):
+    for port in range(18_000 + os.getpid() * 20 % 12_000, 32_000):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 found.append(port)

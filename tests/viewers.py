@@ -1,4 +1,4 @@
-"""Viewers that come back: each reads a reply's bytes over raw sockets, is cut off anywhere, and resumes as a browser does."""
+"""Viewers that come back: cut off at any byte of a raw socket, each resumes as a browser does, in any process."""
 
 import random
 import socket
@@ -19,7 +19,7 @@ RETRY = 0.02
 
 
 class Viewer:
-    """One viewer of one reply over any number of connections; it keeps the bytes of all whole events, comments left out.
+    """One viewer of one reply over any number of connections; it keeps the bytes of whole events, not the comments.
 
     :param path: the reply's path.
     :ivar shown: those bytes.

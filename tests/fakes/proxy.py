@@ -129,7 +129,12 @@ class CuttingProxy:
             writer.close()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        postgres_reader, postgres = await asyncio.open_unix_connection(str(self._target))
+        connecting = asyncio.ensure_future(asyncio.open_unix_connection(str(self._target)))
+        try:
+            postgres_reader, postgres = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            (await connecting)[1].close()
+            raise
         losing = asyncio.Event()
 
         async def send() -> None:
@@ -160,5 +165,5 @@ class CuttingProxy:
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
             postgres.close()
+            await asyncio.gather(*ways, return_exceptions=True)

@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from db.presence import GRACE
 from tests.soak.figures import Result, judge, pauses
-from tests.soak.site import Site
+from tests.soak.site import DRAIN, Site
 from tests.soak.viewer import Seen, Viewer
 
 RHYTHM = 0.1
@@ -16,6 +18,9 @@ RHYTHM = 0.1
 
 WORDS = (60, 120)
 """Words of a reply, at least and at most."""
+
+CUT_AFTER = 6_000
+"""Bytes of an answer, its head included, that a clumsy viewer reads at most."""
 
 
 class Traffic:
@@ -40,6 +45,11 @@ class Traffic:
             self.seen.append(await viewer.watch())
             del self.watching[viewer.seen.name]
             turn += 1
+
+    @property
+    def cuts(self) -> int:
+        """How often its viewers have cut their connections themselves."""
+        return sum(one.cuts for one in [*self.seen, *self.watching.values()])
 
     async def flow(self) -> None:
         """Wait until every viewer has seen a line of its reply."""
@@ -85,11 +95,21 @@ async def _deaths(
                 print(f"  {turn + 1} of {count} after {time.monotonic() - began:.0f} s", flush=True)
         seen = await traffic.end()
     result = await judge(title, seen, site.database_url)
+    _tell_more(site, result.wrong)
     result.figures |= pauses(seen, deaths, site.model.asked)
     result.figures |= _refusals(seen)
     result.figures["errors in the servers' logs"] = str(dict(site.alarms()) or "none")
     result.figures["time in all"] = f"{time.monotonic() - began:.0f} s"
     return result
+
+
+def _tell_more(site: Site, wrong: list[str]) -> None:
+    """Print what the servers' logs say about the replies that something is wrong with, and what the model was asked."""
+    for id in sorted(set(re.findall(r"/llmchat/([0-9a-f-]{36})", "\n".join(wrong)))):
+        print(f"  {id}:", *site.said_of(id), sep="\n    ", flush=True)
+    for name in sorted(set(re.findall(r"soak-\d+-\d+", "\n".join(wrong)))):
+        asked = [said for _, prompt, said in site.model.asked if prompt == name]
+        print(f"  {name}: the model was asked to go on after so many words: {asked}", flush=True)
 
 
 def _refusals(seen: list[Seen]) -> dict[str, str]:
@@ -133,13 +153,13 @@ async def terminate_servers(count: int, seed: int) -> Result:
             drained.append(took)
             statuses.append(status)
             await site.revive(number)
-            return began + took  # its viewers move at its end, after --drain
+            return began + DRAIN  # until then all goes on; there are always replies that take longer
 
-        title = f"{count} SIGTERMs, one server after the other, {viewers} replies streaming (--drain=2)"
+        title = f"{count} SIGTERMs, one server after the other, {viewers} replies streaming (--drain={DRAIN})"
         result = await _deaths(title, site, viewers, count, random.Random(seed), die)
     result.figures["from SIGTERM to the process's end: slowest"] = f"{max(drained):.2f} s"
-    if max(drained) > 4:
-        result.wrong.append(f"a server took {max(drained):.2f} s to leave, with --drain=2")
+    if max(drained) > DRAIN + 2:
+        result.wrong.append(f"a server took {max(drained):.2f} s to leave, with --drain={DRAIN}")
     if any(statuses):
         result.wrong.append(f"{sum(map(bool, statuses))} servers ended with a status other than 0")
     return result
@@ -167,31 +187,33 @@ async def kill_postgres(count: int, seed: int) -> Result:
 async def cut_viewers(count: int, seed: int) -> Result:
     """Cuts of a viewer's connection at a random byte."""
     chance = random.Random(seed)
-    cuts = iter(range(count))
     viewers = 10
     began = time.monotonic()
     with Site("haproxy", 0.01) as site:
-
-        def cut() -> int | None:
-            return None if next(cuts, None) is None else chance.randint(1, 6_000)
-
-        def make(name: str) -> Viewer:
-            return Viewer(site.port, name, 200, chance, by_post=chance.random() < 0.5, cut=cut)
-
-        traffic = Traffic(viewers, chance, make)
-        while next_cut := cuts.__length_hint__():
-            print(f"  {next_cut} cuts to go", flush=True)
-            await asyncio.sleep(5)
+        traffic = Traffic(viewers, chance, _clumsy_viewers(site, chance, lambda: traffic.cuts < count))
+        while traffic.cuts < count:
+            await asyncio.sleep(1)
         seen = await traffic.end()
-        result = await judge(f"{count} cuts of a viewer's connection at a random byte", seen, site.database_url)
+        result = await judge(f"{traffic.cuts} cuts of a viewer's connection at a random byte", seen, site.database_url)
         result.figures |= _refusals(seen)
         result.figures["errors in the servers' logs"] = str(dict(site.alarms()) or "none")
-    result.figures["connections that broke"] = str(sum(len(one.breaks) for one in seen))
     result.figures["time in all"] = f"{time.monotonic() - began:.0f} s"
     return result
 
 
-CAMPAIGNS: dict[str, tuple[Callable[[int, int], Awaitable[Result]], int]] = {
+def _clumsy_viewers(site: Site, chance: random.Random, on: Callable[[], bool]) -> Callable[[str], Viewer]:
+    """Viewers that cut each connection after at most :data:`CUT_AFTER` bytes, for as long as ``on()``."""
+
+    def cut() -> int | None:
+        return chance.randint(1, CUT_AFTER) if on() else None
+
+    def make(name: str) -> Viewer:
+        return Viewer(site.port, name, 200, chance, by_post=chance.random() < 0.5, cut=cut)
+
+    return make
+
+
+CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], int]] = {
     "kill-servers": (kill_servers, 100),
     "kill-postgres": (kill_postgres, 20),
     "cut-viewers": (cut_viewers, 1_000),

@@ -1,5 +1,6 @@
 """What a campaign has found: every line counted, every pause measured, as rows of a table."""
 
+import collections
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,10 +77,17 @@ async def judge(title: str, seen: Sequence[Seen], database_url: str) -> Result:
         lines.add(ids, max(ids, default=-1) + 1)
         erred = any(event.error is not None for event in one.events)
         said = [int(word.removeprefix("w")) for word in one.text.split()]
-        words.add(said, max(said, default=-1) + 1 if erred else one.words)
+        wanted = max(said, default=-1) + 1 if erred else one.words
+        words.add(said, wanted)
+        if said != list(range(wanted)):
+            wrong.append(f"{one.name} ({one.path}) has {len(said)} of {wanted} words and ends in {_last(one)}")
         if not one.ended:
             wrong.append(f"{one.name} ({one.path}) never ended for its viewer, who has {len(ids)} lines")
-    wrong += [f"{what} lost, doubled or out of order: {count}" for what, count in _both(lines, words) if count.wrong]
+    wrong += [
+        f"{what} lost, doubled or out of order: {found}"
+        for what, found in (("lines", lines), ("words", words))
+        if found.wrong
+    ]
     statuses, in_database = await _compare(seen, database_url)
     if "streaming" in statuses:
         wrong.append(f"{statuses['streaming']} replies are streaming for ever")
@@ -88,13 +96,20 @@ async def judge(title: str, seen: Sequence[Seen], database_url: str) -> Result:
         "lines lost / doubled / out of order": str(lines),
         "words lost / doubled / out of order": str(words),
         "replies that differ between viewer, log and conversation": str(len(in_database)),
+        "errors that viewers were told": _errors(seen),
         "replies by how they ended": ", ".join(f"{name} {count:,}" for name, count in sorted(statuses.items())),
     }
     return Result(title, figures, wrong + in_database)
 
 
-def _both(lines: Count, words: Count) -> list[tuple[str, Count]]:
-    return [("lines", lines), ("words", words)]
+def _last(one: Seen) -> str:
+    return f"{one.events[-1].id}: {one.events[-1].data.decode()}" if one.events else "nothing"
+
+
+def _errors(seen: Sequence[Seen]) -> str:
+    """How often the viewers were told of each error."""
+    found = collections.Counter(error for one in seen for event in one.events if (error := event.error) is not None)
+    return "; ".join(f"{error} {times}" for error, times in found.items()) or "none"
 
 
 async def _compare(seen: Sequence[Seen], database_url: str) -> tuple[dict[str, int], list[str]]:
@@ -136,7 +151,11 @@ def _difference(one: Seen, messages: Mapping[UUID, str], logs: Mapping[UUID, Any
 
 def pauses(seen: Sequence[Seen], deaths: Sequence[float], asked: Sequence[tuple[float, str, int]]) -> dict[str, str]:
     """How long the viewers waited because of each death, by what it took from them; and the adopters."""
-    cut_only, orphaned, adopters, worst = [], [], [], (0.0, "")
+    cut_only: list[float] = []
+    orphaned: list[float] = []
+    neither: list[float] = []
+    adopters: list[float] = []
+    worst = (0.0, "")
     for death, until in zip(deaths, [*deaths[1:], float("inf")], strict=True):
         until = min(until, death + WINDOW)
         adopted: dict[str, float] = {}
@@ -151,10 +170,13 @@ def pauses(seen: Sequence[Seen], deaths: Sequence[float], asked: Sequence[tuple[
                 orphaned.append(wait)
             elif any(death <= broken <= death + RHYTHM for broken in one.breaks):
                 cut_only.append(wait)
+            else:
+                neither.append(wait)
             worst = max(worst, (wait, f"{one.name}, {death - deaths[0]:.0f} s after the first death"))
     return {
         "viewer's pause, its reply's owner died: p50 / p99 / max": percentiles(orphaned),
         "viewer's pause, only its connection was cut: p50 / p99 / max": percentiles(cut_only),
+        "viewer's pause, all others: p50 / p99 / max": percentiles(neither),
         "from the death to the adopter's request to Ollama: p50 / p99 / max": percentiles(adopters),
         "replies continued by another process (times)": str(len(adopters)),
         "slowest thing seen": f"{worst[0]:.2f} s between two lines ({worst[1]})",

@@ -1,7 +1,9 @@
 """A whole site on this machine: PostgreSQL, a scripted Ollama, three chatterds and a balancer, each to be killed."""
 
 import asyncio
+import collections
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -19,6 +21,12 @@ from embedded.postgres import EmbeddedPostgres
 from tests.balancers import Balancer, free_ports
 from tests.fakes.ollama import Answer, ScriptedOllama, Words
 from tests.program import Program
+
+DRAIN = 2
+"""Seconds that a server waits for its replies after SIGTERM."""
+
+ERROR = re.compile(r"^\[E [^]]*\](.*)\n((?:    .*\n)*)", re.MULTILINE)
+"""A log entry at level error: what it says, and the stack trace under it."""
 
 
 @dataclass(eq=False)
@@ -54,6 +62,7 @@ class Site:
         self.servers: list[Program] = []
         self.ended: list[Program] = []
         self.database_url = ""
+        self._over = False
 
     def __enter__(self) -> Self:
         self.database_url = self._postgres.start()
@@ -66,6 +75,7 @@ class Site:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._over = True
         self._balancer.stop()
         for server in self.servers:
             if server.process.poll() is None:
@@ -75,10 +85,13 @@ class Site:
         shutil.rmtree(self._folder)
 
     def _new_server(self, port: int) -> Program:
-        settings: dict[str, Any] = {"drain": 2, **self._settings}
-        return Program(
+        settings: dict[str, Any] = {"drain": DRAIN, **self._settings}
+        server = Program(
             port=port, database_url=self.database_url, ollama_host=self._ollama.url, embedded_model=False, **settings
         )
+        if self._over:  # Ctrl-C, while a thread waited for this one to start
+            server.kill()
+        return server
 
     async def kill(self, number: int) -> float:
         """kill -9 one server; returns when that was."""
@@ -122,16 +135,14 @@ class Site:
         """Start PostgreSQL again on what is on its disk."""
         await asyncio.to_thread(self._postgres.start)
 
-    def memory(self) -> int:
-        """Bytes that the servers use."""
-        return sum(psutil.Process(server.process.pid).memory_info().rss for server in self.servers)
+    def said_of(self, id: str) -> list[str]:
+        """The lines of all servers' logs that name this reply."""
+        return [line for server in [*self.ended, *self.servers] for line in server.log.splitlines() if id in line]
 
     def alarms(self) -> Mapping[str, int]:
-        """How often the servers logged each kind of error."""
-        found: dict[str, int] = {}
-        for server in [*self.ended, *self.servers]:
-            for line in server.log.splitlines():
-                if line.startswith(("[E ", "Traceback")):
-                    what = line.split("] ", 1)[-1][:80]
-                    found[what] = found.get(what, 0) + 1
-        return found
+        """How often the servers logged each error, with the exception that it was."""
+        return collections.Counter(
+            f"{what.strip()[:80]}: {trace.strip().splitlines()[-1][:120] if trace.strip() else ''}"
+            for server in [*self.ended, *self.servers]
+            for what, trace in ERROR.findall(server.log)
+        )

@@ -29,6 +29,7 @@ class Seen:
     :ivar events: over all connections, as they came.
     :ivar times: when each of them came (``time.monotonic``).
     :ivar breaks: when a connection broke.
+    :ivar cuts: how many of them the viewer broke itself.
     :ivar refusals: answers other than 200 and 204, each with its time.
     :ivar ended: whether it was told of the end: done, or 204 after an error.
     """
@@ -41,6 +42,7 @@ class Seen:
     breaks: list[float] = field(default_factory=list)
     refusals: list[tuple[float, int]] = field(default_factory=list)
     began: float = 0.0
+    cuts: int = 0
     ended: bool = False
 
     @property
@@ -127,10 +129,11 @@ class Viewer:
         while not answer.whole:
             wanted = 65_536 if left is None else min(65_536, left)
             data = await reader.read(wanted) if wanted else b""
+            if not data:
+                self.seen.cuts += left == 0
+                raise Broken
             if left is not None:
                 left -= len(data)
-            if not data:
-                raise Broken
             body = answer.feed(data)
             if answer.status:
                 self._take(answer, events.feed(body) if answer.status == 200 else [])
