@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from db.migrate import migrate
-from errors import ConnectionLost, NotAcceptable, Unavailable
+from errors import ChatterdError, ConnectionLost, NotAcceptable, Unavailable
 
 log = logging.getLogger("chatterd.db")
 logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # it warns with a stack trace of what is logged here already
@@ -112,13 +112,19 @@ class Database:
             raise Unavailable(AWAY_SENTENCE) from error
         try:
             yield connection
+        except ChatterdError:
+            raise
         except asyncpg.DataError as error:
             log.info("The database refused a text: %s", error)
             raise NotAcceptable(
                 "The database cannot store this text: it holds a NUL or another character that is not valid Unicode."
             ) from error
-        except AWAY as error:
-            log.warning("The connection to the database was lost: %s: %s", type(error).__name__, error)
+        except Exception as error:
+            # A connection that is cut at a bad moment makes asyncpg raise what is in no list.
+            if not isinstance(error, AWAY) and not connection.is_closed():
+                raise
+            level = logging.WARNING if self._pool else logging.INFO
+            log.log(level, "The connection to the database was lost: %s: %s", type(error).__name__, error)
             raise ConnectionLost(AWAY_SENTENCE) from error
         finally:
             await _release(pool, connection)
@@ -145,9 +151,9 @@ class Database:
         """Close all connections, those still lent too."""
         if self._opening:
             self._opening.cancel()
-        if self._pool:
-            self._pool.terminate()
-            self._pool = None
+        pool, self._pool = self._pool, None
+        if pool:
+            pool.terminate()
 
 
 async def _release(pool: Any, connection: asyncpg.Connection) -> None:

@@ -43,8 +43,9 @@ async def leave(connection: asyncpg.Connection, owner: int) -> None:
     await connection.execute("DELETE FROM processes WHERE owner = $1", owner)
 
 
-async def bury(connection: asyncpg.Connection) -> list[int]:
-    """Declare dead every process whose advisory lock is free. Their replies are orphans from then on.
+async def bury(connection: asyncpg.Connection, but: int) -> list[int]:
+    """Declare dead every process whose advisory lock is free, ``but`` that of the one that looks. Their replies are
+    orphans from then on.
 
     The deletion waits for a round of lines that is being written under the row (see :func:`db.lines.append`), so
     whoever sees the row gone sees all lines that its process ever wrote.
@@ -54,10 +55,12 @@ async def bury(connection: asyncpg.Connection) -> list[int]:
     rows = await connection.fetch(
         """
         DELETE FROM processes
-        WHERE now() - pg_postmaster_start_time() > make_interval(secs => $1) AND pg_try_advisory_xact_lock(owner)
+        WHERE now() - pg_postmaster_start_time() > make_interval(secs => $1)
+        AND CASE WHEN owner = $2 THEN false ELSE pg_try_advisory_xact_lock(owner) END
         RETURNING owner
         """,
         GRACE,
+        but,
     )
     return [row["owner"] for row in rows]
 

@@ -112,8 +112,10 @@ class Journal:
                 log.info("The journal cannot write: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(RETRY_INTERVAL)
             except Exception:
+                # A connection that is cut at a bad moment makes asyncpg raise what is in no list.
+                level = logging.INFO if self._connection and self._connection.is_closed() else logging.ERROR
+                log.log(level, "The journal cannot write; trying on.", exc_info=True)
                 self._go_away(started)
-                log.exception("The journal cannot write, for a reason that trying again may not mend.")
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
                 self.away_since = None

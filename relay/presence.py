@@ -47,7 +47,7 @@ class Presence:
         self._connection: asyncpg.Connection | None = None
         self._cut = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._buried_at = 0.0
+        self._next_burial = 0.0
 
     async def start(self) -> None:
         """Announce this process. If the database is away, return all the same and go on trying."""
@@ -60,6 +60,8 @@ class Presence:
                 await self._cut.wait()
                 self.announced = False
                 log.info("The presence session was cut; announcing this process again.")
+                # What cut it, a crash in PostgreSQL perhaps, may have cut everybody's.
+                self._next_burial = asyncio.get_running_loop().time() + presence.GRACE
             else:
                 await asyncio.sleep(RETRY_INTERVAL)
             try:
@@ -111,11 +113,11 @@ class Presence:
         :raises Unavailable: the database is away.
         """
         now = asyncio.get_running_loop().time()
-        if now - self._buried_at < BURY_INTERVAL:
+        if not self.announced or now < self._next_burial:
             return False
-        self._buried_at = now
+        self._next_burial = now + BURY_INTERVAL
         async with self._database.acquire() as connection:
-            dead = await presence.bury(connection)
+            dead = await presence.bury(connection, self.owner)
         for owner in dead:
             log.info("Process %x is dead.", owner)
         return bool(dead)

@@ -171,7 +171,7 @@ class Replies:
         if len(self._running) >= self._settings.max_replies:
             raise Unavailable("The server is generating as many replies as it can. Try again in a moment.")
         if not self._presence.known:
-            raise Unavailable("The database cannot be reached. Try again in a moment.")
+            raise Unavailable("The server is not ready yet. Try again in a moment.")
 
     def _cursor(self, tenant: str, id: UUID, at: int, **found: Any) -> Cursor:
         return Cursor(self, self._database, self._doorbell, tenant, id, at, self._settings, **found)

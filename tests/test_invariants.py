@@ -644,7 +644,7 @@ def test_invariant_3_race_burial_waits_for_the_round_under_way_and_the_adopter_s
         await round_under_way.start()
         assert await race.append(owner, 2, "old 2", "old 3")
         await race.die(race.old)
-        burial = asyncio.create_task(presence.bury(adopter))
+        burial = asyncio.create_task(presence.bury(adopter, 0))
         await race.waits(adopter)
         looking = await race.session()
         assert await replies.orphans(looking, 10) == []
@@ -672,7 +672,7 @@ def test_invariant_3_race_a_round_that_began_before_the_burial_was_committed_wri
         await race.die(race.old)
         burial = adopter.transaction()
         await burial.start()
-        assert await presence.bury(adopter) == [race.old]
+        assert await presence.bury(adopter, 0) == [race.old]
         assert await replies.orphans(adopter, 10) == [Orphan(race.reply, race.old)]
         writing = asyncio.create_task(_in_transaction(owner, isolation, race.append(owner, 2, "old 2")))
         await race.waits(owner)
@@ -700,7 +700,7 @@ def test_invariant_3_race_a_burial_that_is_rolled_back_lets_the_waiting_round_wr
         await race.die(race.old)
         burial = adopter.transaction()
         await burial.start()
-        assert await presence.bury(adopter) == [race.old]
+        assert await presence.bury(adopter, 0) == [race.old]
         writing = asyncio.create_task(race.append(owner, 2, "old 2"))
         await race.waits(owner)
         await burial.rollback()
@@ -715,7 +715,7 @@ def test_invariant_3_race_of_two_who_adopt_at_once_one_does(race: Callable[..., 
         one, two = await race.session(), await race.session()
         await presence.announce(await race.session(), 303)
         await race.die(race.old)
-        assert await presence.bury(one) == [race.old]
+        assert await presence.bury(one, 0) == [race.old]
         [orphan] = await replies.orphans(one, 10)
         assert await replies.orphans(two, 10) == [orphan]
         adoption = one.transaction()
@@ -737,9 +737,9 @@ def test_invariant_3_race_of_two_who_bury_at_once_one_does_and_neither_waits(rac
         await race.die(race.old)
         burial = one.transaction()
         await burial.start()
-        assert await presence.bury(one) == [race.old]
+        assert await presence.bury(one, 0) == [race.old]
         async with asyncio.timeout(LONG):
-            assert await presence.bury(two) == []
+            assert await presence.bury(two, 0) == []
         await burial.commit()
 
     race(scenario)
@@ -750,7 +750,7 @@ def test_invariant_3_race_the_old_owner_cannot_finish_what_was_adopted(race: Cal
     async def scenario(race: Race) -> None:
         owner, adopter = await race.session(), await race.session()
         await race.die(race.old)
-        assert await presence.bury(adopter) == [race.old]
+        assert await presence.bury(adopter, 0) == [race.old]
         adoption = adopter.transaction()
         await adoption.start()
         assert await replies.adopt(adopter, Orphan(race.reply, race.old), race.new)
@@ -775,7 +775,7 @@ def test_invariant_3_race_what_was_finished_cannot_be_adopted(race: Callable[...
     async def scenario(race: Race) -> None:
         owner, adopter = await race.session(), await race.session()
         await race.die(race.old)
-        assert await presence.bury(adopter) == [race.old]
+        assert await presence.bury(adopter, 0) == [race.old]
         [orphan] = await replies.orphans(adopter, 10)
         ending = owner.transaction()
         await ending.start()
@@ -799,7 +799,7 @@ def test_invariant_3_race_a_process_that_is_buried_itself_adopts_nothing(race: C
         session = await race.session()
         await race.die(race.old)
         await race.die(race.new)
-        assert sorted(await presence.bury(session)) == [race.old, race.new]
+        assert sorted(await presence.bury(session, 0)) == [race.old, race.new]
         assert await replies.adopt(session, Orphan(race.reply, race.old), race.new) is None
 
     race(scenario)
@@ -813,7 +813,7 @@ def test_invariant_3_announcing_a_process_is_safe_to_repeat_when_the_answer_was_
         again = await race.session()
         async with asyncio.timeout(LONG):
             await presence.announce(again, 303)
-        assert 303 not in await presence.bury(await race.session())
+        assert 303 not in await presence.bury(await race.session(), 0)
 
     race(scenario)
 

@@ -453,7 +453,7 @@ async def bury(connection: asyncpg.Connection, owner: int) -> None:
     """Declare dead whose sessions have ended, until ``owner`` is among them."""
     async with asyncio.timeout(10):
         # The lock goes when the session's process has seen its end, and nobody is buried just after PostgreSQL's start.
-        while owner not in await presence.bury(connection):
+        while owner not in await presence.bury(connection, 0):
             await asyncio.sleep(0.005)
 
 
@@ -470,7 +470,7 @@ def test_a_reply_is_an_orphan_when_the_session_of_its_owner_has_ended(url: str, 
         await presence.announce(owning, owner)
         await begin(connection, reply, HI)
         await begin(connection, mine, HI)
-        assert await presence.bury(connection) == []
+        assert await presence.bury(connection, 0) == []
         assert not await is_orphan(connection, reply) and not await is_orphan(connection, mine)
         await owning.close()
         await bury(connection, owner)
@@ -511,7 +511,7 @@ def test_a_process_that_was_cut_takes_its_place_back_from_its_own_old_session(ur
         connection, old, fresh = await at.connect(), await at.connect(), await at.connect()
         await presence.announce(old, 77)
         assert await presence.announce_again(fresh, 77)
-        assert await presence.bury(connection) == []
+        assert await presence.bury(connection, 0) == []
         await presence.leave(connection, 77)
         assert not await presence.announce_again(await at.connect(), 77)
 
