@@ -892,7 +892,7 @@ def test_invariant_4_what_cannot_be_continued_ends_interrupted_with_its_partial_
     assert other.ask("again")[-1].json["done"] is True
 
 
-def test_invariant_4_a_reply_that_was_adopted_too_often_ends_interrupted(
+def test_invariant_4_a_reply_that_was_adopted_too_often_without_getting_further_ends_interrupted(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={3: (gate := Gate())}),)
@@ -900,11 +900,11 @@ def test_invariant_4_a_reply_that_was_adopted_too_often_ends_interrupted(
     path = client.begin("hi")
     gate.reached.wait()
     eventually("it is in the log", lambda: len(log_of(processes.url, path)) == 3)
-    execute(processes.url, "UPDATE replies SET attempts = 5")
+    execute(processes.url, "UPDATE replies SET attempts = 5, adopted_after = 2")
     owner.kill()
     gate.open()
     shown = other.view(path)
-    assert "interrupted too often" in shown[-1].json["error"]
+    assert "again and again" in shown[-1].json["error"]
     row = processes.check(path, shown, words(3), "interrupted")
     assert (row["attempts"], len(ollama.requests)) == (6, 1)
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import chatts, conversations, presence, replies
+from db import chatts, conversations, lines, presence, replies
 from db.chatts import Message
 from db.migrate import migrate
 from db.replies import Begun, Finished, NewReply, Orphan
@@ -481,6 +481,27 @@ def test_a_reply_is_an_orphan_when_the_session_of_its_owner_has_ended(url: str, 
         assert not await is_orphan(connection, reply)
         assert await finish(connection, replace(reply, owner=42)) and await finish(connection, mine)
         await presence.leave(connection, 42)
+
+    play(url, act)
+
+
+def test_adoptions_count_while_a_reply_gets_no_further(url: str) -> None:
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), replace(new(), owner=1)
+        for owner in range(1, 5):
+            await presence.announce(connection, owner)
+        await begin(connection, reply, HI)
+
+        async def adopt(owner: int) -> int:
+            adopted = await replies.adopt(connection, Orphan(reply.id, owner - 1), owner)
+            assert adopted is not None
+            return adopted.attempts
+
+        assert [await adopt(2), await adopt(3)] == [1, 2]
+        await lines.append(connection, 3, [reply.id], [0], ["a line"], [])
+        assert await adopt(4) == 1
+        for owner in range(1, 5):
+            await presence.leave(connection, owner)
 
     play(url, act)
 
