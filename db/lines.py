@@ -81,7 +81,7 @@ async def page(
     rows = await connection.fetch(
         """
         WITH reply AS (
-            SELECT id, status, owner, pruned OR finished < now() - make_interval(secs => $4) AS pruned
+            SELECT id, status, owner, line_count, pruned OR finished < now() - make_interval(secs => $4) AS pruned
             FROM replies WHERE tenant = $1 AND id = $2
         )
         SELECT reply.status, reply.owner, coalesce(reply.pruned, false) AS pruned, log.line,
@@ -89,7 +89,9 @@ async def page(
         FROM reply LEFT JOIN LATERAL (
             SELECT seq, line, sum(octet_length(line)) OVER (ORDER BY seq) AS bytes
             FROM (
-                SELECT seq, line FROM reply_lines WHERE reply = $2 AND seq >= $3::bigint ORDER BY seq LIMIT $5
+                SELECT seq, line FROM reply_lines
+                WHERE reply = $2 AND seq >= $3::bigint AND (reply.line_count IS NULL OR seq < reply.line_count)
+                ORDER BY seq LIMIT $5
             ) AS following
         ) AS log ON reply.pruned IS NOT TRUE AND (log.bytes <= $6 OR log.seq = $3)
         ORDER BY log.seq

@@ -210,7 +210,7 @@ async def finish(
         """
         WITH ended AS (
             UPDATE replies
-            SET status = $4, error = $5, finished = now(),
+            SET status = $4, error = $5, finished = now(), line_count = $8 + cardinality($9::text[]),
                 message_seq = CASE WHEN $6::text IS NOT NULL THEN nextval('chatts_seq_seq') END
             WHERE tenant = $1 AND id = $2 AND status = 'streaming' AND owner = $3
             AND coalesce((SELECT max(seq) FROM reply_lines WHERE reply = $2), -1) >= $8 - 1

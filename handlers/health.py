@@ -29,7 +29,7 @@ class ReadyHandler(BaseHandler):
         """Answer 503 while draining or without database; a missing Ollama is told but is no reason to go elsewhere."""
         database, ollama = await asyncio.gather(self._database(), self._ollama())
         draining = self.services.replies.draining
-        ready = database == "ok" and not draining
+        ready = database == "ok" and self.services.replies.ready
         if not ready:
             self.set_header("Retry-After", "2")
         self.write_json(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -21,6 +22,9 @@ ROUND_LINES = 5_000
 
 ROUND_TIMEOUT = "10s"
 """How long PostgreSQL may work at one round."""
+
+PROBE_INTERVAL = 1.0
+"""Seconds after which a round of nothing is written while there are replies."""
 
 RETRY_INTERVAL = 0.25
 """Seconds between two attempts to write while the database is away."""
@@ -83,6 +87,7 @@ class Journal:
     def open(self, reply: Reply) -> None:
         """Look after a reply: should the database lose lines of it, they are written again."""
         self._open[reply.id] = reply
+        self._work.set()
 
     def close(self, reply: Reply) -> None:
         """Look no more after a reply that has ended or is lost."""
@@ -101,7 +106,7 @@ class Journal:
 
     async def _run(self) -> None:
         while True:
-            await self._work.wait()
+            await self._wait_for_work()
             self._work.clear()
             started = self._loop.time()
             try:
@@ -121,6 +126,14 @@ class Journal:
                 self.away_since = None
                 # Never less than a turn of the loop: what came in the meantime goes into one round.
                 await asyncio.sleep(max(0.0, started + self._interval - self._loop.time()))
+
+    async def _wait_for_work(self) -> None:
+        if not self._open:
+            await self._work.wait()
+            return
+        # A model may be silent for minutes; that the database went away is noticed all the same.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._work.wait(), PROBE_INTERVAL)
 
     async def _write_round(self) -> None:
         connection = await self._connect()

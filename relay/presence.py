@@ -17,6 +17,9 @@ log = logging.getLogger("chatterd.relay")
 RETRY_INTERVAL = 0.25
 """Seconds between two attempts to announce this process again after its session was lost."""
 
+PAUSE_AFTER_SURPRISE = 5.0
+"""Seconds until the next attempt after an error that is more than the database's absence."""
+
 BURY_INTERVAL = 0.2
 """Seconds between two looks for dead processes, however many viewers ask."""
 
@@ -68,6 +71,7 @@ class Presence:
                 await self._announce()
             except Exception:
                 log.exception("This process could not be announced; trying on.")
+                await asyncio.sleep(PAUSE_AFTER_SURPRISE)
 
     async def _announce(self) -> None:
         self._cut.clear()

@@ -45,6 +45,11 @@ class Replies:
         self._presence = presence
         self._doorbell = parts.doorbell
 
+    @property
+    def ready(self) -> bool:
+        """Whether prompts are welcome here, if the database answers."""
+        return self._presence.known and not self.draining
+
     async def begin(self, asked: Prompt) -> Cursor:
         """Record a prompt and start its reply, or find the reply that the same idempotency key began.
 
@@ -62,6 +67,8 @@ class Replies:
         )
         try:
             async with self._database.acquire() as connection:
+                if not self._presence.known:
+                    raise Unavailable("The server is not ready yet. Try again in a moment.")
                 begun = await replies.begin(
                     connection, _new_row(reply, asked), asked.messages, messages_left, bytes_left
                 )
@@ -170,8 +177,6 @@ class Replies:
             raise Unavailable("The server is being restarted. Try again in a moment.")
         if len(self._running) >= self._settings.max_replies:
             raise Unavailable("The server is generating as many replies as it can. Try again in a moment.")
-        if not self._presence.known:
-            raise Unavailable("The server is not ready yet. Try again in a moment.")
 
     def _cursor(self, tenant: str, id: UUID, at: int, **found: Any) -> Cursor:
         return Cursor(self, self._database, self._doorbell, tenant, id, at, self._settings, **found)

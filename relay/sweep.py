@@ -21,6 +21,9 @@ WATCH_INTERVAL = 0.3
 PRUNE_BATCH = 5_000
 """Lines deleted in one statement."""
 
+PRUNE_PAUSE = 0.1
+"""Seconds between two such statements."""
+
 
 class Sweep:
     """Adopts orphans, looks after this process's replies, prunes the log, gives up on a database that stays away."""
@@ -37,7 +40,11 @@ class Sweep:
     async def start(self) -> None:
         """Sweep once, which adopts what a predecessor left behind, and go on doing so."""
         await self._sweep()
-        self._tasks = [asyncio.create_task(self._keep_sweeping()), asyncio.create_task(self._keep_watching())]
+        self._tasks = [
+            asyncio.create_task(self._keep_sweeping()),
+            asyncio.create_task(self._keep_watching()),
+            asyncio.create_task(self._keep_pruning()),
+        ]
 
     async def _keep_sweeping(self) -> None:
         while True:
@@ -63,17 +70,23 @@ class Sweep:
         try:
             await self._adoption.rescue(owned=False)
             await self._adoption.look_after_own()
-            await self._prune()
         except Unavailable as error:
             log.info("The sweep is put off: %s", error)
         except Exception:
             log.exception("The sweep failed; the next one tries again.")
 
-    async def _prune(self) -> None:
+    async def _keep_pruning(self) -> None:
+        """Delete what is over age, a batch at a time; a large backlog keeps nobody waiting."""
         while True:
-            async with self._database.acquire() as connection:
-                if not await lines.prune(connection, self._settings.log_retention, PRUNE_BATCH):
-                    return
+            try:
+                async with self._database.acquire() as connection:
+                    pruned = await lines.prune(connection, self._settings.log_retention, PRUNE_BATCH)
+            except Unavailable:
+                pruned = 0
+            except Exception:
+                log.exception("Pruning the log failed; trying again.")
+                pruned = 0
+            await asyncio.sleep(PRUNE_PAUSE if pruned else INTERVAL)
 
     def stop(self) -> None:
         """Sweep no more."""

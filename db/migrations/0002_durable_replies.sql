@@ -19,6 +19,7 @@ ALTER TABLE replies
     ADD COLUMN stop boolean NOT NULL DEFAULT false, -- somebody asked to stop it; its owner acts on that
     ADD COLUMN attempts int NOT NULL DEFAULT 0, -- how often in a row it was adopted without a new line
     ADD COLUMN adopted_after int, -- the last line's number when it was adopted the last time
+    ADD COLUMN line_count int, -- how many lines it has, once it has ended; what came later counts for nothing
     ADD COLUMN pruned boolean NOT NULL DEFAULT false; -- its lines are gone from reply_lines
 
 CREATE INDEX replies_owner ON replies (owner) WHERE status = 'streaming';
