@@ -40,11 +40,8 @@ class Sweep:
     async def start(self) -> None:
         """Sweep once, which adopts what a predecessor left behind, and go on doing so."""
         await self._sweep()
-        self._tasks = [
-            asyncio.create_task(self._keep_sweeping()),
-            asyncio.create_task(self._keep_watching()),
-            asyncio.create_task(self._keep_pruning()),
-        ]
+        loops = (self._keep_sweeping, self._keep_watching, self._keep_pruning)
+        self._tasks = [asyncio.create_task(loop()) for loop in loops]
 
     async def _keep_sweeping(self) -> None:
         while True:

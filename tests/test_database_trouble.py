@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -409,6 +410,10 @@ def test_an_error_that_a_viewer_saw_is_in_the_log_though_a_round_was_stored_in_i
     assert client.ask("again")[-1].json["done"] is True
 
 
+def is_failed(database_url: str, path: str) -> bool:
+    return bool(reply_row(database_url, path)["status"] == "failed")
+
+
 def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollama_is_released(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
@@ -444,7 +449,7 @@ def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollam
     for request in ollama.requests:
         request.closed.wait()
     for path, other in zip(paths, others, strict=True):
-        eventually("stored", lambda path=path: reply_row(database_url, path)["status"] == "failed")
+        eventually("stored", partial(is_failed, database_url, path))
         assert other.messages() == [("user", "hi"), ("assistant", "partial ")]
         other.http.close()
     wait_ready(client)

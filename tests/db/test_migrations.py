@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from db import chatts, conversations, presence, replies
+from db import chatts, conversations, replies
 from db.migrate import migrate
 from db.replies import Finished, NewReply
 from tests.client import Client
@@ -297,7 +297,6 @@ def test_beginning_and_finishing_and_forgetting_use_the_index(large_database: st
     async def work(connection: Any) -> None:
         begun = await replies.begin(connection, new, [chatts.Message("user", "hi")], 500, 1_000_000)
         assert begun.context
-        await presence.announce(connection, new.owner)
         said = chatts.Message("assistant", "x")
         ended = await replies.finish(connection, new.id, "", new.owner, "done", None, said, 0, ["line"], [])
         assert ended is Finished.YES
