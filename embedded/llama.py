@@ -171,10 +171,10 @@ class Llama:
         return completion
 
     def close(self) -> None:
-        """Stop what runs and give the model back; blocks for a token or a batch of a prompt."""
+        """Stop what runs; blocks for a token or a batch of a prompt. The model stays in memory: llama.cpp's server can
+        wait for its own threads without end when it is taken down just after its start."""
         self._closing = True
         self._threads.shutdown(wait=True, cancel_futures=True)
-        del self._server
 
     def _run(self, completion: Completion, prompts: Iterable[str], settings: Mapping[str, Any]) -> None:
         try:

@@ -309,6 +309,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     asyncio.run(serve(arguments.address, arguments.port, arguments.until_stdin_closes))
+    logging.shutdown()
+    os._exit(0)  # without llama.cpp's way down; see Llama.close()
 
 
 if __name__ == "__main__":

@@ -277,7 +277,7 @@ class Schedule:
     def _cut_sessions(self) -> str:
         query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         pids = [row["pid"] for row in rows(self._postgres.url, query)]
-        chosen = self._choice.sample(pids, self._choice.randint(1, len(pids)))
+        chosen = self._choice.sample(pids, self._choice.randint(min(1, len(pids)), len(pids)))
         rows(self._postgres.url, "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", chosen)
         count("sessions cut", len(chosen))
         return f"cut {len(chosen)} of {len(pids)} sessions"

@@ -104,29 +104,29 @@ class CuttingProxy:
             await self._cut()
             self._swallowing = False
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, sock=_bound_socket(self._port))
+            self._server = await asyncio.start_server(self._connected, sock=_bound_socket(self._port))
 
     async def _cut(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
-        tasks = list(self._connections)
-        for task, writer in self._connections.items():
-            _reset(writer)
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # sockets are closed by a callback
+        await asyncio.sleep(0)  # what was just accepted is connected by a callback
+        while self._connections:
+            tasks = list(self._connections)
+            for task, writer in self._connections.items():
+                _reset(writer)
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # sockets are closed by a callback
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._serve(reader, writer))
+        self._connections[task] = writer  # before the task runs: it may be cancelled before that
+        task.add_done_callback(lambda _: self._connections.pop(task).close())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections[task] = writer
-        try:
-            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-                await self._relay(reader, writer)
-        finally:
-            del self._connections[task]
-            writer.close()
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            await self._relay(reader, writer)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connecting = asyncio.ensure_future(asyncio.open_unix_connection(str(self._target)))
