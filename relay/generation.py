@@ -19,7 +19,7 @@ from settings import Settings
 log = logging.getLogger("chatterd.relay")
 
 LINGER = 5.0
-"""Seconds that Ollama gets to end its answer after it said done, so that the connection can be used again."""
+"""Seconds that Ollama gets to end its answer after it said done, before its connection is closed."""
 
 STORE_RETRY = 0.5
 """Seconds between two attempts to store a reply while the database is away."""
@@ -137,12 +137,13 @@ class Generation:
             self._refusal += chunk[: ERROR_BODY_LIMIT - len(self._refusal)]
             return
         try:
-            lines = self._lines.feed(chunk)
+            for line in self._lines.feed(chunk):
+                self._take_line(line)
         except LineTooLong as error:
             self._conclude(_failure("failed", str(error)))
-            return
-        for line in lines:
-            self._take_line(line)
+        except Exception:
+            log.exception("A line of reply %s could not be relayed.", self.reply.id)
+            self._conclude(_failure("failed", "Something went wrong in the server; its log has more."))
 
     def _take_line(self, line: bytes) -> None:
         if self._outcome.done():

@@ -14,7 +14,7 @@ from db.replies import NewReply, StoredReply
 from errors import Conflict, NotFound, Unavailable
 from relay import chat_line, prompt
 from relay.adoption import Adoption
-from relay.cursor import PAGE_BYTES, Cursor
+from relay.cursor import PAGE_BYTES, Cursor, Moved
 from relay.generation import Generation, Parts
 from relay.presence import Presence
 from relay.prompt import Prompt
@@ -22,6 +22,8 @@ from relay.reply import AT_ONCE, Reply
 from relay.running import Running
 
 log = logging.getLogger("chatterd.relay")
+
+RESTARTING = "The server is being restarted. Try again in a moment."
 
 LEAVE_SECONDS = 1.0
 """Seconds at most for the last writes of a process that leaves."""
@@ -134,8 +136,15 @@ class Replies:
                 return
             cursor = await self.follow(tenant, running, 0)
             await self.stop(tenant, running)
+            await self._wait_for_end(cursor)
+
+    async def _wait_for_end(self, cursor: Cursor) -> None:
+        try:
             while await cursor.next(self._settings.heartbeat) is not None:
                 pass
+        except Moved as error:  # somebody else has forgotten it, unless
+            if self.leaving:
+                raise Unavailable(RESTARTING) from error
 
     def live(self, id: UUID) -> Reply | None:
         """The reply, if this process generates it."""
@@ -174,7 +183,7 @@ class Replies:
 
     def _check_room(self) -> None:
         if self.draining:
-            raise Unavailable("The server is being restarted. Try again in a moment.")
+            raise Unavailable(RESTARTING)
         if len(self._running) >= self._settings.max_replies:
             raise Unavailable("The server is generating as many replies as it can. Try again in a moment.")
 

@@ -64,6 +64,7 @@ class Reply:
 
         :param now: the event loop's time, in seconds.
         """
+        count = min(count, self.count)
         if count <= self.committed:
             return
         self.committed = count
