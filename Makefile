@@ -3,6 +3,9 @@
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 
+# How long random schedules run in `make soak`, after its campaigns.
+SECONDS ?= 600
+
 .PHONY: run test soak screenshots check format clean
 
 run: .venv/server-is-set-up
@@ -16,6 +19,7 @@ test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 soak: .venv/tests-are-set-up
 	@sh .ci/debian-packages haproxy nginx
 	@$(PYTHON) -m tests.soak $(ARGS)
+	@CHATTERD_SECONDS=$(SECONDS) $(PYTHON) -m pytest -q -s tests/test_schedules.py
 
 screenshots: .venv/tests-are-set-up
 	@sh .ci/debian-packages chromium

@@ -36,7 +36,7 @@ class LlmpromptHandler(BaseHandler):
 
     async def post(self) -> None:
         """Ask Ollama and pass on status, content type and bytes as they arrive."""
-        call = self._call = self.services.ollama.call("/api/generate", self.json_body(), self._take)
+        call = self._call = self.services.ollama.generate(self.json_body(), self._take)
         call.ended.add_done_callback(lambda _: self._more.set())
         await asyncio.wait([call.head, call.ended], return_when=asyncio.FIRST_COMPLETED)
         if not call.status:

@@ -109,11 +109,15 @@ class Adoption:
         self._parts.doorbell.expect_watchers(adopted.id)
         reply = Reply(adopted.id, adopted.tenant, adopted.model, owner, base=count)
         generation = Generation(reply, self._parts, said)
+        request = continuation.remaining(adopted.request, said)
         if adopted.stop:
             generation.stop()
         elif obstacle := continuation.obstacle(adopted.request, said, adopted.attempts):
             generation.interrupt(obstacle)
-        self._running.start(generation, prompt.chat_body(adopted.request, continuation.continued(context, said)))
+        elif request is None:
+            generation.complete("length")
+        messages = continuation.continued(context, said)
+        self._running.start(generation, prompt.chat_body(request or adopted.request, messages))
         self._parts.doorbell.wake(reply.id)
         return True
 

@@ -42,6 +42,25 @@ def obstacle(request: str, transcript: Transcript, attempts: int) -> str | None:
     return None
 
 
+def remaining(request: str, transcript: Transcript) -> str | None:
+    """The request with what is left of its ``options.num_predict``, the limit of tokens; None if nothing is left.
+
+    :param request: see :meth:`relay.prompt.Prompt.stored_request`.
+    """
+    fields = msgspec.json.decode(request, type=dict[str, msgspec.Raw])
+    try:
+        options = msgspec.json.decode(fields.get("options", b"{}"), type=dict[str, msgspec.Raw])
+        limit = msgspec.json.decode(options.get("num_predict", b"0"), type=int)
+    except msgspec.ValidationError:
+        return request  # Ollama will say what it thinks of them
+    if limit <= 0:
+        return request
+    if limit <= transcript.pieces:
+        return None
+    options["num_predict"] = msgspec.Raw(msgspec.json.encode(limit - transcript.pieces))
+    return msgspec.json.encode({**fields, "options": options}).decode()
+
+
 def continued(context: Sequence[Message], transcript: Transcript) -> list[Message]:
     """The messages for Ollama: the conversation, and what the model had said of this reply as its last message.
 

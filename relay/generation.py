@@ -92,6 +92,10 @@ class Generation:
         """End the reply where it is, because it cannot be stored."""
         self._conclude(_failure("failed", error))
 
+    def complete(self, done_reason: str) -> None:
+        """End the reply as done where it is: what it lacked was only a last line."""
+        self._conclude(Outcome("done", None, chat_line.own_line(self.reply.model, {"content": ""}, done_reason)))
+
     def let_go(self) -> None:
         """Generate no more and store nothing: the reply is another process's, or will be."""
         self._conclude(None)
@@ -104,7 +108,7 @@ class Generation:
 
     async def _ask(self, body: bytes) -> Outcome | None:
         self._journal.open(self.reply)
-        self._call = self._ollama.call("/api/chat", body, self._take_chunk)
+        self._call = self._ollama.chat(body, self._take_chunk)
         self._call.ended.add_done_callback(lambda _: self._take_end())
         self._deadline = self._loop.time() + self._settings.reply_timeout
         self._check_time()

@@ -22,6 +22,12 @@ log = logging.getLogger("chatterd.relay")
 PROBE_TIMEOUT = 3.0
 """Seconds for the small questions: which models, are you there."""
 
+OTHER_CALLS = 200
+"""Streaming calls at once that are not chats; more of them wait for their turn."""
+
+NO_LIMIT = 2**62
+"""Bytes: a reply has a time limit, not a size limit."""
+
 ERROR_BODY_LIMIT = 65_536
 """Bytes kept of the body of an answer that is an error."""
 
@@ -128,18 +134,26 @@ class Ollama:
     """Ollama at one address.
 
     :param url: base URL, no trailing slash.
-    :param max_calls: streaming calls at once; curl's handles are made for as many.
+    :param max_chats: chats at once; curl's handles are made for as many.
     :param connect_timeout: seconds.
     """
 
-    def __init__(self, url: str, max_calls: int, connect_timeout: float) -> None:
+    def __init__(self, url: str, max_chats: int, connect_timeout: float) -> None:
         self.url = url
         self._connect_timeout = connect_timeout
-        self._client = CurlAsyncHTTPClient(force_instance=True, max_clients=max_calls, max_body_size=2**62)
+        self._chats = CurlAsyncHTTPClient(force_instance=True, max_clients=max_chats, max_body_size=NO_LIMIT)
+        self._others = CurlAsyncHTTPClient(force_instance=True, max_clients=OTHER_CALLS, max_body_size=NO_LIMIT)
         self._probes = CurlAsyncHTTPClient(force_instance=True, max_clients=10)
 
-    def call(self, path: str, body: bytes, on_chunk: Callable[[bytes], None]) -> Call:
-        """POST JSON and hand the answer's bytes to ``on_chunk`` as they come, however the status."""
+    def chat(self, body: bytes, on_chunk: Callable[[bytes], None]) -> Call:
+        """POST to ``/api/chat`` and hand the answer's bytes to ``on_chunk`` as they come, however the status."""
+        return self._post(self._chats, "/api/chat", body, on_chunk)
+
+    def generate(self, body: bytes, on_chunk: Callable[[bytes], None]) -> Call:
+        """POST to ``/api/generate`` likewise. However many do, they take no place from the chats."""
+        return self._post(self._others, "/api/generate", body, on_chunk)
+
+    def _post(self, client: CurlAsyncHTTPClient, path: str, body: bytes, on_chunk: Callable[[bytes], None]) -> Call:
         call = Call(self.url, on_chunk)
         request = HTTPRequest(
             self.url + path,
@@ -153,7 +167,7 @@ class Ollama:
             prepare_curl_callback=call.take_handle,
             streaming_callback=call.take_chunk,
         )
-        self._client.fetch(request, raise_error=False).add_done_callback(call.take_end)
+        client.fetch(request, raise_error=False).add_done_callback(call.take_end)
         return call
 
     async def get(self, path: str) -> HTTPResponse:
@@ -186,7 +200,8 @@ class Ollama:
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        self._chats.close()
+        self._others.close()
         self._probes.close()
 
 

@@ -32,6 +32,11 @@ class Transcript:
         return "".join(self._content)
 
     @property
+    def pieces(self) -> int:
+        """How many lines brought text or thoughts: about as many tokens, as Ollama sends a line for each."""
+        return len(self._content) + len(self._thinking)
+
+    @property
     def has_tool_calls(self) -> bool:
         """Whether the model has called a tool."""
         return bool(self._tool_calls)

@@ -34,7 +34,8 @@ class SignedWords(Step):
         last = request["messages"][-1]
         first = len(last["content"].split()) if last["role"] == "assistant" else 0
         await Head().play(answer)
-        for number in range(first, request.get("options", {}).get("num_predict", 5)):
+        more = request.get("options", {}).get("num_predict", max(5 - first, 0))
+        for number in range(first, first + more):
             if self.pause:
                 await asyncio.sleep(self.pause)
             if number in self.hold:

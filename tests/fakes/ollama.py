@@ -330,10 +330,11 @@ class Reset(Step):
 
 @dataclass(eq=False)
 class Words(Step):
-    """A deterministic model: says ``w0 w1 w2 ...``, a word per line, N in all (``num_predict``, default 5).
+    """A deterministic model: says ``w0 w1 w2 ...``, a word per line, five in all.
 
     A last ``assistant`` message is the beginning of what it says: it goes on with the next word and ends with
-    the same last one, so a reply that was cut and continued reads as one that was not. Negative N: without end.
+    the same last one, so a reply that was cut and continued reads as one that was not. With ``num_predict`` it says so
+    many words more instead, without end if that is negative.
 
     :param pause: seconds before each word.
     :param hold: gates to wait at, each before the word of that number.
@@ -345,9 +346,9 @@ class Words(Step):
     async def play(self, answer: Answer) -> None:
         request = answer.request.json
         said = _said(request)
-        wanted = request.get("options", {}).get("num_predict", 5)
-        words = itertools.count(said) if wanted < 0 else range(said, wanted)
-        ending = _ending(_prompt_tokens(request), max(wanted - said, 0))
+        more = request.get("options", {}).get("num_predict", max(5 - said, 0))
+        words = itertools.count(said) if more < 0 else range(said, said + more)
+        ending = _ending(_prompt_tokens(request), max(more, 0))
         if request.get("stream", True):
             await self._stream(answer, request, words, ending)
         else:

@@ -106,7 +106,7 @@ def test_an_empty_list_asks_for_a_reply_to_the_conversation_as_it_stands(
     client: Client, ollama: ScriptedOllama
 ) -> None:
     client.ask("hi", options={"num_predict": 2})
-    client.ask(options={"num_predict": 4})
+    client.ask(options={"num_predict": 2})
     assert ollama.requests[1].json["messages"][-1] == {"role": "assistant", "content": "w0 w1 "}
     assert client.messages() == [("user", "hi"), ("assistant", "w0 w1 "), ("assistant", "w2 w3 ")]
 
