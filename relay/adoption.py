@@ -6,8 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
-from db import chatts, lines, replies
-from db.replies import Adopted, Orphan
+from db import adoption, chatts, lines
+from db.adoption import Adopted, Orphan
 from relay import continuation, prompt
 from relay.cursor import PAGE_BYTES
 from relay.generation import Generation, Parts
@@ -54,7 +54,7 @@ class Adoption:
         """
         while True:
             async with self._database.acquire() as connection:
-                orphans = await replies.orphans(connection, ADOPT_AT_ONCE)
+                orphans = await adoption.orphans(connection, ADOPT_AT_ONCE)
             adopted = await asyncio.gather(*(self._adopt(orphan) for orphan in orphans))
             if not any(adopted):
                 return
@@ -67,7 +67,7 @@ class Adoption:
         """
         owner = self._presence.owner
         async with self._database.acquire() as connection:
-            owned = await replies.owned(connection, owner)
+            owned = await adoption.owned(connection, owner)
         for id, stop in owned:
             if self._running.get(id) is None:
                 await self._adopt(Orphan(id, owner))
@@ -96,7 +96,7 @@ class Adoption:
 
     async def _take_over(self, orphan: Orphan, owner: int) -> bool:
         async with self._database.acquire() as connection:
-            adopted = await replies.adopt(connection, orphan, owner)
+            adopted = await adoption.adopt(connection, orphan, owner)
             if adopted is None:
                 return False
             said, count = await self._read_log(connection, adopted)

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from db import conversations, lines, replies
+from db import adoption, conversations, lines, replies
 from db.lines import Page
 from db.replies import NewReply, StoredReply
 from errors import Conflict, NotFound, Unavailable
@@ -176,7 +176,7 @@ class Replies:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._parts.journal.idle()  # an adopter must find every line that is still to be written
                 async with self._database.acquire() as connection:
-                    await replies.release(connection, self._presence.owner, ids)
+                    await adoption.release(connection, self._presence.owner, ids)
             log.info("Gave up %d replies for others to go on with.", len(ids))
         except (TimeoutError, Unavailable):
             log.warning("%d replies could not be given up; others find them when this process is gone.", len(ids))

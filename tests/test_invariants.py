@@ -19,10 +19,11 @@ import httpx
 import psutil
 import pytest
 
-from db import lines, presence, replies
+from db import adoption, lines, presence, replies
+from db.adoption import Orphan
 from db.chatts import Message
 from db.migrate import migrate
-from db.replies import Finished, NewReply, Orphan
+from db.replies import Finished, NewReply
 from tests.client import Client, Event
 from tests.cluster import OwnPostgres, SignedWords, lock_holder, words
 from tests.database import eventually, execute, reply_row, rows, with_connection
@@ -647,11 +648,11 @@ def test_invariant_3_race_burial_waits_for_the_round_under_way_and_the_adopter_s
         burial = asyncio.create_task(presence.bury(adopter, 0))
         await race.waits(adopter)
         looking = await race.session()
-        assert await replies.orphans(looking, 10) == []
+        assert await adoption.orphans(looking, 10) == []
         await round_under_way.commit()
         assert await burial == [race.old]
-        assert await replies.orphans(adopter, 10) == [Orphan(race.reply, race.old)]
-        assert await replies.adopt(adopter, Orphan(race.reply, race.old), race.new)
+        assert await adoption.orphans(adopter, 10) == [Orphan(race.reply, race.old)]
+        assert await adoption.adopt(adopter, Orphan(race.reply, race.old), race.new)
         page = await lines.page(adopter, "", race.reply, 0, 60, 100, 10_000)
         assert page and page.lines == [b"old 0", b"old 1", b"old 2", b"old 3"]
         assert not await race.append(owner, 4, "old 4")
@@ -673,11 +674,11 @@ def test_invariant_3_race_a_round_that_began_before_the_burial_was_committed_wri
         burial = adopter.transaction()
         await burial.start()
         assert await presence.bury(adopter, 0) == [race.old]
-        assert await replies.orphans(adopter, 10) == [Orphan(race.reply, race.old)]
+        assert await adoption.orphans(adopter, 10) == [Orphan(race.reply, race.old)]
         writing = asyncio.create_task(_in_transaction(owner, isolation, race.append(owner, 2, "old 2")))
         await race.waits(owner)
         await burial.commit()
-        assert await replies.adopt(adopter, Orphan(race.reply, race.old), race.new)
+        assert await adoption.adopt(adopter, Orphan(race.reply, race.old), race.new)
         if isolation == "read_committed":
             assert await writing is False
         else:
@@ -716,14 +717,14 @@ def test_invariant_3_race_of_two_who_adopt_at_once_one_does(race: Callable[..., 
         await presence.announce(await race.session(), 303)
         await race.die(race.old)
         assert await presence.bury(one, 0) == [race.old]
-        [orphan] = await replies.orphans(one, 10)
-        assert await replies.orphans(two, 10) == [orphan]
-        adoption = one.transaction()
-        await adoption.start()
-        first = await replies.adopt(one, orphan, race.new)
-        second = asyncio.create_task(replies.adopt(two, orphan, 303))
+        [orphan] = await adoption.orphans(one, 10)
+        assert await adoption.orphans(two, 10) == [orphan]
+        adopting = one.transaction()
+        await adopting.start()
+        first = await adoption.adopt(one, orphan, race.new)
+        second = asyncio.create_task(adoption.adopt(two, orphan, 303))
         await race.waits(two)
-        await adoption.commit()
+        await adopting.commit()
         assert first and first.attempts == 1
         assert await second is None
         assert await one.fetchval("SELECT owner FROM replies") == race.new
@@ -751,16 +752,16 @@ def test_invariant_3_race_the_old_owner_cannot_finish_what_was_adopted(race: Cal
         owner, adopter = await race.session(), await race.session()
         await race.die(race.old)
         assert await presence.bury(adopter, 0) == [race.old]
-        adoption = adopter.transaction()
-        await adoption.start()
-        assert await replies.adopt(adopter, Orphan(race.reply, race.old), race.new)
+        adopting = adopter.transaction()
+        await adopting.start()
+        assert await adoption.adopt(adopter, Orphan(race.reply, race.old), race.new)
         if waits:
             finishing = asyncio.create_task(race.finish(owner, 2))
             await race.waits(owner)
-            await adoption.commit()
+            await adopting.commit()
             assert await finishing is not Finished.YES
         else:
-            await adoption.commit()
+            await adopting.commit()
         assert await race.finish(owner, 2) is Finished.NOT_OURS
         assert await race.log() == ["old 0", "old 1"]
         assert await owner.fetchval("SELECT count(*) FROM chatts WHERE username = 'assistant'") == 0
@@ -776,19 +777,19 @@ def test_invariant_3_race_what_was_finished_cannot_be_adopted(race: Callable[...
         owner, adopter = await race.session(), await race.session()
         await race.die(race.old)
         assert await presence.bury(adopter, 0) == [race.old]
-        [orphan] = await replies.orphans(adopter, 10)
+        [orphan] = await adoption.orphans(adopter, 10)
         ending = owner.transaction()
         await ending.start()
         assert await race.finish(owner, 2) is Finished.YES
         if waits:
-            adopting = asyncio.create_task(replies.adopt(adopter, orphan, race.new))
+            adopting = asyncio.create_task(adoption.adopt(adopter, orphan, race.new))
             await race.waits(adopter)
             await ending.commit()
             assert await adopting is None
         else:
             await ending.commit()
-            assert await replies.adopt(adopter, orphan, race.new) is None
-        assert await replies.orphans(adopter, 10) == []
+            assert await adoption.adopt(adopter, orphan, race.new) is None
+        assert await adoption.orphans(adopter, 10) == []
         assert await race.log() == ["old 0", "old 1", "the end"]
 
     race(scenario)
@@ -800,7 +801,7 @@ def test_invariant_3_race_a_process_that_is_buried_itself_adopts_nothing(race: C
         await race.die(race.old)
         await race.die(race.new)
         assert sorted(await presence.bury(session, 0)) == [race.old, race.new]
-        assert await replies.adopt(session, Orphan(race.reply, race.old), race.new) is None
+        assert await adoption.adopt(session, Orphan(race.reply, race.old), race.new) is None
 
     race(scenario)
 

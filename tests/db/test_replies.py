@@ -10,10 +10,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import chatts, conversations, lines, presence, replies
+from db import adoption, chatts, conversations, lines, presence, replies
+from db.adoption import Orphan
 from db.chatts import Message
 from db.migrate import migrate
-from db.replies import Begun, Finished, NewReply, Orphan
+from db.replies import Begun, Finished, NewReply
 
 HI = Message("user", "hi")
 
@@ -458,7 +459,7 @@ async def bury(connection: asyncpg.Connection, owner: int) -> None:
 
 
 async def is_orphan(connection: asyncpg.Connection, reply: NewReply) -> bool:
-    return Orphan(reply.id, reply.owner) in await replies.orphans(connection, 1_000)
+    return Orphan(reply.id, reply.owner) in await adoption.orphans(connection, 1_000)
 
 
 @pytest.mark.parametrize("owner", [1, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 2**63 - 1, 0x7FFFFFFF_FFFFFFFE])
@@ -475,9 +476,9 @@ def test_a_reply_is_an_orphan_when_the_session_of_its_owner_has_ended(url: str, 
         await owning.close()
         await bury(connection, owner)
         assert await is_orphan(connection, reply) and not await is_orphan(connection, mine)
-        adopted = await replies.adopt(connection, Orphan(reply.id, owner), 42)
+        adopted = await adoption.adopt(connection, Orphan(reply.id, owner), 42)
         assert adopted is not None and (adopted.id, adopted.attempts, adopted.stop) == (reply.id, 1, False)
-        assert await replies.adopt(connection, Orphan(reply.id, owner), 42) is None
+        assert await adoption.adopt(connection, Orphan(reply.id, owner), 42) is None
         assert not await is_orphan(connection, reply)
         assert await finish(connection, replace(reply, owner=42)) and await finish(connection, mine)
         await presence.leave(connection, 42)
@@ -493,7 +494,7 @@ def test_adoptions_count_while_a_reply_gets_no_further(url: str) -> None:
         await begin(connection, reply, HI)
 
         async def adopt(owner: int) -> int:
-            adopted = await replies.adopt(connection, Orphan(reply.id, owner - 1), owner)
+            adopted = await adoption.adopt(connection, Orphan(reply.id, owner - 1), owner)
             assert adopted is not None
             return adopted.attempts
 
