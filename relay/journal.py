@@ -26,6 +26,9 @@ ROUND_TIMEOUT = "10s"
 PROBE_INTERVAL = 1.0
 """Seconds after which a round of nothing is written while there are replies."""
 
+STOP_SECONDS = 1.0
+"""Seconds at most for a round under way to be given up."""
+
 RETRY_INTERVAL = 0.25
 """Seconds between two attempts to write while the database is away."""
 
@@ -79,10 +82,11 @@ class Journal:
 
     async def stop(self) -> None:
         """Write nothing more."""
-        if self._task:
-            self._task.cancel()
         if self._connection:
             self._connection.terminate()
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=STOP_SECONDS)
 
     def open(self, reply: Reply) -> None:
         """Look after a reply: should the database lose lines of it, they are written again."""

@@ -130,6 +130,7 @@ class Presence:
         """Say that this process is gone."""
         if self._task:
             self._task.cancel()
+            await asyncio.wait([self._task], timeout=LEAVE_SECONDS)
         if self._connection and self.announced:
             try:
                 async with asyncio.timeout(LEAVE_SECONDS):

@@ -30,6 +30,6 @@ async def start_relay(stack: AsyncExitStack, database: Database, ollama: Ollama,
     await presence.start()
     stack.push_async_callback(journal.stop)
     journal.start()
-    stack.callback(sweep.stop)
+    stack.push_async_callback(sweep.stop)
     await sweep.start()
     return Replies(relay, presence, running, adoption)

@@ -18,6 +18,9 @@ INTERVAL = 3.0
 WATCH_INTERVAL = 0.3
 """Seconds between two looks for dead processes while somebody waits for one."""
 
+STOP_SECONDS = 1.0
+"""Seconds at most for statements under way to be given up."""
+
 PRUNE_BATCH = 5_000
 """Lines deleted in one statement."""
 
@@ -85,7 +88,9 @@ class Sweep:
                 pruned = 0
             await asyncio.sleep(PRUNE_PAUSE if pruned else INTERVAL)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Sweep no more."""
         for task in self._tasks:
             task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
