@@ -402,7 +402,7 @@ def test_an_error_that_a_viewer_saw_is_in_the_log_though_a_round_was_stored_in_i
         proxy.cut()
         shown = [first, *stream.rest()]
     assert (shown[-1].id, shown[-1].name) == (1, "error")
-    ollama.requests[0].closed.wait()
+    ollama.arrival(0).wait().closed.wait()
     proxy.restore()
     eventually("stored", lambda: reply_row(database_url, path)["status"] == "failed")
     assert client.view(path) == shown
@@ -487,7 +487,7 @@ def test_a_reply_whose_database_does_not_answer_ends_when_patience_does(
         [last] = stream.rest()
         assert (last.id, last.name) == (1, "error")
         took = time.monotonic() - since
-    ollama.requests[0].closed.wait()
+    ollama.arrival(0).wait().closed.wait()
     proxy.restore()
     eventually("stored", lambda: reply_row(database_url, path)["status"] == "failed", timeout=45)
     assert client.messages() == [("user", "hi"), ("assistant", "ab")]

@@ -179,7 +179,7 @@ def test_invariant_1_a_drained_process_gives_its_replies_up_and_viewers_move_wit
     print(f"\ngone {ended:.2f} s after SIGTERM with --drain=0.3", end="")
     assert ended < 0.3 + 2 + 1, "gone by --drain plus 2 s; one more second for the interpreter on a busy machine"
     assert len(ollama.requests) == 2
-    ollama.requests[0].closed.wait()
+    ollama.arrival(0).wait().closed.wait()
 
 
 def test_invariant_1_a_draining_process_refuses_prompts_and_lets_a_short_reply_end(
@@ -485,7 +485,7 @@ def test_invariant_3_a_process_that_only_seemed_dead_writes_nothing_more_and_its
     owner.process.send_signal(signal.SIGSTOP)
     try:
         first.open()
-        ollama.requests[0].answered.wait(LONG)  # all of it waits in the stopped process's socket
+        ollama.arrival(0).wait().answered.wait(LONG)  # all of it waits in the stopped process's socket
         execute(processes.url, f"SELECT pg_terminate_backend({session})")
         second.reached.wait(LONG)
         seen(watched[1][0], 30)
@@ -919,7 +919,7 @@ def test_invariant_4_a_stop_from_another_process_ends_a_reply_before_its_first_t
     ollama.arrival(0).wait()
     watched = [watch(path, owner.url), watch(path, b.url)]
     assert other.http.delete(path).status_code == 202
-    ollama.requests[0].closed.wait(LONG)
+    ollama.arrival(0).wait().closed.wait(LONG)
     for viewer, thread in watched:
         join(thread)
         processes.check(path, viewer.shown, "", "stopped")
@@ -942,7 +942,7 @@ def test_invariant_4_a_stop_from_another_process_in_mid_reply_keeps_what_was_sai
     assert other.http.delete(path).status_code == 202
     join(thread)
     processes.check(path, viewer.shown, words(7), "stopped")
-    ollama.requests[1].closed.wait(LONG)
+    ollama.arrival(1).wait().closed.wait(LONG)
 
 
 def test_invariant_4_a_stop_of_a_dead_process_s_reply_ends_it_without_asking_ollama(
@@ -1038,7 +1038,7 @@ def test_invariant_6_ollama_is_drained_when_nobody_reads(processes: Processes, o
     with stuck_viewer(program.url, path) as stuck:
         assert stuck.recv(1)
         gate.open()
-        ollama.requests[0].answered.wait(LONG)
+        ollama.arrival(0).wait().answered.wait(LONG)
         eventually("stored", lambda: reply_row(processes.url, path)["status"] == "done", LONG)
     assert len(log_of(processes.url, path)) == 5_002
 
@@ -1052,7 +1052,7 @@ def test_invariant_6_ollama_is_drained_when_the_only_viewer_has_gone(
         assert stream.next()
         path = stream.response.headers["Content-Location"]
     gate.open()
-    ollama.requests[0].answered.wait(LONG)
+    ollama.arrival(0).wait().answered.wait(LONG)
     processes.check(path, client.view(path), words(50))
 
 

@@ -237,7 +237,7 @@ def test_forgetting_stops_the_reply_that_runs_first(
         path = stream.response.headers["Content-Location"]
         seq = client.history()["messages"][0]["seq"]
         assert forget(client, **({} if whole else {"from": seq})) == 204
-        ollama.requests[0].closed.wait()
+        ollama.arrival(0).wait().closed.wait()
         [last] = stream.rest()
     assert (last.json["done"], last.json["done_reason"]) == (True, "stopped")
     assert client.history() == {"appID": client.appid, "messages": [], "reply": None, "before": None}

@@ -143,13 +143,13 @@ def test_a_client_that_leaves_closes_ollamas_connection(
         )
         gate.reached.wait()
         assert not ollama.requests[0].closed.happened
-    ollama.requests[0].closed.wait()
+    ollama.arrival(0).wait().closed.wait()
 
 
 def test_a_client_that_leaves_stops_a_model_that_never_ends(client: Client, ollama: ScriptedOllama) -> None:
     with client.http.stream("POST", "/llmprompt", json=PROMPT | {"options": {"num_predict": -1}}) as response:
         next(response.iter_raw())
-    ollama.requests[0].closed.wait()
+    ollama.arrival(0).wait().closed.wait()
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])

@@ -162,7 +162,7 @@ def test_closing_a_connection_never_stops_a_reply(client: Client, ollama: Script
     with client.follow(path) as viewer:
         gate.open()
         assert texts(viewer.rest()) == ["a", "b"]
-    ollama.requests[0].answered.wait()
+    ollama.arrival(0).wait().answered.wait()
     assert client.messages()[-1] == ("assistant", "ab")
 
 
@@ -191,7 +191,7 @@ def test_stopping_closes_ollamas_connection_and_keeps_what_was_said(
         path = stream.response.headers["Content-Location"]
         stopped = client.http.delete(path)
         assert stopped.status_code == 202
-        ollama.requests[0].closed.wait()
+        ollama.arrival(0).wait().closed.wait()
         rest = stream.rest()
     assert [event.id for event in rest] == [2]
     check_stopped(client, session_database_url, path, rest, "partial ")
@@ -210,7 +210,7 @@ def test_stopping_before_the_first_word_closes_ollamas_connection_at_once(
     gate.reached.wait()
     with client.follow(path) as stream:
         assert client.http.delete(path).status_code == 202
-        ollama.requests[0].closed.wait()
+        ollama.arrival(0).wait().closed.wait()
         events = stream.rest()
     assert [event.id for event in events] == [0]
     check_stopped(client, session_database_url, path, events, None)
@@ -226,7 +226,7 @@ def test_stopping_before_the_first_word_does_not_make_the_client_ask_ollama_agai
     path = client.begin("two")
     gate.reached.wait()
     assert client.http.delete(path).status_code == 202
-    ollama.requests[1].closed.wait()
+    ollama.arrival(1).wait().closed.wait()
     client.view(path)
     client.ask("three")
     assert [request.json["messages"][-1]["content"] for request in ollama.requests] == ["one", "two", "three"]
@@ -392,7 +392,7 @@ def test_a_reply_that_runs_when_the_server_is_told_to_stop_is_given_up_for_anoth
         path = stream.response.headers["Content-Location"]
     row = reply_row(database_url, path)
     assert (row["status"], row["owner"]) == ("streaming", None)
-    ollama.requests[0].closed.wait()
+    ollama.arrival(0).wait().closed.wait()
     again = Client(start_chatterd(database_url=database_url).url, client.appid)
     with again.http:
         again.view(path)

@@ -440,7 +440,7 @@ def test_silence_beyond_the_timeout_ends_the_reply(asking: Asking, ollama: Scrip
         assert shape(told.events) == [(0, "message", "half"), (1, "error", "Ollama sent nothing for 0.3 seconds.")]
         assert (told.row["status"], told.row["error"]) == ("truncated", told.last_error)
         check_kept(client, told, "half")
-        ollama.requests[0].closed.wait()
+        ollama.arrival(0).wait().closed.wait()
         client.appid += "-2"
         ollama.script(Gate())
         with client.prompt("hi") as stream:
@@ -448,7 +448,7 @@ def test_silence_beyond_the_timeout_ends_the_reply(asking: Asking, ollama: Scrip
         assert shape(told.events) == [(0, "error", "Ollama sent nothing for 0.3 seconds.")]
         assert told.row["status"] == "truncated"
         check_kept(client, told, None)
-        ollama.requests[1].closed.wait()
+        ollama.arrival(1).wait().closed.wait()
 
 
 def test_a_reply_beyond_its_time_ends_though_ollama_goes_on(
@@ -462,7 +462,7 @@ def test_a_reply_beyond_its_time_ends_though_ollama_goes_on(
         partial = "".join(event.json["message"]["content"] for event in told.events[:-1])
         assert partial.startswith("w0 w1 ")
         check_kept(client, told, partial)
-        ollama.requests[0].closed.wait()
+        ollama.arrival(0).wait().closed.wait()
 
 
 def test_a_line_beyond_the_limit_ends_the_reply(asking: Asking, ollama: ScriptedOllama, database_url: str) -> None:
@@ -476,7 +476,7 @@ def test_a_line_beyond_the_limit_ends_the_reply(asking: Asking, ollama: Scripted
         assert shape(told.events) == [(1, "error", "A line is longer than 1000 bytes.")]
         assert (told.row["status"], told.row["error"]) == ("failed", told.last_error)
         check_kept(client, told, "a")
-        ollama.requests[0].closed.wait()
+        ollama.arrival(0).wait().closed.wait()
 
 
 def test_one_reply_too_many_is_503_and_there_is_room_again_after_the_first(
