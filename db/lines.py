@@ -34,38 +34,39 @@ async def append(
     numbers: Sequence[int],
     lines: Sequence[str],
     notices: Sequence[str],
+    again: bool = False,
 ) -> bool:
     """Write lines of any number of replies, one row for each place in the three lists, and send notices with them.
-
-    Lines that are there already, after a round whose answer was lost, are left alone.
 
     The process's own row in ``processes`` is locked against its deletion while the lines are written. A process that
     was declared dead writes nothing, be its snapshot as old as it may.
 
+    :param again: some of the lines may be there already, after a round whose answer was lost; those are left alone.
+        It costs PostgreSQL nearly twice as much, hence not always.
     :returns: False if this process was declared dead.
+    :raises asyncpg.UniqueViolationError: one of the lines is there already, and none was written.
     """
     alive: bool = await connection.fetchval(
-        """
-        WITH alive AS MATERIALIZED (
-            SELECT owner FROM processes WHERE owner = $1 FOR KEY SHARE
-        ), written AS (
-            INSERT INTO reply_lines (reply, seq, line)
-            SELECT new.reply, new.seq, new.line
-            FROM alive CROSS JOIN unnest($2::uuid[], $3::int[], $4::text[]) AS new (reply, seq, line)
-            ON CONFLICT DO NOTHING
-        ), rung AS MATERIALIZED (
-            SELECT pg_notify($5, notice) FROM alive CROSS JOIN unnest($6::text[]) AS notice
-        )
-        SELECT EXISTS (SELECT FROM alive) AND (SELECT count(*) FROM rung) >= 0
-        """,
-        owner,
-        replies,
-        numbers,
-        lines,
-        CHANNEL,
-        notices,
+        _APPEND_AGAIN if again else _APPEND, owner, replies, numbers, lines, CHANNEL, notices
     )
     return alive
+
+
+_APPEND_FORM = """
+    WITH alive AS MATERIALIZED (
+        SELECT owner FROM processes WHERE owner = $1 FOR KEY SHARE
+    ), written AS (
+        INSERT INTO reply_lines (reply, seq, line)
+        SELECT new.reply, new.seq, new.line
+        FROM alive CROSS JOIN unnest($2::uuid[], $3::int[], $4::text[]) AS new (reply, seq, line)
+        {on_conflict}
+    ), rung AS MATERIALIZED (
+        SELECT pg_notify($5, notice) FROM alive CROSS JOIN unnest($6::text[]) AS notice
+    )
+    SELECT EXISTS (SELECT FROM alive) AND (SELECT count(*) FROM rung) >= 0
+"""
+_APPEND = _APPEND_FORM.format(on_conflict="")
+_APPEND_AGAIN = _APPEND_FORM.format(on_conflict="ON CONFLICT DO NOTHING")
 
 
 async def page(

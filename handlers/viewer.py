@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+from typing import cast
 
-from tornado.iostream import StreamClosedError
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import IOStream, StreamClosedError
 
 from errors import Unavailable
 from handlers.base import BaseHandler
@@ -35,6 +37,11 @@ class ViewerHandler(BaseHandler):
         self.start_stream("text/event-stream; charset=utf-8")
         self.set_header("Content-Location", f"/llmchat/{cursor.id}")
         self._showing = asyncio.current_task()
+        self._stream: IOStream = cast(HTTP1Connection, self.request.connection).stream
+        self._direct = type(self._stream) is IOStream  # TLS must frame what is written
+        self._socket = self._stream.socket
+        self._unsent: asyncio.Future[None] | None = None
+        self._chunked = self.request.version == "HTTP/1.1"
         try:
             await self.flush()
             await self._follow(cursor)
@@ -50,7 +57,7 @@ class ViewerHandler(BaseHandler):
     async def _follow(self, cursor: Cursor) -> None:
         while True:
             number = cursor.at
-            lines = await cursor.next(self.services.settings.heartbeat)
+            lines = await cursor.next(self.services.settings.heartbeat, self._show_now)
             if lines is None:
                 return
             if not lines:
@@ -60,6 +67,26 @@ class ViewerHandler(BaseHandler):
                 number += count
                 lines = lines[count:]
                 await self._send(framed)
+
+    def _show_now(self, first: int, lines: list[bytes]) -> bool:
+        """Write events straight to the socket if it has taken all before: a third of what write() and flush() cost."""
+        if not self._direct or (self._unsent and not self._unsent.done()):
+            return False
+        framed, count = sse.events(first, lines, WRITE_LIMIT)
+        if count < len(lines):
+            return False
+        if self._chunked:
+            framed = b"%x\r\n%b\r\n" % (len(framed), framed)
+        try:
+            sent = self._socket.send(framed)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._stream.close((type(error), error, error.__traceback__))
+            return False
+        if sent < len(framed):
+            self._unsent = self._stream.write(framed[sent:])
+        return True
 
     async def _send(self, framed: bytes) -> None:
         for start in range(0, len(framed), WRITE_LIMIT):

@@ -4,7 +4,6 @@ Shapes: ollama ``api/types.go``, ``ChatResponse``: ``model, created_at, message{
 done``, and ``done_reason`` with figures in the last one; or ``{"error": ...}``.
 """
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,13 +16,12 @@ TEXT_LIMIT = 4_096
 """Characters of an unreadable line or of an error that a viewer is shown."""
 
 
-@dataclass(slots=True)
-class ChatLine:
+class ChatLine(msgspec.Struct):
     """One line, read. ``error`` is Ollama's text if the line is an error."""
 
     content: str = ""
     thinking: str = ""
-    tool_calls: list[Any] = field(default_factory=list)
+    tool_calls: list[Any] = []
     done: bool = False
     error: str | None = None
 
@@ -52,13 +50,16 @@ def read(line: bytes) -> ChatLine:
     :raises UnreadableLine: not JSON in UTF-8, not an object, or without a model.
     """
     try:
-        line.decode()
+        if not line.isascii():
+            line.decode()
         said = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_unusual(line)
     if said.error or not said.model:
         return _read_unusual(line)
     message = said.message
+    if not message.tool_calls and b"\\u" not in line and line.isascii():
+        return ChatLine(message.content, message.thinking, [], said.done)
     return ChatLine(storable(message.content), storable(message.thinking), _calls(message.tool_calls, line), said.done)
 
 

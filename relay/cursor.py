@@ -1,6 +1,7 @@
 """A viewer's place in a reply, wherever its lines are: in this process while it generates it, else in the log."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 from uuid import UUID
 
@@ -22,6 +23,14 @@ POLL_INTERVAL = 1.0
 
 class Moved(Exception):
     """The rest cannot be shown here: this process is leaving, or the reply was forgotten or pruned under the viewer."""
+
+
+Show = Callable[[int, list[bytes]], bool]
+"""Shows lines, the first of them with the given number, if it can at once; False if it can show none now."""
+
+
+def _show_nothing(first: int, lines: list[bytes]) -> bool:
+    return False
 
 
 class Sources(Protocol):
@@ -66,6 +75,7 @@ class Cursor:
         self._reply = reply
         self._page = page
         self._loop = asyncio.get_running_loop()
+        self._deadline = 0.0
         self._away_since: float | None = None
 
     @property
@@ -75,22 +85,24 @@ class Cursor:
             return self._reply.ended and self.at >= self._reply.count
         return self._page is not None and self._page.status != STREAMING and not self._page.lines
 
-    async def next(self, seconds: float) -> list[bytes] | None:
+    async def next(self, seconds: float, show: Show = _show_nothing) -> list[bytes] | None:
         """Wait for the lines after those already given, and give the next few of them.
 
-        :param seconds: how long to wait.
+        :param seconds: how long to wait when there is nothing to show.
+        :param show: is given lines in the moment they are committed, without a turn of the event loop in between, for
+            as long as it can show them.
         :returns: an empty list if the time passed; None at the reply's end.
         :raises Moved: this process is leaving.
         :raises Unavailable: the database has been away for longer than the patience.
         """
-        deadline = self._loop.time() + seconds
+        self._deadline = self._loop.time() + seconds
         while not self._sources.leaving:
             reply = self._in_memory()
             if reply is None:
-                found = await self._next_of_log(deadline)
+                found = await self._next_of_log()
             else:
-                found = await self._next_of_memory(reply, deadline)
-            if found is None or found or self._loop.time() >= deadline:
+                found = await self._next_of_memory(reply, seconds, show)
+            if found is None or found or self._loop.time() >= self._deadline:
                 self.at += len(found or ())
                 return found
         raise Moved
@@ -100,20 +112,40 @@ class Cursor:
             self._reply = self._sources.live(self.id)
         return self._reply if self._reply and not self._reply.lost and self.at >= self._reply.base else None
 
-    async def _next_of_memory(self, reply: Reply, deadline: float) -> list[bytes] | None:
-        if found := reply.unseen(self.at):
-            return found
-        if reply.ended:
-            return None
-        await reply.more(self.at, deadline - self._loop.time())
-        return reply.unseen(self.at)
+    async def _next_of_memory(self, reply: Reply, seconds: float, show: Show) -> list[bytes] | None:
+        if not reply.unseen(self.at) and not reply.ended:
+            await self._watch(reply, seconds, show)
+        return reply.unseen(self.at) or (None if reply.ended else [])
 
-    async def _next_of_log(self, deadline: float) -> list[bytes] | None:
+    async def _watch(self, reply: Reply, seconds: float, show: Show) -> None:
+        """Show lines as they are committed, until some cannot be shown at once, the reply ends, or nothing comes."""
+        woken = self._loop.create_future()
+
+        def take() -> None:
+            if lines := reply.unseen(self.at):
+                if show(self.at, lines):
+                    self.at += len(lines)
+                    self._deadline = self._loop.time() + seconds
+                elif not woken.done():
+                    woken.set_result(None)
+            if (reply.ended or reply.lost) and not woken.done():
+                woken.set_result(None)
+
+        reply.watch(take)
+        try:
+            while not woken.done() and (left := self._deadline - self._loop.time()) > 0:
+                await asyncio.wait([woken], timeout=left)
+        finally:
+            reply.unwatch(take)
+
+    async def _next_of_log(self) -> list[bytes] | None:
         with self._doorbell.expecting(self.id) as rung:
             if (found := await self._look_in_log()) or found is None:
                 return found
             if self._sources.live(self.id) is None:
-                await self._doorbell.wait(self.id, rung, min(POLL_INTERVAL, max(0.0, deadline - self._loop.time())))
+                await self._doorbell.wait(
+                    self.id, rung, min(POLL_INTERVAL, max(0.0, self._deadline - self._loop.time()))
+                )
         return []
 
     async def _look_in_log(self) -> list[bytes] | None:

@@ -118,9 +118,9 @@ class Doorbell:
 
         Rings that come too soon after the last are left to a later round; :attr:`on_ring_due` asks for one.
         """
-        now = self._loop.time()
         if not self._watched:
             return []
+        now = self._loop.time()
         self._watched = {id: until for id, until in self._watched.items() if until > now}
         self._to_ring.update(id for id in ids if id in self._watched)
         if not self._to_ring:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from db import replies
@@ -20,6 +21,9 @@ log = logging.getLogger("chatterd.relay")
 
 LINGER = 5.0
 """Seconds that Ollama gets to end its answer after it said done, before its connection is closed."""
+
+ROUND_SECONDS = 0.5
+"""Seconds that a round under way gets to end before a reply is stored all the same."""
 
 STORE_RETRY = 0.5
 """Seconds between two attempts to store a reply while the database is away."""
@@ -194,6 +198,9 @@ class Generation:
         While the database is away, keep trying; the viewers' patience ends first.
         """
         self._journal.close(self.reply)
+        with suppress(TimeoutError):  # or the round under way may hold lines that are written here too
+            async with asyncio.timeout(ROUND_SECONDS):
+                await self._journal.idle()
         patience_ends = (self._journal.away_since or self._loop.time()) + self._settings.db_patience
         while True:
             try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -35,20 +34,26 @@ RETRY_INTERVAL = 0.25
 
 @dataclass(slots=True)
 class _Round:
-    """What one statement writes: three lists with a place for each line, and where each reply will stand then."""
+    """What one statement writes: three lists with a place for each line, where each reply will stand then, and whether
+    some of the lines may be in the log already."""
 
     replies: list[UUID] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     ends: list[tuple[Reply, int]] = field(default_factory=list)
+    again: bool = False
 
     def add(self, reply: Reply) -> None:
         """Take the reply's next lines."""
-        end = min(reply.count, reply.written + ROUND_LINES)
-        self.replies += [reply.id] * (end - reply.written)
-        self.numbers += range(reply.written, end)
-        self.lines += [line.decode() for line in reply.lines(reply.written, end)]
+        first = reply.written
+        end = min(reply.count, first + ROUND_LINES)
+        self.replies += [reply.id] * (end - first)
+        self.numbers += range(first, end)
+        self.lines += [line.decode() for line in reply.lines(first, end)]
         self.ends.append((reply, end))
+        if first < reply.tried:
+            self.again = True
+        reply.tried = max(reply.tried, end)
 
 
 class Journal:
@@ -66,8 +71,8 @@ class Journal:
         self._doorbell = doorbell
         self._interval = interval
         self._loop = asyncio.get_running_loop()
-        self._open: dict[UUID, Reply] = {}
-        self._fresh: dict[UUID, Reply] = {}
+        self._open: set[Reply] = set()
+        self._fresh: dict[Reply, None] = {}  # a set that keeps its order
         self._round = asyncio.Lock()
         self._work = asyncio.Event()
         doorbell.on_ring_due = self._work.set
@@ -90,23 +95,24 @@ class Journal:
 
     def open(self, reply: Reply) -> None:
         """Look after a reply: should the database lose lines of it, they are written again."""
-        self._open[reply.id] = reply
+        self._open.add(reply)
         self._work.set()
 
     def close(self, reply: Reply) -> None:
         """Look no more after a reply that has ended or is lost."""
-        self._open.pop(reply.id, None)
-        self._fresh.pop(reply.id, None)
+        self._open.discard(reply)
+        self._fresh.pop(reply, None)
 
     def note(self, reply: Reply) -> None:
         """Write a reply's new lines in the next round."""
-        self._fresh[reply.id] = reply
+        self._fresh[reply] = None
         self._work.set()
 
     async def idle(self) -> None:
         """Wait until no round is under way: what was closed before is not written afterwards."""
-        async with self._round:
-            return
+        if self._round.locked():
+            async with self._round:
+                return
 
     async def _run(self) -> None:
         while True:
@@ -136,20 +142,28 @@ class Journal:
             await self._work.wait()
             return
         # A model may be silent for minutes; that the database went away is noticed all the same.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._work.wait(), PROBE_INTERVAL)
+        probe = self._loop.call_later(PROBE_INTERVAL, self._work.set)
+        await self._work.wait()
+        probe.cancel()
 
     async def _write_round(self) -> None:
         connection = await self._connect()
         due = _Round()
         owner = self._presence.owner
-        for reply in list(self._fresh.values()):
+        for reply in list(self._fresh):
             if reply.owner == owner:
                 due.add(reply)
             else:
                 self.close(reply)
         notices = self._doorbell.due_rings(reply.id for reply, _ in due.ends)
-        if not await lines.append(connection, owner, due.replies, due.numbers, due.lines, notices):
+        try:
+            alive = await lines.append(connection, owner, due.replies, due.numbers, due.lines, notices, due.again)
+        except asyncpg.UniqueViolationError:
+            # A reply's end was faster (Generation._store), or nobody knows why; lines that were tried are tried again.
+            log.info("A round held lines that are in the log already.")
+            self._work.set()
+            return
+        if not alive:
             if owner == self._presence.owner and self._presence.known:
                 self._presence.renew()
             return
@@ -160,7 +174,7 @@ class Journal:
             reply.written = max(reply.written, end)
             reply.commit(end, now)
             if reply.written >= reply.count:
-                self._fresh.pop(reply.id, None)
+                self._fresh.pop(reply, None)
         if self._fresh:
             self._work.set()
 
@@ -168,9 +182,9 @@ class Journal:
         """The journal's own connection; a new one begins with all that is in memory of every reply."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._database.dedicated(synchronous_commit="off", statement_timeout=ROUND_TIMEOUT)
-            for reply in self._open.values():
+            for reply in self._open:
                 reply.written = reply.base
-                self._fresh[reply.id] = reply
+                self._fresh[reply] = None
         return self._connection
 
     def _go_away(self, since: float) -> None:

@@ -24,9 +24,13 @@ class Splitter:
         """
         if self._held + len(chunk) > self._max_line:
             self._check_lengths(chunk)
-        if b"\n" not in chunk:
+        end = chunk.find(b"\n")
+        if end < 0:
             self._hold(chunk)
             return []
+        if end == len(chunk) - 1 and not self._held:  # one whole line, as a model that is slower than the network sends
+            line = _without_cr(chunk[:-1])
+            return [] if _blank(line) else [line]
         first, *rest = chunk.split(b"\n")
         self._hold(first)
         whole = [self._release(), *rest[:-1]]

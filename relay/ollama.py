@@ -16,6 +16,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
 
 from errors import AnswerBroken, ChatterdError, OllamaUnreachable
 from relay import chat_line
+from relay.curl import StreamingClient
 
 log = logging.getLogger("chatterd.relay")
 
@@ -73,7 +74,7 @@ class Call:
 
     def take_chunk(self, chunk: bytes) -> None:
         """Pass bytes of the body on (``streaming_callback``)."""
-        if not self.head.done():
+        if not self.status:
             # From curl itself: Tornado's header callbacks may come after the first bytes of a body.
             self._take_head(self._curl.getinfo(pycurl.RESPONSE_CODE), self._curl.getinfo(pycurl.CONTENT_TYPE))
         self.last_byte = self._loop.time()
@@ -134,15 +135,15 @@ class Ollama:
     """Ollama at one address.
 
     :param url: base URL, no trailing slash.
-    :param max_chats: chats at once; curl's handles are made for as many.
+    :param max_chats: chats at once.
     :param connect_timeout: seconds.
     """
 
     def __init__(self, url: str, max_chats: int, connect_timeout: float) -> None:
         self.url = url
         self._connect_timeout = connect_timeout
-        self._chats = CurlAsyncHTTPClient(force_instance=True, max_clients=max_chats, max_body_size=NO_LIMIT)
-        self._others = CurlAsyncHTTPClient(force_instance=True, max_clients=OTHER_CALLS, max_body_size=NO_LIMIT)
+        self._chats = StreamingClient(force_instance=True, max_clients=max_chats, max_body_size=NO_LIMIT)
+        self._others = StreamingClient(force_instance=True, max_clients=OTHER_CALLS, max_body_size=NO_LIMIT)
         self._probes = CurlAsyncHTTPClient(force_instance=True, max_clients=10)
 
     def chat(self, body: bytes, on_chunk: Callable[[bytes], None]) -> Call:

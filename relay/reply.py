@@ -1,7 +1,7 @@
-"""One reply that this process generates: its lines, how many of them are committed, and who waits for more."""
+"""One reply that this process generates: its lines, how many of them are committed, and who watches."""
 
-import asyncio
 from collections import deque
+from collections.abc import Callable
 from uuid import UUID
 
 AT_ONCE = 1_000
@@ -21,6 +21,7 @@ class Reply:
     :ivar owner: the id under which this process may write it; another one it has now does not count.
     :ivar base: the number of the first line that is held in memory; those before it are in the log only.
     :ivar written: the number of the next line to write to the log.
+    :ivar tried: lines before this number may be in the log already, whatever became of the attempt to write them.
     :ivar committed: how many lines may be shown.
     :ivar ended: no line will follow.
     :ivar lost: another process generates it now; what was not committed never was.
@@ -33,13 +34,14 @@ class Reply:
         self.owner = owner
         self.base = base
         self.written = base
+        self.tried = base
         self.committed = base
         self.ended = False
         self.lost = False
         self._lines: list[bytes] = []
         self._size = 0
         self._marks: deque[tuple[float, int]] = deque()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._watchers: tuple[Callable[[], None], ...] = ()
 
     @property
     def count(self) -> int:
@@ -90,23 +92,13 @@ class Reply:
         self.lost = True
         self._wake()
 
-    async def more(self, cursor: int, seconds: float) -> bool:
-        """Wait until there is a line number ``cursor`` to show, or no such line will come from here.
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call ``watcher`` whenever more lines may be shown, and when no more will come from here."""
+        self._watchers += (watcher,)
 
-        :param seconds: how long to wait.
-        :returns: False if the time passed first.
-        """
-        if self.committed > cursor or self.ended or self.lost:
-            return True
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
-        try:
-            await asyncio.wait_for(waiting, seconds)
-        except TimeoutError:
-            return False
-        finally:
-            self._waiting.discard(waiting)
-        return True
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Do not call it any more."""
+        self._watchers = tuple(one for one in self._watchers if one is not watcher)
 
     def _drop_before(self, number: int) -> None:
         gone = number - self.base
@@ -115,7 +107,5 @@ class Reply:
         self.base = number
 
     def _wake(self) -> None:
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
-        self._waiting.clear()
+        for watcher in self._watchers:
+            watcher()

@@ -33,6 +33,8 @@ def events(first: int, lines: Sequence[bytes], limit: int) -> tuple[bytes, int]:
     :param limit: size in bytes beyond which no further event is added.
     :returns: the events' bytes and how many lines they hold.
     """
+    if len(lines) == 1:
+        return event(first, lines[0]), 1
     framed: list[bytes] = []
     size = 0
     for number, line in enumerate(lines, first):
