@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -30,6 +31,7 @@ def main() -> None:
     """Run the server until SIGTERM or Ctrl-C. Exits with 1 and a sentence if it cannot start."""
     try:
         settings = configuration.read(sys.argv[1:])
+        _allow_many_sockets()
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
     except tornado.options.Error as error:
         sys.exit(f"chatterd: {error}. `server.py --help` lists the settings.")
@@ -67,6 +69,12 @@ async def serve(settings: Settings) -> None:
         server.stop()
         await server.close_all_connections()
     log.info("chatterd has ended.")
+
+
+def _allow_many_sockets() -> None:
+    """Raise the limit of open files to what the system lets this process have: a streaming reply needs two sockets."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _spare_the_collector() -> None:

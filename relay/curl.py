@@ -15,6 +15,9 @@ from tornado.httputil import HTTPHeaders
 READ_INTERVAL = 0.004
 """Seconds between two readings of all sockets. What arrives after a pause is read at once."""
 
+READ_SIZE = 4_096
+"""Bytes that curl reads at once, and keeps room for in each connection: many lines, and a quarter of its default."""
+
 _EVENTS = {
     pycurl.POLL_IN: select.EPOLLIN,
     pycurl.POLL_OUT: select.EPOLLOUT,
@@ -60,6 +63,7 @@ class StreamingClient(CurlAsyncHTTPClient):
     def _curl_setup_request(self, curl: Any, request: HTTPRequest, buffer: BytesIO, headers: HTTPHeaders) -> None:
         super()._curl_setup_request(curl, request, buffer, headers)
         curl.setopt(pycurl.NOSIGNAL, 1)  # or SIGPIPE, which Python ignores anyway, is set aside at each reading
+        curl.setopt(pycurl.BUFFERSIZE, READ_SIZE)
         if callback := request.streaming_callback:
             # Not called from within curl, where its handle must not be used.
             curl.setopt(pycurl.WRITEFUNCTION, lambda chunk: self._arrived.append((callback, chunk)))
@@ -78,23 +82,29 @@ class StreamingClient(CurlAsyncHTTPClient):
             self._sockets.modify(fd, _EVENTS.get(event, 0))
 
     def _begin_reading(self) -> None:
-        self._loop.remove_reader(self._sockets.fileno())
-        self._read()
+        """Read what is there; if it was part of an answer, and not only a connection that got ready, pause then."""
+        if self._read():
+            self._loop.remove_reader(self._sockets.fileno())
+            self._next_reading = self._loop.call_later(READ_INTERVAL, self._go_on_reading)
 
-    def _read(self) -> None:
-        ready = self._sockets.poll(0, max(1, len(self._fds)))
-        if not ready:
+    def _go_on_reading(self) -> None:
+        if self._read():
+            self._next_reading = self._loop.call_later(READ_INTERVAL, self._go_on_reading)
+        else:
             self._next_reading = None
             self._loop.add_reader(self._sockets.fileno(), self._begin_reading)
-            return
-        self._next_reading = self._loop.call_later(READ_INTERVAL, self._read)
-        for fd, events in ready:
+
+    def _read(self) -> bool:
+        """Have curl read and write all sockets that are ready; True if bytes of answers came."""
+        for fd, events in self._sockets.poll(0, max(1, len(self._fds))):
             action = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
             if events & select.EPOLLOUT:
                 action |= pycurl.CSELECT_OUT
             with suppress(pycurl.error):  # the request's own errors are among those finished
                 self._multi.socket_action(fd, action)
+        came = bool(self._arrived)
         self._finish_pending_requests()
+        return came
 
     def _finish_pending_requests(self) -> None:
         arrived, self._arrived = self._arrived, []

@@ -76,6 +76,7 @@ class Journal:
         self._round = asyncio.Lock()
         self._work = asyncio.Event()
         doorbell.on_ring_due = self._work.set
+        self._probe: asyncio.TimerHandle | None = None
         self._connection: asyncpg.Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self.away_since: float | None = None
@@ -96,7 +97,7 @@ class Journal:
     def open(self, reply: Reply) -> None:
         """Look after a reply: should the database lose lines of it, they are written again."""
         self._open.add(reply)
-        self._work.set()
+        self._plan_probe()
 
     def close(self, reply: Reply) -> None:
         """Look no more after a reply that has ended or is lost."""
@@ -116,7 +117,7 @@ class Journal:
 
     async def _run(self) -> None:
         while True:
-            await self._wait_for_work()
+            await self._work.wait()
             self._work.clear()
             started = self._loop.time()
             try:
@@ -134,17 +135,15 @@ class Journal:
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
                 self.away_since = None
+                self._plan_probe()
                 # Never less than a turn of the loop: what came in the meantime goes into one round.
                 await asyncio.sleep(max(0.0, started + self._interval - self._loop.time()))
 
-    async def _wait_for_work(self) -> None:
-        if not self._open:
-            await self._work.wait()
-            return
-        # A model may be silent for minutes; that the database went away is noticed all the same.
-        probe = self._loop.call_later(PROBE_INTERVAL, self._work.set)
-        await self._work.wait()
-        probe.cancel()
+    def _plan_probe(self) -> None:
+        """A model may be silent for minutes; that the database went away is noticed all the same."""
+        if self._probe:
+            self._probe.cancel()
+        self._probe = self._loop.call_later(PROBE_INTERVAL, self._work.set) if self._open else None
 
     async def _write_round(self) -> None:
         connection = await self._connect()
