@@ -5,7 +5,7 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from db.pool import Database
 from errors import BadRequest, ChatterdError, NotFound, TooLarge, UnsupportedMediaType
+from handlers.outbox import Outbox
 from relay.ollama import Ollama
 from relay.replies import Replies
 from settings import Settings
@@ -38,6 +39,7 @@ class Services:
     database: Database
     ollama: Ollama
     replies: Replies
+    outbox: Outbox = field(default_factory=Outbox)
 
 
 @stream_request_body

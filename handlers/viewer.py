@@ -5,10 +5,11 @@ import logging
 from typing import cast
 
 from tornado.http1connection import HTTP1Connection
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import StreamClosedError
 
 from errors import Unavailable
 from handlers.base import BaseHandler
+from handlers.outbox import Outlet
 from relay import sse
 from relay.cursor import Cursor, Moved
 
@@ -25,6 +26,7 @@ class ViewerHandler(BaseHandler):
         """Remember the connection's end (called by Tornado)."""
         super().initialize()
         self._showing: asyncio.Task[None] | None = None
+        self._outbox = self.services.outbox
 
     def on_connection_close(self) -> None:
         """End the viewer whose client has gone (called by Tornado)."""
@@ -37,13 +39,10 @@ class ViewerHandler(BaseHandler):
         self.start_stream("text/event-stream; charset=utf-8")
         self.set_header("Content-Location", f"/llmchat/{cursor.id}")
         self._showing = asyncio.current_task()
-        self._stream: IOStream = cast(HTTP1Connection, self.request.connection).stream
-        self._direct = type(self._stream) is IOStream  # TLS must frame what is written
-        self._socket = self._stream.socket
-        self._unsent: asyncio.Future[None] | None = None
         self._chunked = self.request.version == "HTTP/1.1"
         try:
             await self.flush()
+            self._outlet = Outlet(cast(HTTP1Connection, self.request.connection).stream)
             await self._follow(cursor)
             self.finish()
         except asyncio.CancelledError:
@@ -69,23 +68,14 @@ class ViewerHandler(BaseHandler):
                 await self._send(framed)
 
     def _show_now(self, first: int, lines: list[bytes]) -> bool:
-        """Write events straight to the socket if it has taken all before: a third of what write() and flush() cost."""
-        if not self._direct or (self._unsent and not self._unsent.done()):
+        if not self._outlet.free:
             return False
         framed, count = sse.events(first, lines, WRITE_LIMIT)
         if count < len(lines):
             return False
         if self._chunked:
             framed = b"%x\r\n%b\r\n" % (len(framed), framed)
-        try:
-            sent = self._socket.send(framed)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._stream.close((type(error), error, error.__traceback__))
-            return False
-        if sent < len(framed):
-            self._unsent = self._stream.write(framed[sent:])
+        self._outbox.put(self._outlet, framed)
         return True
 
     async def _send(self, framed: bytes) -> None:

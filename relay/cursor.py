@@ -121,14 +121,11 @@ class Cursor:
         """Show lines as they are committed, until some cannot be shown at once, the reply ends, or nothing comes."""
         woken = self._loop.create_future()
 
-        def take() -> None:
-            if lines := reply.unseen(self.at):
-                if show(self.at, lines):
-                    self.at += len(lines)
-                    self._deadline = self._loop.time() + seconds
-                elif not woken.done():
-                    woken.set_result(None)
-            if (reply.ended or reply.lost) and not woken.done():
+        def take(first: int, lines: list[bytes]) -> None:
+            if lines and first == self.at and show(first, lines):
+                self.at += len(lines)
+                self._deadline = self._loop.time() + seconds
+            elif not woken.done():
                 woken.set_result(None)
 
         reply.watch(take)

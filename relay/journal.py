@@ -37,6 +37,7 @@ class _Round:
     """What one statement writes: three lists with a place for each line, where each reply will stand then, and whether
     some of the lines may be in the log already."""
 
+    owner: int
     replies: list[UUID] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -147,35 +148,50 @@ class Journal:
 
     async def _write_round(self) -> None:
         connection = await self._connect()
-        due = _Round()
-        owner = self._presence.owner
-        for reply in list(self._fresh):
-            if reply.owner == owner:
-                due.add(reply)
-            else:
-                self.close(reply)
+        due = self._take_due()
         notices = self._doorbell.due_rings(reply.id for reply, _ in due.ends)
         try:
-            alive = await lines.append(connection, owner, due.replies, due.numbers, due.lines, notices, due.again)
+            alive = await lines.append(connection, due.owner, due.replies, due.numbers, due.lines, notices, due.again)
         except asyncpg.UniqueViolationError:
             # A reply's end was faster (Generation._store), or nobody knows why; lines that were tried are tried again.
             log.info("A round held lines that are in the log already.")
-            self._work.set()
-            return
-        if not alive:
-            if owner == self._presence.owner and self._presence.known:
+            self._put_back(due)
+        except BaseException:
+            self._put_back(due)
+            raise
+        else:
+            if alive:
+                self._commit(due)
+            elif due.owner == self._presence.owner and self._presence.known:
                 self._presence.renew()
-            return
+
+    def _take_due(self) -> _Round:
+        due = _Round(self._presence.owner)
+        fresh, self._fresh = self._fresh, {}
+        for reply in fresh:
+            if reply.owner == due.owner:
+                due.add(reply)
+            else:
+                self.close(reply)
+        return due
+
+    def _put_back(self, due: _Round) -> None:
+        for reply, _ in due.ends:
+            if reply in self._open:
+                self.note(reply)
+
+    def _commit(self, due: _Round) -> None:
         now = self._loop.time()
         for reply, end in due.ends:
             if reply.ended or reply.lost:
                 continue
             reply.written = max(reply.written, end)
-            reply.commit(end, now)
-            if reply.written >= reply.count:
-                self._fresh.pop(reply, None)
-        if self._fresh:
-            self._work.set()
+            try:
+                reply.commit(end, now)
+            except Exception:
+                log.exception("Lines of reply %s could not be shown.", reply.id)  # the other replies go on
+            if reply.written < reply.count:
+                self.note(reply)
 
     async def _connect(self) -> asyncpg.Connection:
         """The journal's own connection; a new one begins with all that is in memory of every reply."""

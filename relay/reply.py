@@ -1,8 +1,10 @@
 """One reply that this process generates: its lines, how many of them are committed, and who watches."""
 
-from collections import deque
 from collections.abc import Callable
 from uuid import UUID
+
+Watcher = Callable[[int, list[bytes]], None]
+"""Is told of lines that may be shown now, the first of them with the given number."""
 
 AT_ONCE = 1_000
 """Lines given to a viewer at once, so that a long backlog is not copied again for each piece of it."""
@@ -40,8 +42,9 @@ class Reply:
         self.lost = False
         self._lines: list[bytes] = []
         self._size = 0
-        self._marks: deque[tuple[float, int]] = deque()
-        self._watchers: tuple[Callable[[], None], ...] = ()
+        self._marks: list[tuple[float, int]] = []
+        self._marked = 0.0
+        self._watchers: tuple[Watcher, ...] = ()
 
     @property
     def count(self) -> int:
@@ -66,15 +69,20 @@ class Reply:
 
         :param now: the event loop's time, in seconds.
         """
-        count = min(count, self.count)
-        if count <= self.committed:
+        first, self.committed = self.committed, max(self.committed, min(count, self.count))
+        if first == self.committed:
             return
-        self.committed = count
-        if not self._marks or now - self._marks[-1][0] > 1:
-            self._marks.append((now, count))
+        if self._watchers:
+            self._tell(first, self.lines(first, self.committed))
+        if now - self._marked > 1:
+            self._mark(now)
+
+    def _mark(self, now: float) -> None:
+        """Note where the reply stands now, and drop what is large and has been committed for long."""
+        self._marked = now
+        self._marks.append((now, self.committed))
         while self._size > KEEP_BYTES and self._marks[0][0] < now - KEEP_SECONDS:
-            self._drop_before(self._marks.popleft()[1])
-        self._wake()
+            self._drop_before(self._marks.pop(0)[1])
 
     def drop_uncommitted(self) -> None:
         """Forget the lines that were never shown."""
@@ -85,18 +93,18 @@ class Reply:
     def end(self) -> None:
         """Add nothing more."""
         self.ended = True
-        self._wake()
+        self._tell(self.committed, [])
 
     def lose(self) -> None:
         """Generate no more: it is another process's."""
         self.lost = True
-        self._wake()
+        self._tell(self.committed, [])
 
-    def watch(self, watcher: Callable[[], None]) -> None:
-        """Call ``watcher`` whenever more lines may be shown, and when no more will come from here."""
+    def watch(self, watcher: Watcher) -> None:
+        """Call ``watcher`` whenever more lines may be shown, and, with none, when no more will come from here."""
         self._watchers += (watcher,)
 
-    def unwatch(self, watcher: Callable[[], None]) -> None:
+    def unwatch(self, watcher: Watcher) -> None:
         """Do not call it any more."""
         self._watchers = tuple(one for one in self._watchers if one is not watcher)
 
@@ -106,6 +114,6 @@ class Reply:
         del self._lines[:gone]
         self.base = number
 
-    def _wake(self) -> None:
+    def _tell(self, first: int, lines: list[bytes]) -> None:
         for watcher in self._watchers:
-            watcher()
+            watcher(first, lines)
