@@ -55,10 +55,10 @@ class ViewerHandler(BaseHandler):
 
     async def _follow(self, cursor: Cursor) -> None:
         while True:
-            number = cursor.at
             lines = await cursor.next(self.services.settings.heartbeat, self._show_now)
             if lines is None:
                 return
+            number = cursor.at - len(lines)
             if not lines:
                 await self._send(sse.WAITING)
             while lines:
