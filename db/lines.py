@@ -30,9 +30,9 @@ class Page:
 async def append(
     connection: asyncpg.Connection,
     owner: int,
-    replies: Sequence[UUID],
+    replies: Sequence[str],
     numbers: Sequence[int],
-    lines: Sequence[str],
+    lines: Sequence[bytes],
     notices: Sequence[str],
     again: bool = False,
 ) -> bool:
@@ -41,13 +41,23 @@ async def append(
     The process's own row in ``processes`` is locked against its deletion while the lines are written. A process that
     was declared dead writes nothing, be its snapshot as old as it may.
 
+    The lists go to PostgreSQL as one text each: asyncpg takes half as long for that as for arrays.
+
+    :param replies: their ids, in the usual form of a UUID.
+    :param lines: UTF-8; no line holds an LF, and none is empty.
     :param again: some of the lines may be there already, after a round whose answer was lost; those are left alone.
         It costs PostgreSQL nearly twice as much, hence not always.
     :returns: False if this process was declared dead.
     :raises asyncpg.UniqueViolationError: one of the lines is there already, and none was written.
     """
     alive: bool = await connection.fetchval(
-        _APPEND_AGAIN if again else _APPEND, owner, replies, numbers, lines, CHANNEL, notices
+        _APPEND_AGAIN if again else _APPEND,
+        owner,
+        f"{{{','.join(replies)}}}",
+        f"{{{','.join(map(str, numbers))}}}",
+        b"\n".join(lines).decode(),
+        CHANNEL,
+        notices,
     )
     return alive
 
@@ -58,7 +68,9 @@ _APPEND_FORM = """
     ), written AS (
         INSERT INTO reply_lines (reply, seq, line)
         SELECT new.reply, new.seq, new.line
-        FROM alive CROSS JOIN unnest($2::uuid[], $3::int[], $4::text[]) AS new (reply, seq, line)
+        FROM alive CROSS JOIN ROWS FROM (
+            unnest($2::text::uuid[]), unnest($3::text::int[]), string_to_table($4, E'\\n')
+        ) AS new (reply, seq, line)
         {on_conflict}
     ), rung AS MATERIALIZED (
         SELECT pg_notify($5, notice) FROM alive CROSS JOIN unnest($6::text[]) AS notice

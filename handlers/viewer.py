@@ -68,7 +68,7 @@ class ViewerHandler(BaseHandler):
                 await self._send(framed)
 
     def _show_now(self, first: int, lines: list[bytes]) -> bool:
-        if not self._outlet.free:
+        if self._outlet.rest and not self._outlet.free:
             return False
         framed, count = sse.events(first, lines, WRITE_LIMIT)
         if count < len(lines):

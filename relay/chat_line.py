@@ -15,8 +15,10 @@ from errors import UnreadableLine
 TEXT_LIMIT = 4_096
 """Characters of an unreadable line or of an error that a viewer is shown."""
 
+BACKSLASH = ord("\\")
 
-class ChatLine(msgspec.Struct):
+
+class ChatLine(msgspec.Struct, gc=False):
     """One line, read. ``error`` is Ollama's text if the line is an error."""
 
     content: str = ""
@@ -26,13 +28,13 @@ class ChatLine(msgspec.Struct):
     error: str | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: str = ""
     thinking: str = ""
     tool_calls: list[Any] = []
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     model: str
     message: _Message = msgspec.field(default_factory=_Message)
     done: bool = False
@@ -58,7 +60,7 @@ def read(line: bytes) -> ChatLine:
     if said.error or not said.model:
         return _read_unusual(line)
     message = said.message
-    if not message.tool_calls and b"\\u" not in line and line.isascii():
+    if BACKSLASH not in line and not message.tool_calls and line.isascii():
         return ChatLine(message.content, message.thinking, [], said.done)
     return ChatLine(storable(message.content), storable(message.thinking), _calls(message.tool_calls, line), said.done)
 

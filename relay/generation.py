@@ -114,7 +114,8 @@ class Generation:
         self._journal.open(self.reply)
         self._call = self._ollama.chat(body, self._take_chunk)
         self._call.ended.add_done_callback(lambda _: self._take_end())
-        self._deadline = self._loop.time() + self._settings.reply_timeout
+        self._last_byte = self._loop.time()
+        self._deadline = self._last_byte + self._settings.reply_timeout
         self._check_time()
         outcome = await self._outcome
         self._timer.cancel()
@@ -129,7 +130,7 @@ class Generation:
             self._outcome.set_result(outcome)
 
     def _check_time(self) -> None:
-        silent_until = self._call.last_byte + self._settings.silence_timeout
+        silent_until = self._last_byte + self._settings.silence_timeout
         if self._loop.time() >= self._deadline:
             self._conclude(
                 _failure("truncated", f"The reply took longer than {self._settings.reply_timeout:g} seconds.")
@@ -141,6 +142,7 @@ class Generation:
         self._timer = self._loop.call_at(min(self._deadline, silent_until), self._check_time)
 
     def _take_chunk(self, chunk: bytes) -> None:
+        self._last_byte = self._loop.time()
         if self._call.status != 200:
             self._refusal += chunk[: ERROR_BODY_LIMIT - len(self._refusal)]
             return
@@ -266,5 +268,5 @@ class Generation:
             return
         if outcome.last_line is not None:
             self.reply.append(outcome.last_line)
-        self.reply.commit(self.reply.count, self._loop.time())
+        self.reply.commit_all(self._loop.time())
         self.reply.end()

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from uuid import UUID
 
 import asyncpg
 
@@ -16,8 +15,8 @@ from relay.reply import Reply
 
 log = logging.getLogger("chatterd.relay")
 
-ROUND_LINES = 5_000
-"""Lines of one reply written in one round at most."""
+ROUND_LINES = 1_000
+"""Lines after which a round is full: a longer one would keep all its lines waiting for the last."""
 
 ROUND_TIMEOUT = "10s"
 """How long PostgreSQL may work at one round."""
@@ -34,27 +33,34 @@ RETRY_INTERVAL = 0.25
 
 @dataclass(slots=True)
 class _Round:
-    """What one statement writes: three lists with a place for each line, where each reply will stand then, and whether
-    some of the lines may be in the log already."""
+    """What one statement writes.
+
+    :ivar replies: of each line, its reply's id.
+    :ivar numbers: of each line.
+    :ivar pieces: each reply's own lines, with the number of the first.
+    :ivar again: whether some of the lines may be in the log already.
+    """
 
     owner: int
-    replies: list[UUID] = field(default_factory=list)
+    replies: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    ends: list[tuple[Reply, int]] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+    pieces: list[tuple[Reply, int, list[bytes]]] = field(default_factory=list)
     again: bool = False
 
     def add(self, reply: Reply) -> None:
         """Take the reply's next lines."""
         first = reply.written
-        end = min(reply.count, first + ROUND_LINES)
-        self.replies += [reply.id] * (end - first)
+        lines = reply.unwritten(ROUND_LINES - len(self.lines))
+        end = first + len(lines)
+        self.replies += [reply.key] * len(lines)
         self.numbers += range(first, end)
-        self.lines += [line.decode() for line in reply.lines(first, end)]
-        self.ends.append((reply, end))
+        self.lines += lines
+        self.pieces.append((reply, first, lines))
         if first < reply.tried:
             self.again = True
-        reply.tried = max(reply.tried, end)
+        if end > reply.tried:
+            reply.tried = end
 
 
 class Journal:
@@ -107,8 +113,9 @@ class Journal:
 
     def note(self, reply: Reply) -> None:
         """Write a reply's new lines in the next round."""
+        if not self._fresh:
+            self._work.set()
         self._fresh[reply] = None
-        self._work.set()
 
     async def idle(self) -> None:
         """Wait until no round is under way: what was closed before is not written afterwards."""
@@ -149,7 +156,7 @@ class Journal:
     async def _write_round(self) -> None:
         connection = await self._connect()
         due = self._take_due()
-        notices = self._doorbell.due_rings(reply.id for reply, _ in due.ends)
+        notices = self._doorbell.due_rings(reply.id for reply, _, _ in due.pieces)
         try:
             alive = await lines.append(connection, due.owner, due.replies, due.numbers, due.lines, notices, due.again)
         except asyncpg.UniqueViolationError:
@@ -169,25 +176,27 @@ class Journal:
         due = _Round(self._presence.owner)
         fresh, self._fresh = self._fresh, {}
         for reply in fresh:
-            if reply.owner == due.owner:
+            if reply.owner != due.owner:
+                self.close(reply)
+            elif len(due.lines) < ROUND_LINES:
                 due.add(reply)
             else:
-                self.close(reply)
+                self.note(reply)
         return due
 
     def _put_back(self, due: _Round) -> None:
-        for reply, _ in due.ends:
+        for reply, _, _ in due.pieces:
             if reply in self._open:
                 self.note(reply)
 
     def _commit(self, due: _Round) -> None:
         now = self._loop.time()
-        for reply, end in due.ends:
+        for reply, first, written in due.pieces:
             if reply.ended or reply.lost:
                 continue
-            reply.written = max(reply.written, end)
+            reply.written = max(reply.written, first + len(written))
             try:
-                reply.commit(end, now)
+                reply.commit(first, written, now)
             except Exception:
                 log.exception("Lines of reply %s could not be shown.", reply.id)  # the other replies go on
             if reply.written < reply.count:

@@ -2,6 +2,10 @@
 
 from errors import LineTooLong
 
+LF = 0x0A
+CR = 0x0D
+BRACE = ord("{")
+
 
 class Splitter:
     """Cuts a byte stream at the byte ``\\n`` and at nothing else (U+2028 and U+0085 stay inside their line).
@@ -24,13 +28,12 @@ class Splitter:
         """
         if self._held + len(chunk) > self._max_line:
             self._check_lengths(chunk)
-        end = chunk.find(b"\n")
+        end = chunk.find(LF)
         if end < 0:
             self._hold(chunk)
             return []
-        if end == len(chunk) - 1 and not self._held:  # one whole line, as a model that is slower than the network sends
-            line = _without_cr(chunk[:-1])
-            return [] if _blank(line) else [line]
+        if end == len(chunk) - 1 and not self._held and chunk[0] == BRACE and chunk[-2] != CR:
+            return [chunk[:-1]]  # one whole line, as a model that is slower than the network sends it
         first, *rest = chunk.split(b"\n")
         self._hold(first)
         whole = [self._release(), *rest[:-1]]

@@ -34,7 +34,6 @@ class Call:
     :ivar status: Ollama's HTTP status, 0 until ``head`` is done.
     :ivar ended: done at the answer's end; if that was not a clean one, its exception is OllamaUnreachable or
         AnswerBroken.
-    :ivar last_byte: when the last byte came, or the call began, by the event loop's clock.
     """
 
     def __init__(self, client: StreamingClient, request: HTTPRequest, on_chunk: Callable[[bytes], None]) -> None:
@@ -44,13 +43,10 @@ class Call:
         self.head: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.ended.add_done_callback(lambda ended: ended.exception())  # may have nobody who asks
-        self.last_byte = loop.time()
-        self._time = loop.time
-        self._on_chunk = on_chunk
         self._client = client
         self._request = request
         request.header_callback = self._take_head_line
-        request.streaming_callback = self._take_chunk
+        request.streaming_callback = on_chunk
         client.fetch(request, raise_error=False).add_done_callback(self._take_end)
 
     def cancel(self) -> None:
@@ -67,10 +63,6 @@ class Call:
         elif line == "\r\n":
             self.status = self._status_to_be
             self.head.set_result(None)
-
-    def _take_chunk(self, chunk: bytes) -> None:
-        self.last_byte = self._time()
-        self._on_chunk(chunk)
 
     def _take_end(self, fetch: "asyncio.Future[HTTPResponse]") -> None:
         error = fetch.exception()  # asked for even where nobody cares: asyncio logs an exception never looked at

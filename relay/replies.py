@@ -218,6 +218,6 @@ def _whole(stored: StoredReply) -> Reply:
         if stored.message is not None:
             reply.append(chat_line.own_line(stored.model, message, None))
         reply.append(chat_line.error_line(stored.error))
-    reply.commit(reply.count, 0.0)
+    reply.commit_all(0.0)
     reply.end()
     return reply

@@ -20,6 +20,7 @@ KEEP_BYTES = 1_048_576
 class Reply:
     """An append-only list of lines. Viewers are cursors into it; they may come, go and be slow as they like.
 
+    :ivar key: the id as text, made once.
     :ivar owner: the id under which this process may write it; another one it has now does not count.
     :ivar base: the number of the first line that is held in memory; those before it are in the log only.
     :ivar written: the number of the next line to write to the log.
@@ -31,6 +32,7 @@ class Reply:
 
     def __init__(self, id: UUID, tenant: str, model: str, owner: int, base: int = 0) -> None:
         self.id = id
+        self.key = str(id)
         self.tenant = tenant
         self.model = model
         self.owner = owner
@@ -64,18 +66,31 @@ class Reply:
         """The next committed lines from number ``cursor`` on, :data:`AT_ONCE` at most."""
         return self.lines(cursor, min(self.committed, cursor + AT_ONCE))
 
-    def commit(self, count: int, now: float) -> None:
-        """Let viewers see all lines before number ``count``.
+    def unwritten(self, most: int) -> list[bytes]:
+        """The next lines to write to the log, ``most`` at most."""
+        first = self.written - self.base
+        return self._lines[first : first + most]
 
+    def commit(self, first: int, lines: list[bytes], now: float) -> None:
+        """Let viewers see ``lines``, which are in the log, and all before them.
+
+        :param first: the number of ``lines[0]``.
         :param now: the event loop's time, in seconds.
         """
-        first, self.committed = self.committed, max(self.committed, min(count, self.count))
-        if first == self.committed:
+        end = min(first + len(lines), self.count)  # those that were dropped meanwhile are not shown
+        if end <= self.committed:
             return
-        if self._watchers:
-            self._tell(first, self.lines(first, self.committed))
+        if first != self.committed or end != first + len(lines):
+            first, lines = self.committed, self.lines(self.committed, end)
+        self.committed = end
+        for watcher in self._watchers:
+            watcher(first, lines)
         if now - self._marked > 1:
             self._mark(now)
+
+    def commit_all(self, now: float) -> None:
+        """Let viewers see all lines there are."""
+        self.commit(self.committed, self.lines(self.committed, self.count), now)
 
     def _mark(self, now: float) -> None:
         """Note where the reply stands now, and drop what is large and has been committed for long."""

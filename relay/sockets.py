@@ -5,8 +5,11 @@ import select
 from collections.abc import Callable
 from socket import socket
 
-READ_INTERVAL = 0.002
+READ_INTERVAL = 0.004
 """Seconds between two readings of all sockets. What arrives after a pause is read at once."""
+
+READ_SOCKETS = 256
+"""Sockets read before the event loop has its turn; the rest come first the next time."""
 
 READ_SIZE = 16_384
 """Bytes read of one socket at once."""
@@ -48,19 +51,22 @@ class Sockets:
 
     def _begin_reading(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())
-        self._next_reading = self._loop.call_later(READ_INTERVAL, self._go_on_reading)
-        self._read()
+        self._go_on_reading()
 
     def _go_on_reading(self) -> None:
-        self._next_reading = self._loop.call_later(READ_INTERVAL, self._go_on_reading)
-        if not self._read():
-            self._next_reading.cancel()
+        due = self._loop.time() + READ_INTERVAL
+        count = self._read()
+        if count == READ_SOCKETS:
+            due = 0.0
+        if count:
+            self._next_reading = self._loop.call_at(due, self._go_on_reading)
+        else:
             self._next_reading = None
             self._loop.add_reader(self._epoll.fileno(), self._begin_reading)
 
-    def _read(self) -> bool:
-        """Read all that are ready; False if none is."""
-        ready = self._epoll.poll(0, len(self._takers) + 1)
+    def _read(self) -> int:
+        """Read sockets that are ready, and say how many."""
+        ready = self._epoll.poll(0, READ_SOCKETS)
         received: list[tuple[Take, bytes]] = []
         for descriptor, _ in ready:
             receive, take = self._takers[descriptor]
@@ -72,4 +78,4 @@ class Sockets:
                 received.append((take, b""))
         for take, data in received:
             take(data)
-        return bool(ready)
+        return len(ready)

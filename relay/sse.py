@@ -11,6 +11,9 @@ WAITING = b": waiting\n\n"
 ERROR_PREFIX = b'{"error":"'
 """How the data of every error event begins, and of no other: a line tells by itself which event it is."""
 
+CR = 0x0D
+"""As a number: to look for one is a fifth of the work of looking for a text of one byte."""
+
 
 def event(number: int, line: bytes) -> bytes:
     """Frame one line of a reply as one event.
@@ -19,9 +22,9 @@ def event(number: int, line: bytes) -> bytes:
     :param line: UTF-8 without LF. A CR can only be white space between JSON tokens here (RFC 8259, section 7 forbids
         it inside strings) but would end the field, so it is sent as a space.
     """
-    if b"\r" in line:
+    if CR in line:
         line = line.replace(b"\r", b" ")
-    if line.startswith(ERROR_PREFIX):
+    if line[: len(ERROR_PREFIX)] == ERROR_PREFIX:
         return b"id: %d\nevent: error\ndata: %b\n\n" % (number, line)
     return b"id: %d\ndata: %b\n\n" % (number, line)
 

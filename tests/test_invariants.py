@@ -596,7 +596,8 @@ class Race:
 
     async def append(self, session: asyncpg.Connection, first: int, *said: str, owner: int | None = None) -> bool:
         numbers = range(first, first + len(said))
-        return await lines.append(session, owner or self.old, [self.reply] * len(said), numbers, said, [])
+        written = [text.encode() for text in said]
+        return await lines.append(session, owner or self.old, [str(self.reply)] * len(said), numbers, written, [])
 
     async def finish(self, session: asyncpg.Connection, first: int, owner: int | None = None) -> Finished:
         message = Message("assistant", f"of {owner or self.old}")

@@ -499,7 +499,7 @@ def test_adoptions_count_while_a_reply_gets_no_further(url: str) -> None:
             return adopted.attempts
 
         assert [await adopt(2), await adopt(3)] == [1, 2]
-        await lines.append(connection, 3, [reply.id], [0], ["a line"], [])
+        await lines.append(connection, 3, [str(reply.id)], [0], [b"a line"], [])
         assert await adopt(4) == 1
         for owner in range(1, 5):
             await presence.leave(connection, owner)
