@@ -26,6 +26,9 @@ from settings import Settings, ollama_url
 
 log = logging.getLogger("chatterd")
 
+BACKLOG = 4_096
+"""Connections that may wait to be taken; one more has to try again, after a second."""
+
 
 def main() -> None:
     """Run the server until SIGTERM or Ctrl-C. Exits with 1 and a sentence if it cannot start."""
@@ -59,7 +62,7 @@ async def serve(settings: Settings) -> None:
         replies = await start_relay(parts, database, ollama, settings)
         server = _listen(Services(settings, database, ollama, replies))
         # Not before all is ready: a balancer may send a refused prompt elsewhere, but not one that waits here in vain.
-        sockets = bind_sockets(settings.port, settings.address)
+        sockets = bind_sockets(settings.port, settings.address, backlog=BACKLOG)
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         _spare_the_collector()

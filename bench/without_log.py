@@ -1,13 +1,17 @@
 """``python -m bench.without_log``: chatterd that keeps prompts and replies, but no log of the lines it shows."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+import asyncpg
+
 import server
 from db import lines, replies
+from db.replies import Ending, Finished
 
-_finish: Callable[..., Awaitable[replies.Finished]] = replies.finish
+_finish = replies.finish
 
 
 async def _append(*_: Any) -> bool:
@@ -15,10 +19,9 @@ async def _append(*_: Any) -> bool:
     return True
 
 
-async def _finish_without_lines(*arguments: Any) -> replies.Finished:
-    """End a reply that has no lines in the log; those left out here are the number of the first, and the last ones."""
-    *others, _first, _lines, notices = arguments
-    return await _finish(*others, 0, (), notices)
+async def _finish_without_lines(connection: asyncpg.Connection, endings: Sequence[Ending]) -> list[Finished]:
+    """End replies that have no lines in the log."""
+    return await _finish(connection, [replace(ending, first=0, lines=()) for ending in endings])
 
 
 if __name__ == "__main__":

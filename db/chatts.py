@@ -62,17 +62,21 @@ CONTEXT = """
                row_number() OVER newest_first AS n,
                sum(octet_length(message) + coalesce(pg_column_size(extra), 0)) OVER newest_first AS bytes
         FROM (
-            SELECT * FROM chatts WHERE tenant = $1 AND appid = $2 AND seq < $6 ORDER BY seq DESC LIMIT $3
+            SELECT * FROM chatts WHERE tenant = {tenant} AND appid = {appid} AND seq < {before}
+            ORDER BY seq DESC LIMIT {messages}
         ) AS newest
         WINDOW newest_first AS (ORDER BY seq DESC)
     )
-    SELECT seq, username, message, extra FROM newest WHERE username <> 'system' AND (bytes <= $4 OR n <= $5)
+    SELECT seq, username, message, extra FROM newest
+    WHERE username <> 'system' AND (bytes <= {size} OR n <= {least})
     UNION ALL
     SELECT seq, username, message, extra FROM chatts
-    WHERE tenant = $1 AND appid = $2 AND username = 'system' AND seq < $6
+    WHERE tenant = {tenant} AND appid = {appid} AND username = 'system' AND seq < {before}
 """
-"""A query for what the model is given of a conversation ($1 tenant, $2 appid) before seq $6, in no order: the newest $3
-messages, as many as fit into $4 bytes but $5 at least, and every system message."""
+"""A query for what the model is given of a conversation, in no order: the newest messages before seq ``before``, so
+many as fit into ``size`` bytes but ``least`` at least, and every system message. Its places are filled with SQL."""
+
+_CONTEXT = CONTEXT.format(tenant="$1", appid="$2", messages="$3", size="$4", least="$5", before="$6")
 
 
 async def context(
@@ -85,7 +89,7 @@ async def context(
     :param before: a seq; that message and those after it are left out, and the newest one left may be too.
     """
     rows = await connection.fetch(
-        f"{CONTEXT} ORDER BY seq",
+        f"{_CONTEXT} ORDER BY seq",
         tenant,
         appid,
         messages,

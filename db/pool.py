@@ -35,6 +35,10 @@ COMMAND_TIMEOUT = 10.0
 """Seconds that a statement may take; migrations may take longer."""
 
 
+PLANNING = {"plan_cache_mode": "force_generic_plan", "jit": "off"}
+"""Every statement here goes by a key, whatever its values: to plan it once is enough, to compile it never pays."""
+
+
 class _Connection(asyncpg.Connection):
     """A pooled connection that is given back without a round trip: nothing here changes the session's state."""
 
@@ -76,11 +80,12 @@ class Database:
             await connection.close()
         self._pool = await asyncpg.create_pool(
             self._url,
-            min_size=1,
+            min_size=self._size,
             max_size=self._size,
             timeout=self._acquire_timeout,
             command_timeout=COMMAND_TIMEOUT,
             connection_class=_Connection,
+            server_settings=PLANNING,
         )
 
     async def _keep_connecting(self) -> None:
@@ -125,6 +130,7 @@ class Database:
                 raise
             level = logging.WARNING if self._pool else logging.INFO
             log.log(level, "The connection to the database was lost: %s: %s", type(error).__name__, error)
+            await pool.expire_connections()  # what became of this one may have become of all
             raise ConnectionLost(AWAY_SENTENCE) from error
         finally:
             await _release(pool, connection)
@@ -142,7 +148,7 @@ class Database:
                 self._url,
                 timeout=self._acquire_timeout,
                 command_timeout=COMMAND_TIMEOUT,
-                server_settings=settings,
+                server_settings=PLANNING | settings,
             )
         except (*AWAY, asyncpg.PostgresError) as error:
             raise Unavailable(AWAY_SENTENCE) from error

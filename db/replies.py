@@ -20,6 +20,9 @@ class NewReply:
 
     :param request: the JSON object passed on to Ollama, without its messages.
     :param owner: the process that generates it.
+    :param messages: the prompt, to record.
+    :param context_messages: how many earlier messages to read at most.
+    :param context_bytes: how many bytes of them at most.
     """
 
     id: UUID
@@ -29,6 +32,9 @@ class NewReply:
     request: str
     owner: int
     idempotency_key: str | None
+    messages: Sequence[Message]
+    context_messages: int
+    context_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,27 @@ class StoredReply:
     message: Message | None
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What :func:`finish` stores of a reply at its end.
+
+    :param owner: the process that generates it.
+    :param message: the assistant's; its id will be the reply's.
+    :param first: the number of ``lines[0]``; the log must hold all lines before it.
+    :param notices: what to ring at the other processes with the commit.
+    """
+
+    id: UUID
+    tenant: str
+    owner: int
+    status: str
+    error: str | None
+    message: Message | None
+    first: int
+    lines: Sequence[str]
+    notices: Sequence[str]
+
+
 class Finished(Enum):
     """Whether :func:`finish` ended a reply."""
 
@@ -72,72 +99,98 @@ class Finished(Enum):
     """PostgreSQL crashed and lost lines that it had taken: write them again first."""
 
 
-async def begin(
-    connection: asyncpg.Connection,
-    new: NewReply,
-    messages: Sequence[Message],
-    context_messages: int,
-    context_bytes: int,
-) -> Begun:
-    """Record the messages and the reply, and read the conversation before them: one statement, all or nothing.
+async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[Begun]:
+    """Record replies with their prompts, and read the conversations before them: one statement, all or nothing.
 
-    Refused, with nothing recorded, if a reply is streaming in this conversation or if the idempotency key is known.
+    Each is refused by itself, with nothing of it recorded, if a reply is streaming in its conversation or if its
+    idempotency key is known.
 
-    :param context_messages: how many earlier messages to read at most.
-    :param context_bytes: how many bytes of them at most.
+    :returns: how each began, in order.
     """
     rows = await connection.fetch(
-        f"""
-        WITH begun AS (
-            INSERT INTO replies (id, tenant, appid, model, request, owner, idempotency_key)
-            VALUES ($7, $1, $2, $8, $9, $10, $11)
-            ON CONFLICT DO NOTHING
-            RETURNING id
-        ), recorded AS (
-            INSERT INTO chatts (tenant, appid, username, message, extra)
-            SELECT $1, $2, new.role, new.content, new.extra
-            FROM begun, unnest($12::text[], $13::text[], $14::jsonb[]) WITH ORDINALITY AS new (role, content, extra, n)
-            ORDER BY new.n
-            RETURNING seq
-        ), running AS (
-            SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'
-        ), known AS (
-            SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND idempotency_key = $11
-        )
-        SELECT begun.id AS begun, running.id AS running, known.id AS known, context.*,
-               (SELECT min(seq) FROM recorded) AS recorded_from
-        FROM (SELECT) AS always
-        LEFT JOIN begun ON true LEFT JOIN running ON true LEFT JOIN known ON true
-        LEFT JOIN ({chatts.CONTEXT}) AS context ON begun.id IS NOT NULL
-        ORDER BY context.seq
-        """,
-        new.tenant,
-        new.appid,
-        context_messages,
-        context_bytes,
-        0 if messages else 1,
-        chatts.NO_END,
-        new.id,
-        new.model,
-        new.request,
-        new.owner,
-        new.idempotency_key,
-        [message.role for message in messages],
-        [message.content for message in messages],
-        [message.extra for message in messages],
+        _BEGIN,
+        [one.id for one in new],
+        [one.tenant for one in new],
+        [one.appid for one in new],
+        [one.model for one in new],
+        [one.request for one in new],
+        [one.owner for one in new],
+        [one.idempotency_key for one in new],
+        [one.context_messages for one in new],
+        [one.context_bytes for one in new],
+        [0 if one.messages else 1 for one in new],
+        [one.id for one in new for _ in one.messages],
+        [message.role for one in new for message in one.messages],
+        [message.content for one in new for message in one.messages],
+        [message.extra for one in new for message in one.messages],
     )
+    found: dict[UUID, list[asyncpg.Record]] = {one.id: [] for one in new}
+    for row in rows:
+        found[row["id"]].append(row)
+    return [await _begun(connection, one, found[one.id]) for one in new]
+
+
+# `running` and `known` are asked for row by row: PostgreSQL, which thinks that few replies are streaming at any time,
+# would otherwise read the index of all that are. Sorted, as two statements that meet at several keys must go in order.
+_BEGIN = f"""
+    WITH new AS MATERIALIZED (
+        SELECT * FROM unnest(
+            $1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::bigint[], $7::text[], $8::int[],
+            $9::bigint[], $10::int[]
+        ) AS new (id, tenant, appid, model, request, owner, idempotency_key, messages, size, least)
+    ), begun AS (
+        INSERT INTO replies (id, tenant, appid, model, request, owner, idempotency_key)
+        SELECT id, tenant, appid, model, request, owner, idempotency_key FROM new ORDER BY tenant, appid
+        ON CONFLICT DO NOTHING
+        RETURNING id, tenant, appid
+    ), recorded AS (
+        INSERT INTO chatts (tenant, appid, username, message, extra)
+        SELECT begun.tenant, begun.appid, said.role, said.content, said.extra
+        FROM unnest($11::uuid[], $12::text[], $13::text[], $14::jsonb[])
+            WITH ORDINALITY AS said (reply, role, content, extra, n)
+        JOIN begun ON begun.id = said.reply
+        ORDER BY said.n
+        RETURNING tenant, appid, seq
+    )
+    SELECT new.id, begun.id IS NOT NULL AS begun, running.id AS running, context.*,
+    CASE WHEN running.id IS NOT NULL THEN (
+        SELECT min(seq) FROM recorded WHERE recorded.tenant = new.tenant AND recorded.appid = new.appid
+    ) END AS recorded_from, (
+        SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid
+        AND idempotency_key = new.idempotency_key
+    ) AS known
+    FROM new LEFT JOIN begun ON begun.id = new.id
+    LEFT JOIN LATERAL (
+        SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid AND status = 'streaming' LIMIT 1
+    ) AS running ON true
+    LEFT JOIN LATERAL ({
+    chatts.CONTEXT.format(
+        tenant="new.tenant",
+        appid="new.appid",
+        messages="new.messages",
+        size="new.size",
+        least="new.least",
+        before=chatts.NO_END,
+    )
+}) AS context ON begun.id IS NOT NULL
+    ORDER BY context.seq
+"""
+
+
+async def _begun(connection: asyncpg.Connection, new: NewReply, rows: Sequence[asyncpg.Record]) -> Begun:
     first = rows[0]
-    if first["begun"] is None:
+    if not first["begun"]:
         if first["known"] or first["running"]:
             return Begun(running=None if first["known"] else first["running"], known=first["known"])
         refused_by = await _conflict(connection, new)
         if refused_by is not None:
             return refused_by
-        return await begin(connection, new, messages, context_messages, context_bytes)  # it has ended meanwhile
+        [begun] = await begin(connection, [new])  # it has ended meanwhile
+        return begun
     if first["running"] is not None:
         # The statement's snapshot is older than the end of the reply before this one: its message is not in the rows.
         context = await chatts.context(
-            connection, new.tenant, new.appid, context_messages, context_bytes, before=first["recorded_from"]
+            connection, new.tenant, new.appid, new.context_messages, new.context_bytes, before=first["recorded_from"]
         )
         return Begun(context=context)
     earlier = [Message(row["username"], row["message"], row["extra"]) for row in rows if row["seq"] is not None]
@@ -161,72 +214,79 @@ async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun | No
     return Begun(running=rows[0]["id"]) if rows else None
 
 
-async def finish(
-    connection: asyncpg.Connection,
-    reply: UUID,
-    tenant: str,
-    owner: int,
-    status: str,
-    error: str | None,
-    message: Message | None,
-    first: int,
-    lines: Sequence[str],
-    notices: Sequence[str],
-) -> Finished:
-    """End a streaming reply: its last lines, the assistant's message and the status, in one statement, all or nothing.
+async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> list[Finished]:
+    """End streaming replies: last lines, the assistant's message and the status, in one statement, all or nothing.
 
-    Safe to repeat when the answer was lost. The message's id is the reply's.
+    Safe to repeat when the answer was lost.
 
-    :param first: the number of ``lines[0]``; the log must hold all lines before it.
-    :param notices: what to ring at the other processes with the commit.
+    :returns: for each ending, in order, whether it is stored now.
     """
-    [row] = await connection.fetch(
-        """
-        WITH ended AS (
-            UPDATE replies
-            SET status = $4, error = $5, finished = now(), line_count = $8 + cardinality($9::text[]),
-                message_seq = CASE WHEN $6::text IS NOT NULL THEN nextval('chatts_seq_seq') END
-            WHERE tenant = $1 AND id = $2 AND status = 'streaming' AND owner = $3
-            AND coalesce((SELECT max(seq) FROM reply_lines WHERE reply = $2), -1) >= $8 - 1
-            RETURNING appid, status, message_seq
-        ), written AS (
-            INSERT INTO reply_lines (reply, seq, line)
-            SELECT $2, $8 + new.n - 1, new.line
-            FROM ended CROSS JOIN unnest($9::text[]) WITH ORDINALITY AS new (line, n)
-            ON CONFLICT (reply, seq) DO UPDATE SET line = excluded.line
-        ), never_shown AS (
-            DELETE FROM reply_lines USING ended WHERE reply = $2 AND seq >= $8 + cardinality($9::text[])
-        ), recorded AS (
-            INSERT INTO chatts (seq, id, tenant, appid, username, message, extra)
-            SELECT message_seq, $2, $1, appid, 'assistant', $6, $7::jsonb FROM ended WHERE message_seq IS NOT NULL
-        )
-        SELECT (SELECT status FROM ended) AS now,
-               (SELECT count(pg_notify($10, notice)) FROM ended CROSS JOIN unnest($11::text[]) AS notice)
-        """,
-        tenant,
-        reply,
-        owner,
-        status,
-        error,
-        message.content if message else None,
-        message.extra if message else None,
-        first,
-        lines,
+    rows = await connection.fetch(
+        _FINISH,
+        [one.id for one in endings],
+        [one.tenant for one in endings],
+        [one.owner for one in endings],
+        [one.status for one in endings],
+        [one.error for one in endings],
+        [one.message.content if one.message else None for one in endings],
+        [one.message.extra if one.message else None for one in endings],
+        [one.first for one in endings],
+        [len(one.lines) for one in endings],
+        [one.id for one in endings for _ in one.lines],
+        [one.first + n for one in endings for n in range(len(one.lines))],
+        [line for one in endings for line in one.lines],
         CHANNEL,
-        notices,
+        [one.id for one in endings for _ in one.notices],
+        [notice for one in endings for notice in one.notices],
     )
-    if row["now"] == status:
-        return Finished.YES
-    return await _ended_so(connection, reply, tenant, owner, status)
+    stored = {row["id"] for row in rows}
+    return [Finished.YES if one.id in stored else await _ended_so(connection, one) for one in endings]
 
 
-async def _ended_so(connection: asyncpg.Connection, reply: UUID, tenant: str, owner: int, status: str) -> Finished:
+# `finished IS NULL` says that a reply is streaming, and lets PostgreSQL find it by its id alone: see _BEGIN.
+_FINISH = """
+    WITH ending AS MATERIALIZED (
+        SELECT * FROM unnest(
+            $1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::int[], $9::int[]
+        ) AS ending (id, tenant, owner, status, error, content, extra, first, count)
+        ORDER BY id
+    ), ended AS (
+        UPDATE replies
+        SET status = ending.status, error = ending.error, finished = now(), line_count = ending.first + ending.count,
+            message_seq = CASE WHEN ending.content IS NOT NULL THEN nextval('chatts_seq_seq') END
+        FROM ending
+        WHERE replies.id = ending.id AND replies.tenant = ending.tenant AND replies.owner = ending.owner
+        AND replies.finished IS NULL
+        AND coalesce((SELECT max(seq) FROM reply_lines WHERE reply = ending.id), -1) >= ending.first - 1
+        RETURNING replies.id, replies.tenant, appid, message_seq, line_count, ending.content, ending.extra
+    ), written AS (
+        INSERT INTO reply_lines (reply, seq, line)
+        SELECT last.reply, last.seq, last.line
+        FROM unnest($10::uuid[], $11::int[], $12::text[]) AS last (reply, seq, line)
+        JOIN ended ON ended.id = last.reply
+        ON CONFLICT (reply, seq) DO UPDATE SET line = excluded.line
+    ), never_shown AS (
+        DELETE FROM reply_lines USING ended WHERE reply = ended.id AND seq >= ended.line_count
+    ), recorded AS (
+        INSERT INTO chatts (seq, id, tenant, appid, username, message, extra)
+        SELECT message_seq, id, tenant, appid, 'assistant', content, extra FROM ended WHERE message_seq IS NOT NULL
+    )
+    SELECT ended.id, (
+        SELECT count(pg_notify($13, rung.notice))
+        FROM unnest($14::uuid[], $15::text[]) AS rung (reply, notice) WHERE rung.reply = ended.id
+    ) FROM ended
+"""
+
+
+async def _ended_so(connection: asyncpg.Connection, ending: Ending) -> Finished:
     """Find out why a reply could not be ended. A statement of its own: the other's snapshot may be older than an end
     for which it had to wait, that of its own first try."""
-    row = await connection.fetchrow("SELECT status, owner FROM replies WHERE tenant = $1 AND id = $2", tenant, reply)
-    if row is None or row["owner"] != owner or row["status"] not in (status, STREAMING):
+    row = await connection.fetchrow(
+        "SELECT status, owner FROM replies WHERE tenant = $1 AND id = $2", ending.tenant, ending.id
+    )
+    if row is None or row["owner"] != ending.owner or row["status"] not in (ending.status, STREAMING):
         return Finished.NOT_OURS
-    return Finished.YES if row["status"] == status else Finished.LINES_MISSING
+    return Finished.YES if row["status"] == ending.status else Finished.LINES_MISSING
 
 
 async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> StoredReply | None:

@@ -2,8 +2,8 @@
 
 import http.client
 import logging
+import random
 import re
-import uuid
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,7 +60,7 @@ class BaseHandler(RequestHandler):
     def request_id(self) -> str:
         """The client's ``X-Request-ID``, or one made here."""
         given = self.request.headers.get("X-Request-ID", "")
-        return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        return given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
     def set_default_headers(self) -> None:
         """Name the request in every answer, errors included."""

@@ -55,10 +55,11 @@ class Outbox:
     def put(self, outlet: Outlet, data: bytes) -> None:
         """Send ``data`` before the event loop waits again."""
         if not self._due:
-            self._loop.call_soon(self._send_all)
+            self._loop.call_soon(self.send)
         self._due.append((outlet.send, data, outlet))
 
-    def _send_all(self) -> None:
+    def send(self) -> None:
+        """Send now what waits: whoever writes to a connection otherwise must not overtake it."""
         due, self._due = self._due, []
         for send, data, outlet in due:
             if outlet.rest is None:

@@ -56,6 +56,7 @@ class ViewerHandler(BaseHandler):
     async def _follow(self, cursor: Cursor) -> None:
         while True:
             lines = await cursor.next(self.services.settings.heartbeat, self._show_now)
+            self._outbox.send()
             if lines is None:
                 return
             number = cursor.at - len(lines)

@@ -5,9 +5,9 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from db import replies
+from db.batches import Batches
 from db.pool import Database
-from db.replies import Finished
+from db.replies import Ending, Finished
 from errors import ChatterdError, LineTooLong, OllamaUnreachable, Unavailable, UnreadableLine
 from relay import chat_line, ndjson
 from relay.doorbell import Doorbell
@@ -53,6 +53,7 @@ class Parts:
     database: Database
     doorbell: Doorbell
     journal: Journal
+    endings: Batches[Ending, Finished]
     settings: Settings
 
 
@@ -72,7 +73,7 @@ class Generation:
     def __init__(self, reply: Reply, parts: Parts, transcript: Transcript | None = None) -> None:
         self.reply = reply
         self._ollama = parts.ollama
-        self._database = parts.database
+        self._endings = parts.endings
         self._doorbell = parts.doorbell
         self._journal = parts.journal
         self._settings = parts.settings
@@ -200,9 +201,10 @@ class Generation:
         While the database is away, keep trying; the viewers' patience ends first.
         """
         self._journal.close(self.reply)
-        with suppress(TimeoutError):  # or the round under way may hold lines that are written here too
-            async with asyncio.timeout(ROUND_SECONDS):
-                await self._journal.idle()
+        if self._journal.busy:  # the round under way may hold lines that are written here too
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await self._journal.idle()
         patience_ends = (self._journal.away_since or self._loop.time()) + self._settings.db_patience
         while True:
             try:
@@ -241,9 +243,8 @@ class Generation:
         if outcome.last_line is not None:
             lines.append(outcome.last_line)
         message = self._transcript.message(self._settings.collapse_whitespace) if outcome.with_message else None
-        async with self._database.acquire() as connection:
-            return await replies.finish(
-                connection,
+        return await self._endings.ask(
+            Ending(
                 reply.id,
                 reply.tenant,
                 reply.owner,
@@ -254,6 +255,7 @@ class Generation:
                 [line.decode() for line in lines],
                 self._doorbell.rings_for_end(reply.id),
             )
+        )
 
     def _give_up(self) -> Outcome:
         """End the reply for its viewers though it is not stored. Storing it goes on, as what it is then: failed."""

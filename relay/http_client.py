@@ -4,10 +4,22 @@ import asyncio
 import ssl
 from base64 import b64encode
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from errno import EINPROGRESS
 from functools import cache, partial
 from io import BytesIO
-from socket import IPPROTO_TCP, SOCK_STREAM, TCP_NODELAY, socket
+from os import strerror
+from socket import (
+    AI_NUMERICHOST,
+    IPPROTO_TCP,
+    SO_ERROR,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_NODELAY,
+    gaierror,
+    getaddrinfo,
+    socket,
+)
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -113,10 +125,13 @@ class Exchange(asyncio.Protocol):
     def begin(self) -> None:
         """Connect and send."""
         self.begun = True
-        if self._request.request_timeout:
-            late = TimeoutError("the answer took too long")
-            self._deadline = self._loop.call_later(self._request.request_timeout, self.end, late)
+        self._end_after(self._request.connect_timeout, "connecting took too long")
         self._connecting = self._loop.create_task(self._connect())
+
+    def _end_after(self, seconds: float | None, reason: str) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(seconds, self.end, TimeoutError(reason)) if seconds else None
 
     def end(self, error: Exception | None) -> None:
         """Close the connection; ``error`` is None if the answer is whole."""
@@ -135,9 +150,9 @@ class Exchange(asyncio.Protocol):
         url = urlsplit(self._request.url)
         connected = False
         try:
-            async with asyncio.timeout(self._request.connect_timeout or None):
-                send = await (self._connect_with_tls(url) if url.scheme == "https" else self._connect_plainly(url))
+            send = await (self._connect_with_tls(url) if url.scheme == "https" else self._connect_plainly(url))
             connected = True
+            self._end_after(self._request.request_timeout, "the answer took too long")
             await send(self._message(url))
         except OSError as error:
             self._connecting = None
@@ -239,13 +254,12 @@ async def _connected(host: str, port: int) -> socket:
 
     :raises OSError: none can.
     """
-    loop = asyncio.get_running_loop()
     failed = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=SOCK_STREAM):
+    for family, kind, protocol, _, address in await _addresses(host, port):
         connection = socket(family, kind, protocol)
         connection.setblocking(False)
         try:
-            await loop.sock_connect(connection, address)
+            await _connect(connection, address)
             connection.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             return connection
         except OSError as error:
@@ -255,6 +269,50 @@ async def _connected(host: str, port: int) -> socket:
             connection.close()
             raise
     raise failed
+
+
+async def _connect(connection: socket, address: Any) -> None:
+    """Connect a socket, without a turn of the event loop if that takes no time (uvloop's own ``sock_connect`` looks
+    every address up in a thread).
+
+    :raises OSError: it cannot be.
+    """
+    failure = connection.connect_ex(address)
+    if failure == EINPROGRESS:
+        try:
+            connection.getpeername()
+            return
+        except OSError:
+            await _writable(connection)
+        failure = connection.getsockopt(SOL_SOCKET, SO_ERROR)
+    if failure:
+        raise OSError(failure, strerror(failure))
+
+
+async def _writable(connection: socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def end() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(connection, end)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(connection)
+
+
+async def _addresses(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    """What a host's name stands for; a name that is an address needs no thread that looks it up.
+
+    :raises OSError: nobody knows it.
+    """
+    try:
+        return getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
+    except gaierror:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM)
 
 
 def _authorization(url: SplitResult) -> list[str]:

@@ -117,11 +117,15 @@ class Journal:
             self._work.set()
         self._fresh[reply] = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a round is under way."""
+        return self._round.locked()
+
     async def idle(self) -> None:
         """Wait until no round is under way: what was closed before is not written afterwards."""
-        if self._round.locked():
-            async with self._round:
-                return
+        async with self._round:
+            return
 
     async def _run(self) -> None:
         while True:

@@ -9,8 +9,9 @@ from uuid import UUID, uuid4
 import msgspec
 
 from db import adoption, conversations, lines, replies
+from db.batches import Batches
 from db.lines import Page
-from db.replies import NewReply, StoredReply
+from db.replies import Begun, NewReply, StoredReply
 from errors import Conflict, NotFound, Unavailable
 from relay import chat_line, prompt
 from relay.adoption import Adoption
@@ -46,11 +47,16 @@ class Replies:
         self._settings = parts.settings
         self._presence = presence
         self._doorbell = parts.doorbell
+        self._beginnings = Batches(parts.database, self._begin_all, 2, 16)
 
     @property
     def ready(self) -> bool:
         """Whether prompts are welcome here, if the database answers."""
         return self._presence.known and not self.draining
+
+    async def prepare(self) -> None:
+        """Get ready for the first prompts."""
+        await self._beginnings.prepare()
 
     async def begin(self, asked: Prompt) -> Cursor:
         """Record a prompt and start its reply, or find the reply that the same idempotency key began.
@@ -68,12 +74,7 @@ class Replies:
             asked.messages, self._settings.context_messages, self._settings.context_bytes
         )
         try:
-            async with self._database.acquire() as connection:
-                if not self._presence.known:
-                    raise Unavailable("The server is not ready yet. Try again in a moment.")
-                begun = await replies.begin(
-                    connection, _new_row(reply, asked), asked.messages, messages_left, bytes_left
-                )
+            begun = await self._beginnings.ask(_new_row(reply, asked, messages_left, bytes_left))
         except BaseException:  # had it been recorded all the same, Adoption.look_after_own() would find it
             self._running.remove(reply.id)
             raise
@@ -87,6 +88,11 @@ class Replies:
             "A reply is being generated for this conversation already. Follow it, stop it, or wait for its end.",
             f"/llmchat/{begun.running}",
         )
+
+    async def _begin_all(self, connection: Any, new: Sequence[NewReply]) -> list[Begun]:
+        if not self._presence.known:
+            raise Unavailable("The server is not ready yet. Try again in a moment.")
+        return await replies.begin(connection, new)
 
     async def follow(self, tenant: str, id: UUID, at: int) -> Cursor:
         """Find a reply to show, whichever process generates it, or did.
@@ -194,7 +200,7 @@ class Replies:
         return await lines.page(connection, tenant, id, first, self._settings.log_retention, AT_ONCE, PAGE_BYTES)
 
 
-def _new_row(reply: Reply, asked: Prompt) -> NewReply:
+def _new_row(reply: Reply, asked: Prompt, context_messages: int, context_bytes: int) -> NewReply:
     return NewReply(
         reply.id,
         asked.tenant,
@@ -203,6 +209,9 @@ def _new_row(reply: Reply, asked: Prompt) -> NewReply:
         asked.stored_request(),
         reply.owner,
         asked.idempotency_key,
+        asked.messages,
+        context_messages,
+        context_bytes,
     )
 
 

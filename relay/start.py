@@ -1,7 +1,10 @@
 """Puts the relay's parts together."""
 
+import asyncio
 from contextlib import AsyncExitStack
 
+from db import replies
+from db.batches import Batches
 from db.pool import Database
 from relay.adoption import Adoption
 from relay.doorbell import Doorbell
@@ -20,7 +23,7 @@ async def start_relay(stack: AsyncExitStack, database: Database, ollama: Ollama,
     doorbell = Doorbell(database)
     presence = Presence(database, doorbell)
     journal = Journal(database, presence, doorbell, settings.journal_interval / 1000)
-    relay = Parts(ollama, database, doorbell, journal, settings)
+    relay = Parts(ollama, database, doorbell, journal, Batches(database, replies.finish, 2, 64), settings)
     running = Running(journal)
     adoption = Adoption(relay, presence, running)
     sweep = Sweep(relay, running, adoption)
@@ -32,4 +35,6 @@ async def start_relay(stack: AsyncExitStack, database: Database, ollama: Ollama,
     journal.start()
     stack.push_async_callback(sweep.stop)
     await sweep.start()
-    return Replies(relay, presence, running, adoption)
+    door = Replies(relay, presence, running, adoption)
+    await asyncio.gather(door.prepare(), relay.endings.prepare())
+    return door

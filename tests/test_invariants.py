@@ -23,7 +23,7 @@ from db import adoption, lines, presence, replies
 from db.adoption import Orphan
 from db.chatts import Message
 from db.migrate import migrate
-from db.replies import Finished, NewReply
+from db.replies import Begun, Ending, Finished, NewReply
 from tests.client import Client, Event
 from tests.cluster import OwnPostgres, SignedWords, lock_holder, words
 from tests.database import eventually, execute, reply_row, rows, with_connection
@@ -248,7 +248,7 @@ def test_invariant_2_done_is_not_shown_and_not_in_the_log_before_the_message_is_
             async with connection.transaction():
                 await connection.execute("LOCK TABLE chatts IN SHARE MODE")
                 gate.open()
-                await asyncio.to_thread(eventually, "the end waits", lambda: waiting(processes.url, "INTO chatts"))
+                await asyncio.to_thread(eventually, "the end waits", lambda: waiting(processes.url, "SET status"))
                 while len(stream.comments) < 5:  # half a second in which a round would have been written and shown
                     event = await asyncio.to_thread(next_or_comment, stream)
                     assert event is None or not event.json["done"], "done was shown, and the message was not there"
@@ -576,8 +576,8 @@ class Race:
         await migrate(first)
         for owner in (self.old, self.new):
             await presence.announce(await self.session(), owner)
-        new = NewReply(self.reply, "", "a", "fake", "{}", self.old, None)
-        assert (await replies.begin(first, new, [Message("user", "hi")], 10, 1000)).context == []
+        new = NewReply(self.reply, "", "a", "fake", "{}", self.old, None, [Message("user", "hi")], 10, 1000)
+        assert await replies.begin(first, [new]) == [Begun(context=[])]
         await self.append(first, 0, "old 0", "old 1")
         return self
 
@@ -601,9 +601,9 @@ class Race:
 
     async def finish(self, session: asyncpg.Connection, first: int, owner: int | None = None) -> Finished:
         message = Message("assistant", f"of {owner or self.old}")
-        return await replies.finish(
-            session, self.reply, "", owner or self.old, "done", None, message, first, ["the end"], []
-        )
+        ending = Ending(self.reply, "", owner or self.old, "done", None, message, first, ["the end"], [])
+        [finished] = await replies.finish(session, [ending])
+        return finished
 
     async def log(self) -> list[str]:
         session = await self.session()

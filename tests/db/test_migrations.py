@@ -11,7 +11,7 @@ import pytest
 
 from db import chatts, conversations, replies
 from db.migrate import migrate
-from db.replies import Finished, NewReply
+from db.replies import Ending, Finished, NewReply
 from tests.client import Client
 from tests.database import execute, rows, with_connection
 from tests.fakes.ollama import ScriptedOllama
@@ -280,7 +280,7 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_the_others(
     large_database: str, query: str
 ) -> None:
     async def pages_read(connection: asyncpg.Connection) -> int:
-        statement = chatts.CONTEXT if query == "context" else PAGE
+        statement = chatts._CONTEXT if query == "context" else PAGE
         arguments = ("", "long", 500, 1_000_000, 1, chatts.NO_END) if query == "context" else ("", "long", 500)
         explained = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *arguments)
         plan = json.loads(explained)[0]["Plan"]
@@ -292,14 +292,15 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_the_others(
 
 
 def test_beginning_and_finishing_and_forgetting_use_the_index(large_database: str) -> None:
-    new = NewReply(uuid4(), "", "long", "m", "{}", 1, "key")
+    hi = chatts.Message("user", "hi")
+    new = NewReply(uuid4(), "", "long", "m", "{}", 1, "key", [hi], 500, 1_000_000)
 
     async def work(connection: Any) -> None:
-        begun = await replies.begin(connection, new, [chatts.Message("user", "hi")], 500, 1_000_000)
+        [begun] = await replies.begin(connection, [new])
         assert begun.context
         said = chatts.Message("assistant", "x")
-        ended = await replies.finish(connection, new.id, "", new.owner, "done", None, said, 0, ["line"], [])
-        assert ended is Finished.YES
+        ending = Ending(new.id, "", new.owner, "done", None, said, 0, ["line"], [])
+        assert await replies.finish(connection, [ending]) == [Finished.YES]
         assert await replies.find(connection, "", new.id)
         assert await conversations.forget(connection, "", "long", 199_000) is None
 

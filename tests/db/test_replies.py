@@ -14,7 +14,7 @@ from db import adoption, chatts, conversations, lines, presence, replies
 from db.adoption import Orphan
 from db.chatts import Message
 from db.migrate import migrate
-from db.replies import Begun, Finished, NewReply
+from db.replies import Begun, Ending, Finished, NewReply
 
 HI = Message("user", "hi")
 
@@ -73,17 +73,19 @@ def play(url: str, act: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
 
 def new(key: str | None = None, appid: str | None = None) -> NewReply:
     """A reply to be, in a conversation of its own unless told otherwise."""
-    return NewReply(uuid4(), "", appid or f"test-{uuid4()}", "m", '{"model":"m"}', 1, key)
+    return NewReply(uuid4(), "", appid or f"test-{uuid4()}", "m", '{"model":"m"}', 1, key, [], 500, 1_000_000)
 
 
 def another(first: NewReply, key: str | None = None) -> NewReply:
     return replace(first, id=uuid4(), idempotency_key=key)
 
 
-def begin(
+async def begin(
     connection: asyncpg.Connection, reply: NewReply, *messages: Message, limit: int = 500, size: int = 1_000_000
-) -> Awaitable[Begun]:
-    return replies.begin(connection, reply, messages, limit, size)
+) -> Begun:
+    asked = replace(reply, messages=messages, context_messages=limit, context_bytes=size)
+    [begun] = await replies.begin(connection, [asked])
+    return begun
 
 
 async def finish(
@@ -91,10 +93,8 @@ async def finish(
 ) -> bool:
     message = Message("assistant", said) if said is not None else None
     error = None if status == "done" else "why"
-    finished = await replies.finish(
-        connection, reply.id, reply.tenant, reply.owner, status, error, message, 0, ["the last line"], []
-    )
-    return finished is Finished.YES
+    ending = Ending(reply.id, reply.tenant, reply.owner, status, error, message, 0, ["the last line"], [])
+    return await replies.finish(connection, [ending]) == [Finished.YES]
 
 
 async def said(connection: asyncpg.Connection, reply: NewReply) -> list[tuple[str, str]]:

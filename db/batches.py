@@ -1,0 +1,81 @@
+"""Statements that many callers share: what is asked for while one is under way is done by the next, all together."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import asyncpg
+
+from db.pool import Database
+from errors import Unavailable
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+
+
+class Batches(Generic[Asked, Answer]):
+    """Does at once what is asked for if few ask, and together with what the others ask if many do.
+
+    Most of what it costs PostgreSQL and this process to begin or end a reply is a statement's, not a reply's.
+
+    :param run: the statement: all that is asked or nothing of it; answers in order.
+    :param at_once: statements under way at once. With two, one that waits for a lock does not hold up everybody.
+    :param limit: what one statement does at most.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        run: Callable[[asyncpg.Connection, Sequence[Asked]], Awaitable[Sequence[Answer]]],
+        at_once: int,
+        limit: int,
+    ) -> None:
+        self._database = database
+        self._run = run
+        self._at_once = at_once
+        self._limit = limit
+        self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
+        self._under_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def prepare(self) -> None:
+        """Let PostgreSQL plan the statement before anybody waits for it: a session's first takes ten times as long."""
+        await asyncio.gather(*(self._do([]) for _ in range(self._at_once)))
+
+    async def ask(self, asked: Asked) -> Answer:
+        """Have one thing done.
+
+        :raises Unavailable: the database is away; it may have been done or not.
+        :raises NotAcceptable: the database refuses a text of it.
+        """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((asked, answer))
+        if self._under_way < self._at_once:
+            self._under_way += 1
+            task = asyncio.create_task(self._work())
+            self._tasks.add(task)  # the loop itself keeps no hold of it
+            task.add_done_callback(self._tasks.discard)
+        return await answer
+
+    async def _work(self) -> None:
+        while self._waiting:
+            await self._do([self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))])
+        self._under_way -= 1
+
+    async def _do(self, batch: Sequence[tuple[Asked, "asyncio.Future[Answer]"]]) -> None:
+        try:
+            async with self._database.acquire() as connection:
+                answers = await self._run(connection, [asked for asked, _ in batch])
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, Unavailable):
+                for one in batch:  # what is wrong with one of them is not the others' fault
+                    await self._do([one])
+                return
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        for (_, answer), given in zip(batch, answers, strict=True):
+            if not answer.done():
+                answer.set_result(given)
