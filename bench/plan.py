@@ -24,19 +24,19 @@ class Plan:
     """
 
     runs: int = 3
-    seconds: float = 10.0
+    seconds: float = 8.0
     begin_rate: float = 100.0
     burst: int = 200
     table: tuple[int, float] = (200, 50)
     latency: tuple[tuple[int, float], ...] = ((1_500, 20), (200, 50), (1, 50))
-    scaling: tuple[int, ...] = (1, 10, 50, 100, 200, 400, 800, 1_200, 1_500)
+    scaling: tuple[int, ...] = (1, 20, 100, 400, 1_500)
     scaling_rate: float = 20
     prompts: int = 200
     rows: int = 1_000_000
     one_in: int = 100
-    history: tuple[int, ...] = (10, 30, 100, 300, 1_000, 10_000)
+    history: tuple[int, ...] = (10, 100, 1_000, 10_000)
     history_prompts: int = 50
-    replies: tuple[int, ...] = (500, 1_000, 2_000)
+    replies: tuple[int, ...] = (500, 2_000)
     replies_rate: float = 2
     replies_seconds: float = 5.0
     viewers: tuple[int, ...] = (0, 1_000, 2_000)

@@ -80,8 +80,9 @@ class Database:
             await connection.close()
         self._pool = await asyncpg.create_pool(
             self._url,
-            min_size=self._size,
+            min_size=1,
             max_size=self._size,
+            max_inactive_connection_lifetime=0,  # a new one is slow until it has planned its statements
             timeout=self._acquire_timeout,
             command_timeout=COMMAND_TIMEOUT,
             connection_class=_Connection,
