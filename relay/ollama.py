@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
+from ssl import SSLCertVerificationError
 
 import ujson
 from tornado.httpclient import HTTPRequest, HTTPResponse
@@ -65,11 +66,15 @@ class Call:
             self.head.set_result(None)
 
     def _take_end(self, fetch: "asyncio.Future[HTTPResponse]") -> None:
+        self._request.header_callback = self._request.streaming_callback = None  # they lead back here
         error = fetch.exception()  # asked for even where nobody cares: asyncio logs an exception never looked at
         if self.ended.done():
             return
         if error is None:
             self.ended.set_result(None)
+        elif not isinstance(error, Broken | OSError):
+            log.error("What Ollama at %s answered could not be taken.", self._request.url, exc_info=error)
+            self.ended.set_exception(AnswerBroken("Something went wrong in the server; its log has more."))
         elif self.status:
             self.ended.set_exception(AnswerBroken("The connection to Ollama broke before the answer was complete."))
         elif isinstance(error, Broken):
@@ -144,6 +149,11 @@ class Ollama:
 def unreachable(url: str, error: BaseException) -> OllamaUnreachable:
     """Tell the client that nothing answers at Ollama's address, and the log which one that is, and why."""
     log.info("Nothing answers at %s: %s", url, error)
+    if isinstance(error, SSLCertVerificationError):
+        return OllamaUnreachable(
+            "Ollama's certificate is not trusted. Whoever runs this server should see that it is valid, and that this "
+            "server knows who issued it."
+        )
     return OllamaUnreachable("Ollama cannot be reached. Whoever runs this server should see that it is started.")
 
 
