@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tornado.httpclient import HTTPRequest
 
+from relay import sockets
 from relay.http_client import Broken, Exchange, StreamingClient
 from relay.ollama import Ollama
 from tests.fakes.peer import Peer
@@ -208,11 +209,18 @@ async def test_an_answer_that_takes_too_long_is_a_timeout(http: StreamingClient,
     await connection.left()
 
 
-async def test_an_early_refusal_is_heard_though_the_body_cannot_be_sent(http: StreamingClient, peer: Peer) -> None:
-    fetch = http.fetch(HTTPRequest(peer.url(), method="POST", body=MEGABYTES), raise_error=False)
+async def test_an_early_refusal_is_heard_though_the_body_cannot_be_sent(
+    http: StreamingClient, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "READ_INTERVAL", 0.05)  # so that the sending fails before the rest is read
+    lines = asyncio.Queue[str]()
+    request = HTTPRequest(peer.url(), method="POST", body=MEGABYTES, header_callback=lines.put_nowait)
+    fetch = http.fetch(request, raise_error=False)
     connection = await peer.accept()
     await connection.read()
-    connection.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\n\r\nlarge")
+    connection.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\n\r\n")
+    assert await lines.get() == "HTTP/1.1 413\r\n"
+    connection.say(b"large")
     connection.close()  # with bytes unread: the client is sent a reset
     response = await fetch
     assert (response.code, response.body) == (413, b"large")
