@@ -5,7 +5,7 @@ import gzip
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tornado.httpclient import HTTPError, HTTPRequest, HTTPResponse
 
@@ -190,6 +190,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [piece for start, end in zip([0, *places], [*places, None], strict=True) if (piece := data[start:end])]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(min_size=1, max_size=300) | st.sampled_from([b"\r\n", b"0\r\n\r\n", b'{"done":true}\n'])),
     st.lists(st.integers(0, 10_000)),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay import sockets
@@ -233,6 +233,7 @@ async def test_a_pause_ends_with_the_first_byte(
     await taker.until([b"a", b"b"])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["send", "remove", "add", "turn", "round"]))),
 )
