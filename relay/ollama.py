@@ -122,11 +122,16 @@ class Ollama:
 
         :raises OllamaUnreachable: nothing answers within :data:`PROBE_TIMEOUT`.
         """
-        request = HTTPRequest(self.url + path, connect_timeout=PROBE_TIMEOUT, request_timeout=PROBE_TIMEOUT)
+        request = HTTPRequest(self.url + path, connect_timeout=0, request_timeout=0)
+        fetch = self._probes.fetch(request, raise_error=False)
+        fetch.add_done_callback(lambda fetch: fetch.exception())  # may have nobody who asks
         try:
-            return await self._probes.fetch(request, raise_error=False)
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                return await asyncio.shield(fetch)  # Tornado logs an error if what was cancelled itself then fails
         except (OSError, Broken) as error:
             raise unreachable(self.url, error) from error
+        finally:
+            self._probes.cancel(request)
 
     @classmethod
     async def answers(cls, url: str) -> bool:

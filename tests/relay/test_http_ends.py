@@ -3,15 +3,13 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from tornado.httpclient import HTTPRequest
 
 from relay import sockets
 from relay.http_client import Broken, Exchange, StreamingClient
-from relay.ollama import Ollama
 from tests.fakes.peer import Peer
 
 from .conftest import NewClient
@@ -248,36 +246,23 @@ async def test_what_has_ended_is_freed_without_the_collector(
         begin(exchange)
 
     monkeypatch.setattr(Exchange, "begin", note_and_begin)
-    ollama = Ollama(peer.url("").rstrip("/"), 10, 1.0)
     gc.collect()
     gc.disable()
     try:
-        await _ask(http, peer)
-        await _chat(ollama, peer, lambda connection: connection.close())
-        await _chat(ollama, peer, lambda connection: None)
+        for answer in (OK + b"Content-Length: 5\r\n\r\nwords", CHUNKED + b"5\r\nwords\r\n0\r\n\r\n", OK + b"\r\nwords"):
+            fetch = http.fetch(peer.url())
+            connection = await peer.accept()
+            await connection.request()
+            connection.say(answer)
+            connection.close()
+            assert (await fetch).body == b"words"
+        request = HTTPRequest(peer.url())
+        fetch = http.fetch(request)
+        await peer.accept()
+        http.cancel(request)
+        with pytest.raises(Broken):
+            await fetch
         await turns(3)
-        assert [exchange() for exchange in made] == [None] * 3
+        assert [exchange() for exchange in made] == [None] * 4
     finally:
         gc.enable()
-        ollama.close()
-
-
-async def _ask(http: StreamingClient, peer: Peer) -> None:
-    fetch = http.fetch(peer.url())
-    (await peer.accept()).say(OK + b"Content-Length: 5\r\n\r\nwords")
-    assert (await fetch).body == b"words"
-
-
-async def _chat(ollama: Ollama, peer: Peer, end: Callable[[Any], None]) -> None:
-    taken = asyncio.Queue[bytes]()
-    call = ollama.chat(b"{}", taken.put_nowait)
-    connection = await peer.accept()
-    connection.say(CHUNKED + b"1\r\na\r\n")
-    assert await taken.get() == b"a"
-    end(connection)
-    call.cancel()
-    await asyncio.wait([call.ended])
-    gone = weakref.ref(call)
-    del call
-    await turns(3)
-    assert gone() is None
