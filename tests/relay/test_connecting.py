@@ -112,10 +112,11 @@ async def test_a_host_that_is_silent_is_given_up(http: StreamingClient, black_ho
         await http.fetch(HTTPRequest(black_hole, connect_timeout=0.05))
     request = HTTPRequest(black_hole, connect_timeout=0)
     fetch = http.fetch(request)
-    while psutil.Process().num_fds() == before:
-        await asyncio.sleep(0)
-    http.cancel(request)
-    with pytest.raises(Broken):
-        await fetch
-    while psutil.Process().num_fds() != before:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while psutil.Process().num_fds() == before:
+            await asyncio.sleep(0)
+        http.cancel(request)
+        with pytest.raises(Broken):
+            await fetch
+        while psutil.Process().num_fds() != before:
+            await asyncio.sleep(0)
