@@ -1,32 +1,19 @@
 """The HTTP client for long, slow answers: an AsyncHTTPClient with nothing between socket and ``streaming_callback``."""
 
 import asyncio
-import ssl
-from base64 import b64encode
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from errno import EINPROGRESS
-from functools import cache, partial
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
-from os import strerror
-from socket import (
-    AI_NUMERICHOST,
-    IPPROTO_TCP,
-    SO_ERROR,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    TCP_NODELAY,
-    gaierror,
-    getaddrinfo,
-    socket,
-)
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httptools
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
-from tornado.httputil import HTTPHeaders
+from tornado.httputil import HTTPHeaders, HTTPInputError
 
+from relay.connecting import connect, trusting_the_system
+from relay.request_head import request_head
 from relay.sockets import Sockets
 
 HEAD_LIMIT = 65_536
@@ -36,19 +23,17 @@ BODY_LIMIT = 67_108_864
 """Bytes of a body that is collected, not streamed."""
 
 
-Send = Callable[[bytes], Awaitable[None]]
-
-
 class Broken(Exception):
     """A connection was made and then lost or closed, or what came over it is not HTTP."""
 
 
 class StreamingClient(AsyncHTTPClient):
-    """Asks over a connection of its own for each request, follows no redirects, asks no proxy.
+    """Asks over a connection of its own for each request, follows no redirects, asks no proxy, decodes no body.
 
     Of a request's settings it heeds ``header_callback`` and ``streaming_callback``, called as bytes arrive,
-    ``connect_timeout`` and ``request_timeout`` (0 for none). A fetch fails with :class:`Broken`, or with OSError if
-    there was no connection or no time.
+    ``connect_timeout`` and ``request_timeout`` (0 for none; neither runs while the request waits for its turn). The
+    method may be any but HEAD and CONNECT. A fetch fails with :class:`Broken`; with OSError if there was no connection
+    or no time, or if it cannot be asked at all; with what a callback raised.
     """
 
     def initialize(self, max_clients: int = 10, **options: Any) -> None:  # type: ignore[override]
@@ -59,49 +44,53 @@ class StreamingClient(AsyncHTTPClient):
         super().initialize(**options)
         self._sockets = Sockets()
         self._free = max_clients
-        self._waiting: deque[Exchange] = deque()
+        self._waiting: OrderedDict[HTTPRequest, Exchange] = OrderedDict()
         self._exchanges: dict[HTTPRequest, Exchange] = {}
 
     def fetch_impl(self, request: HTTPRequest, callback: Callable[[HTTPResponse], None]) -> None:
-        """Begin a request (called by Tornado, which puts its defaults around it)."""
+        """Begin a request (called by Tornado, which puts its defaults around it).
+
+        :raises ValueError: it is under way already.
+        """
         key = getattr(request, "request", request)
+        if key in self._exchanges:
+            raise ValueError("a request is fetched once at a time")
 
         def end(response: HTTPResponse) -> None:
-            exchange = self._exchanges.pop(key)
-            if exchange.begun:
+            del self._exchanges[key]
+            if not self._waiting.pop(key, None):
                 self._free += 1
             self._begin_next()
             callback(response)
 
-        self._exchanges[key] = Exchange(request, self._sockets, end)
-        self._waiting.append(self._exchanges[key])
+        self._exchanges[key] = self._waiting[key] = Exchange(request, self._sockets, end)
         self._begin_next()
 
     def cancel(self, request: HTTPRequest) -> None:
-        """Close a request's connection; its fetch fails if it was not over."""
+        """Close a request's connection; its fetch fails if it was not over.
+
+        In a callback of the request's own, what was read together with what the callback was given still follows.
+        """
         if exchange := self._exchanges.get(request):
             exchange.end(Broken("cancelled"))
 
     def close(self) -> None:
         """Close all connections."""
-        for request in list(self._exchanges):
+        for request in [*self._waiting, *self._exchanges]:
             self.cancel(request)
         self._sockets.close()
         super().close()
 
     def _begin_next(self) -> None:
         while self._waiting and self._free:
-            exchange = self._waiting.popleft()
-            if not exchange.over:
-                self._free -= 1
-                exchange.begin()
+            self._free -= 1
+            self._waiting.popitem(last=False)[1].begin()
 
 
 class Exchange(asyncio.Protocol):
     """One request and its answer. (A protocol for TLS only; plain sockets are read by :class:`Sockets`.)
 
     :param on_end: is given the answer, once.
-    :ivar begun: it has had its turn.
     :ivar over: it has ended, one way or another.
     """
 
@@ -114,7 +103,6 @@ class Exchange(asyncio.Protocol):
         self._headers = HTTPHeaders()
         self._head_size = 0
         self._body = bytearray()
-        self.begun = False
         self.over = False
         self._connecting: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -124,9 +112,8 @@ class Exchange(asyncio.Protocol):
 
     def begin(self) -> None:
         """Connect and send."""
-        self.begun = True
         self._end_after(self._request.connect_timeout, "connecting took too long")
-        self._connecting = self._loop.create_task(self._connect())
+        self._connecting = self._loop.create_task(self._ask())
 
     def _end_after(self, seconds: float | None, reason: str) -> None:
         if self._deadline:
@@ -143,68 +130,70 @@ class Exchange(asyncio.Protocol):
         if self._connecting:
             self._connecting.cancel()
         self._disconnect()
+        del self.on_body, self._parser, self._disconnect  # they lead back here: nobody has to find a cycle
         code = 599 if error else self._status
         self._on_end(HTTPResponse(self._request, code, self._headers, BytesIO(self._body), error=error))
 
-    async def _connect(self) -> None:
-        url = urlsplit(self._request.url)
-        connected = False
+    async def _ask(self) -> None:
         try:
-            send = await (self._connect_with_tls(url) if url.scheme == "https" else self._connect_plainly(url))
-            connected = True
-            self._end_after(self._request.request_timeout, "the answer took too long")
-            await send(self._message(url))
-        except OSError as error:
+            url = urlsplit(self._request.url)
+            message = self._message(url)
+            if url.scheme == "https":
+                await self._ask_with_tls(url.hostname or "", url.port or 443, message)
+            elif url.scheme == "http":
+                await self._ask_plainly(url.hostname or "", url.port or 80, message)
+            else:
+                raise ValueError(f"not a URL of HTTP: {self._request.url}")
+        except (OSError, ValueError) as error:
             self._connecting = None
-            self.end(Broken(str(error)) if connected else error)
+            self.end(error if isinstance(error, OSError) else OSError(str(error)))
         self._connecting = None
-
-    async def _connect_with_tls(self, url: SplitResult) -> Send:
-        transport, _ = await self._loop.create_connection(
-            lambda: self, url.hostname or "", url.port or 443, ssl=_trusting_the_system()
-        )
-        self._disconnect = transport.abort
-
-        async def send(message: bytes) -> None:
-            transport.write(message)
-
-        return send
-
-    async def _connect_plainly(self, url: SplitResult) -> Send:
-        connection = await _connected(url.hostname or "", url.port or 80)
-        self._sockets.add(connection, self.take)  # before all is sent: an answer may come first
-
-        def disconnect() -> None:
-            self._sockets.remove(connection)
-            connection.close()
-
-        self._disconnect = disconnect
-        return partial(self._loop.sock_sendall, connection)
 
     def _message(self, url: SplitResult) -> bytes:
         body = self._request.body
-        lines = [
-            f"{self._request.method} {url.path or '/'}{'?' if url.query else ''}{url.query} HTTP/1.1",
-            f"Host: {url.netloc.rpartition('@')[2]}",
-            "Connection: close",
-            *_authorization(url),
-            *(f"{name}: {value}" for name, value in self._request.headers.get_all()),
-        ]
-        if body is not None:
-            lines.append(f"Content-Length: {len(body)}")
-        return "\r\n".join([*lines, "", ""]).encode("latin1") + (body or b"")
+        length = None if body is None else len(body)
+        return request_head(self._request.method, url, self._request.headers, length) + (body or b"")
 
-    def take(self, data: bytes) -> None:
-        """Take bytes of the answer; none at the connection's end."""
+    async def _ask_with_tls(self, host: str, port: int, message: bytes) -> None:
+        transport, _ = await self._loop.create_connection(lambda: self, host, port, ssl=trusting_the_system())
+        self._end_after(self._request.request_timeout, "the answer took too long")
+        transport.write(message)
+
+    async def _ask_plainly(self, host: str, port: int, message: bytes) -> None:
+        connection = await connect(host, port)
+
+        def disconnect() -> None:
+            self._sockets.remove(connection)
+            if self._connecting:
+                self._loop.remove_writer(connection)  # asyncio's own loop would do it too late, for a closed socket
+            connection.close()
+
+        self._disconnect = disconnect
+        self._sockets.add(connection, self.take)  # before all is sent: an answer may come first
+        self._end_after(self._request.request_timeout, "the answer took too long")
+        with suppress(OSError):  # who closes early may have answered before: what is read tells
+            await self._loop.sock_sendall(connection, message)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Note that a TLS connection is made (called by asyncio)."""
+        if self.over:
+            transport.abort()
+        else:
+            self._disconnect = transport.abort
+
+    def take(self, data: bytes | None) -> None:
+        """Take bytes of the answer; none at the connection's end, None if it broke."""
         if self.over:
             return
         if not data:
-            self._take_end()
+            self._take_end(broken=data is None)
             return
         if not self._status:
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            self._take_failure(error.__context__ or error)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.end(Broken(f"not HTTP: {error}"))
         if not self._status and self._head_size > HEAD_LIMIT:
@@ -214,16 +203,28 @@ class Exchange(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note that a TLS connection has ended (called by asyncio)."""
-        self.take(b"")
+        self.take(None if error else b"")
 
-    def _take_end(self) -> None:
+    def _take_end(self, broken: bool) -> None:
         # Without a length the connection's end is the answer's (RFC 9112, section 6.3).
-        whole = self._status and not {"Content-Length", "Transfer-Encoding"} & self._headers.keys()
+        whole = self._status and not broken and not {"Content-Length", "Transfer-Encoding"} & self._headers.keys()
         self.end(None if whole else Broken("closed before the answer was whole"))
 
+    def _take_failure(self, error: BaseException) -> None:
+        """End with what a callback raised; after the end, what we raised ourselves means nothing."""
+        if isinstance(error, Exception) and not self.over:
+            self.end(error)
+        elif not isinstance(error, Broken):
+            raise error
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a header (called by the parser)."""
-        self._headers.add(name.decode("latin1"), value.decode("latin1"))
+        """Note a header, but no trailer (called by the parser)."""
+        if self._status:
+            return
+        try:
+            self._headers.add(name.decode("latin1"), value.decode("latin1"))
+        except HTTPInputError as error:
+            raise Broken(f"not HTTP: {error}") from error
 
     def on_headers_complete(self) -> None:
         """Tell of the head (called by the parser)."""
@@ -239,89 +240,15 @@ class Exchange(asyncio.Protocol):
             tell("\r\n")
 
     def on_message_complete(self) -> None:
-        """End with a whole answer, unless it was only an interim one (called by the parser)."""
+        """End with a whole answer, unless it was only an interim one (called by the parser).
+
+        :raises Broken: always at the end, for that is what stops the parser: what follows is nobody's answer.
+        """
         if self._status:
             self.end(None)
+            raise Broken("over")
 
     def _collect(self, chunk: bytes) -> None:
         self._body += chunk
         if len(self._body) > BODY_LIMIT:
-            self.end(Broken("an endless body"))
-
-
-async def _connected(host: str, port: int) -> socket:
-    """Connect to the first of a host's addresses that can be.
-
-    :raises OSError: none can.
-    """
-    failed = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in await _addresses(host, port):
-        connection = socket(family, kind, protocol)
-        connection.setblocking(False)
-        try:
-            await _connect(connection, address)
-            connection.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-            return connection
-        except OSError as error:
-            connection.close()
-            failed = error
-        except BaseException:
-            connection.close()
-            raise
-    raise failed
-
-
-async def _connect(connection: socket, address: Any) -> None:
-    """Connect a socket, without a turn of the event loop if that takes no time (uvloop's own ``sock_connect`` looks
-    every address up in a thread).
-
-    :raises OSError: it cannot be.
-    """
-    failure = connection.connect_ex(address)
-    if failure == EINPROGRESS:
-        try:
-            connection.getpeername()
-            return
-        except OSError:
-            await _writable(connection)
-        failure = connection.getsockopt(SOL_SOCKET, SO_ERROR)
-    if failure:
-        raise OSError(failure, strerror(failure))
-
-
-async def _writable(connection: socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-
-    def end() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_writer(connection, end)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(connection)
-
-
-async def _addresses(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    """What a host's name stands for; a name that is an address needs no thread that looks it up.
-
-    :raises OSError: nobody knows it.
-    """
-    try:
-        return getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
-    except gaierror:
-        return await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM)
-
-
-def _authorization(url: SplitResult) -> list[str]:
-    if url.username is None:
-        return []
-    credentials = f"{unquote(url.username)}:{unquote(url.password or '')}"
-    return [f"Authorization: Basic {b64encode(credentials.encode()).decode()}"]
-
-
-@cache
-def _trusting_the_system() -> ssl.SSLContext:
-    return ssl.create_default_context()
+            raise Broken("an endless body")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
+from ssl import SSLCertVerificationError
 
 import ujson
 from tornado.httpclient import HTTPRequest, HTTPResponse
@@ -65,11 +66,15 @@ class Call:
             self.head.set_result(None)
 
     def _take_end(self, fetch: "asyncio.Future[HTTPResponse]") -> None:
+        self._request.header_callback = self._request.streaming_callback = None  # they lead back here
         error = fetch.exception()  # asked for even where nobody cares: asyncio logs an exception never looked at
         if self.ended.done():
             return
         if error is None:
             self.ended.set_result(None)
+        elif not isinstance(error, Broken | OSError):
+            log.error("What Ollama at %s answered could not be taken.", self._request.url, exc_info=error)
+            self.ended.set_exception(AnswerBroken("Something went wrong in the server; its log has more."))
         elif self.status:
             self.ended.set_exception(AnswerBroken("The connection to Ollama broke before the answer was complete."))
         elif isinstance(error, Broken):
@@ -117,11 +122,16 @@ class Ollama:
 
         :raises OllamaUnreachable: nothing answers within :data:`PROBE_TIMEOUT`.
         """
-        request = HTTPRequest(self.url + path, connect_timeout=PROBE_TIMEOUT, request_timeout=PROBE_TIMEOUT)
+        request = HTTPRequest(self.url + path, connect_timeout=0, request_timeout=0)
+        fetch = self._probes.fetch(request, raise_error=False)
+        fetch.add_done_callback(lambda fetch: fetch.exception())  # may have nobody who asks
         try:
-            return await self._probes.fetch(request, raise_error=False)
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                return await asyncio.shield(fetch)  # Tornado logs an error if what was cancelled itself then fails
         except (OSError, Broken) as error:
             raise unreachable(self.url, error) from error
+        finally:
+            self._probes.cancel(request)
 
     @classmethod
     async def answers(cls, url: str) -> bool:
@@ -144,6 +154,11 @@ class Ollama:
 def unreachable(url: str, error: BaseException) -> OllamaUnreachable:
     """Tell the client that nothing answers at Ollama's address, and the log which one that is, and why."""
     log.info("Nothing answers at %s: %s", url, error)
+    if isinstance(error, SSLCertVerificationError):
+        return OllamaUnreachable(
+            "Ollama's certificate is not trusted. Whoever runs this server should see that it is valid, and that this "
+            "server knows who issued it."
+        )
     return OllamaUnreachable("Ollama cannot be reached. Whoever runs this server should see that it is started.")
 
 

@@ -14,8 +14,8 @@ READ_SOCKETS = 256
 READ_SIZE = 16_384
 """Bytes read of one socket at once."""
 
-Take = Callable[[bytes], None]
-"""Is given what was read of a socket; nothing at its end, be it a clean one or not."""
+Take = Callable[[bytes | None], None]
+"""Is given what was read of a socket: nothing at its clean end, None if it broke. After either it removes it."""
 
 
 class Sockets:
@@ -29,24 +29,30 @@ class Sockets:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._takers: dict[int, tuple[Callable[[int], bytes], Take]] = {}
-        self._next_reading: asyncio.TimerHandle | None = None
+        self._next_reading: asyncio.Handle | None = None
         self._loop.add_reader(self._epoll.fileno(), self._begin_reading)
 
     def add(self, connection: socket, take: Take) -> None:
-        """Read a socket from now on."""
-        self._takers[connection.fileno()] = connection.recv, take
+        """Read a socket from now on.
+
+        :raises OSError: the system watches too many already.
+        """
         self._epoll.register(connection.fileno(), select.EPOLLIN)
+        self._takers[connection.fileno()] = connection.recv, take
 
     def remove(self, connection: socket) -> None:
-        """Read it no more. What was read of it already may still be given on."""
+        """Read it no more; to be called before it is closed. What was read of it already may still be given on."""
         if self._takers.pop(connection.fileno(), None):
             self._epoll.unregister(connection.fileno())
 
     def close(self) -> None:
         """Read none any more."""
+        if self._epoll.closed:
+            return
         if self._next_reading:
             self._next_reading.cancel()
         self._loop.remove_reader(self._epoll.fileno())
+        self._takers.clear()
         self._epoll.close()
 
     def _begin_reading(self) -> None:
@@ -56,6 +62,8 @@ class Sockets:
     def _go_on_reading(self) -> None:
         due = self._loop.time() + READ_INTERVAL
         count = self._read()
+        if self._epoll.closed:
+            return
         if count == READ_SOCKETS:
             due = 0.0
         if count:
@@ -67,7 +75,7 @@ class Sockets:
     def _read(self) -> int:
         """Read sockets that are ready, and say how many."""
         ready = self._epoll.poll(0, READ_SOCKETS)
-        received: list[tuple[Take, bytes]] = []
+        received: list[tuple[Take, bytes | None]] = []
         for descriptor, _ in ready:
             receive, take = self._takers[descriptor]
             try:
@@ -75,7 +83,10 @@ class Sockets:
             except BlockingIOError:
                 continue
             except OSError:
-                received.append((take, b""))
+                received.append((take, None))
         for take, data in received:
-            take(data)
+            try:
+                take(data)
+            except Exception as error:  # the others' bytes are read already and must not be lost
+                self._loop.call_exception_handler({"message": "Bytes of a socket were not taken.", "exception": error})
         return len(ready)

@@ -20,6 +20,7 @@ import contextlib
 import itertools
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
@@ -400,9 +401,11 @@ class ScriptedOllama:
     A POST is answered with the next script that :meth:`script` queued, else with :attr:`default`. Probes (GET
     of ``/``, ``/api/version`` and ``/api/tags``) use up no script. An exception in its thread fails the test
     on exit.
+
+    :param tls: the server's side of TLS, if it is to be spoken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.default: tuple[Step, ...] = (Words(),)
         self.models: tuple[str, ...] = ("fake",)
         self.requests: list[Request] = []
@@ -421,7 +424,8 @@ class ScriptedOllama:
         # Bound but never listening: keeps the port ours while nobody listens on it.
         self._reservation = _bound_socket(0)
         self.port: int = self._reservation.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._tls = tls
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -497,7 +501,9 @@ class ScriptedOllama:
 
     async def _listen(self) -> None:
         if self._server is None:
-            self._server = await self._loop.create_server(self._connection, sock=_bound_socket(self.port))
+            self._server = await self._loop.create_server(
+                self._connection, sock=_bound_socket(self.port), ssl=self._tls
+            )
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
@@ -530,7 +536,8 @@ class ScriptedOllama:
             self.errors.append(error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.set_write_buffer_limits(0)  # so that "sent" means: the kernel has it
+        if not self._tls:  # asyncio's TLS never goes on writing after a limit of 0
+            writer.transport.set_write_buffer_limits(0)  # so that "sent" means: the kernel has it
         with contextlib.suppress(ConnectionError):  # the client has gone; who cares is told by ``closed``
             while not writer.is_closing() and (request := await _read_request(reader)):
                 await self._answer(request, writer)

@@ -1,0 +1,51 @@
+"""The head of an HTTP/1.1 request (RFC 9112, section 3). Pure: text in, bytes out."""
+
+import re
+from base64 import b64encode
+from urllib.parse import SplitResult, unquote
+
+from tornado.httputil import HTTPHeaders
+
+OURS = {"Host", "Connection", "Content-Length", "Transfer-Encoding"}
+"""Headers that say what this client does, whatever the caller says."""
+
+_REQUEST_LINE = re.compile(r"[A-Z]+ [!-~]+ HTTP/1\.1")
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~\x80-\xff]*")
+
+
+def request_head(method: str, url: SplitResult, headers: HTTPHeaders, length: int | None) -> bytes:
+    """Write the head; the connection ends with the answer.
+
+    :param url: its user and password become ``Authorization``.
+    :param length: of the body, in bytes; None if there is none.
+    :raises ValueError: something in it would end its line or cannot be sent.
+    """
+    request_line = f"{method} {url.path or '/'}{'?' if url.query else ''}{url.query} HTTP/1.1"
+    fields = [
+        f"Host: {_host(url)}",
+        "Connection: close",
+        *_authorization(url),
+        *(f"{name}: {value}" for name, value in headers.get_all() if name not in OURS),
+    ]
+    if length is not None:
+        fields.append(f"Content-Length: {length}")
+    if not _REQUEST_LINE.fullmatch(request_line):
+        raise ValueError(f"not a request: {request_line!r}")
+    for field in fields:
+        if not _FIELD.fullmatch(field):
+            raise ValueError(f"not a header: {field!r}")
+    return "\r\n".join([request_line, *fields, "", ""]).encode("latin1")
+
+
+def _host(url: SplitResult) -> str:
+    """The host as the other side knows it: without the zone, which is ours alone (RFC 6874, section 1)."""
+    name = (url.hostname or "").partition("%")[0]
+    host = f"[{name}]" if ":" in name else name.encode("idna").decode()
+    return host if url.port is None else f"{host}:{url.port}"
+
+
+def _authorization(url: SplitResult) -> list[str]:
+    if url.username is None:
+        return []
+    credentials = f"{unquote(url.username)}:{unquote(url.password or '')}"
+    return [f"Authorization: Basic {b64encode(credentials.encode()).decode()}"]
