@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -54,6 +55,7 @@ class Stage:
     def __init__(self, services: Services, doorbell: Doorbell) -> None:
         self.reply = Reply(uuid4(), "", "fake", owner=1)
         self.viewers: list[Shown] = []
+        self.views: list[View] = []
         self.lines: list[bytes] = []
         self.url = ("127.0.0.1", 0)
         self.client_ssl: ssl.SSLContext | None = None
@@ -97,16 +99,20 @@ class Stage:
         watching = len(self.reply._watchers)
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         await until(lambda: len(self.reply._watchers) > watching)
-        return View(reader, writer, head)
+        self.views.append(View(reader, writer, head))
+        return self.views[-1]
 
 
 class View:
     """One client's side.
 
+    :ivar head: the answer's headers.
+    :ivar comments: how many there were, when the whole is read.
     :ivar reads: set while the client reads; clear, it takes nothing, and its connection fills up.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str) -> None:
+        self.head = head
         self.comments = 0
         self.reads = asyncio.Event()
         self.reads.set()
@@ -144,7 +150,12 @@ class View:
         """Break the connection: RST."""
         linger = struct.pack("ii", 1, 0)
         self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        await self.close()
+
+    async def close(self) -> None:
+        """Read no more."""
         self._writer.transport.abort()
+        self._body.cancel()
         await asyncio.gather(self._body, return_exceptions=True)
 
 
@@ -156,8 +167,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def staged(url: str, heartbeat: float, certificate: Path | None) -> AsyncIterator[Stage]:
-    settings = Settings(database_url=url, heartbeat=heartbeat)
+async def staged(url: str, certificate: Path | None, changed: dict[str, float]) -> AsyncIterator[Stage]:
+    settings = replace(Settings(database_url=url, heartbeat=HEARTBEAT), **changed)  # type: ignore[arg-type]
     database = Database(url, settings.pool_size, settings.acquire_timeout)
     await database.open()
     async with AsyncExitStack() as parts:
@@ -180,6 +191,8 @@ async def staged(url: str, heartbeat: float, certificate: Path | None) -> AsyncI
         try:
             yield stage
         finally:
+            for view in stage.views:
+                await view.close()
             await replies.drain(0)
             server.stop()
             await server.close_all_connections()
@@ -206,11 +219,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def play(
     url: str,
     act: Callable[[Stage], Coroutine[Any, Any, None]],
-    heartbeat: float = HEARTBEAT,
     certificate: Path | None = None,
+    **changed: float,
 ) -> None:
     async def run() -> None:
-        async with staged(url, heartbeat, certificate) as stage, asyncio.timeout(6 * PATIENCE):
+        async with staged(url, certificate, changed) as stage, asyncio.timeout(6 * PATIENCE):
             await act(stage)
 
     asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run())
@@ -289,3 +302,116 @@ def test_a_viewer_that_is_slow_and_then_fast_again_sees_everything_in_order(url:
         assert [await view.whole() for view in views] == [stage.whole] * 3
 
     play(url, act)
+
+
+def test_a_viewer_with_tls_sees_everything_in_order(url: str, certificate: Path) -> None:
+    async def act(stage: Stage) -> None:
+        choice = random.Random(2)
+        view = await stage.view()
+        for _ in range(2):
+            view.reads.clear()
+            await fill(stage, choice)
+            stage.commit(b"waits")
+            await asyncio.sleep(2 * HEARTBEAT)
+            view.reads.set()
+            await until(lambda: taken(stage))
+            stage.commit(b"fast")
+        in_one_turn_with_the_heartbeat(lambda: stage.end(b"last"))
+        assert await view.whole() == stage.whole
+
+    play(url, act, certificate=certificate)
+
+
+@pytest.mark.parametrize("headers", ["Connection: keep-alive\r\n", "Connection: Keep-Alive\r\nContent-Length: 0\r\n"])
+def test_a_client_that_knows_no_chunks_sees_the_end_though_it_would_keep_its_connection(url: str, headers: str) -> None:
+    async def act(stage: Stage) -> None:
+        view = await stage.view("1.0", headers)
+        assert "keep-alive" not in view.head.lower()
+        stage.end(b"last")
+        assert await view.whole() == stage.whole
+
+    play(url, act)
+
+
+def test_a_connection_that_breaks_disturbs_no_other_viewer(url: str) -> None:
+    async def act(stage: Stage) -> None:
+        views = [await stage.view() for _ in range(6)]
+        stage.commit(b"first")
+        for view in views[::2]:
+            await view.reset()
+            stage.commit(b"sent before the loop has seen the break")
+            stage.commit(b"and again")
+        await until(lambda: len(stage.reply._watchers) == 3)
+        in_one_turn_with_the_heartbeat(lambda: stage.end(b"last"))
+        assert [await view.whole() for view in views[1::2]] == [stage.whole] * 3
+
+    play(url, act)
+
+
+def test_a_connection_that_breaks_in_the_turn_of_the_reply_s_end_is_only_gone(url: str) -> None:
+    async def act(stage: Stage) -> None:
+        views = [await stage.view() for _ in range(4)]
+        stage.commit(b"first")
+        loop = asyncio.get_running_loop()
+        loop.call_later(1.2 * HEARTBEAT, stage.end, b"last")
+        for view in views[::2]:
+            await view.reset()
+        time.sleep(2 * HEARTBEAT)
+        assert [await view.whole() for view in views[1::2]] == [stage.whole] * 2
+        await until(lambda: all(viewer._showing is None or viewer._showing.done() for viewer in stage.viewers))
+
+    play(url, act)
+
+
+def test_a_large_line_costs_a_viewer_that_does_not_read_no_more_than_a_small_one(url: str) -> None:
+    async def act(stage: Stage) -> None:
+        views = [await stage.view() for _ in range(3)]
+        for view in views:
+            view.reads.clear()
+        stage.commit(b"x" * 4_000_000)
+        await until(lambda: not taken(stage))
+        for viewer in stage.viewers:
+            assert len(viewer._outlet.stream._write_buffer) < 2 * WRITE_LIMIT
+        stage.end(b"last")
+        assert [await view.whole() for view in views] == [stage.whole] * 3
+
+    play(url, act)
+
+
+def test_a_viewer_that_does_not_read_is_dropped_and_the_others_see_everything(
+    url: str,
+) -> None:
+    async def act(stage: Stage) -> None:
+        views = [await stage.view() for _ in range(2)]
+        views[0].reads.clear()
+        while not stage.viewers[0]._outlet.stream.closed():
+            stage.commit(b"x" * 500)
+            await asyncio.sleep(0.001)
+        stage.end(b"last")
+        assert await views[1].whole() == stage.whole
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await views[0].whole()
+
+    play(url, act, viewer_timeout=0.2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_connections_take_and_when_each_viewer_sees_everything_in_order(url: str, seed: int) -> None:
+    async def act(stage: Stage) -> None:
+        choice = random.Random(seed)
+        views = [await stage.view(choice.choice(["1.0", "1.1"])) for _ in range(8)]
+        for _ in range(300):
+            for _ in range(choice.choice([1, 1, 1, 3])):
+                size = choice.choice([5, 100, 1_000, 10_000, WRITE_LIMIT, 2 * WRITE_LIMIT])
+                stage.commit(*(b"x" * choice.randint(1, size) for _ in range(choice.choice([1, 1, 2, 7]))))
+            view = choice.choice(views)
+            view.reads.clear() if view.reads.is_set() else view.reads.set()
+            if choice.random() < 0.1:
+                time.sleep(0.002)  # past the heartbeat
+            await asyncio.sleep(choice.choice([0, 0, 0.001, 0.002]))
+        in_one_turn = choice.choice([lambda: stage.end(b"last"), lambda: stage.end()])
+        asyncio.get_running_loop().call_later(0.002, in_one_turn)
+        time.sleep(0.003)
+        assert [await view.whole() == stage.whole for view in views] == [True] * len(views)
+
+    play(url, act, heartbeat=0.002)
