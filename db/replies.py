@@ -137,10 +137,12 @@ _BEGIN = f"""
         SELECT * FROM unnest(
             $1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::bigint[], $7::text[], $8::int[],
             $9::bigint[], $10::int[]
-        ) AS new (id, tenant, appid, model, request, owner, idempotency_key, messages, size, least)
+        ) WITH ORDINALITY AS new (
+            id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, n
+        )
     ), begun AS (
         INSERT INTO replies (id, tenant, appid, model, request, owner, idempotency_key)
-        SELECT id, tenant, appid, model, request, owner, idempotency_key FROM new ORDER BY tenant, appid
+        SELECT id, tenant, appid, model, request, owner, idempotency_key FROM new ORDER BY tenant, appid, n
         ON CONFLICT DO NOTHING
         RETURNING id, tenant, appid
     ), recorded AS (
@@ -180,8 +182,8 @@ _BEGIN = f"""
 async def _begun(connection: asyncpg.Connection, new: NewReply, rows: Sequence[asyncpg.Record]) -> Begun:
     first = rows[0]
     if not first["begun"]:
-        if first["known"] or first["running"]:
-            return Begun(running=None if first["known"] else first["running"], known=first["known"])
+        if first["known"] is not None:
+            return Begun(known=first["known"])
         refused_by = await _conflict(connection, new)
         if refused_by is not None:
             return refused_by
@@ -198,20 +200,25 @@ async def _begun(connection: asyncpg.Connection, new: NewReply, rows: Sequence[a
 
 
 async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun | None:
-    """Find the row that refused ``new`` and was too young for the statement's snapshot, if it still would."""
+    """Find the row that refused ``new``, if it still would.
+
+    A statement of its own: that row may be too young for the other's snapshot, which may still show as running what
+    ended before it.
+    """
     rows = await connection.fetch(
         """
-        SELECT id, idempotency_key FROM replies
-        WHERE tenant = $1 AND appid = $2 AND (status = 'streaming' OR idempotency_key = $3)
+        SELECT id, true AS known FROM replies WHERE tenant = $1 AND appid = $2 AND idempotency_key = $3
+        UNION ALL
+        SELECT id, false FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'
         """,
         new.tenant,
         new.appid,
         new.idempotency_key,
     )
-    for row in rows:
-        if new.idempotency_key is not None and row["idempotency_key"] == new.idempotency_key:
-            return Begun(known=row["id"])
-    return Begun(running=rows[0]["id"]) if rows else None
+    found = {row["known"]: row["id"] for row in rows}
+    if True in found:
+        return Begun(known=found[True])
+    return Begun(running=found[False]) if found else None
 
 
 async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> list[Finished]:
