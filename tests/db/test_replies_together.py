@@ -1,7 +1,7 @@
 """The table ``replies`` when many are begun or ended by one statement: each as if it were alone."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -182,28 +182,20 @@ def test_two_that_wait_for_the_end_of_the_reply_before_are_told_of_each_other_no
 # Several processes.
 
 
-async def waits_for(at: Scene, waiting: asyncpg.Connection, holding: asyncpg.Connection) -> None:
-    looking = await at.connect()
-    query = "SELECT $2 = ANY (pg_blocking_pids($1))"
-    async with asyncio.timeout(10):
-        while not await looking.fetchval(query, waiting.get_server_pid(), holding.get_server_pid()):
-            await asyncio.sleep(0.005)
-
-
 def test_batches_that_meet_at_several_conversations_in_opposite_order_do_not_deadlock(url: str) -> None:
-    """The first conversation is held, so that both batches have begun before either can take it."""
+    """One in the middle is held, so that each would have taken its half before both want the other's."""
 
     async def act(at: Scene) -> None:
         holding, one, other = await at.connect(), await at.connect(), await at.connect()
-        conversations = sorted((new() for _ in range(8)), key=lambda reply: reply.appid)
+        conversations = sorted((new() for _ in range(7)), key=lambda reply: reply.appid)
         transaction = holding.transaction()
         await transaction.start()
-        await replies.begin(holding, [prompt(conversations[0], "held")])
+        await replies.begin(holding, [prompt(conversations[3], "held")])
         batch = [prompt(another(reply), "one") for reply in conversations]
         reverse = [prompt(another(reply), "other") for reply in reversed(conversations)]
         both = asyncio.gather(replies.begin(one, batch), replies.begin(other, reverse))
-        await waits_for(at, one, holding)
-        await waits_for(at, other, holding)
+        await at.waits(one)
+        await at.waits(other)
         await transaction.rollback()
         begun, reversed_begun = await both
         for here, there in zip(begun, reversed(reversed_begun), strict=True):
@@ -357,13 +349,22 @@ def test_a_batch_that_repeats_endings_under_way_stores_each_once(url: str) -> No
 
 
 def test_repeated_endings_in_opposite_order_do_not_deadlock(url: str) -> None:
+    """One in the middle is held, so that each would have taken its half before both want the other's."""
+
     async def act(at: Scene) -> None:
-        one, two = await at.connect(), await at.connect()
-        for _ in range(30):
-            batch = [prompt(new(), "hi") for _ in range(30)]
-            await replies.begin(one, batch)
-            endings: Sequence[Ending] = [ending(reply) for reply in batch]
-            both = await asyncio.gather(replies.finish(one, endings), replies.finish(two, endings[::-1]))
-            assert list(both) == [[Finished.YES] * 30] * 2
+        holding, one, two = await at.connect(), await at.connect(), await at.connect()
+        batch = sorted((prompt(new(), "hi") for _ in range(7)), key=lambda reply: reply.id)
+        await replies.begin(one, batch)
+        endings = [ending(reply) for reply in batch]
+        for connection in (one, two):  # as it is planned for a large table
+            await connection.execute("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off")
+        transaction = holding.transaction()
+        await transaction.start()
+        await holding.execute("SELECT FROM replies WHERE id = $1 FOR UPDATE", batch[3].id)
+        both = asyncio.gather(replies.finish(one, endings), replies.finish(two, endings[::-1]))
+        await at.waits(one)
+        await at.waits(two)
+        await transaction.rollback()
+        assert list(await both) == [[Finished.YES] * 7] * 2
 
     play(url, act)
