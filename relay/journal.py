@@ -163,9 +163,9 @@ class Journal:
         notices = self._doorbell.due_rings(reply.id for reply, _, _ in due.pieces)
         try:
             alive = await lines.append(connection, due.owner, due.replies, due.numbers, due.lines, notices, due.again)
-        except asyncpg.UniqueViolationError:
+        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
             # A reply's end was faster (Generation._store), or nobody knows why; lines that were tried are tried again.
-            log.info("A round held lines that are in the log already.")
+            log.info("A round held lines that something else writes, too: %s", type(error).__name__)
             self._put_back(due)
         except BaseException:
             self._put_back(due)
