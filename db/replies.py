@@ -253,7 +253,7 @@ async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> l
     return [Finished.YES if one.id in stored else await _ended_so(connection, one) for one in endings]
 
 
-# `finished IS NULL`: see STREAMING. Sorted, as two statements that repeat some of each other's endings must go in order.
+# `finished IS NULL`: see STREAMING. Sorted, as two statements that repeat each other's endings must go in order.
 _FINISH = """
     WITH ending AS MATERIALIZED (
         SELECT * FROM unnest(
