@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import asyncpg
 
@@ -17,6 +19,9 @@ log = logging.getLogger("chatterd.relay")
 
 ROUND_LINES = 1_000
 """Lines after which a round is full: a longer one would keep all its lines waiting for the last."""
+
+ROUND_BYTES = 8_388_608
+"""Bytes after which a round is full: PostgreSQL takes no message of 1 GB, and works at a long one for long."""
 
 ROUND_TIMEOUT = "10s"
 """How long PostgreSQL may work at one round."""
@@ -37,6 +42,7 @@ class _Round:
 
     :ivar replies: of each line, its reply's id.
     :ivar numbers: of each line.
+    :ivar size: of all lines, in bytes.
     :ivar pieces: each reply's own lines, with the number of the first.
     :ivar again: whether some of the lines may be in the log already.
     """
@@ -45,13 +51,24 @@ class _Round:
     replies: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
+    size: int = 0
     pieces: list[tuple[Reply, int, list[bytes]]] = field(default_factory=list)
     again: bool = False
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing should be added."""
+        return len(self.lines) >= ROUND_LINES or self.size >= ROUND_BYTES
 
     def add(self, reply: Reply) -> None:
         """Take the reply's next lines."""
         first = reply.written
         lines = reply.unwritten(ROUND_LINES - len(self.lines))
+        size = sum(map(len, lines))
+        if size > ROUND_BYTES:
+            lines = lines[: _fitting(lines)]
+            size = sum(map(len, lines))
+        self.size += size
         end = first + len(lines)
         self.replies += [reply.key] * len(lines)
         self.numbers += range(first, end)
@@ -61,6 +78,12 @@ class _Round:
             self.again = True
         if end > reply.tried:
             reply.tried = end
+
+
+def _fitting(lines: list[bytes]) -> int:
+    """How many of the first lines have no more than :data:`ROUND_BYTES` together; one at least."""
+    ends = list(accumulate(map(len, lines)))
+    return max(1, bisect_right(ends, ROUND_BYTES))
 
 
 class Journal:
@@ -182,7 +205,7 @@ class Journal:
         for reply in fresh:
             if reply.owner != due.owner:
                 self.close(reply)
-            elif len(due.lines) < ROUND_LINES:
+            elif not due.full:
                 due.add(reply)
             else:
                 self.note(reply)

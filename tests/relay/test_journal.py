@@ -14,7 +14,7 @@ from db.chatts import Message
 from db.pool import Database
 from db.replies import Ending, Finished, NewReply
 from relay.doorbell import Doorbell
-from relay.journal import ROUND_LINES, Journal
+from relay.journal import ROUND_BYTES, ROUND_LINES, Journal
 from relay.presence import Presence
 from relay.reply import Reply
 
@@ -213,5 +213,22 @@ def test_lines_of_a_round_whose_connection_was_cut_are_written_once(database_url
             query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%alive AS MATERIALIZED%'"
             await at.beside.execute(query + " AND pid <> pg_backend_pid() AND datname = current_database()")
         await at.committed(*some)
+
+    play(database_url, act)
+
+
+def test_large_lines_are_spread_over_rounds_that_postgresql_can_take(database_url: str) -> None:
+    """PostgreSQL takes no message of 1 GB: a round as large would be tried again for ever, and all replies wait."""
+
+    async def act(at: Scene) -> None:
+        large = b"x" * 3_000_000
+        some = [await at.reply() for _ in range(4)]
+        for one in some[:3]:
+            at.say(one, b"first", *[large] * 9, b"last")
+        at.say(some[3], large * 9)
+        await at.committed(*some)
+        sizes = await at.beside.fetch("SELECT sum(octet_length(line)) AS size FROM reply_lines GROUP BY xmin")
+        assert max(row["size"] for row in sizes) <= max(2 * ROUND_BYTES, len(large) * 9 + ROUND_BYTES)
+        assert len(sizes) >= 4
 
     play(database_url, act)
