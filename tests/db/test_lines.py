@@ -46,24 +46,32 @@ def play(url: str, act: Callable[[asyncpg.Connection], object]) -> None:
     with_connection(url, act)  # type: ignore[arg-type]
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), LINE), max_size=30), st.booleans())
-@settings(deadline=None, max_examples=200)
-def test_lines_of_several_replies_in_one_round_are_read_as_they_were_written(
-    url: str, mixed: list[tuple[int, str]], again: bool
-) -> None:
-    async def act(connection: asyncpg.Connection) -> None:
-        ids = [await begin(connection) for _ in range(3)]
-        written: list[list[bytes]] = [[], [], []]
-        keys, numbers, texts = [], [], []
-        for which, text in mixed:
-            keys.append(str(ids[which]))
-            numbers.append(len(written[which]))
-            texts.append(text.encode())
-            written[which].append(texts[-1])
-        assert await lines.append(connection, OWNER, keys, numbers, texts, [], again)
-        assert [await read(connection, id) for id in ids] == written
+def test_lines_of_several_replies_in_one_round_are_read_as_they_were_written(url: str) -> None:
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(url))
 
-    play(url, act)
+        @given(st.lists(st.tuples(st.integers(0, 2), LINE), max_size=30), st.booleans())
+        @settings(deadline=None, max_examples=300)
+        def check(mixed: list[tuple[int, str]], again: bool) -> None:
+            runner.run(check_round(connection, [(which, text.encode()) for which, text in mixed], again))
+
+        try:
+            check()
+        finally:
+            runner.run(connection.close())
+
+
+async def check_round(connection: asyncpg.Connection, mixed: list[tuple[int, bytes]], again: bool) -> None:
+    """Write lines, each of one of three replies, and read them."""
+    ids = [await begin(connection) for _ in range(3)]
+    written: list[list[bytes]] = [[], [], []]
+    numbers = []
+    for which, text in mixed:
+        numbers.append(len(written[which]))
+        written[which].append(text)
+    keys, texts = [str(ids[which]) for which, _ in mixed], [text for _, text in mixed]
+    assert await lines.append(connection, OWNER, keys, numbers, texts, [], again)
+    assert [await read(connection, id) for id in ids] == written
 
 
 def test_a_round_of_nothing_and_a_round_of_a_thousand(url: str) -> None:
