@@ -16,19 +16,19 @@ from tests.database import execute, with_connection
 
 TABLES = ("chatts", "replies", "reply_lines")
 
-STREAMING = 5_000
+STREAMING = 3_000
 BATCH = 16
 OWNER = 1
 
 FINISHED = """
     INSERT INTO replies (id, tenant, appid, model, request, owner, status, finished, line_count, message_seq)
-    SELECT gen_random_uuid(), '', 'app' || n % 5000, 'm', '{}', 1, 'done', now(), 4, n
-    FROM generate_series(1, 50000) AS n;
+    SELECT gen_random_uuid(), '', 'app' || n % 2000, 'm', '{}', 1, 'done', now(), 4, n
+    FROM generate_series(1, 20000) AS n;
     INSERT INTO reply_lines (reply, seq, line)
     SELECT id, n, repeat('x', 100) FROM replies, generate_series(0, 3) AS n WHERE status = 'done';
     INSERT INTO chatts (username, message, appid)
-    SELECT CASE WHEN n % 2 = 0 THEN 'user' ELSE 'assistant' END, repeat('word ', 20), 'app' || n % 5000
-    FROM generate_series(1, 100000) AS n;
+    SELECT CASE WHEN n % 2 = 0 THEN 'user' ELSE 'assistant' END, repeat('word ', 20), 'app' || n % 2000
+    FROM generate_series(1, 40000) AS n;
     INSERT INTO processes (owner) SELECT n FROM generate_series(1, 3) AS n;
 """
 RUNNING = f"""
@@ -174,3 +174,19 @@ def test_the_other_statements_of_a_request_read_by_key(url: str) -> None:
         assert await conversations.forget(connection, "", "app7", 0) is None
 
     assert rows_read(url, work) <= 200
+
+
+@pytest.mark.parametrize("retention", [0, 3600])
+def test_pruning_reads_what_it_deletes(url: str, retention: float) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        assert await lines.prune(connection, retention, 5_000) == (0 if retention else 500)
+
+    assert rows_read(url, work) <= (200 if retention else 5_000)
+
+
+def test_a_sweep_reads_those_that_stream_and_no_more(url: str) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        assert len(await adoption.owned(connection, OWNER)) in range(STREAMING // 3, STREAMING // 3 + 2)
+        assert await adoption.orphans(connection, 5) == []
+
+    assert rows_read(url, work) <= 6 * STREAMING
