@@ -42,7 +42,6 @@ class _Round:
 
     :ivar replies: of each line, its reply's id.
     :ivar numbers: of each line.
-    :ivar size: of all lines, in bytes.
     :ivar pieces: each reply's own lines, with the number of the first.
     :ivar again: whether some of the lines may be in the log already.
     """
@@ -51,24 +50,13 @@ class _Round:
     replies: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
-    size: int = 0
     pieces: list[tuple[Reply, int, list[bytes]]] = field(default_factory=list)
     again: bool = False
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing should be added."""
-        return len(self.lines) >= ROUND_LINES or self.size >= ROUND_BYTES
 
     def add(self, reply: Reply) -> None:
         """Take the reply's next lines."""
         first = reply.written
         lines = reply.unwritten(ROUND_LINES - len(self.lines))
-        size = sum(map(len, lines))
-        if size > ROUND_BYTES:
-            lines = lines[: _fitting(lines)]
-            size = sum(map(len, lines))
-        self.size += size
         end = first + len(lines)
         self.replies += [reply.key] * len(lines)
         self.numbers += range(first, end)
@@ -79,11 +67,21 @@ class _Round:
         if end > reply.tried:
             reply.tried = end
 
+    def cut(self) -> list[Reply]:
+        """Leave the lines beyond :data:`ROUND_BYTES`, if there are any, to later rounds; one stays in any case.
 
-def _fitting(lines: list[bytes]) -> int:
-    """How many of the first lines have no more than :data:`ROUND_BYTES` together; one at least."""
-    ends = list(accumulate(map(len, lines)))
-    return max(1, bisect_right(ends, ROUND_BYTES))
+        :returns: the replies of which none stayed.
+        """
+        if sum(map(len, self.lines)) <= ROUND_BYTES:
+            return []
+        count = max(1, bisect_right(list(accumulate(map(len, self.lines))), ROUND_BYTES))
+        del self.replies[count:], self.numbers[count:], self.lines[count:]
+        kept: list[tuple[Reply, int, list[bytes]]] = []
+        for reply, first, own in self.pieces:
+            kept.append((reply, first, own[:count]))
+            count = max(0, count - len(own))
+        self.pieces = [piece for piece in kept if piece[2]]
+        return [reply for reply, _, own in kept if not own]
 
 
 class Journal:
@@ -205,10 +203,12 @@ class Journal:
         for reply in fresh:
             if reply.owner != due.owner:
                 self.close(reply)
-            elif not due.full:
+            elif len(due.lines) < ROUND_LINES:
                 due.add(reply)
             else:
                 self.note(reply)
+        for reply in due.cut():
+            self.note(reply)
         return due
 
     def _put_back(self, due: _Round) -> None:
