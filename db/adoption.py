@@ -65,7 +65,7 @@ async def adopt(connection: asyncpg.Connection, orphan: Orphan, owner: int) -> A
         SET owner = $3, adopted_after = log.last,
             attempts = CASE WHEN adopted_after = log.last THEN attempts + 1 ELSE 1 END
         FROM (SELECT coalesce(max(seq), -1) AS last FROM reply_lines WHERE reply = $1) AS log
-        WHERE id = $1 AND owner IS NOT DISTINCT FROM $2 AND status = 'streaming'
+        WHERE id = $1 AND owner IS NOT DISTINCT FROM $2 AND finished IS NULL
         AND EXISTS (SELECT FROM processes WHERE processes.owner = $3)
         RETURNING id, tenant, appid, model, request, attempts, stop
         """,
@@ -81,7 +81,7 @@ async def release(connection: asyncpg.Connection, owner: int, replies: Sequence[
     await connection.execute(
         """
         WITH released AS (
-            UPDATE replies SET owner = NULL WHERE owner = $1 AND id = ANY ($2::uuid[]) AND status = 'streaming'
+            UPDATE replies SET owner = NULL WHERE owner = $1 AND id = ANY ($2::uuid[]) AND finished IS NULL
             RETURNING id
         )
         SELECT pg_notify($3, 'orphan ' || id) FROM released

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import asyncpg
+from asyncpg import DeadlockDetectedError
 
 from db.pool import Database
 from errors import Unavailable
@@ -59,23 +60,28 @@ class Batches(Generic[Asked, Answer]):
         return await answer
 
     async def _work(self) -> None:
-        while self._waiting:
-            await self._do([self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))])
-        self._under_way -= 1
+        try:
+            while self._waiting:
+                await self._do([self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))])
+        finally:
+            self._under_way -= 1
 
     async def _do(self, batch: Sequence[tuple[Asked, "asyncio.Future[Answer]"]]) -> None:
         try:
             async with self._database.acquire() as connection:
                 answers = await self._run(connection, [asked for asked, _ in batch])
+            answered = list(zip(batch, answers, strict=True))
         except Exception as error:
-            if len(batch) > 1 and not isinstance(error, Unavailable):
-                for one in batch:  # what is wrong with one of them is not the others' fault
+            # What is wrong with one of them is not the others' fault. And of several statements that wait for each
+            # other PostgreSQL undoes one, for the others to go on.
+            if isinstance(error, DeadlockDetectedError) or (len(batch) > 1 and not isinstance(error, Unavailable)):
+                for one in batch:
                     await self._do([one])
                 return
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(error)
             return
-        for (_, answer), given in zip(batch, answers, strict=True):
+        for (_, answer), given in answered:
             if not answer.done():
                 answer.set_result(given)

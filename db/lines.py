@@ -137,14 +137,16 @@ async def prune(connection: asyncpg.Connection, retention: float, batch: int) ->
             LIMIT 100
             FOR UPDATE SKIP LOCKED
         ), rows AS (
-            SELECT reply, seq FROM reply_lines WHERE reply IN (SELECT id FROM due) LIMIT $2
+            -- reply by reply, and by their places: never the whole table, be it analyzed or not
+            SELECT log.place FROM due CROSS JOIN LATERAL (
+                SELECT ctid AS place FROM reply_lines WHERE reply = due.id LIMIT $2
+            ) AS log LIMIT $2
         ), gone AS (
-            DELETE FROM reply_lines USING rows
-            WHERE reply_lines.reply = rows.reply AND reply_lines.seq = rows.seq
+            DELETE FROM reply_lines WHERE ctid = ANY (ARRAY (SELECT place FROM rows))
             RETURNING 1
         ), done AS (
-            UPDATE replies SET pruned = true FROM due
-            WHERE replies.id = due.id AND (SELECT count(*) FROM rows) < $2
+            UPDATE replies SET pruned = true
+            WHERE id = ANY (ARRAY (SELECT id FROM due)) AND (SELECT count(*) FROM rows) < $2
             RETURNING 1
         )
         SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM done)

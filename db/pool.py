@@ -83,6 +83,7 @@ class Database:
             min_size=1,
             max_size=self._size,
             max_inactive_connection_lifetime=0,  # a new one is slow until it has planned its statements
+            max_cached_statement_lifetime=0,
             timeout=self._acquire_timeout,
             command_timeout=COMMAND_TIMEOUT,
             connection_class=_Connection,
@@ -149,6 +150,7 @@ class Database:
                 self._url,
                 timeout=self._acquire_timeout,
                 command_timeout=COMMAND_TIMEOUT,
+                max_cached_statement_lifetime=0,
                 server_settings=PLANNING | settings,
             )
         except (*AWAY, asyncpg.PostgresError) as error:

@@ -12,6 +12,9 @@ from db.chatts import Message
 from db.presence import CHANNEL
 
 STREAMING = "streaming"
+"""The status of a reply until it is finished. A statement that goes by an id says ``finished IS NULL`` instead: to a
+PostgreSQL that last looked when nobody streamed, an index of those that stream seems empty, and so cheaper to read from
+end to end than to look up an id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +140,12 @@ _BEGIN = f"""
         SELECT * FROM unnest(
             $1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::bigint[], $7::text[], $8::int[],
             $9::bigint[], $10::int[]
-        ) AS new (id, tenant, appid, model, request, owner, idempotency_key, messages, size, least)
+        ) WITH ORDINALITY AS new (
+            id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, n
+        )
     ), begun AS (
         INSERT INTO replies (id, tenant, appid, model, request, owner, idempotency_key)
-        SELECT id, tenant, appid, model, request, owner, idempotency_key FROM new ORDER BY tenant, appid
+        SELECT id, tenant, appid, model, request, owner, idempotency_key FROM new ORDER BY tenant, appid, n
         ON CONFLICT DO NOTHING
         RETURNING id, tenant, appid
     ), recorded AS (
@@ -180,8 +185,8 @@ _BEGIN = f"""
 async def _begun(connection: asyncpg.Connection, new: NewReply, rows: Sequence[asyncpg.Record]) -> Begun:
     first = rows[0]
     if not first["begun"]:
-        if first["known"] or first["running"]:
-            return Begun(running=None if first["known"] else first["running"], known=first["known"])
+        if first["known"] is not None:
+            return Begun(known=first["known"])
         refused_by = await _conflict(connection, new)
         if refused_by is not None:
             return refused_by
@@ -198,20 +203,25 @@ async def _begun(connection: asyncpg.Connection, new: NewReply, rows: Sequence[a
 
 
 async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun | None:
-    """Find the row that refused ``new`` and was too young for the statement's snapshot, if it still would."""
+    """Find the row that refused ``new``, if it still would.
+
+    A statement of its own: that row may be too young for the other's snapshot, which may still show as running what
+    ended before it.
+    """
     rows = await connection.fetch(
         """
-        SELECT id, idempotency_key FROM replies
-        WHERE tenant = $1 AND appid = $2 AND (status = 'streaming' OR idempotency_key = $3)
+        SELECT id, true AS known FROM replies WHERE tenant = $1 AND appid = $2 AND idempotency_key = $3
+        UNION ALL
+        SELECT id, false FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'
         """,
         new.tenant,
         new.appid,
         new.idempotency_key,
     )
-    for row in rows:
-        if new.idempotency_key is not None and row["idempotency_key"] == new.idempotency_key:
-            return Begun(known=row["id"])
-    return Begun(running=rows[0]["id"]) if rows else None
+    found = {row["known"]: row["id"] for row in rows}
+    if True in found:
+        return Begun(known=found[True])
+    return Begun(running=found[False]) if found else None
 
 
 async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> list[Finished]:
@@ -243,7 +253,7 @@ async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> l
     return [Finished.YES if one.id in stored else await _ended_so(connection, one) for one in endings]
 
 
-# `finished IS NULL` says that a reply is streaming, and lets PostgreSQL find it by its id alone: see _BEGIN.
+# `finished IS NULL`: see STREAMING. Sorted, as two statements that repeat each other's endings must go in order.
 _FINISH = """
     WITH ending AS MATERIALIZED (
         SELECT * FROM unnest(
@@ -323,7 +333,7 @@ async def request_stop(connection: asyncpg.Connection, tenant: str, reply: UUID)
     asked = await connection.fetchval(
         """
         WITH asked AS (
-            UPDATE replies SET stop = true WHERE tenant = $1 AND id = $2 AND status = 'streaming' RETURNING id
+            UPDATE replies SET stop = true WHERE tenant = $1 AND id = $2 AND finished IS NULL RETURNING id
         )
         SELECT pg_notify($3, 'stop ' || id) IS NOT NULL FROM asked
         """,

@@ -125,9 +125,15 @@ class BaseHandler(RequestHandler):
         self.set_header("Content-Type", content_type)
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")  # nginx
+        connection = cast(HTTP1Connection, self.request.connection)
         # Nagle's algorithm (RFC 896) would hold each small event back until the last one is acknowledged: 40 ms.
         # Tornado turns it on again at the end of a request.
-        cast(HTTP1Connection, self.request.connection).stream.set_nodelay(True)
+        connection.stream.set_nodelay(True)
+        if self.request.version == "HTTP/1.0":
+            # No chunk tells where such an answer ends, only the connection's end does, also for a client that asked to
+            # keep it. Tornado would keep it (HTTP1Connection.write_headers).
+            self.request.headers.pop("Connection", None)
+            connection._disconnect_on_finish = True
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with ``{"error": "<one clear sentence>"}`` (called by Tornado)."""

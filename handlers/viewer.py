@@ -72,7 +72,7 @@ class ViewerHandler(BaseHandler):
         if self._outlet.rest and not self._outlet.free:
             return False
         framed, count = sse.events(first, lines, WRITE_LIMIT)
-        if count < len(lines):
+        if count < len(lines) or len(framed) > WRITE_LIMIT:
             return False
         if self._chunked:
             framed = b"%x\r\n%b\r\n" % (len(framed), framed)

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import asyncpg
 
@@ -17,6 +19,9 @@ log = logging.getLogger("chatterd.relay")
 
 ROUND_LINES = 1_000
 """Lines after which a round is full: a longer one would keep all its lines waiting for the last."""
+
+ROUND_BYTES = 8_388_608
+"""Bytes after which a round is full: PostgreSQL takes no message of 1 GB, and works at a long one for long."""
 
 ROUND_TIMEOUT = "10s"
 """How long PostgreSQL may work at one round."""
@@ -61,6 +66,22 @@ class _Round:
             self.again = True
         if end > reply.tried:
             reply.tried = end
+
+    def cut(self) -> list[Reply]:
+        """Leave the lines beyond :data:`ROUND_BYTES`, if there are any, to later rounds; one stays in any case.
+
+        :returns: the replies of which none stayed.
+        """
+        if sum(map(len, self.lines)) <= ROUND_BYTES:
+            return []
+        count = max(1, bisect_right(list(accumulate(map(len, self.lines))), ROUND_BYTES))
+        del self.replies[count:], self.numbers[count:], self.lines[count:]
+        kept: list[tuple[Reply, int, list[bytes]]] = []
+        for reply, first, own in self.pieces:
+            kept.append((reply, first, own[:count]))
+            count = max(0, count - len(own))
+        self.pieces = [piece for piece in kept if piece[2]]
+        return [reply for reply, _, own in kept if not own]
 
 
 class Journal:
@@ -163,9 +184,9 @@ class Journal:
         notices = self._doorbell.due_rings(reply.id for reply, _, _ in due.pieces)
         try:
             alive = await lines.append(connection, due.owner, due.replies, due.numbers, due.lines, notices, due.again)
-        except asyncpg.UniqueViolationError:
+        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
             # A reply's end was faster (Generation._store), or nobody knows why; lines that were tried are tried again.
-            log.info("A round held lines that are in the log already.")
+            log.info("A round held lines that something else writes, too: %s", type(error).__name__)
             self._put_back(due)
         except BaseException:
             self._put_back(due)
@@ -186,6 +207,8 @@ class Journal:
                 due.add(reply)
             else:
                 self.note(reply)
+        for reply in due.cut():
+            self.note(reply)
         return due
 
     def _put_back(self, due: _Round) -> None:

@@ -1,0 +1,192 @@
+"""What a statement reads does not grow with the tables, planned once for all values as the program's sessions do it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from db import adoption, chatts, conversations, lines, replies
+from db.chatts import Message
+from db.migrate import migrate
+from db.pool import PLANNING
+from db.replies import Ending, Finished, NewReply
+from tests.database import execute, with_connection
+
+TABLES = ("chatts", "replies", "reply_lines")
+
+STREAMING = 3_000
+BATCH = 16
+OWNER = 1
+
+FINISHED = """
+    INSERT INTO replies (id, tenant, appid, model, request, owner, status, finished, line_count, message_seq)
+    SELECT gen_random_uuid(), '', 'app' || n % 2000, 'm', '{}', 1, 'done', now(), 4, n
+    FROM generate_series(1, 20000) AS n;
+    INSERT INTO reply_lines (reply, seq, line)
+    SELECT id, n, repeat('x', 100) FROM replies, generate_series(0, 3) AS n WHERE status = 'done';
+    INSERT INTO chatts (username, message, appid)
+    SELECT CASE WHEN n % 2 = 0 THEN 'user' ELSE 'assistant' END, repeat('word ', 20), 'app' || n % 2000
+    FROM generate_series(1, 40000) AS n;
+    INSERT INTO processes (owner) SELECT n FROM generate_series(1, 3) AS n;
+"""
+RUNNING = f"""
+    INSERT INTO replies (id, tenant, appid, model, request, owner)
+    SELECT gen_random_uuid(), '', 'running' || n, 'm', '{{}}', 1 + n % 3 FROM generate_series(1, {STREAMING}) AS n;
+    INSERT INTO reply_lines (reply, seq, line)
+    SELECT id, n, repeat('x', 100) FROM replies, generate_series(0, 9) AS n WHERE status = 'streaming';
+"""
+ANALYZE = "ANALYZE chatts; ANALYZE replies; ANALYZE reply_lines; ANALYZE processes;"
+
+# When PostgreSQL last looked at the tables: in the night, when nobody streamed, or just now, or not at all.
+LOOKED = {
+    "while few streamed": FINISHED + ANALYZE + RUNNING,
+    "while many streamed": FINISHED + RUNNING + ANALYZE,
+    "when all was empty": ANALYZE + FINISHED + RUNNING,
+    "never": FINISHED + RUNNING,
+}
+
+
+@pytest.fixture(scope="module", params=LOOKED)
+def url(request: pytest.FixtureRequest, new_database: Callable[[], str]) -> str:
+    url = new_database()
+    with_connection(url, migrate)
+    tables = "".join(f"ALTER TABLE {table} SET (autovacuum_enabled = off);" for table in (*TABLES, "processes"))
+    execute(url, tables + LOOKED[request.param])
+    return url
+
+
+READ = """
+    SELECT coalesce(sum(pg_stat_get_xact_tuples_returned(place)), 0)
+    FROM (
+        SELECT oid AS place FROM pg_class WHERE relname = ANY ($1) UNION ALL
+        SELECT indexrelid FROM pg_index JOIN pg_class ON oid = indrelid WHERE relname = ANY ($1)
+    ) AS places
+"""
+"""How many rows and index entries this transaction has read of the tables."""
+
+
+def rows_read(url: str, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> int:
+    """How much a piece of work reads, on a connection as the program opens them; it is undone."""
+
+    async def run(_: asyncpg.Connection) -> int:
+        connection = await asyncpg.connect(url, server_settings=PLANNING)
+        try:
+            async with connection.transaction():
+                before: int = await connection.fetchval(READ, TABLES)
+                await work(connection)
+                read: int = await connection.fetchval(READ, TABLES) - before
+                raise asyncpg.exceptions.PostgresError  # undoes it
+        except asyncpg.exceptions.PostgresError:
+            return read
+        finally:
+            await connection.close()
+
+    return with_connection(url, run)
+
+
+async def streaming(connection: asyncpg.Connection, count: int) -> list[UUID]:
+    query = "SELECT id FROM replies WHERE status = 'streaming' AND owner = $1 ORDER BY id LIMIT $2"
+    return [row["id"] for row in await connection.fetch(query, OWNER, count)]
+
+
+def new(appid: str) -> NewReply:
+    return NewReply(uuid4(), "", appid, "m", "{}", OWNER, f"key {uuid4()}", [Message("user", "hi")], 500, 1_000_000)
+
+
+@pytest.mark.parametrize("count", [1, BATCH])
+def test_beginning_reads_the_conversations_and_no_more(url: str, count: int) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        begun = await replies.begin(connection, [new(f"app{number}") for number in range(count)])
+        assert all(len(one.context or ()) == 20 for one in begun)
+
+    assert rows_read(url, work) <= count * 60
+
+
+@pytest.mark.parametrize("count", [1, BATCH])
+def test_being_refused_reads_a_few_rows(url: str, count: int) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        begun = await replies.begin(connection, [new(f"running{number + 1}") for number in range(count)])
+        assert all(one.running for one in begun)
+
+    assert rows_read(url, work) <= count * 20
+
+
+@pytest.mark.parametrize("count", [1, BATCH, 64])
+def test_ending_reads_the_replies_and_no_more(url: str, count: int) -> None:
+    async def find(connection: asyncpg.Connection) -> list[UUID]:
+        return await streaming(connection, count)
+
+    ids = with_connection(url, find)
+
+    async def work(connection: asyncpg.Connection) -> None:
+        said = Message("assistant", "said")
+        endings = [Ending(id, "", OWNER, "done", None, said, 10, ["last"], [f"lines {id}"]) for id in ids]
+        assert await replies.finish(connection, endings) == [Finished.YES] * count
+
+    assert rows_read(url, work) <= count * 30
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_round_reads_nothing_but_whether_its_lines_are_there(url: str, again: bool) -> None:
+    async def find(connection: asyncpg.Connection) -> list[UUID]:
+        return await streaming(connection, 100)
+
+    keys = [str(id) for id in with_connection(url, find)]
+
+    async def work(connection: asyncpg.Connection) -> None:
+        assert await lines.append(connection, OWNER, keys, [10] * 100, [b"line"] * 100, [], again)
+
+    assert rows_read(url, work) <= 100
+
+
+@pytest.mark.parametrize("status", ["streaming", "done"])
+def test_a_page_of_a_log_reads_that_page(url: str, status: str) -> None:
+    async def find(connection: asyncpg.Connection) -> UUID:
+        found: UUID = await connection.fetchval("SELECT id FROM replies WHERE status = $1 LIMIT 1", status)
+        return found
+
+    id = with_connection(url, find)
+
+    async def work(connection: asyncpg.Connection) -> None:
+        page = await lines.page(connection, "", id, 2, 3600, 1_000, 65_536)
+        assert page and len(page.lines) == (8 if status == "streaming" else 2)
+
+    assert rows_read(url, work) <= 30
+
+
+def test_the_other_statements_of_a_request_read_by_key(url: str) -> None:
+    async def find(connection: asyncpg.Connection) -> UUID:
+        [id] = await streaming(connection, 1)
+        return id
+
+    id = with_connection(url, find)
+
+    async def work(connection: asyncpg.Connection) -> None:
+        assert await replies.find(connection, "", id)
+        assert await replies.running(connection, "", "running1")
+        assert await replies.request_stop(connection, "", id)
+        assert len(await chatts.page(connection, "", "app7", 51, None)) == 20
+        assert await adoption.adopt(connection, adoption.Orphan(id, OWNER), 2)
+        await adoption.release(connection, 2, [id])
+        assert await conversations.forget(connection, "", "running1", 0)
+        assert await conversations.forget(connection, "", "app7", 0) is None
+
+    assert rows_read(url, work) <= 200
+
+
+@pytest.mark.parametrize("retention", [0, 3600])
+def test_pruning_reads_what_it_deletes(url: str, retention: float) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        assert await lines.prune(connection, retention, 5_000) == (0 if retention else 500)
+
+    assert rows_read(url, work) <= (200 if retention else 5_000)
+
+
+def test_a_sweep_reads_those_that_stream_and_no_more(url: str) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        assert len(await adoption.owned(connection, OWNER)) in range(STREAMING // 3, STREAMING // 3 + 2)
+        assert await adoption.orphans(connection, 5) == []
+
+    assert rows_read(url, work) <= 6 * STREAMING
