@@ -123,6 +123,14 @@ class Ollama:
         except (OSError, Broken) as error:
             raise unreachable(self.url, error) from error
 
+    async def state(self) -> str:
+        """How it is: ``ok``, or ``answered <status>``.
+
+        :raises OllamaUnreachable: nothing answers within :data:`PROBE_TIMEOUT`.
+        """
+        answer = await self.get("/api/version")
+        return "ok" if answer.code == 200 else f"answered {answer.code}"
+
     @classmethod
     async def answers(cls, url: str) -> bool:
         """Whether an Ollama answers at ``url``."""

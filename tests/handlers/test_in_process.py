@@ -35,8 +35,8 @@ def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iter
     async def start() -> Services:
         await database.open()
         model = Ollama(ollama.url, settings.max_replies, settings.connect_timeout)
-        replies = await start_relay(stack, database, model, settings)
-        return Services(settings, database, model, replies)
+        replies, status = await start_relay(stack, database, model, settings)
+        return Services(settings, database, model, replies, status)
 
     async def stop() -> None:
         await made.replies.drain(0)
