@@ -50,6 +50,7 @@ class Status:
     :ivar figures: what it samples.
     :ivar key: tells this process's samples from another's.
     :ivar count: samples so far.
+    :ivar watchers: how many watch now.
     :ivar ended: no sample will follow.
     """
 
@@ -73,7 +74,7 @@ class Status:
         self._sampled = asyncio.Event()
         self._watched = asyncio.Event()
         self._left = asyncio.Event()
-        self._watchers = 0
+        self.watchers = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -87,7 +88,7 @@ class Status:
         self._sampled.set()
         for task in self._tasks:
             task.cancel()
-        if self._watchers:
+        if self.watchers:
             self._left.clear()
             await asyncio.wait([asyncio.ensure_future(self._left.wait())], timeout=END_SECONDS)
 
@@ -96,13 +97,13 @@ class Status:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Within the block somebody watches, for whom the database and Ollama are looked at."""
-        self._watchers += 1
+        self.watchers += 1
         self._watched.set()
         try:
             yield
         finally:
-            self._watchers -= 1
-            if not self._watchers:
+            self.watchers -= 1
+            if not self.watchers:
                 self._watched.clear()
                 self._left.set()
 

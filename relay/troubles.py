@@ -50,11 +50,11 @@ class Condition:
 def troubles(now: Condition) -> Iterator[Trouble]:
     """Say what is wrong, the worst first; nothing if all is well."""
     if now.database == "unreachable":
-        since = duration(now.database_seconds)
-        yield Trouble("database", True, f"The database cannot be reached since {since}: replies pause.")
+        away = duration(now.database_seconds)
+        yield Trouble("database", True, f"The database has been out of reach for {away}: replies pause.")
     if now.ollama == "unreachable":
-        since = duration(now.ollama_seconds)
-        yield Trouble("ollama", True, f"Ollama does not answer at its address since {since}: new replies fail.")
+        away = duration(now.ollama_seconds)
+        yield Trouble("ollama", True, f"Ollama has not answered at its address for {away}: new replies fail.")
     elif now.ollama.startswith("answered"):
         status = now.ollama.removeprefix("answered ")
         yield Trouble("ollama", True, f"What answers at Ollama's address answers with status {status}.")
@@ -80,7 +80,7 @@ def duration(seconds: float) -> str:
     """Say how long something takes.
 
     >>> [duration(0.3), duration(12.4), duration(150), duration(9000)]
-    ['300 ms', '12 s', '3 min', '2.5 h']
+    ['300 ms', '12 s', '2 min', '2.5 h']
     """
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
