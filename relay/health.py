@@ -58,6 +58,11 @@ class Health:
         self._loop = asyncio.get_running_loop()
         self._looked = -STALE_AFTER
 
+    @property
+    def well(self) -> bool:
+        """Whether both answered."""
+        return self.database.name == OK and self.ollama.name == OK
+
     async def look(self) -> None:
         """Ask both."""
         await asyncio.gather(self._look_at_database(), self._look_at_ollama())

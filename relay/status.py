@@ -37,6 +37,9 @@ MINUTE = 30
 LOOK_INTERVAL = 3.0
 """Seconds between two looks at the database and Ollama, while somebody watches."""
 
+LOOK_AGAIN_INTERVAL = 1.0
+"""Seconds until the next look while one of them is away."""
+
 LAG_SAMPLES = 5
 """Samples for which a late event loop is told."""
 
@@ -145,7 +148,7 @@ class Status:
                 await self._health.look()
             except Exception:
                 log.exception("How the database and Ollama are could not be seen; trying on.")
-            await asyncio.sleep(LOOK_INTERVAL)
+            await asyncio.sleep(LOOK_INTERVAL if self._health.well else LOOK_AGAIN_INTERVAL)
 
     def _sample(self) -> None:
         before = self._snapshots[-1]

@@ -27,7 +27,7 @@ export class Plot {
     this.#subject = subject;
     this.#canvas.setAttribute("role", "img");
     const keys = subject.series.length < 2 ? [] : subject.series.map(([, name], at) => make("span", `key key-${at + 1}`, name));
-    this.element = make("figure", "", make("figcaption", "", make("span", "", subject.title), ...keys), this.#canvas);
+    this.element = make("figure", "", make("figcaption", "", make("span", "", subject.title), make("span", "keys", ...keys)), this.#canvas);
   }
 
   /** Draw, now that the element is on the page. */
@@ -72,7 +72,7 @@ export class Plot {
         y: { range: (plot, min, max) => [0, Math.max(least, (max ?? 0) * 1.1)] },
       },
       axes: [
-        { ...axis, incrs: [30, 60, 120, 300], space: 48, size: 24, values: (plot, ticks) => ticks.map(timeOfDay) },
+        { ...axis, incrs: [60, 120, 300], space: 48, size: 24, values: (plot, ticks) => ticks.map(timeOfDay) },
         { ...axis, space: 28, size: 58, values: (plot, ticks) => ticks.map(format) },
       ],
       series: [
