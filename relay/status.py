@@ -6,7 +6,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -93,7 +93,9 @@ class Status:
             task.cancel()
         if self.watchers:
             self._left.clear()
-            await asyncio.wait([asyncio.ensure_future(self._left.wait())], timeout=END_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await self._left.wait()
 
     # For watchers.
 

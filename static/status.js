@@ -17,7 +17,7 @@ const plots = [
   { title: "Lines per second", series: [["lines", "lines"]], format: rate, least: 10 },
   { title: "Replies and viewers", series: [["replies", "replies"], ["viewers", "viewers"]], format: count, least: 4 },
   { title: "Added latency per line", series: MEDIAN_AND_99("line_latency"), format: time, least: 0.01 },
-  { title: "Time to first event", series: MEDIAN_AND_99("first_event"), format: time, least: 0.1, rare: true },
+  { title: "Time to first event", series: MEDIAN_AND_99("first_event"), format: time, least: 0.1 },
   { title: "Time of a journal round", series: MEDIAN_AND_99("journal_round"), format: time, least: 0.01 },
   { title: "Event loop late by", series: [["loop_lag", "late"]], format: time, least: 0.02 },
   { title: "Processor", series: [["processor", "busy"]], format: percent, least: 1 },

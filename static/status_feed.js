@@ -1,7 +1,7 @@
 // The figures as they come from /status/events, over as many connections as it takes, and how old they are.
 
 const OLD_AFTER = 6; // seconds: three samples
-const CONNECT_AGAIN_AFTER = 12; // seconds without a word: a connection can be dead without knowing it
+const GIVE_UP_AFTER = 12; // seconds without a word after which to connect anew: a connection can be dead unnoticed
 const RETRY = 2000; // milliseconds after the server refused
 
 /**
@@ -47,6 +47,7 @@ export class StatusFeed {
   #key = "";
   #heard = performance.now();
   #any = false;
+  #connectAt = GIVE_UP_AFTER;
 
   /** @param {Listener} listener */
   constructor(listener) {
@@ -77,6 +78,7 @@ export class StatusFeed {
 
   #takeNow(event) {
     this.#heard = performance.now();
+    this.#connectAt = GIVE_UP_AFTER;
     this.#any = true;
     this.#listener.onNow(JSON.parse(event.data));
   }
@@ -85,6 +87,8 @@ export class StatusFeed {
     const seconds = (performance.now() - this.#heard) / 1000;
     if (seconds < OLD_AFTER) return;
     this.#listener.onOld(this.#any ? seconds : null);
-    if (Math.floor(seconds) % CONNECT_AGAIN_AFTER === 0) this.#connect();
+    if (seconds < this.#connectAt) return;
+    this.#connectAt = seconds + GIVE_UP_AFTER;
+    this.#connect();
   }
 }

@@ -14,7 +14,6 @@ const FONT = "11px ui-sans-serif, system-ui, sans-serif";
  * @property {[string, string][]} series of each its field in a sample and its name; two at most
  * @property {(value: number | null) => string} format
  * @property {number} least the value that the scale reaches at least
- * @property {boolean} [rare] whether most samples have no value
  */
 
 export class Plot {
@@ -59,7 +58,7 @@ export class Plot {
   }
 
   #options() {
-    const { series, format, least, rare } = this.#subject;
+    const { series, format, least } = this.#subject;
     const axis = { font: FONT, stroke: () => colour("--ink-soft"), grid: { stroke: () => colour("--line"), width: 1 }, ticks: { show: false } };
     return {
       width: this.#width(),
@@ -81,12 +80,17 @@ export class Plot {
           stroke: () => colour(`--series-${at + 1}`),
           width: 1.5,
           dash: at ? [5, 3] : [],
-          spanGaps: Boolean(rare),
-          points: { show: Boolean(rare), size: 4, fill: () => colour(`--series-${at + 1}`) },
+          points: { show: true, filter: lonely, size: 4, fill: () => colour(`--series-${at + 1}`) },
         })),
       ],
     };
   }
+}
+
+/** The values between two gaps, to which no line leads: shown as points. @returns {number[]} */
+function lonely(plot, series) {
+  const values = plot.data[series];
+  return [...values.keys()].filter((at) => values[at] != null && values[at - 1] == null && values[at + 1] == null);
 }
 
 function colour(name) {

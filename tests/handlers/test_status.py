@@ -150,6 +150,32 @@ def test_a_database_that_is_away_is_told_and_then_that_it_is_back(
             assert [one["id"] for one in back["processes"]] == [back["process"]]
 
 
+@pytest.mark.expects_log("database", "presence session was lost", "pool connection floor", "declared dead")
+def test_lines_that_waited_for_the_database_count_once_and_with_their_wait(
+    start_chatterd: Start, ollama: ScriptedOllama, database_url: str
+) -> None:
+    cut, end = Gate("the cut"), Gate("the end")
+    quick, late = [line(f"w{number} ") for number in range(6)], [line("w6 "), line("w7 ")]
+    ollama.script(Head(), Lines(*quick), cut, Lines(*late), end, Lines(last_line()))
+    with CuttingProxy(database_url) as proxy:
+        program = start_chatterd(database_url=proxy.url, acquire_timeout=1)
+        client = Client(program.url)
+        with client.http, watch(program.url) as watcher, client.prompt("hi") as stream:
+            watcher.until(lambda now: now["totals"]["lines"] == 6)
+            proxy.cut()
+            cut.open()
+            end.reached.wait()
+            away = watcher.until(
+                lambda now: now["database"]["state"] == "unreachable" and now["database"]["seconds"] > 3
+            )
+            assert (away["totals"]["lines"], away["sample"]["replies"]) == (6, 1)
+            proxy.restore()
+            back = watcher.until(lambda now: now["totals"]["lines"] == 8)
+            end.open()
+            assert len(stream.rest()) == 9
+    assert back["minute"]["line_latency_p50"] < 1 < back["minute"]["line_latency_p99"]
+
+
 def test_an_ollama_that_is_away_is_told(start_chatterd: Start, ollama: ScriptedOllama, database_url: str) -> None:
     program = start_chatterd(database_url=database_url)
     with watch(program.url) as watcher:
