@@ -59,8 +59,8 @@ async def serve(settings: Settings) -> None:
         await database.open()
         ollama = Ollama(await _find_model(parts, settings), settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
-        replies = await start_relay(parts, database, ollama, settings)
-        server = _listen(Services(settings, database, ollama, replies))
+        replies, status = await start_relay(parts, database, ollama, settings)
+        server = _listen(Services(settings, database, ollama, replies, status))
         # Not before all is ready: a balancer may send a refused prompt elsewhere, but not one that waits here in vain.
         sockets = bind_sockets(settings.port, settings.address, backlog=BACKLOG)
         server.add_sockets(sockets)
@@ -69,6 +69,7 @@ async def serve(settings: Settings) -> None:
         log.info("chatterd is ready: open http://%s:%d/ in a browser. Ctrl-C ends it.", host, port)
         await stopping.wait()
         await replies.drain(settings.drain)
+        await status.end()
         server.stop()
         await server.close_all_connections()
     log.info("chatterd has ended.")

@@ -1,11 +1,27 @@
 """Which processes live, as PostgreSQL knows it, and the doorbell between them (the table ``processes``, NOTIFY)."""
 
+from dataclasses import dataclass
+
 import asyncpg
 
 CHANNEL = "chatterd"
 
 GRACE = 3
 """Seconds after PostgreSQL's own start in which nobody is declared dead: all have lost their sessions and come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process and its work.
+
+    :param owner: its id; None for the replies that no living process generates at the moment.
+    :param age: seconds since it was announced first; None likewise.
+    :param replies: how many it generates.
+    """
+
+    owner: int | None
+    age: float | None
+    replies: int
 
 
 async def announce(connection: asyncpg.Connection, owner: int) -> None:
@@ -63,6 +79,22 @@ async def bury(connection: asyncpg.Connection, but: int) -> list[int]:
         but,
     )
     return [row["owner"] for row in rows]
+
+
+async def processes(connection: asyncpg.Connection) -> list[Process]:
+    """List the processes that were not declared dead, the oldest first, and last, if there are any, the orphans."""
+    rows = await connection.fetch(
+        """
+        SELECT processes.owner, extract(epoch FROM now() - processes.started)::float8 AS age,
+               coalesce(sum(streaming.count), 0)::bigint AS replies
+        FROM processes FULL JOIN (
+            SELECT owner, count(*) AS count FROM replies WHERE status = 'streaming' GROUP BY owner
+        ) AS streaming ON streaming.owner = processes.owner
+        GROUP BY processes.owner
+        ORDER BY processes.started, processes.owner
+        """
+    )
+    return [Process(row["owner"], row["age"], row["replies"]) for row in rows]
 
 
 async def ring(connection: asyncpg.Connection, notice: str) -> None:

@@ -18,6 +18,7 @@ from errors import BadRequest, ChatterdError, NotFound, TooLarge, UnsupportedMed
 from handlers.outbox import Outbox
 from relay.ollama import Ollama
 from relay.replies import Replies
+from relay.status import Status
 from settings import Settings
 
 log = logging.getLogger("chatterd.http")
@@ -39,6 +40,7 @@ class Services:
     database: Database
     ollama: Ollama
     replies: Replies
+    status: Status
     outbox: Outbox = field(default_factory=Outbox)
 
 

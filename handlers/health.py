@@ -47,12 +47,11 @@ class ReadyHandler(BaseHandler):
     async def _ollama(self) -> str:
         try:
             async with asyncio.timeout(OLLAMA_TIMEOUT):
-                answer = await self.services.ollama.get("/api/version")
+                return await self.services.ollama.state()
         except OllamaUnreachable:
             return "unreachable"
         except TimeoutError:
             return "silent"
-        return "ok" if answer.code == 200 else f"answered {answer.code}"
 
 
 ROUTES = [

@@ -27,6 +27,7 @@ class ViewerHandler(BaseHandler):
         super().initialize()
         self._showing: asyncio.Task[None] | None = None
         self._outbox = self.services.outbox
+        self._figures = self.services.status.figures
 
     def on_connection_close(self) -> None:
         """End the viewer whose client has gone (called by Tornado)."""
@@ -40,6 +41,7 @@ class ViewerHandler(BaseHandler):
         self.set_header("Content-Location", f"/llmchat/{cursor.id}")
         self._showing = asyncio.current_task()
         self._chunked = self.request.version == "HTTP/1.1"
+        self._figures.viewers += 1
         try:
             await self.flush()
             self._outlet = Outlet(cast(HTTP1Connection, self.request.connection).stream)
@@ -51,7 +53,10 @@ class ViewerHandler(BaseHandler):
             log.info("A viewer of reply %s has gone. [%s]", cursor.id, self.request_id)
         except (TimeoutError, Moved, Unavailable) as error:
             log.info("A viewer of reply %s is dropped: %r [%s]", cursor.id, error, self.request_id)
+            self._figures.viewers_dropped += 1
             self.detach().close()  # without the end that would make it look whole
+        finally:
+            self._figures.viewers -= 1
 
     async def _follow(self, cursor: Cursor) -> None:
         while True:

@@ -106,6 +106,7 @@ class Adoption:
         if owner != self._presence.owner or not self.open:
             return False  # declared dead in the meantime, or about to leave: it is an orphan again, or will be
         log.info("Adopted reply %s after %d lines (attempt %d).", adopted.id, count, adopted.attempts)
+        self._parts.figures.replies_adopted += 1
         self._parts.doorbell.expect_watchers(adopted.id)
         reply = Reply(adopted.id, adopted.tenant, adopted.model, owner, base=count)
         generation = Generation(reply, self._parts, said)

@@ -11,6 +11,7 @@ from db.replies import Ending, Finished
 from errors import ChatterdError, LineTooLong, OllamaUnreachable, Unavailable, UnreadableLine
 from relay import chat_line, ndjson
 from relay.doorbell import Doorbell
+from relay.figures import Figures
 from relay.journal import Journal
 from relay.ollama import ERROR_BODY_LIMIT, Ollama, refusal
 from relay.reply import Reply
@@ -55,6 +56,7 @@ class Parts:
     journal: Journal
     endings: Batches[Ending, Finished]
     settings: Settings
+    figures: Figures
 
 
 def _failure(status: str, error: str) -> Outcome:
@@ -77,7 +79,9 @@ class Generation:
         self._doorbell = parts.doorbell
         self._journal = parts.journal
         self._settings = parts.settings
+        self._figures = parts.figures
         self._loop = asyncio.get_running_loop()
+        self._made = self._loop.time()
         self._outcome: asyncio.Future[Outcome | None] = self._loop.create_future()
         self._lines = ndjson.Splitter(self._settings.max_line_bytes)
         self._transcript = transcript or Transcript()
@@ -113,6 +117,8 @@ class Generation:
 
     async def _ask(self, body: bytes) -> Outcome | None:
         self._journal.open(self.reply)
+        if not self.reply.count:
+            self._time_first_event()
         self._call = self._ollama.chat(body, self._take_chunk)
         self._call.ended.add_done_callback(lambda _: self._take_end())
         self._last_byte = self._loop.time()
@@ -125,6 +131,14 @@ class Generation:
         else:
             self._call.cancel()
         return outcome
+
+    def _time_first_event(self) -> None:
+        def take(first: int, lines: list[bytes]) -> None:
+            self.reply.unwatch(take)
+            if lines:
+                self._figures.first_event.observe(self._loop.time() - self._made)
+
+        self.reply.watch(take)
 
     def _conclude(self, outcome: Outcome | None) -> None:
         if not self._outcome.done():
@@ -143,7 +157,7 @@ class Generation:
         self._timer = self._loop.call_at(min(self._deadline, silent_until), self._check_time)
 
     def _take_chunk(self, chunk: bytes) -> None:
-        self._last_byte = self._loop.time()
+        self._last_byte = self._journal.heard = self._loop.time()
         if self._call.status != 200:
             self._refusal += chunk[: ERROR_BODY_LIMIT - len(self._refusal)]
             return
@@ -268,6 +282,7 @@ class Generation:
     def _show_end(self, outcome: Outcome) -> None:
         if self.reply.ended:
             return
+        self._figures.replies_ended[outcome.status] += 1
         if outcome.last_line is not None:
             self.reply.append(outcome.last_line)
         self.reply.commit_all(self._loop.time())

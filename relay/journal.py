@@ -5,6 +5,7 @@ import logging
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import accumulate
+from time import monotonic
 
 import asyncpg
 
@@ -12,6 +13,7 @@ from db import lines
 from db.pool import AWAY, Database
 from errors import Unavailable
 from relay.doorbell import Doorbell
+from relay.figures import Figures
 from relay.presence import Presence
 from relay.reply import Reply
 
@@ -44,9 +46,13 @@ class _Round:
     :ivar numbers: of each line.
     :ivar pieces: each reply's own lines, with the number of the first.
     :ivar again: whether some of the lines may be in the log already.
+    :ivar oldest: when the first of the lines was heard, by the event loop's clock.
+    :ivar newest: when the last of them was.
     """
 
     owner: int
+    oldest: float
+    newest: float
     replies: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
@@ -91,14 +97,19 @@ class Journal:
     safe all the same, and what a crashed PostgreSQL has lost is written again from the replies' memory.
 
     :ivar away_since: since when the database takes no rounds, by the event loop's clock; None while it does.
+    :ivar heard: when the model was last heard, whichever reply it was about, by the same clock.
     """
 
-    def __init__(self, database: Database, presence: Presence, doorbell: Doorbell, interval: float) -> None:
+    def __init__(
+        self, database: Database, presence: Presence, doorbell: Doorbell, interval: float, figures: Figures
+    ) -> None:
         self._database = database
         self._presence = presence
         self._doorbell = doorbell
         self._interval = interval
+        self._figures = figures
         self._loop = asyncio.get_running_loop()
+        self.heard = self._oldest = self._loop.time()
         self._open: set[Reply] = set()
         self._fresh: dict[Reply, None] = {}  # a set that keeps its order
         self._round = asyncio.Lock()
@@ -136,6 +147,7 @@ class Journal:
         """Write a reply's new lines in the next round."""
         if not self._fresh:
             self._work.set()
+            self._oldest = self.heard
         self._fresh[reply] = None
 
     @property
@@ -182,6 +194,7 @@ class Journal:
         connection = await self._connect()
         due = self._take_due()
         notices = self._doorbell.due_rings(reply.id for reply, _, _ in due.pieces)
+        started = monotonic()
         try:
             alive = await lines.append(connection, due.owner, due.replies, due.numbers, due.lines, notices, due.again)
         except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
@@ -192,13 +205,14 @@ class Journal:
             self._put_back(due)
             raise
         else:
+            self._figures.journal_round.observe(monotonic() - started)
             if alive:
                 self._commit(due)
             elif due.owner == self._presence.owner and self._presence.known:
                 self._presence.renew()
 
     def _take_due(self) -> _Round:
-        due = _Round(self._presence.owner)
+        due = _Round(self._presence.owner, self._oldest, self.heard)
         fresh, self._fresh = self._fresh, {}
         for reply in fresh:
             if reply.owner != due.owner:
@@ -206,18 +220,26 @@ class Journal:
             elif len(due.lines) < ROUND_LINES:
                 due.add(reply)
             else:
-                self.note(reply)
+                self._note_again(reply, due)
         for reply in due.cut():
-            self.note(reply)
+            self._note_again(reply, due)
         return due
 
     def _put_back(self, due: _Round) -> None:
         for reply, _, _ in due.pieces:
             if reply in self._open:
-                self.note(reply)
+                self._note_again(reply, due)
+
+    def _note_again(self, reply: Reply, due: _Round) -> None:
+        """Write lines of a round in the next one; they are as old as they are."""
+        self.note(reply)
+        self._oldest = min(self._oldest, due.oldest)
 
     def _commit(self, due: _Round) -> None:
         now = self._loop.time()
+        shown = (
+            sum(reply.unshown(first, written) for reply, first, written in due.pieces) if due.again else len(due.lines)
+        )
         for reply, first, written in due.pieces:
             if reply.ended or reply.lost:
                 continue
@@ -226,8 +248,14 @@ class Journal:
                 reply.commit(first, written, now)
             except Exception:
                 log.exception("Lines of reply %s could not be shown.", reply.id)  # the other replies go on
-            if reply.written < reply.count:
-                self.note(reply)
+            if reply.written < reply.count and reply not in self._fresh:
+                self._note_again(reply, due)
+        if shown:
+            self._loop.call_soon(self._note_latency, due, shown)  # when the viewers' sockets have been given them
+
+    def _note_latency(self, due: _Round, count: int) -> None:
+        now = monotonic()
+        self._figures.line_latency.spread(max(0.0, now - due.newest), max(0.0, now - due.oldest), count)
 
     async def _connect(self) -> asyncpg.Connection:
         """The journal's own connection; a new one begins with all that is in memory of every reply."""

@@ -133,6 +133,14 @@ class Ollama:
         finally:
             self._probes.cancel(request)
 
+    async def state(self) -> str:
+        """How it is: ``ok``, or ``answered <status>``.
+
+        :raises OllamaUnreachable: nothing answers within :data:`PROBE_TIMEOUT`.
+        """
+        answer = await self.get("/api/version")
+        return "ok" if answer.code == 200 else f"answered {answer.code}"
+
     @classmethod
     async def answers(cls, url: str) -> bool:
         """Whether an Ollama answers at ``url``."""

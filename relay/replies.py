@@ -79,6 +79,7 @@ class Replies:
             self._running.remove(reply.id)
             raise
         if begun.context is not None:
+            self._parts.figures.replies_begun += 1
             self._running.start(generation, prompt.chat_body(asked.stored_request(), [*begun.context, *own]))
             return self._cursor(asked.tenant, reply.id, 0, reply=reply)
         self._running.remove(reply.id)

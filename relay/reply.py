@@ -88,6 +88,10 @@ class Reply:
         if now - self._marked > 1:
             self._mark(now)
 
+    def unshown(self, first: int, lines: list[bytes]) -> int:
+        """How many of ``lines``, the first of them with the given number, may not be shown yet."""
+        return max(0, first + len(lines) - max(first, self.committed))
+
     def commit_all(self, now: float) -> None:
         """Let viewers see all lines there are."""
         self.commit(self.committed, self.lines(self.committed, self.count), now)

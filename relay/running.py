@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from errors import Unavailable
+from relay.figures import Figures
 from relay.generation import Generation
 from relay.journal import Journal
 
@@ -16,13 +17,20 @@ log = logging.getLogger("chatterd.relay")
 class Running:
     """Generations by their reply's id, from before the reply is recorded until it has ended or is another process's."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, figures: Figures) -> None:
         self._journal = journal
+        self._figures = figures
         self._generations: dict[UUID, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._generations)
+
+    @property
+    def lines(self) -> int:
+        """How many lines this process has let viewers see since it started."""
+        running = sum(generation.reply.committed for generation in self._generations.values())
+        return self._figures.lines_settled + running
 
     def get(self, id: UUID) -> Generation | None:
         """The generation of a reply, if it is here."""
@@ -46,6 +54,7 @@ class Running:
         :param body: the request to Ollama.
         """
         self.add(generation)
+        self._figures.lines_settled -= generation.reply.committed
         self.spawn(self._generate(generation, body))
 
     async def _generate(self, generation: Generation, body: bytes) -> None:
@@ -54,7 +63,9 @@ class Running:
         finally:
             self._journal.close(generation.reply)
             self.remove(generation.reply.id)
+            self._figures.lines_settled += generation.reply.committed
             if not generation.reply.ended:
+                self._figures.replies_moved += 1
                 generation.reply.lose()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -47,3 +47,12 @@ def events(first: int, lines: Sequence[bytes], limit: int) -> tuple[bytes, int]:
         framed.append(one)
         size += len(one)
     return b"".join(framed), len(framed)
+
+
+def named_event(id: str, name: str, data: bytes) -> bytes:
+    """Frame what is no line of a reply.
+
+    :param name: what a client listens for; ``message`` is what an event without a name is.
+    :param data: UTF-8 without LF and CR.
+    """
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (id.encode(), name.encode(), data)

@@ -8,23 +8,28 @@ from db.batches import Batches
 from db.pool import Database
 from relay.adoption import Adoption
 from relay.doorbell import Doorbell
+from relay.figures import Figures
 from relay.generation import Parts
 from relay.journal import Journal
 from relay.ollama import Ollama
 from relay.presence import Presence
 from relay.replies import Replies
 from relay.running import Running
+from relay.status import Status
 from relay.sweep import Sweep
 from settings import Settings
 
 
-async def start_relay(stack: AsyncExitStack, database: Database, ollama: Ollama, settings: Settings) -> Replies:
+async def start_relay(
+    stack: AsyncExitStack, database: Database, ollama: Ollama, settings: Settings
+) -> tuple[Replies, Status]:
     """Start all that relays; ``stack`` ends it, in reverse order. What a predecessor left behind is adopted."""
+    figures = Figures()
     doorbell = Doorbell(database)
     presence = Presence(database, doorbell)
-    journal = Journal(database, presence, doorbell, settings.journal_interval / 1000)
-    relay = Parts(ollama, database, doorbell, journal, Batches(database, replies.finish, 2, 64), settings)
-    running = Running(journal)
+    journal = Journal(database, presence, doorbell, settings.journal_interval / 1000, figures)
+    relay = Parts(ollama, database, doorbell, journal, Batches(database, replies.finish, 2, 64), settings, figures)
+    running = Running(journal, figures)
     adoption = Adoption(relay, presence, running)
     sweep = Sweep(relay, running, adoption)
     presence.on_lost = running.let_all_go
@@ -37,4 +42,7 @@ async def start_relay(stack: AsyncExitStack, database: Database, ollama: Ollama,
     await sweep.start()
     door = Replies(relay, presence, running, adoption)
     await asyncio.gather(door.prepare(), relay.endings.prepare())
-    return door
+    status = Status(relay, presence, running, door)
+    stack.push_async_callback(status.end)
+    status.start()
+    return door, status

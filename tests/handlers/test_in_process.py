@@ -1,9 +1,11 @@
 """Handlers in the test's own process and loop, on real parts: the example to copy for a handler's tests."""
 
 import asyncio
-from collections.abc import Generator, Iterator
+import socket
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import ujson
@@ -11,11 +13,11 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-from db import chatts
+from db import chatts, presence
 from db.pool import Database
 from handlers import application
 from handlers.base import Services
-from relay import generation
+from relay import generation, status
 from relay.ollama import Ollama
 from relay.start import start_relay
 from settings import Settings
@@ -28,15 +30,15 @@ Steps = Generator[Any, Any, None]
 def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iterator[Services]:
     """All parts of a chatterd but its sockets, wired as ``server.py`` does it."""
     asyncio.set_event_loop(io_loop.asyncio_loop)  # type: ignore[attr-defined]  # what made the database has run a loop of its own meanwhile
-    settings = Settings(database_url=database_url, heartbeat=0.05)
+    settings = Settings(database_url=database_url, heartbeat=0.05, viewer_timeout=0.5)
     database = Database(database_url, settings.pool_size, settings.acquire_timeout)
     stack = AsyncExitStack()
 
     async def start() -> Services:
         await database.open()
         model = Ollama(ollama.url, settings.max_replies, settings.connect_timeout)
-        replies = await start_relay(stack, database, model, settings)
-        return Services(settings, database, model, replies)
+        replies, watched = await start_relay(stack, database, model, settings)
+        return Services(settings, database, model, replies, watched)
 
     async def stop() -> None:
         await made.replies.drain(0)
@@ -109,3 +111,56 @@ def test_an_answer_that_ollama_keeps_open_after_done_is_closed_in_the_end(
     ollama.script(Head(), Lines(last_line("z")), Gate())
     yield http_client.fetch(prompt(base_url))
     yield ollama.requests[0].closed.within(10)
+
+
+@pytest.mark.gen_test
+def test_any_number_of_watchers_cost_one_look_and_none_cost_none(
+    http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> Steps:
+    monkeypatch.setattr(status, "INTERVAL", 0.01)
+    monkeypatch.setattr(status, "LOOK_INTERVAL", 1_000.0)
+    looks: list[None] = []
+    processes = presence.processes
+
+    def count_looks(connection: Any) -> Any:
+        looks.append(None)
+        return processes(connection)
+
+    monkeypatch.setattr(presence, "processes", count_looks)
+    yield services.status.wait(services.status.count + 1)
+    assert not looks
+    told = [0, 0, 0]
+
+    def watcher(number: int) -> Callable[[bytes], None]:
+        def take(chunk: bytes) -> None:
+            told[number] += chunk.count(b"event: message")
+            if min(told) > 5:
+                services.status.ended = True
+
+        return take
+
+    requests = (HTTPRequest(base_url + "/status/events", streaming_callback=watcher(number)) for number in range(3))
+    yield asyncio.gather(*(http_client.fetch(request) for request in requests))
+    assert len(looks) == 1
+
+
+@pytest.mark.gen_test
+def test_a_watcher_that_takes_nothing_is_dropped(
+    http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> Steps:
+    monkeypatch.setattr(status, "INTERVAL", 0.01)
+    monkeypatch.setattr(status.Status, "newest", b'"' + 1_000_000 * b"x" + b'"')
+    address = urlsplit(base_url)
+    with socket.create_connection((address.hostname, address.port)) as stuck:
+        stuck.sendall(b"GET /status/events HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        def dropped() -> bool:
+            return not services.status.watchers
+
+        async def until(holds: Callable[[], bool]) -> None:
+            async with asyncio.timeout(10):
+                while not holds():
+                    await asyncio.sleep(0.01)
+
+        yield until(lambda: not dropped())
+        yield until(dropped)

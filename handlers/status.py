@@ -1,0 +1,85 @@
+"""GET /status: the status page. GET /status/events: its figures as they come, as server-sent events."""
+
+import asyncio
+import logging
+import re
+
+from tornado.iostream import StreamClosedError
+from tornado.routing import PathMatches, Rule
+
+from handlers.base import BaseHandler
+from handlers.pages import PageHandler
+from relay import sse
+
+log = logging.getLogger("chatterd.http")
+
+EVENT_ID = re.compile(r"([0-9a-f]+)-([0-9]{1,15})")
+"""A process's key and how many of its samples were seen."""
+
+
+class StatusPageHandler(PageHandler):
+    """The page itself."""
+
+    def parse_url_path(self, url_path: str) -> str:
+        """Name the page's file (called by Tornado)."""
+        return "status.html"
+
+
+class StatusEventsHandler(BaseHandler):
+    """Tells one watcher how this process is doing, until it leaves or the process does.
+
+    ``event: past`` is a JSON array of the samples since ``Last-Event-ID``; each event without a name is the newest
+    sample and what is known besides. A watcher that is slow is told less often.
+    """
+
+    def initialize(self) -> None:
+        """Nothing told yet (called by Tornado)."""
+        super().initialize()
+        self._telling: asyncio.Task[None] | None = None
+
+    def on_connection_close(self) -> None:
+        """Stop telling who has gone (called by Tornado)."""
+        super().on_connection_close()
+        if self._telling:
+            self._telling.cancel()
+
+    async def get(self) -> None:
+        """Tell the samples kept, then each new one."""
+        self.start_stream("text/event-stream; charset=utf-8")
+        self._telling = asyncio.current_task()
+        try:
+            with self.services.status.watching():
+                await self._tell(self._seen())
+            self.finish()
+        except (asyncio.CancelledError, StreamClosedError):
+            log.info("A watcher of the status has gone. [%s]", self.request_id)
+        except TimeoutError:
+            log.info("A watcher of the status took nothing for too long. [%s]", self.request_id)
+            self.detach().close()
+
+    def _seen(self) -> int:
+        last = EVENT_ID.fullmatch(self.request.headers.get("Last-Event-ID", ""))
+        return int(last[2]) if last and last[1] == self.services.status.key else 0
+
+    async def _tell(self, seen: int) -> None:
+        status = self.services.status
+        seen = min(seen, status.count)
+        await self.flush()
+        while not status.ended:
+            if status.count > seen + 1 or not seen:
+                seen, past = status.kept(seen)
+                await self._send(seen, "past", past)
+            if status.count > seen:
+                seen = status.count
+                await self._send(seen, "message", status.newest)
+            await status.wait(seen)
+
+    async def _send(self, number: int, name: str, data: bytes) -> None:
+        self.write(sse.named_event(f"{self.services.status.key}-{number}", name, data))
+        await asyncio.wait_for(self.flush(), self.services.settings.viewer_timeout)
+
+
+ROUTES = [
+    Rule(PathMatches(r"/status/?()"), StatusPageHandler),
+    Rule(PathMatches(r"/status/events"), StatusEventsHandler),
+]

@@ -1,0 +1,105 @@
+"""How the database and Ollama are, and which processes live: asked now and then while somebody watches."""
+
+import asyncio
+from dataclasses import dataclass
+from time import monotonic
+
+from db import presence
+from db.pool import Database
+from db.presence import Process
+from errors import OllamaUnreachable, Unavailable
+from relay.journal import Journal
+from relay.ollama import Ollama
+from relay.presence import Presence
+
+LOOK_TIMEOUT = 3.0
+"""Seconds for the database to answer; Ollama gets as long."""
+
+STALE_AFTER = 15.0
+"""Seconds after which what was seen is not known any more."""
+
+OK, UNREACHABLE, UNKNOWN = "ok", "unreachable", "unknown"
+
+
+@dataclass(slots=True)
+class State:
+    """How something is.
+
+    :ivar name: ``ok``, ``unreachable``, ``unknown``, or ``answered <status>``.
+    :ivar since: when it came to be so, by the event loop's clock.
+    :ivar took: seconds that the last answer took; None if there was none.
+    """
+
+    name: str = UNKNOWN
+    since: float = 0.0
+    took: float | None = None
+
+    def become(self, name: str, now: float, took: float | None = None) -> None:
+        """Be so from now on, or still."""
+        if name != self.name:
+            self.name, self.since = name, now
+        self.took = took
+
+
+class Health:
+    """What was seen at the last look.
+
+    :ivar processes: as the database knows them; None if that is not known.
+    """
+
+    def __init__(self, database: Database, ollama: Ollama, journal: Journal, presence: Presence) -> None:
+        self.database = State()
+        self.ollama = State()
+        self.processes: list[Process] | None = None
+        self._database = database
+        self._ollama = ollama
+        self._journal = journal
+        self._presence = presence
+        self._loop = asyncio.get_running_loop()
+        self._looked = -STALE_AFTER
+
+    @property
+    def well(self) -> bool:
+        """Whether both answered."""
+        return self.database.name == OK and self.ollama.name == OK
+
+    async def look(self) -> None:
+        """Ask both."""
+        await asyncio.gather(self._look_at_database(), self._look_at_ollama())
+        self._looked = self._loop.time()
+
+    async def _look_at_database(self) -> None:
+        name, took, processes = UNREACHABLE, None, None
+        if self._presence.announced:  # else it is known to be away, and the log says so already
+            started = monotonic()
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT), self._database.acquire() as connection:
+                    processes = await presence.processes(connection)
+                name, took = OK, monotonic() - started
+            except (Unavailable, TimeoutError):
+                pass
+        self.database.become(name, self._loop.time(), took)
+        self.processes = processes
+
+    async def _look_at_ollama(self) -> None:
+        started = monotonic()
+        try:
+            name = await self._ollama.state()
+            took = monotonic() - started
+        except OllamaUnreachable:
+            name, took = UNREACHABLE, None
+        self.ollama.become(name, self._loop.time(), took)
+
+    def notice(self) -> None:
+        """Without asking anybody: the database is away if this process's own sessions say so, and what was seen long
+        ago is not known any more."""
+        now = self._loop.time()
+        away_since = self._journal.away_since
+        if away_since is not None or not self._presence.announced:
+            self.database.become(UNREACHABLE, now if away_since is None else away_since)
+            self.processes = None
+        elif now - self._looked > STALE_AFTER:
+            self.database.become(UNKNOWN, now)
+            self.processes = None
+        if now - self._looked > STALE_AFTER:
+            self.ollama.become(UNKNOWN, now)
