@@ -28,7 +28,6 @@ from relay import sse
 from relay.cursor import Cursor
 from relay.doorbell import Doorbell
 from relay.ollama import Ollama
-from relay.replies import Replies
 from relay.reply import Reply
 from relay.start import start_relay
 from settings import Settings
@@ -175,8 +174,8 @@ async def staged(url: str, certificate: Path | None, changed: dict[str, float]) 
         parts.push_async_callback(database.close)
         ollama = Ollama("http://127.0.0.1:9", settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
-        replies: Replies = await start_relay(parts, database, ollama, settings)
-        stage = Stage(Services(settings, database, ollama, replies), Doorbell(database))
+        replies, status = await start_relay(parts, database, ollama, settings)
+        stage = Stage(Services(settings, database, ollama, replies, status), Doorbell(database))
         server_ssl = None
         if certificate:
             server_ssl = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

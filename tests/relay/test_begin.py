@@ -35,7 +35,7 @@ def play(url: str, ollama: ScriptedOllama, act: Callable[..., Coroutine[Any, Any
             await database.open()
             model = Ollama(ollama.url, settings.max_replies, settings.connect_timeout)
             parts.callback(model.close)
-            replies = await start_relay(parts, database, model, settings)
+            replies, _ = await start_relay(parts, database, model, settings)
             parts.push_async_callback(replies.drain, 5)
             other = await asyncpg.connect(url)
             parts.push_async_callback(other.close)

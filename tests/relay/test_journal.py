@@ -14,6 +14,7 @@ from db.chatts import Message
 from db.pool import Database
 from db.replies import Ending, Finished, NewReply
 from relay.doorbell import Doorbell
+from relay.figures import Figures
 from relay.journal import ROUND_LINES, Journal
 from relay.presence import Presence
 from relay.reply import Reply
@@ -86,7 +87,7 @@ def play(url: str, act: Callable[[Scene], Coroutine[Any, Any, None]], interval: 
             presence = Presence(database, doorbell)
             parts.push_async_callback(presence.stop)
             await presence.start()
-            journal = Journal(database, presence, doorbell, interval)
+            journal = Journal(database, presence, doorbell, interval, Figures())
             parts.push_async_callback(journal.stop)
             journal.start()
 
