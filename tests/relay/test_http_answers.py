@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-ZIPPED = gzip.compress(b"words")
+ZIPPED = gzip.compress(b"words", mtime=0)
 
 
 @dataclass
