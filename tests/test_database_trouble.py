@@ -289,7 +289,7 @@ def waiting(url: str) -> bool:
 def swept(url: str, since: datetime) -> bool:
     """Whether a sweep has come to its last part, which prunes the log, since some moment."""
     query = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND query_start > $1"
-    return bool(rows(url, query + " AND query LIKE '%DELETE FROM reply_lines USING rows%'", since))
+    return bool(rows(url, query + " AND query LIKE '%DELETE FROM reply_lines WHERE ctid%'", since))
 
 
 @contextmanager
