@@ -1,0 +1,40 @@
+// What HTML a reply may hold. DOMPurify lets it through; everything else stays outside the page.
+
+import DOMPurify from "./vendor/dompurify.js";
+
+const TAGS = new Set(
+  (
+    "a b blockquote br code del em h1 h2 h3 h4 h5 h6 hr i ins kbd li mark ol p pre s small span strong sub sup " +
+    "table tbody td th thead tr u ul"
+  ).split(" "),
+);
+const CLASS = /^(?:maths|language-[\w.+#-]{1,30}|hljs-[\w -]{1,60})$/;
+
+const purify = DOMPurify(window);
+purify.setConfig({
+  ALLOWED_TAGS: [...TAGS, "#text"],
+  ALLOWED_ATTR: ["align", "class", "href", "start", "title"],
+  ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
+  ALLOW_ARIA_ATTR: false,
+  ALLOW_DATA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true,
+});
+purify.addHook("uponSanitizeAttribute", (_node, attribute) => {
+  if (attribute.attrName === "class") attribute.keepAttr = CLASS.test(attribute.attrValue);
+});
+purify.addHook("afterSanitizeAttributes", (node) => {
+  if (node.localName !== "a") return;
+  node.setAttribute("target", "_blank");
+  node.setAttribute("rel", "noopener noreferrer");
+});
+
+/** @param {string} html @returns {DocumentFragment} what of it is allowed */
+export function allowedHTML(html) {
+  return purify.sanitize(html);
+}
+
+/** Whether a piece of HTML names allowed tags alone. @param {string} html */
+export function hasAllowedTagsOnly(html) {
+  const tags = html.match(/<[^\s>]*/g) ?? [];
+  return tags.every((tag) => TAGS.has(tag.replace(/^<\/?|\/$/g, "").toLowerCase()));
+}
