@@ -14,6 +14,7 @@ const purify = DOMPurify(window);
 purify.setConfig({
   ALLOWED_TAGS: [...TAGS, "#text"],
   ALLOWED_ATTR: ["align", "class", "href", "start", "title"],
+  ADD_URI_SAFE_ATTR: ["align", "start"], // all other values must look like the following
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
   ALLOW_ARIA_ATTR: false,
   ALLOW_DATA_ATTR: false,

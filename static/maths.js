@@ -3,8 +3,8 @@
 // A dollar sign is one of maths by pandoc's rule: text touches it on its inner side, and no digit follows the last,
 // so that prices stay prices. No rule spans a blank line: TeX allows none in maths, and a reply's blocks end there.
 const INLINE = /^(?:\$\$(?:[^$\\]|\\[^])+?\$\$|\$(?![\s$])(?:[^$\\\n`]|\\.)*?(?<!\s)\$(?!\d)|\\\([^]+?\\\)|\\\[[^]+?\\\])/;
-const DISPLAY = /^ {0,3}(?:\$\$(?:(?!\n[ \t]*\n)[^$])+\$\$|\\\[(?:(?!\n[ \t]*\n|\\\])[^])+\\\])[ \t]*(?:\n+|$)/;
-const DISPLAY_BEGINS = /\n {0,3}(?:\$\$|\\\[)/;
+const DISPLAY = /^ {0,3}(\$\$(?:(?!\n[ \t]*\n)[^$])+\$\$|\\\[(?:(?!\n[ \t]*\n|\\\])[^])+\\\])([ \t]*(?:\n+|$))?/;
+const DISPLAY_BEGINS = /\n {0,3}(?:\$\$|\\\[)| (?:\$\$|\\\[)(?=\n)/;
 const INLINE_ANYWHERE = new RegExp(INLINE.source.slice(1), "g");
 
 // The same where the end has not come yet. A single dollar sign may be anything until it has.
@@ -22,7 +22,7 @@ export function maths(open) {
       name: "display",
       level: "block",
       start: (source) => DISPLAY_BEGINS.exec(paragraphOf(source))?.index,
-      tokenizer: (source) => token("display", DISPLAY.exec(source) ?? (open && OPEN_DISPLAY.exec(source))),
+      tokenizer: (source) => token("display", displayIn(source) ?? (open && OPEN_DISPLAY.exec(source))),
       renderer: ({ raw }) => `<p><span class="maths">${escape(raw.trim())}</span></p>\n`,
     },
     {
@@ -33,6 +33,12 @@ export function maths(open) {
       renderer: ({ raw }) => `<span class="maths">${escape(raw)}</span>`,
     },
   ];
+}
+
+/** Maths on lines of its own; within a line it is a word among others. */
+function displayIn(source) {
+  const match = DISPLAY.exec(source);
+  return match && (match[2] !== undefined || match[1].includes("\n")) ? match : null;
 }
 
 function token(type, match) {
