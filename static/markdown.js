@@ -1,6 +1,6 @@
 // Markdown to nodes for the page: read by marked, let through by DOMPurify, made fit to be shown.
 
-import { allowedHTML, hasAllowedTagsOnly } from "./allowed_html.js";
+import { allowedHTML, isHarmless } from "./allowed_html.js";
 import { makeCodeBlock } from "./code_block.js";
 import { make } from "./elements.js";
 import { escape, maths, withoutMaths } from "./maths.js";
@@ -14,7 +14,7 @@ const DIRECTED = "p, h1, h2, h3, h4, h5, h6, ul, ol, blockquote, td, th";
 const renderer = {
   br: () => "<br>\n",
   checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
-  html: ({ text, block }) => (hasAllowedTagsOnly(text) ? text : block ? `<p>${escape(text)}</p>` : escape(text)),
+  html: ({ text, block }) => (isHarmless(text) ? text : block ? `<p>${escape(text)}</p>` : escape(text)),
   image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || "Image")}</a>`, // loads nothing
 };
 const complete = optionsWith(maths(false));

@@ -36,6 +36,11 @@ Between.
 """
 
 
+@pytest.fixture(autouse=True)
+def _ready(page: Page) -> None:
+    expect(page.locator("#welcome")).to_be_visible()
+
+
 @pytest.fixture
 def reply(page: Page) -> Locator:
     """The newest message."""
@@ -47,7 +52,7 @@ def answer(page: Page, ollama: ScriptedOllama, text: str, *, size: int = 7) -> N
     pieces = [line(text[at : at + size]) for at in range(0, len(text), size)]
     ollama.script(Head(), Lines(*pieces, last_line()))
     say(page, "Show me")
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(messages(page)).to_have_count(2)
     expect(page.locator(".streaming")).to_have_count(0)
 
 
