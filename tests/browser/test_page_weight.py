@@ -1,47 +1,77 @@
-"""What the chat page makes a browser fetch: little, compressed, and only once."""
+"""What the chat page makes a browser fetch: little, compressed, the rest only when it is needed, nothing twice."""
 
-from playwright.sync_api import Page, Response, expect
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, Response, expect
 
 from tests.browser.test_page import messages, say
 from tests.fakes.ollama import Head, Lines, ScriptedOllama, last_line, line
-from tests.program import ROOT
+from tests.program import ROOT, Program
 
 LIMIT = 200_000
 """Bytes of all JavaScript and CSS, compressed, with the highlighter and every language it has."""
 
 
-def test_scripts_and_styles_weigh_little(page: Page, ollama: ScriptedOllama) -> None:
-    expect(page.locator("#welcome")).to_be_visible()
-    answers: list[Response] = []
+@pytest.fixture
+def answers() -> list[Response]:
+    """What the page was answered, in the order of arrival."""
+    return []
+
+
+@pytest.fixture
+def newcomer(context: BrowserContext, chatterd: Program, answers: list[Response]) -> Iterator[Page]:
+    """The page in a browser that has nothing of it yet."""
+    assert context.browser
+    fresh = context.browser.new_context(base_url=chatterd.url)
+    page = fresh.new_page()
     page.on("response", lambda answer: answers.append(answer))
-    page.reload(wait_until="networkidle")
-    languages = sorted({path.stem for path in (ROOT / "static/vendor/highlight").glob("*.js")} - {"core"})
-    code = "\n\n".join(f"```{language}\n1\n```" for language in languages)
+    page.goto("/", wait_until="networkidle")
+    expect(page.locator("#welcome")).to_be_visible()
+    yield page
+    fresh.close()
+
+
+def names(answers: list[Response]) -> set[str]:
+    """The answered files, by their paths below ``/static/``."""
+    return {one.url.rpartition("/static/")[2] for one in answers}
+
+
+def test_scripts_and_styles_weigh_little(newcomer: Page, answers: list[Response], ollama: ScriptedOllama) -> None:
+    languages = sorted(path.name for path in (ROOT / "static/vendor/highlight").glob("*.js"))
+    code = "\n\n".join(f"```{name.removesuffix('.js')}\n1\n```" for name in languages)
     ollama.script(Head(), Lines(line(f"{code}\n\nThe end."), last_line()))
-    say(page, "In every language")
-    expect(messages(page).last).to_contain_text("The end.")
-    page.wait_for_load_state("networkidle")
+    say(newcomer, "In every language")
+    expect(messages(newcomer).last).to_contain_text("The end.")
+    while {f"vendor/highlight/{name}" for name in languages} - names(answers):
+        newcomer.wait_for_event("response")
 
     files = [one for one in answers if one.url.endswith((".js", ".css"))]
-    names = {one.url.rpartition("/")[2] for one in files}
-    assert {"chat.js", "chat.css", "marked.js", "core.js", *[f"{language}.js" for language in languages]} <= names
-    weights = {one.url: len(one.body()) for one in files}
-    assert all(one.headers["content-encoding"] == "gzip" for one in files)
-    sent = {one.url: int(one.headers["content-length"]) for one in files}
-    assert sum(weights.values()) > sum(sent.values()) > 30_000
-    assert sum(sent.values()) < LIMIT
+    assert {"chat.js", "chat.css", "message.css", "vendor/marked.js"} <= names(files)
+    assert len(files) == len(names(files))
+    assert all(one.status == 200 and one.headers["content-encoding"] == "gzip" for one in files)
+    weight = sum(int(one.headers["content-length"]) for one in files)
+    assert 30_000 < weight < LIMIT
 
 
-def test_no_language_is_fetched_before_code_needs_it(page: Page, ollama: ScriptedOllama) -> None:
-    expect(page.locator("#welcome")).to_be_visible()
-    fetched: list[str] = []
-    page.on("request", lambda request: fetched.append(request.url.rpartition("/static/")[2]))
-    page.reload(wait_until="networkidle")
-    assert "vendor/marked.js" in fetched and not any("highlight/" in name for name in fetched)
+def test_a_language_is_fetched_when_code_needs_it(
+    newcomer: Page, answers: list[Response], ollama: ScriptedOllama
+) -> None:
+    assert not any("highlight/" in name for name in names(answers))
     ollama.script(Head(), Lines(line("```js\nlet x\n```\n\n```unknown\n1\n```\n"), last_line()))
-    say(page, "Code")
-    expect(page.locator(".hljs-keyword")).to_have_text("let")
-    assert sorted(name for name in fetched if "highlight/" in name) == [
-        "vendor/highlight/core.js",
-        "vendor/highlight/javascript.js",
-    ]
+    say(newcomer, "Code")
+    expect(newcomer.locator(".hljs-keyword")).to_have_text("let")
+    fetched = {name for name in names(answers) if "highlight/" in name}
+    assert fetched == {"vendor/highlight/core.js", "vendor/highlight/javascript.js"}
+
+
+def test_a_second_visit_fetches_nothing_again(newcomer: Page, answers: list[Response]) -> None:
+    answers.clear()
+    newcomer.reload(wait_until="networkidle")
+    files = [one for one in answers if "/static/" in one.url]
+    assert len(files) > 20
+    assert {one.status for one in files} <= {200, 304}
+    assert newcomer.evaluate(
+        """performance.getEntriesByType("resource").filter(({ name }) => name.includes("/static/"))
+            .every(({ transferSize }) => transferSize < 1000)"""
+    ), "more than headers came"
