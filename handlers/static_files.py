@@ -59,15 +59,19 @@ class StaticFiles:
         path = self._folder.joinpath(*parts)
         try:
             known = path.stat()
-            if not path.resolve().is_relative_to(self._folder.resolve()):
-                return None
-            return _read(path, known.st_mtime_ns, known.st_size)
+            return _read(self._folder, path, known.st_mtime_ns, known.st_size)
         except OSError:
             return None
 
 
 @lru_cache(maxsize=1024)
-def _read(path: Path, modified: int, size: int) -> StaticFile:
+def _read(folder: Path, path: Path, modified: int, size: int) -> StaticFile:
+    """Read a file, and again when it was ``modified`` or its ``size`` is another.
+
+    :raises FileNotFoundError: a link leads out of the folder.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise FileNotFoundError(path)
     body = path.read_bytes()
     gzipped = None if path.suffix in COMPRESSED_ALREADY else gzip.compress(body, 9, mtime=0)
     return StaticFile(CONTENT_TYPES[path.suffix], body, gzipped, hashlib.sha256(body).hexdigest()[:32])
