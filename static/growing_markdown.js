@@ -8,10 +8,10 @@ import { morph } from "./morph.js";
 import { PlainBlocks } from "./plain_blocks.js";
 
 // Beyond these limits the rest is shown as the plain text that it is, so that no reply can bring the page down.
-const LONGEST_BLOCK = 50_000; // characters
-const LONGEST_CODE = 500_000;
+const LONGEST = { code: 500_000, paragraph: 20_000, heading: 20_000 }; // characters
+const LONGEST_OTHER = 50_000;
 const MOST_BLOCKS = 5_000;
-const PIECE = 20_000; // characters read at once
+const PIECE = 10_000; // characters read at once
 
 // Showing the open block takes a quarter of the time at most.
 const REST = 3;
@@ -22,6 +22,7 @@ export class GrowingMarkdown {
   #parent;
   #text = "";
   #source = ""; // of the open block and what has not been read yet
+  #reach = PIECE; // characters of it to read
   #open = null;
   #blocks = 0;
   #links = Object.create(null);
@@ -63,6 +64,7 @@ export class GrowingMarkdown {
   clear() {
     cancelAnimationFrame(this.#frame);
     this.#text = this.#source = "";
+    this.#reach = PIECE;
     this.#frame = this.#blocks = 0;
     this.#links = Object.create(null);
     this.#unlinked = [];
@@ -89,11 +91,13 @@ export class GrowingMarkdown {
 
   /** Read a piece of the source and show the blocks that end in it. @returns {boolean} whether there is another */
   #finishPiece() {
-    for (let length = PIECE; !this.#plain; length *= 2) {
-      const piece = tellable(this.#source.slice(0, length));
-      const whole = length >= this.#source.length;
+    while (!this.#plain) {
+      const piece = tellable(this.#source.slice(0, this.#reach));
+      const whole = this.#reach >= this.#source.length;
       const finished = this.#guard(() => this.#finishBlocks(piece, true));
+      this.#reach = finished ? PIECE : this.#reach;
       if (whole || finished) return !whole && !this.#plain;
+      this.#reach += PIECE; // no block ends in so much: none needs to be looked for there again
     }
     return false;
   }
@@ -111,7 +115,7 @@ export class GrowingMarkdown {
     if (last < 0) return false;
     const finished = blocks.slice(0, last);
     const length = finished.map(({ raw }) => raw).join("").length;
-    if (this.#blocks > MOST_BLOCKS || blocks[last].raw.length > limitOf(blocks[last])) throw new RangeError("too much");
+    if (this.#blocks > MOST_BLOCKS || isTooLong(blocks[last])) throw new RangeError("too much");
     for (const block of finished) if (block.type !== "space") this.#finish(block);
     this.#source = this.#source.slice(length);
     return length > 0;
@@ -186,6 +190,6 @@ export class GrowingMarkdown {
   }
 }
 
-function limitOf({ type }) {
-  return type === "code" ? LONGEST_CODE : LONGEST_BLOCK;
+function isTooLong({ type, raw }) {
+  return raw.length > (LONGEST[type] ?? LONGEST_OTHER);
 }

@@ -147,7 +147,7 @@ def test_control_characters_reorder_only_their_own_text(page: Page, reply: Locat
     text = f"{override}live{isolate} **evil {override}bold** [link{override}](https://a.example) after"
     take(page, ollama, f"{text}\n\nNext paragraph.\n\n| {override}a | b |\n|---|---|\n| c | d |", pieces=5)
     say(page, f"Prompt {override}backwards")
-    expect(messages(page)).to_have_count(4)
+    expect(messages(page).nth(3)).to_have_text("w0 w1 w2 w3 w4")
     offset = """(element, word) => {
         const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
         while (walker.nextNode()) {

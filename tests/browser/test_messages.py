@@ -60,7 +60,7 @@ def both_ways(page: Page) -> Iterator[str]:
     """As it came, and again from the history."""
     yield "while it comes"
     page.reload()
-    expect(messages(page)).not_to_have_count(0)
+    expect(messages(page)).not_to_have_count(0, timeout=30_000)
     yield "from the history"
 
 
