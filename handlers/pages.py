@@ -75,8 +75,8 @@ def takes_gzip(accepted: str) -> bool:
 
 
 def page(path: str, file: str) -> Rule:
-    """The route of a page that is kept in ``file``."""
-    return Rule(PathMatches(re.escape(path)), FileHandler, {"name": file})
+    """The route of a page that is kept in ``file``; a slash at its end is allowed."""
+    return Rule(PathMatches(re.escape(path.rstrip("/")) + "/?"), FileHandler, {"name": file})
 
 
 ROUTES = [
