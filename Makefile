@@ -6,7 +6,7 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 # How long random schedules run in `make soak`, after its campaigns.
 SECONDS ?= 600
 
-.PHONY: run test soak bench screenshots check format clean
+.PHONY: run test soak bench screenshots vendor check format clean
 
 run: .venv/server-is-set-up
 	@$(PYTHON) -m embedded.install $(ARGS)
@@ -27,6 +27,10 @@ bench: .venv/server-is-set-up .venv/bench-is-set-up
 screenshots: .venv/tests-are-set-up
 	@sh .ci/debian-packages chromium
 	@$(PYTHON) -m tests.browser.screenshots
+
+vendor:
+	@sh .ci/debian-packages npm
+	@node .ci/vendor.mjs
 
 check: .venv/tests-are-set-up
 	@$(PYTHON) -m ruff check .

@@ -8,21 +8,13 @@ from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
 from handlers.base import BaseHandler
-from handlers.pages import PageHandler
+from handlers.pages import page
 from relay import sse
 
 log = logging.getLogger("chatterd.http")
 
 EVENT_ID = re.compile(r"([0-9a-f]+)-([0-9]{1,15})")
 """A process's key and how many of its samples were seen."""
-
-
-class StatusPageHandler(PageHandler):
-    """The page itself."""
-
-    def parse_url_path(self, url_path: str) -> str:
-        """Name the page's file (called by Tornado)."""
-        return "status.html"
 
 
 class StatusEventsHandler(BaseHandler):
@@ -80,6 +72,6 @@ class StatusEventsHandler(BaseHandler):
 
 
 ROUTES = [
-    Rule(PathMatches(r"/status/?()"), StatusPageHandler),
+    page("/status", "status.html"),
     Rule(PathMatches(r"/status/events"), StatusEventsHandler),
 ]

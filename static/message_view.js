@@ -1,7 +1,9 @@
-// One message on the page: its text, and the model's thinking folded away.
+// One message on the page: a reply as Markdown, all other as plain text, and the model's thinking folded away.
 
 import { make } from "./elements.js";
+import { GrowingMarkdown } from "./growing_markdown.js";
 import { GrowingText } from "./growing_text.js";
+import { Thinking } from "./thinking.js";
 
 const SPEAKERS = { user: "You", assistant: "Reply", system: "System", tool: "Tool" };
 
@@ -13,37 +15,49 @@ export class MessageView {
   constructor(role, content = "", thinking = "") {
     this.element = make("article", `message ${role}`, this.#body);
     this.element.setAttribute("aria-label", SPEAKERS[role] ?? role);
-    this.content = new GrowingText(this.#body);
+    this.content = role === "assistant" ? this.#growMarkdown() : this.#growText();
     this.append(content, thinking);
     this.flush();
   }
 
-  /** @param {string} content @param {string} thinking */
-  append(content, thinking = "") {
+  /**
+   * @param {string} content
+   * @param {string} thinking
+   * @param {number} [time] when these words were written, in milliseconds
+   */
+  append(content, thinking = "", time = Date.now()) {
     if (thinking) {
-      this.#thinking ??= this.#addThinking();
-      this.#thinking.append(thinking);
+      this.#thinking ??= new Thinking(this.element);
+      this.#thinking.append(thinking, time);
     }
-    if (content) this.content.append(content);
+    if (!content) return;
+    this.#thinking?.end(time);
+    this.content.append(content);
   }
 
   get isEmpty() {
     return this.content.isEmpty && !this.#thinking;
   }
 
+  /** Show all words now: they are complete, or nobody is looking. */
   flush() {
     this.#thinking?.flush();
     this.content.flush();
   }
 
   clear() {
-    this.#thinking?.clear();
+    this.#thinking?.remove();
+    this.#thinking = null;
     this.content.clear();
   }
 
-  #addThinking() {
-    const text = make("div", "text");
-    this.element.prepend(make("details", "thinking", make("summary", "", "Thinking"), text));
-    return new GrowingText(text);
+  #growMarkdown() {
+    this.#body.classList.add("markdown");
+    return new GrowingMarkdown(this.#body);
+  }
+
+  #growText() {
+    this.#body.dir = "auto";
+    return new GrowingText(this.#body);
   }
 }

@@ -1,0 +1,170 @@
+"""The pages and their files: found, typed, compressed, revalidated, and nothing else of the disk."""
+
+import gzip
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from handlers.pages import takes_gzip
+from handlers.static_files import StaticFiles
+from tests.client import Client
+from tests.program import ROOT, Program
+
+STATIC = ROOT / "static"
+NAMES = StaticFiles(STATIC).names()
+
+
+def raw(client: Client, path: str, encoding: str = "gzip", **headers: str) -> tuple[httpx.Response, bytes]:
+    """A response and its body as it came."""
+    with client.http.stream("GET", path, headers={"Accept-Encoding": encoding} | headers) as answer:
+        return answer, b"".join(answer.iter_raw())
+
+
+def test_every_file_comes_whole_in_either_encoding(client: Client) -> None:
+    assert {"index.html", "chat.js", "vendor/marked.js"} <= {*NAMES}
+    for name in NAMES:
+        plain, body = raw(client, f"/static/{name}", "identity")
+        assert plain.status_code == 200 and "Content-Encoding" not in plain.headers
+        assert body == (STATIC / name).read_bytes()
+        packed, bytes_ = raw(client, f"/static/{name}")
+        if packed.headers.get("Content-Encoding") == "gzip":
+            assert gzip.decompress(bytes_) == body
+            assert packed.headers["ETag"] != plain.headers["ETag"]
+            assert packed.headers["Vary"] == plain.headers["Vary"] == "Accept-Encoding"
+        else:
+            assert Path(name).suffix in (".png", ".woff2") and bytes_ == body
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/static/chat.js", "text/javascript; charset=utf-8"),
+        ("/static/chat.css", "text/css; charset=utf-8"),
+        ("/static/favicon.svg", "image/svg+xml; charset=utf-8"),
+        ("/static/vendor/vendor.json", "application/json; charset=utf-8"),
+        ("/static/vendor/marked.LICENSE", "text/plain; charset=utf-8"),
+    ],
+)
+def test_a_file_names_its_type_and_what_a_page_may_do(client: Client, path: str, content_type: str) -> None:
+    answer = client.http.get(path)
+    assert answer.headers["Content-Type"] == content_type
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy and "require-trusted-types-for 'script'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("encoding", ["gzip, deflate, br", "identity"])
+def test_a_file_is_sent_once_and_then_revalidated(client: Client, encoding: str) -> None:
+    first, body = raw(client, "/static/chat.js", encoding)
+    assert body and first.headers["Cache-Control"] == "no-cache"
+    again, nothing = raw(client, "/static/chat.js", encoding, **{"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, nothing) == (304, b"")
+    assert again.headers["ETag"] == first.headers["ETag"]
+    changed, whole = raw(client, "/static/chat.js", encoding, **{"If-None-Match": '"another"'})
+    assert (changed.status_code, whole) == (200, body)
+
+
+@pytest.mark.parametrize("path", ["/", "/static/chat.css"])
+def test_head_answers_the_headers_of_get(client: Client, path: str) -> None:
+    with client.http.stream("HEAD", path) as head, client.http.stream("GET", path) as get:
+        assert b"".join(head.iter_raw()) == b""
+        varying = {"date", "x-request-id"}
+        for name in {*get.headers} - varying:
+            assert head.headers[name] == get.headers[name]
+        assert int(head.headers["Content-Length"]) == len(b"".join(get.iter_raw()))
+
+
+def test_a_page_is_only_read(client: Client) -> None:
+    answer = client.http.post("/", json={})
+    assert answer.status_code == 405
+    assert {*answer.headers["Allow"].split(", ")} == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../server.py",
+        "/static/../README.md",
+        "/static/../static/chat.js",
+        "/static/%2e%2e/server.py",
+        "/static/..%2fserver.py",
+        "/static/..%2f..%2f..%2fetc%2fpasswd",
+        "/static/vendor/../../pyproject.toml",
+        "/static//etc/passwd",
+        "/static/%2fetc%2fpasswd",
+        "/static/..%5cserver.py",
+        "/static/chat.js%00.html",
+        "/static/.%2e/tests/package.json",
+        "/static/" + "a" * 5000 + ".js",
+        "/static/vendor",
+        "/static/vendor/",
+        "/static/no.js",
+        "/static/chat.js/",
+        "/../tests/package.json",
+    ],
+)
+def test_nothing_but_the_files_of_the_pages_is_served(chatterd: Program, path: str) -> None:
+    address = urlsplit(chatterd.url)
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), 10) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: chatterd\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert body.startswith(b'{"error":') and b"/" not in body
+
+
+def test_a_link_to_elsewhere_leads_nowhere_and_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    (pages / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (pages / "page.html").write_text("one")
+    files = StaticFiles(pages)
+    assert files.find("link.txt") is None
+    first = files.find("page.html")
+    (pages / "page.html").write_text("three")
+    changed = files.find("page.html")
+    assert first and changed and changed.body == b"three" and changed.etag != first.etag
+
+
+@pytest.mark.parametrize(
+    ("accepted", "takes"),
+    [
+        ("gzip", True),
+        ("br, GZIP;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0.001", True),
+        ("", False),
+        ("br", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, *", False),
+        ("identity, *;q=0", False),
+    ],
+)
+def test_compressed_only_for_who_takes_it(accepted: str, takes: bool) -> None:
+    assert takes_gzip(accepted) is takes
+
+
+def test_streams_are_never_compressed(client: Client) -> None:
+    with client.prompt("Hello", headers={"Accept-Encoding": "gzip"}) as stream:
+        assert "Content-Encoding" not in stream.response.headers
+        assert stream.next() is not None
+
+
+def test_each_vendored_file_is_named_with_its_version_and_licence() -> None:
+    vendor = STATIC / "vendor"
+    packages = httpx.Response(200, content=(vendor / "vendor.json").read_bytes()).json()["packages"]
+    listed = {name for package in packages for name in package["files"]}
+    there = {path.relative_to(vendor).as_posix() for path in vendor.rglob("*") if path.is_file()}
+    assert there == listed | {"vendor.json"}
+    for package in packages:
+        assert re.fullmatch(r"\d+\.\d+\.\d+", package["version"]) and package["licence"]
+        assert any(name.endswith("LICENSE") for name in package["files"])
+        texts = [(vendor / name).read_text() for name in package["files"] if name.endswith(".js")]
+        assert any(package["version"] in text for text in texts)
