@@ -46,6 +46,13 @@ export class EventsView {
     const title = make("span", "id", [id && `id ${id}`, event].filter(Boolean).join(", "));
     this.#fresh.push(make("li", event === "error" ? "failed" : "", title, " ", make("code", "", data)));
     if (!event) this.#words += contentOf(data);
+    this.#forget();
+  }
+
+  /** Keep no more than is shown, also where no frame is drawn: in a tab that nobody sees. */
+  #forget() {
+    if (this.#fresh.length > 2 * SHOWN) this.#fresh.splice(0, SHOWN);
+    if (this.#words.length > 2 * LIMIT) this.#words = this.#words.slice(-LIMIT);
   }
 
   #draw() {
