@@ -4,7 +4,7 @@ import http.client
 import logging
 import random
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
@@ -65,9 +65,10 @@ class BaseHandler(RequestHandler):
         return given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
     def set_default_headers(self) -> None:
-        """Name the request in every answer, errors included."""
+        """Name the request in every answer, errors included, and let no cache keep it."""
         self.set_header("X-Request-ID", self.request_id)
         self.set_header("Server", "chatterd")
+        self.set_header("Cache-Control", "no-store")
 
     def prepare(self) -> Awaitable[None] | None:
         """Refuse a body that says it is too large before it is sent, if its client waits for that or it is far too
@@ -79,7 +80,7 @@ class BaseHandler(RequestHandler):
         waits = self.request.headers.get("Expect", "").lower() == "100-continue"
         limit = self.services.settings.max_body_bytes + (0 if waits else DROP_LIMIT)
         if CONTENT_LENGTH.fullmatch(length) and int(length) > limit:
-            raise self._too_large({"Connection": "close"})
+            raise self._too_large()
         return None
 
     def data_received(self, chunk: bytes) -> None:
@@ -112,20 +113,18 @@ class BaseHandler(RequestHandler):
         except UnicodeDecodeError as error:
             raise BadRequest(f"{name} is not valid UTF-8.") from error
 
-    def _too_large(self, headers: Mapping[str, str] | None = None) -> TooLarge:
-        return TooLarge(f"The body is larger than {self.services.settings.max_body_bytes} bytes.", headers)
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is larger than {self.services.settings.max_body_bytes} bytes.")
 
     def write_json(self, value: object, status: int = 200) -> None:
         """Answer with JSON and end the request."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.set_header("Cache-Control", "no-store")
         self.finish(msgspec.json.encode(value))
 
     def start_stream(self, content_type: str) -> None:
         """Set what an answer needs that is read while it is written: nothing on the way may keep or collect it."""
         self.set_header("Content-Type", content_type)
-        self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")  # nginx
         connection = cast(HTTP1Connection, self.request.connection)
         # Nagle's algorithm (RFC 896) would hold each small event back until the last one is acknowledged: 40 ms.
@@ -139,6 +138,8 @@ class BaseHandler(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with ``{"error": "<one clear sentence>"}`` (called by Tornado)."""
+        if not self.request._body_future.done():
+            self.set_header("Connection", "close")  # as Tornado will, when it answers before it has read all
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         if isinstance(error, ChatterdError):
             for name, value in error.headers.items():

@@ -47,6 +47,7 @@ class ReplyHandler(ViewerHandler):
         """Stop the reply: 202, or 204 if it has ended."""
         stopping = await self.services.replies.stop(self.tenant, _id(reply_id))
         self.set_status(202 if stopping else 204)
+        self.clear_header("Content-Type")  # there is no content
 
     def _first(self) -> int:
         last = self.request.headers.get("Last-Event-ID") or self.query("lastEventId")

@@ -13,7 +13,6 @@ class ModelsHandler(BaseHandler):
         answer = await self.services.ollama.get("/api/tags")
         self.set_status(answer.code)
         self.set_header("Content-Type", answer.headers.get("Content-Type", "application/json; charset=utf-8"))
-        self.set_header("Cache-Control", "no-store")
         self.finish(answer.body)
 
 

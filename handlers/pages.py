@@ -81,5 +81,6 @@ def page(path: str, file: str) -> Rule:
 
 ROUTES = [
     page("/", "index.html"),
+    page("/docs", "docs.html"),
     Rule(PathMatches(r"/static/(.+)"), FileHandler),
 ]

@@ -166,5 +166,5 @@ def test_each_vendored_file_is_named_with_its_version_and_licence() -> None:
     for package in packages:
         assert re.fullmatch(r"\d+\.\d+\.\d+", package["version"]) and package["licence"]
         assert any(name.endswith("LICENSE") for name in package["files"])
-        texts = [(vendor / name).read_text() for name in package["files"] if name.endswith(".js")]
+        texts = [(vendor / name).read_text() for name in package["files"] if name.endswith((".js", "package.json"))]
         assert any(package["version"] in text for text in texts)

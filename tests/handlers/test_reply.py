@@ -84,6 +84,7 @@ def test_nothing_is_left_to_see_after_the_last_line(client: Client) -> None:
     for seen in (last, last + 1, last + 1000):
         answer = client.http.get(path, headers={"Last-Event-ID": str(seen)})
         assert (answer.status_code, answer.content) == (204, b"")
+        assert answer.headers["Cache-Control"] == "no-store"
     assert status_of(client, path, lastEventId=str(last)) == 204
 
 
@@ -190,7 +191,8 @@ def test_stopping_closes_ollamas_connection_and_keeps_what_was_said(
         take(stream, 2)
         path = stream.response.headers["Content-Location"]
         stopped = client.http.delete(path)
-        assert stopped.status_code == 202
+        assert (stopped.status_code, stopped.content) == (202, b"")
+        assert "Content-Type" not in stopped.headers
         ollama.arrival(0).wait().closed.wait()
         rest = stream.rest()
     assert [event.id for event in rest] == [2]

@@ -1,0 +1,374 @@
+"""static/openapi.json against the program: every route is in it, and what it says is what the program does."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import httpx
+import jsonschema_rs
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import CHECKS, load_all_checks
+from tornado.routing import PathMatches
+from tornado.web import RequestHandler
+
+from handlers import ROUTES
+from tests.client import Client
+from tests.fakes.ollama import Answer, Close, Gate, Head, Lines, ScriptedOllama, Step, failure, last_line, line
+from tests.fakes.proxy import CuttingProxy
+from tests.program import ROOT, Program
+
+DOCUMENT: dict[str, Any] = json.loads((ROOT / "static" / "openapi.json").read_text())
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
+
+OPERATIONS = {
+    operation["operationId"]: (path, method)
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+    if method in METHODS
+}
+"""Where each operation is, by its id: path and method."""
+
+ENDLESS = {"watchStatus"}
+"""Streams that do not end by themselves."""
+
+AWAITED = {"watchStatus", "getStatusPage", "headStatusPage"}
+"""Operations that are documented before the program has them."""
+
+load_all_checks()
+CONFORMS: list[Any] = CHECKS.get_by_names(
+    [
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_headers_conformance",
+        "response_schema_conformance",
+    ]
+)
+SERVES: list[Any] = CHECKS.get_by_names(["not_a_server_error", "positive_data_acceptance"])
+"""What the document allows is not refused."""
+
+
+def operation(id: str) -> dict[str, Any]:
+    path, method = OPERATIONS[id]
+    return dict(DOCUMENT["paths"][path][method])
+
+
+def check_answer(id: str, answer: httpx.Response) -> None:
+    """Status, content type, headers and body are as the document says."""
+    path, method = OPERATIONS[id]
+    names = re.findall(r"{(\w+)}", path)
+    case = SCHEMA[path][method.upper()].Case(path_parameters=dict.fromkeys(names, "given"))
+    case.validate_response(answer, checks=CONFORMS)
+
+
+def validator(schema: Any) -> jsonschema_rs.Validator:
+    """A validator of a schema of the document."""
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return jsonschema_rs.validator_for({"$schema": draft, "allOf": [schema], "components": DOCUMENT["components"]})
+
+
+def events(stream: str) -> list[dict[str, str]]:
+    """The events of a whole stream, each as its fields; comments are left out."""
+    assert stream.endswith("\n\n")
+    blocks = [block.split("\n") for block in stream.removesuffix("\n\n").split("\n\n")]
+    return [dict(line.split(": ", 1) for line in block) for block in blocks if not block[0].startswith(":")]
+
+
+# The document itself.
+
+
+def test_it_is_a_valid_document() -> None:
+    SCHEMA.validate()
+
+
+def implemented(target: Any) -> set[str]:
+    missing = RequestHandler._unimplemented_method
+    return {method for method in METHODS if getattr(target, method) is not missing}
+
+
+def routes() -> dict[re.Pattern[str], set[str]]:
+    """The program's routes, in its order, and their methods."""
+    return {rule.matcher.regex: implemented(rule.target) for rule in ROUTES if isinstance(rule.matcher, PathMatches)}
+
+
+def test_it_has_every_route_and_method_and_no_other() -> None:
+    """The document's paths are tried on the program's routes, as Tornado tries a request's."""
+    documented: dict[Any, set[str]] = {}
+    for id, (path, method) in OPERATIONS.items():
+        address = path.replace("{", "").replace("}", "")
+        found = [pattern for pattern in routes() if pattern.match(address)]
+        if found or id not in AWAITED:
+            documented.setdefault(found[0] if found else path, set()).add(method)
+    assert len(routes()) == len(ROUTES)
+    assert documented == routes()
+
+
+def examples(value: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every example of the document: where it is, its schema and itself."""
+    if isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from examples(one, f"{where}/{number}")
+    if isinstance(value, dict):
+        if "schema" in value:
+            if "example" in value:
+                yield where, value["schema"], value["example"]
+            for name, example in value.get("examples", {}).items():
+                if where.endswith("event-stream"):
+                    for number, event in enumerate(events(example["value"])):
+                        yield f"{where}/{name}/{number}", value["schema"], event
+                else:
+                    yield f"{where}/{name}", value["schema"], example["value"]
+        for name, one in value.items():
+            if name not in ("example", "examples"):
+                yield from examples(one, f"{where}/{name}")
+
+
+@pytest.mark.parametrize(("schema", "example"), [pytest.param(*rest, id=where) for where, *rest in examples(DOCUMENT)])
+def test_an_example_is_what_its_schema_says(schema: Any, example: Any) -> None:
+    validator(schema).validate(example)
+
+
+def test_every_component_is_used() -> None:
+    text = json.dumps(DOCUMENT)
+    for kind, components in DOCUMENT["components"].items():
+        for name in components:
+            assert f'"#/components/{kind}/{name}"' in text, name
+
+
+# What the program does.
+
+
+class Brief(Step):
+    """Answers whatever is asked in two lines, in the shape of the API that was asked."""
+
+    async def play(self, answer: Answer) -> None:
+        await Head().play(answer)
+        if answer.request.path == "/api/chat":
+            await Lines(line("Hello"), last_line()).play(answer)
+        else:
+            await Lines(b'{"model":"fake","response":"Hello","done":false}', b'{"model":"fake","done":true}').play(
+                answer
+            )
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+def check_events(stream: str) -> None:
+    """The data of each event is JSON of the kind that the document says."""
+    for event in events(stream):
+        name = "Error" if event.get("event") == "error" else "ChatLine"
+        validator({"$ref": f"#/components/schemas/{name}"}).validate(json.loads(event["data"]))
+
+
+@pytest.mark.parametrize("id", sorted(OPERATIONS.keys() - ENDLESS - AWAITED))
+def test_whatever_the_document_allows_is_answered_as_it_says(
+    chatterd: Program, ollama: ScriptedOllama, session: requests.Session, id: str
+) -> None:
+    """Requests made from the document's schemas, the same each time (schemathesis)."""
+    ollama.default = (Brief(),)
+    path, method = OPERATIONS[id]
+
+    @given(case=SCHEMA[path][method.upper()].as_strategy())
+    @settings(
+        max_examples=25,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def check(case: schemathesis.Case[Any]) -> None:
+        response = case.call(base_url=chatterd.url, session=session, timeout=20)
+        storable = response.status_code != 406  # no schema can say that no text at any depth holds a NUL
+        case.validate_response(response, checks=CONFORMS + SERVES if storable else CONFORMS)
+        if "event-stream" in response.headers.get("content-type", [""])[0]:
+            check_events(response.content.decode())
+
+    check()
+
+
+@pytest.mark.parametrize("path", sorted({path for id, (path, _) in OPERATIONS.items() if id not in AWAITED}))
+def test_a_path_has_no_other_methods(client: Client, path: str) -> None:
+    documented = {method.upper() for one, method in OPERATIONS.values() if one == path}
+    for method in {*METHODS, "trace"} - {method.lower() for method in documented}:
+        answer = client.http.request(method.upper(), path.replace("{", "").replace("}", ""))
+        assert (answer.status_code, {*answer.headers["Allow"].split(", ")}) == (405, documented)
+
+
+# Each answer that the document names, called forth.
+
+
+JSON = {"Content-Type": "application/json"}
+UNKNOWN = f"/llmchat/{UUID(int=0)}"
+
+
+def conversation(client: Client, method: str = "GET", **query: Any) -> httpx.Response:
+    return client.http.request(method, "/llmchat", params={"appID": client.appid} | query)
+
+
+def again(client: Client, path: str) -> httpx.Response:
+    """Ask with the tag of the answer."""
+    tag = client.http.get(path).headers["ETag"]
+    return client.http.get(path, headers={"If-None-Match": tag})
+
+
+def post(client: Client, path: str, content: bytes = b"{}", **headers: str) -> httpx.Response:
+    return client.http.post(path, content=content, headers=JSON | headers)
+
+
+def seen(client: Client) -> httpx.Response:
+    """A reply all of whose lines were seen."""
+    path = client.begin("hi")
+    last = client.view(path)[-1].id
+    return client.http.get(path, headers={"Last-Event-ID": str(last)})
+
+
+def ended(client: Client) -> str:
+    """The path of a reply that has ended."""
+    path = client.begin("hi")
+    client.view(path)
+    return path
+
+
+def running(client: Client, ollama: ScriptedOllama) -> str:
+    """The path of a reply that goes on until it is stopped."""
+    ollama.script(Head(), Lines(line("a")), Gate())
+    return client.begin("hi")
+
+
+def conflict(client: Client, ollama: ScriptedOllama) -> httpx.Response:
+    path = running(client, ollama)
+    answer = client.http.post("/llmchat", json=client.body("me too"))
+    client.http.delete(path)
+    client.view(path)
+    return answer
+
+
+def without_ollama(client: Client, ollama: ScriptedOllama, method: str, path: str) -> httpx.Response:
+    ollama.stop_listening()
+    ollama.cut_connections()
+    answer = client.http.request(method, path, content=b"{}", headers=JSON)
+    ollama.listen_again()
+    return answer
+
+
+def refused_by_ollama(client: Client, ollama: ScriptedOllama, answer: Step) -> httpx.Response:
+    ollama.script(answer)
+    return post(client, "/llmprompt")
+
+
+Situation = Callable[[Client, ScriptedOllama], httpx.Response]
+
+SITUATIONS: dict[tuple[str, str], Situation] = {
+    ("beginReply", "200"): lambda c, o: c.http.post("/llmchat", json=c.body("hi")),
+    ("beginReply", "202"): lambda c, o: c.http.post("/llmchat", json=c.body(), headers={"Prefer": "respond-async"}),
+    ("beginReply", "400"): lambda c, o: post(c, "/llmchat", b"{"),
+    ("beginReply", "406"): lambda c, o: c.http.post("/llmchat", json=c.body("\0")),
+    ("beginReply", "409"): conflict,
+    ("beginReply", "415"): lambda c, o: c.http.post("/llmchat", content=b"{}"),
+    ("beginReply", "422"): lambda c, o: post(c, "/llmchat"),
+    ("getConversation", "200"): lambda c, o: conversation(c, limit=len(c.ask("hi"))),
+    ("getConversation", "304"): lambda c, o: again(c, f"/llmchat?appID={c.appid}"),
+    ("getConversation", "400"): lambda c, o: conversation(c, limit="x"),
+    ("getConversation", "406"): lambda c, o: conversation(c, appID="\0"),
+    ("getConversation", "422"): lambda c, o: conversation(c, appID=""),
+    ("forgetConversation", "204"): lambda c, o: conversation(c, "DELETE"),
+    ("forgetConversation", "400"): lambda c, o: conversation(c, "DELETE", **{"from": "x"}),
+    ("forgetConversation", "406"): lambda c, o: conversation(c, "DELETE", appID="\0"),
+    ("forgetConversation", "422"): lambda c, o: conversation(c, "DELETE", appID=""),
+    ("getReply", "200"): lambda c, o: c.http.get(ended(c)),
+    ("getReply", "204"): lambda c, o: seen(c),
+    ("getReply", "400"): lambda c, o: c.http.get(ended(c), headers={"Last-Event-ID": "x"}),
+    ("getReply", "404"): lambda c, o: c.http.get(UNKNOWN),
+    ("stopReply", "202"): lambda c, o: c.http.delete(running(c, o)),
+    ("stopReply", "204"): lambda c, o: c.http.delete(ended(c)),
+    ("stopReply", "400"): lambda c, o: c.http.delete("/llmchat/%ff"),
+    ("stopReply", "404"): lambda c, o: c.http.delete(UNKNOWN),
+    ("generate", "200"): lambda c, o: post(c, "/llmprompt", b'{"model":"fake","prompt":"hi"}'),
+    ("generate", "400"): lambda c, o: refused_by_ollama(c, o, failure(400, "bad")),
+    ("generate", "default"): lambda c, o: refused_by_ollama(c, o, failure(404, "model 'x' not found")),
+    ("generate", "415"): lambda c, o: c.http.post("/llmprompt", content=b"{}"),
+    ("generate", "502"): lambda c, o: refused_by_ollama(c, o, Close()),
+    ("generate", "503"): lambda c, o: without_ollama(c, o, "POST", "/llmprompt"),
+    ("listModels", "200"): lambda c, o: c.http.get("/models"),
+    ("listModels", "304"): lambda c, o: again(c, "/models"),
+    ("listModels", "503"): lambda c, o: without_ollama(c, o, "GET", "/models"),
+    ("getHealth", "200"): lambda c, o: c.http.get("/healthz"),
+    ("getHealth", "304"): lambda c, o: again(c, "/healthz"),
+    ("getReadiness", "200"): lambda c, o: c.http.get("/readyz"),
+    ("getReadiness", "304"): lambda c, o: again(c, "/readyz"),
+    ("getFile", "400"): lambda c, o: c.http.get("/static/%ff"),
+    ("getFile", "404"): lambda c, o: c.http.get("/static/nope.js"),
+    ("headFile", "400"): lambda c, o: c.http.head("/static/%ff"),
+    ("headFile", "404"): lambda c, o: c.http.head("/static/nope.js"),
+}
+
+for page, address in [("ChatPage", "/"), ("DocsPage", "/docs"), ("File", "/static/openapi.json")]:
+    SITUATIONS[f"get{page}", "200"] = lambda c, o, at=address: c.http.get(at)  # type: ignore[misc]
+    SITUATIONS[f"get{page}", "304"] = lambda c, o, at=address: again(c, at)  # type: ignore[misc]
+    SITUATIONS[f"head{page}", "200"] = lambda c, o, at=address: c.http.head(at)  # type: ignore[misc]
+    SITUATIONS[f"head{page}", "304"] = lambda c, o, at=address: c.http.head(  # type: ignore[misc]
+        at, headers={"If-None-Match": c.http.head(at).headers["ETag"]}
+    )
+
+
+@pytest.mark.parametrize(("id", "status"), SITUATIONS)
+def test_an_answer_is_as_the_document_says(client: Client, ollama: ScriptedOllama, id: str, status: str) -> None:
+    answer = SITUATIONS[id, status](client, ollama)
+    assert status in (str(answer.status_code), "default"), answer.text
+    assert status in operation(id)["responses"]
+    check_answer(id, answer)
+
+
+def test_every_answer_of_the_document_is_called_forth() -> None:
+    """All but those of a server in trouble; what is above called forth without trouble is called forth here."""
+    documented = {(id, status) for id in OPERATIONS.keys() - ENDLESS - AWAITED for status in operation(id)["responses"]}
+    left = documented - SITUATIONS.keys()
+    assert {status for _, status in left} <= {"413", "500", "503", "default"}, left
+
+
+def test_a_body_that_is_too_large_and_a_reply_too_many_are_refused_as_the_document_says(
+    start_chatterd: Callable[..., Program], database_url: str
+) -> None:
+    client = Client(start_chatterd(database_url=database_url, max_body_bytes=1000, max_replies=0).url)
+    with client.http:
+        for id, content, status in [
+            ("beginReply", b" " * 1001, 413),
+            ("generate", b" " * 1001, 413),
+            ("beginReply", json.dumps(client.body("hi")).encode(), 503),
+        ]:
+            answer = post(client, OPERATIONS[id][0], content)
+            assert answer.status_code == status
+            check_answer(id, answer)
+
+
+@pytest.mark.expects_log("database", "presence session was lost", "pool connection floor")
+def test_without_database_each_operation_answers_as_the_document_says(
+    start_chatterd: Callable[..., Program], database_url: str
+) -> None:
+    with CuttingProxy(database_url) as proxy:
+        client = Client(start_chatterd(database_url=proxy.url, acquire_timeout=1).url)
+        with client.http:
+            proxy.cut()
+            for id, path, method in [
+                ("beginReply", "/llmchat", "POST"),
+                ("getConversation", "/llmchat?appID=a", "GET"),
+                ("forgetConversation", "/llmchat?appID=a", "DELETE"),
+                ("getReply", UNKNOWN, "GET"),
+                ("stopReply", UNKNOWN, "DELETE"),
+                ("getReadiness", "/readyz", "GET"),
+            ]:
+                answer = client.http.request(method, path, json=client.body("hi") if method == "POST" else None)
+                assert answer.status_code == 503, (id, answer.text)
+                check_answer(id, answer)
+            proxy.restore()
