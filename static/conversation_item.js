@@ -40,7 +40,7 @@ function makeKept({ appID, title }, { isCurrent, isRunning }, actions) {
   link.href = addressOf(appID);
   link.title = title;
   if (isCurrent) link.setAttribute("aria-current", "page");
-  if (isRunning) link.append(make("span", "running", make("span", "visually-hidden", "is being answered")));
+  if (isRunning) link.append(" ", make("span", "running", make("span", "visually-hidden", "is being answered")));
   const rename = makeIconButton(`Rename “${title}”`, "M12.5 4.5l3 3L7 16H4v-3z");
   const remove = makeIconButton(`Delete “${title}”`, "M4 6h12M8 6V4h4v2M6 6l.7 10h6.6L14 6");
   const item = make("li", "conversation", link, make("span", "actions", rename, remove));

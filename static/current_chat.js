@@ -39,10 +39,9 @@ export class CurrentChat {
   followAddress() {
     const { list } = this.#parts;
     const named = appIDInAddress() ?? this.#former();
-    const isDeleted = named !== null && list.find(named)?.deleted;
-    if (named === null || isDeleted) this.#show(this.#unsaid());
-    else this.#show(named);
-    correctAddress(named === null || isDeleted ? null : named);
+    const isThere = named !== null && !list.find(named)?.deleted;
+    correctAddress(isThere ? named : null);
+    this.#show(isThere ? named : this.#unsaid());
   }
 
   /** @param {string} appID */

@@ -48,6 +48,7 @@ export class Deletions {
       const left = Math.min(deleted + UNDO_TIME - Date.now(), UNDO_TIME) + grace; // clocks may have been set back
       this.#timers.set(appID, { timer: setTimeout(() => this.#carryOut(appID, deleted), left), deleted });
     }
+    if (this.#list.deleted.some(({ gone }) => gone)) this.#retry ||= setTimeout(() => this.#sendBuried(), RETRY);
   }
 
   /** @param {string} appID @param {number} deleted the deletion that is meant: it may have been undone and made anew */
@@ -66,6 +67,8 @@ export class Deletions {
   }
 
   #sendBuried() {
+    clearTimeout(this.#retry);
+    this.#retry = 0;
     for (const { appID, gone } of this.#list.deleted) if (gone) this.#send(appID);
   }
 
@@ -76,8 +79,7 @@ export class Deletions {
       await forgetConversation(appID);
       this.#list.drop(appID);
     } catch {
-      clearTimeout(this.#retry);
-      this.#retry = setTimeout(() => this.#sendBuried(), RETRY);
+      this.#plan(); // the server is away
     } finally {
       this.#sending.delete(appID);
       this.#mine.delete(appID);
