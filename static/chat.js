@@ -100,6 +100,7 @@ function takeModel(model, chosen) {
 function showState() {
   const title = list.find(chat.appID)?.title;
   document.title = title ? `${title} · chatterd` : "chatterd";
+  find("title").textContent = title ?? "New chat";
   const isSet = Object.keys(chat.settings.values).length > 0;
   find("open-settings").classList.toggle("set", isSet);
   find("open-settings").setAttribute("aria-label", isSet ? "Settings, changed for this conversation" : "Settings");

@@ -46,13 +46,9 @@ export class Drawer {
     this.#backdrop.hidden = !isOpen;
     this.#page.inert = isOpen; // out of reach of keyboard, pointer and screen reader
     this.#opener.setAttribute("aria-expanded", String(isOpen));
-    if (isOpen) {
-      this.#panel.setAttribute("role", "dialog");
-      this.#panel.setAttribute("aria-modal", "true");
-    } else {
-      this.#panel.removeAttribute("role");
-      this.#panel.removeAttribute("aria-modal");
-    }
+    this.#panel.setAttribute("role", isOpen ? "dialog" : "complementary");
+    if (isOpen) this.#panel.setAttribute("aria-modal", "true");
+    else this.#panel.removeAttribute("aria-modal");
   }
 
   #takeKey(event) {
@@ -65,7 +61,7 @@ export class Drawer {
 
   /** Tab goes round in the drawer. */
   #keepInside(event) {
-    const stops = [...this.#panel.querySelectorAll("a[href], button, input")].filter((element) => element.checkVisibility({ visibilityProperty: true }));
+    const stops = [...this.#panel.querySelectorAll("a[href], button, input")].filter((element) => element.checkVisibility());
     const [from, to] = event.shiftKey ? [stops[0], stops.at(-1)] : [stops.at(-1), stops[0]];
     if (document.activeElement !== from) return;
     event.preventDefault();
