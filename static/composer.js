@@ -1,7 +1,7 @@
 // The box a prompt is written in, the images that go with it, and the button that sends it or stops the reply.
 
 import { takeDroppedImages } from "./image_drop.js";
-import { base64Of } from "./image_file.js";
+import { base64Of, dataUrlOf } from "./image_file.js";
 import { ImageTray } from "./image_tray.js";
 
 const DRAFT_PAUSE = 300;
@@ -21,7 +21,6 @@ export class Composer {
   #busy = false;
   #handlers;
   #draftTimer = 0;
-  #sent = { text: "", images: [] };
 
   /** @param {HTMLFormElement} form @param {ComposerHandlers} handlers */
   constructor(form, handlers) {
@@ -64,7 +63,6 @@ export class Composer {
   show(text, images) {
     this.#box.value = text;
     this.#tray.images = images;
-    this.#sent = { text: "", images: [] };
   }
 
   /** @param {string} model @param {boolean | null} takesImages null: there is no telling */
@@ -72,12 +70,16 @@ export class Composer {
     this.#tray.setModel(model, takesImages);
   }
 
-  /** Put a prompt that could not be sent back before what has been written since. @param {string} text */
-  giveBack(text) {
+  /**
+   * Put a prompt that could not be sent back before what has been written since.
+   *
+   * @param {string} text
+   * @param {string[]} images in base64
+   */
+  giveBack(text, images = []) {
     const since = this.#box.value;
     this.#box.value = since ? `${text}\n${since}` : text;
-    if (text === this.#sent.text) this.#tray.images = [...this.#sent.images, ...this.images];
-    this.#update();
+    this.#tray.images = [...images.map(dataUrlOf), ...this.images];
     this.keepDraft();
     this.focus();
   }
@@ -116,7 +118,6 @@ export class Composer {
     const text = this.#box.value;
     const images = this.images;
     if ((!text.trim() && !images.length) || this.#tray.refuses()) return;
-    this.#sent = { text, images };
     this.#box.value = "";
     this.#tray.images = [];
     this.keepDraft();

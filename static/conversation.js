@@ -69,7 +69,7 @@ export class Conversation {
     } else {
       for (const element of shown) element.remove();
       transcript.updateWelcome();
-      if (!this.#left) composer.giveBack(text);
+      if (!this.#left) composer.giveBack(text, images);
     }
   }
 

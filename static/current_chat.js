@@ -64,7 +64,7 @@ export class CurrentChat {
     const appID = this.appID;
     if (!picker.model) await picker.load(); // somebody may have started Ollama meanwhile
     if (appID !== this.appID) keepDraft(appID, text, list.find(appID) !== null);
-    else if (!picker.model) composer.giveBack(text);
+    else if (!picker.model) composer.giveBack(text, images);
     else {
       list.touch(appID, text);
       list.change(appID, { model: picker.model });
