@@ -45,6 +45,14 @@ def set_system(page: Page, text: str) -> None:
     expect(dialog).to_be_hidden()
 
 
+def ask(page: Page, text: str) -> None:
+    """Send a prompt and hear its reply out."""
+    say(page, text)
+    expect(page.get_by_role("article", name="You").last).to_have_text(text)
+    expect(messages(page).last).to_contain_text("w1")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
 def said(ollama: ScriptedOllama, number: int) -> list[tuple[str, str]]:
     """What the model was given in a request, as roles and words."""
     return [(one["role"], one["content"]) for one in ollama.requests[number].json["messages"]]
@@ -70,11 +78,10 @@ def test_without_a_model_the_page_says_what_to_do(page: Page, ollama: ScriptedOl
 
 def test_each_conversation_keeps_its_model(page: Page, ollama: ScriptedOllama) -> None:
     offer(page, ollama, "fake", "other")
-    say(page, "First matter")
-    expect(messages(page)).to_have_count(2)
+    ask(page, "First matter")
     page.get_by_role("button", name="New chat", exact=True).click()
     picker(page).select_option("other")
-    say(page, "Second matter")
+    ask(page, "Second matter")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
     page.get_by_role("link", name="First matter").click()
     expect(picker(page)).to_have_value("fake")
@@ -90,7 +97,7 @@ def test_each_conversation_keeps_its_model(page: Page, ollama: ScriptedOllama) -
 
 
 def test_settings_reach_the_model_and_defaults_do_not(page: Page, ollama: ScriptedOllama) -> None:
-    say(page, "Hello")
+    ask(page, "Hello")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
     assert "options" not in ollama.requests[0].json
     dialog = open_settings(page)
@@ -101,12 +108,12 @@ def test_settings_reach_the_model_and_defaults_do_not(page: Page, ollama: Script
     expect(dialog).to_be_hidden()
     page.reload()
     expect(page.get_by_role("button", name="Settings, changed for this conversation")).to_be_visible()
-    say(page, "Hello again")
+    ask(page, "Hello again")
     expect(messages(page).nth(3)).to_have_text("w0 w1")
     assert ollama.requests[1].json["options"] == {"temperature": 0.7, "num_ctx": 8192, "num_predict": 2}
 
     page.get_by_role("button", name="New chat", exact=True).click()
-    say(page, "Another matter")
+    ask(page, "Another matter")
     expect(messages(page)).to_have_text(["Another matter", "w0 w1 w2 w3 w4"])
     assert "options" not in ollama.requests[2].json
 
@@ -115,7 +122,7 @@ def test_settings_reach_the_model_and_defaults_do_not(page: Page, ollama: Script
     expect(dialog.get_by_label("Temperature")).to_have_value("0,7")
     dialog.get_by_role("button", name="Clear all").click()
     dialog.get_by_role("button", name="Save").click()
-    say(page, "And again")
+    ask(page, "And again")
     expect(messages(page).nth(5)).to_have_text("w0 w1 w2 w3 w4")
     assert "options" not in ollama.requests[3].json
 
@@ -138,7 +145,7 @@ def test_wrong_settings_are_explained_in_words(page: Page, ollama: ScriptedOllam
     dialog.get_by_label("Temperature").fill("1")
     expect(dialog.get_by_text("Temperature may be 2 at most.")).to_have_count(0)
     dialog.get_by_role("button", name="Cancel").click()
-    say(page, "Hello")
+    ask(page, "Hello")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
     assert "options" not in ollama.requests[0].json
 
@@ -156,22 +163,22 @@ def test_a_system_prompt_is_recorded_once_and_again_when_it_changes(page: Page, 
     page.reload()
     expect(messages(page)).to_have_count(3)
     expect(system.get_by_text("Talk like a pirate.")).to_be_hidden()
-    say(page, "More")
+    ask(page, "More")
     expect(messages(page)).to_have_count(5)
     expect(messages(page).nth(4)).to_have_text("w0 w1 w2 w3 w4")
     assert [role for role, _ in said(ollama, 1)] == ["system", "user", "assistant", "user"]
 
     set_system(page, "Talk like a poet.")
-    say(page, "Still more")
+    ask(page, "Still more")
     expect(messages(page)).to_have_count(8)
     expect(messages(page).nth(7)).to_have_text("w0 w1 w2 w3 w4")
     assert said(ollama, 2)[-2:] == [("system", "Talk like a poet."), ("user", "Still more")]
 
     set_system(page, "")
-    say(page, "As yourself")
+    ask(page, "As yourself")
     expect(messages(page).nth(10)).to_have_text("w0 w1 w2 w3 w4")
     assert said(ollama, 3)[-2:] == [("system", "The instructions above no longer apply."), ("user", "As yourself")]
-    say(page, "Good")
+    ask(page, "Good")
     expect(messages(page).nth(12)).to_have_text("w0 w1 w2 w3 w4")
     assert [role for role, _ in said(ollama, 4)][-3:] == ["user", "assistant", "user"]
 
@@ -180,13 +187,13 @@ def test_a_browser_that_lost_its_list_does_not_record_the_system_prompt_twice(
     page: Page, ollama: ScriptedOllama
 ) -> None:
     set_system(page, "Talk like a pirate.")
-    say(page, "Hello")
+    ask(page, "Hello")
     expect(messages(page).nth(2)).to_have_text("w0 w1 w2 w3 w4")
     page.evaluate("localStorage.clear()")
     page.reload()
     expect(messages(page)).to_have_count(3)
     set_system(page, "Talk like a pirate.")
-    say(page, "More")
+    ask(page, "More")
     expect(messages(page)).to_have_count(5)
     expect(messages(page).nth(4)).to_have_text("w0 w1 w2 w3 w4")
     assert [role for role, _ in said(ollama, 1)] == ["system", "user", "assistant", "user"]
@@ -196,7 +203,7 @@ def test_settings_made_before_the_first_word_survive_a_reload(page: Page, ollama
     set_system(page, "Talk like a pirate.")
     page.reload()
     expect(picker(page)).to_have_value("fake")
-    say(page, "Hello")
+    ask(page, "Hello")
     expect(messages(page).nth(2)).to_have_text("w0 w1 w2 w3 w4")
     assert said(ollama, 0)[0] == ("system", "Talk like a pirate.")
 
