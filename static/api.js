@@ -1,9 +1,13 @@
 // chatterd's HTTP API as functions; what goes wrong is an ApiError whose message is a sentence to show.
 
 /**
- * @typedef {{id: string, role: string, content: string, thinking?: string}} Message
+ * @typedef {{id: string, role: string, content: string, thinking?: string, images?: string[]}} Message
  * @typedef {{messages: Message[], reply: {id: string} | null, before: number | null}} History
- * @typedef {{name: string, details?: {parameter_size?: string, family?: string}}} Model
+ * @typedef {object} Model
+ * @property {string} name
+ * @property {number} [size] on disk, in bytes
+ * @property {string[]} [capabilities] what newer Ollamas say that it can do: "completion", "vision", "embedding", ...
+ * @property {{parameter_size?: string, family?: string, families?: string[] | null, context_length?: number}} [details]
  */
 
 export class ApiError extends Error {
@@ -30,10 +34,12 @@ export async function fetchModels() {
  *
  * @param {string} appID
  * @param {number | null} before
+ * @param {number | null} limit how many; null: so many as the server thinks right
  * @returns {Promise<History>}
  */
-export async function fetchHistory(appID, before = null) {
+export async function fetchHistory(appID, before = null, limit = null) {
   const query = new URLSearchParams({ appID });
+  if (limit !== null) query.set("limit", String(limit));
   if (before !== null) query.set("before", String(before));
   return (await request(`/llmchat?${query}`)).json();
 }
@@ -43,15 +49,16 @@ export async function fetchHistory(appID, before = null) {
  *
  * @param {string} appID
  * @param {string} model
- * @param {{role: string, content: string}[]} messages none asks for a reply to the conversation as it stands
+ * @param {{role: string, content: string, images?: string[]}[]} messages none asks for a reply to the conversation as it stands
  * @param {string} key the same for each attempt at the same send: only the first begins a reply
+ * @param {Object<string, number>} options Ollama's, by their names; those left out are the model's own
  * @returns {Promise<string>} where the reply can be followed
  */
-export async function beginReply(appID, model, messages, key) {
+export async function beginReply(appID, model, messages, key, options = {}) {
   const response = await request("/llmchat", {
     method: "POST",
     headers: { "Content-Type": "application/json", Prefer: "respond-async", "Idempotency-Key": key },
-    body: JSON.stringify({ appID, model, messages, stream: true }),
+    body: JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) }),
   });
   return response.headers.get("Location") ?? (await response.json()).location;
 }
@@ -59,6 +66,11 @@ export async function beginReply(appID, model, messages, key) {
 /** @param {string} location */
 export async function stopReply(location) {
   await request(location, { method: "DELETE" });
+}
+
+/** Also while the page is being left. @param {string} appID */
+export async function forgetConversation(appID) {
+  await request(`/llmchat?${new URLSearchParams({ appID })}`, { method: "DELETE", keepalive: true });
 }
 
 /** @param {string} location @returns {string} */

@@ -1,56 +1,109 @@
 // Wires the chat page: finds its parts and lets them know of each other.
 
 import { Composer } from "./composer.js";
-import { Conversation } from "./conversation.js";
+import { ConversationList } from "./conversation_list.js";
+import { CurrentChat } from "./current_chat.js";
+import { Deletions } from "./deletions.js";
+import { Drawer } from "./drawer.js";
 import { makeAlert, makeButton } from "./elements.js";
+import { takesImages } from "./model_facts.js";
 import { ModelPicker } from "./model_picker.js";
 import { PinnedScroll } from "./pinned_scroll.js";
-import { recall, remember } from "./storage.js";
+import { RunningReplies } from "./running_replies.js";
+import { SettingsDialog } from "./settings_dialog.js";
+import { NEW_CHAT_KEYS, isNewChatKey } from "./shortcut.js";
+import { Sidebar } from "./sidebar.js";
+import { warnOfRefusals } from "./storage_note.js";
 import { Transcript } from "./transcript.js";
-import { randomUUID } from "./uuid.js";
 
-const APP_ID = "appID";
 const READ_OUT_LIMIT = 1000;
 
 const find = (id) => document.getElementById(id);
 
+warnOfRefusals(find("storage-note"));
+const list = new ConversationList();
+const deletions = new Deletions(list);
 const scroll = new PinnedScroll(find("scroller"), find("transcript"), find("to-end"));
 const transcript = new Transcript(find("transcript"), scroll);
-const picker = new ModelPicker(find("model"), showTrouble);
+const picker = new ModelPicker(find("model"), { onTrouble: showTrouble, onChange: takeModel });
 const composer = new Composer(find("composer"), {
-  onSend: send,
-  onStop: () => conversation.stop(),
+  onSend: (text, images) => chat.send(text, images),
+  onStop: () => chat.stop(),
+  onDraft: (text) => chat.keepDraft(text),
+  onBusy: (busy) => running.show(chat.appID, busy),
 });
-const parts = { transcript, composer, model: () => picker.model, announce };
+const chat = new CurrentChat({ list, transcript, composer, picker, announce, onShow: takeChat });
+const settings = new SettingsDialog(find("settings"), (values) => {
+  chat.settings.values = values;
+});
+const controls = { opener: find("open-sidebar"), closer: find("close-sidebar"), backdrop: find("backdrop") };
+const drawer = new Drawer(find("sidebar"), find("page"), controls);
+const sidebar = new Sidebar(find("sidebar"), list, { open: openChat, remove: removeChat });
+const running = new RunningReplies((appIDs) => {
+  sidebar.running = appIDs;
+});
 
-let conversation = new Conversation(recall(APP_ID) ?? newAppID(), parts);
-find("new-chat").addEventListener("click", startNew);
-find("earlier").addEventListener("click", () => conversation.openEarlier());
+for (const button of document.querySelectorAll(".new-chat")) button.addEventListener("click", startNew);
+for (const keys of document.querySelectorAll(".new-chat-keys")) keys.textContent = NEW_CHAT_KEYS;
 for (const starter of document.querySelectorAll(".starters button")) {
-  starter.addEventListener("click", () => send(starter.textContent));
+  starter.addEventListener("click", () => chat.send(starter.textContent));
 }
-conversation.open();
+find("earlier").addEventListener("click", () => chat.openEarlier());
+find("open-settings").addEventListener("click", () => settings.open(chat.settings.values, picker.facts));
+find("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address stays the conversation's
+  find("prompt").focus();
+});
+addEventListener("popstate", () => chat.followAddress());
+addEventListener("keydown", (event) => {
+  if (!isNewChatKey(event) || document.querySelector("dialog[open]")) return;
+  event.preventDefault();
+  startNew();
+});
+chat.followAddress();
+list.addEventListener("change", showState);
 picker.load();
 composer.focus();
 
-function newAppID() {
-  const appID = randomUUID();
-  remember(APP_ID, appID);
-  return appID;
-}
-
 function startNew() {
-  conversation.leave();
-  conversation = new Conversation(newAppID(), parts);
-  transcript.show({ messages: [], reply: null, before: null });
-  composer.focus();
+  drawer.close();
+  chat.startNew();
 }
 
-/** @param {string} text */
-async function send(text) {
-  if (!picker.model) await picker.load(); // somebody may have started Ollama meanwhile
-  if (picker.model) conversation.send(text);
-  else composer.giveBack(text);
+/** @param {string} appID */
+function openChat(appID) {
+  drawer.close();
+  chat.open(appID);
+}
+
+/** @param {string} appID */
+function removeChat(appID) {
+  deletions.delete(appID);
+  if (appID === chat.appID) chat.startNew();
+}
+
+/** Another conversation is on the page. */
+function takeChat() {
+  settings.close();
+  running.show(chat.appID, false);
+  sidebar.current = chat.appID;
+  showState();
+}
+
+/** @param {string} model @param {boolean} chosen */
+function takeModel(model, chosen) {
+  if (chosen) list.change(chat.appID, { model });
+  composer.setModel(model, takesImages(picker.facts));
+}
+
+/** Say which conversation this is, and whether it has settings of its own. */
+function showState() {
+  const title = list.find(chat.appID)?.title;
+  document.title = title ? `${title} · chatterd` : "chatterd";
+  find("title").textContent = title ?? "New chat";
+  const isSet = Object.keys(chat.settings.values).length > 0;
+  find("open-settings").classList.toggle("set", isSet);
+  find("open-settings").setAttribute("aria-label", isSet ? "Settings, changed for this conversation" : "Settings");
 }
 
 /** Say below the messages why there is no model. @param {string | null} sentence */

@@ -11,6 +11,8 @@ import { randomUUID } from "./uuid.js";
  * @property {import("./transcript.js").Transcript} transcript
  * @property {import("./composer.js").Composer} composer
  * @property {() => string} model the chosen model, empty if there is none
+ * @property {() => Object<string, number>} options for the model
+ * @property {import("./chat_settings.js").ChatSettings} settings
  * @property {(sentence: string) => void} announce to who listens to the page
  */
 
@@ -21,7 +23,7 @@ export class Conversation {
   #before = null;
   #left = false;
   #stopWanted = false;
-  #send = { text: "", key: "" }; // the key stays the same while the same text is tried again
+  #send = { body: "", key: "" }; // the key stays the same while the same messages are tried again
 
   /** @param {string} appID @param {Parts} parts */
   constructor(appID, parts) {
@@ -52,17 +54,22 @@ export class Conversation {
     this.#parts.transcript.prepend(history);
   }
 
-  /** @param {string} text */
-  async send(text) {
-    const { transcript, composer } = this.#parts;
-    if (this.#send.text !== text) this.#send = { text, key: randomUUID() };
-    const shown = transcript.addMessage({ role: "user", content: text });
-    const begun = await this.#ask([{ role: "user", content: text }], this.#send.key);
-    if (begun) this.#send = { text: "", key: "" };
-    else {
-      shown.remove();
+  /** @param {string} text @param {string[]} images in base64 */
+  async send(text, images = []) {
+    const { transcript, composer, settings } = this.#parts;
+    const prompt = { role: "user", content: text, ...(images.length && { images }) };
+    const messages = [...settings.systemMessages, prompt];
+    const body = JSON.stringify(messages);
+    if (this.#send.body !== body) this.#send = { body, key: randomUUID() };
+    const shown = messages.map((message) => transcript.addMessage(message));
+    const begun = await this.#ask(messages, this.#send.key);
+    if (begun) {
+      this.#send = { body: "", key: "" };
+      settings.takeRecorded(messages);
+    } else {
+      for (const element of shown) element.remove();
       transcript.updateWelcome();
-      if (!this.#left) composer.giveBack(text);
+      if (!this.#left) composer.giveBack(text, images);
     }
   }
 
@@ -96,6 +103,7 @@ export class Conversation {
     const { transcript } = this.#parts;
     const last = history.messages.at(-1);
     this.#before = history.before;
+    this.#parts.settings.takeHistory(history);
     transcript.show(history);
     if (history.reply && history.reply.id !== last?.id) {
       this.#follow(replyLocation(history.reply.id), transcript.addReply());
@@ -110,13 +118,13 @@ export class Conversation {
 
   /** Begin a reply and follow it. @returns {Promise<boolean>} whether it was begun */
   async #ask(messages, key) {
-    const { transcript, composer, model } = this.#parts;
+    const { transcript, composer, model, options } = this.#parts;
     transcript.settle();
     const view = transcript.addReply();
     composer.busy = true;
     this.#stopWanted = false;
     try {
-      const location = await beginReply(this.#appID, model(), messages, key);
+      const location = await beginReply(this.#appID, model(), messages, key, options());
       if (this.#left) view.end();
       else this.#follow(location, view);
       return true;

@@ -1,6 +1,7 @@
-// The list of models: offers them, remembers the choice, and says what to do when there is none.
+// The list of models: offers them, remembers the choice for each conversation, and says what to do when there is none.
 
 import { fetchModels } from "./api.js";
+import { canChat, describe } from "./model_facts.js";
 import { recall, remember } from "./storage.js";
 
 const CHOICE = "model";
@@ -8,15 +9,22 @@ const CHOICE = "model";
 export class ModelPicker {
   #select;
   #onTrouble;
+  #onChange;
+  #models = [];
+  #wanted = "";
+  #loaded = false;
 
   /**
    * @param {HTMLSelectElement} select
-   * @param {(sentence: string | null) => void} onTrouble told why there is no model; null once there is one
+   * @param {object} handlers
+   * @param {(sentence: string | null) => void} handlers.onTrouble told what is wrong; null once nothing is
+   * @param {(model: string, chosen: boolean) => void} handlers.onChange told the model, and whether a person chose it
    */
-  constructor(select, onTrouble) {
+  constructor(select, { onTrouble, onChange }) {
     this.#select = select;
     this.#onTrouble = onTrouble;
-    select.addEventListener("change", () => remember(CHOICE, select.value));
+    this.#onChange = onChange;
+    select.addEventListener("change", () => this.#takeChoice());
   }
 
   /** The chosen model's name, empty if there is none. @returns {string} */
@@ -24,37 +32,52 @@ export class ModelPicker {
     return this.#select.value;
   }
 
-  /** Ask which models there are. */
-  async load() {
-    let trouble = null;
-    try {
-      const models = await fetchModels();
-      this.#offer(models);
-      if (!models.length) trouble = "There is no model yet. Run `ollama pull llama3.2`, then look again.";
-    } catch (error) {
-      this.#offer([]);
-      trouble = error.status ? "No model answers. Start Ollama, then look again." : error.message;
-    }
-    this.#onTrouble(trouble);
+  /** What is known about the chosen model. @returns {import("./api.js").Model | undefined} */
+  get facts() {
+    return this.#models.find(({ name }) => name === this.model);
   }
 
-  /** @param {import("./api.js").Model[]} models */
-  #offer(models) {
-    const choice = this.#select.value || recall(CHOICE);
+  /** Choose the model of a conversation. @param {string | undefined} model none: the one that was chosen last */
+  want(model) {
+    this.#wanted = model ?? "";
+    if (this.#loaded) this.#choose();
+  }
+
+  /** Ask which models there are. */
+  async load() {
+    try {
+      this.#models = await fetchModels();
+      this.#loaded = true;
+      this.#choose();
+    } catch (error) {
+      this.#models = [];
+      this.#choose();
+      this.#onTrouble(error.status ? "No model answers. Start Ollama, then look again." : error.message);
+    }
+  }
+
+  #choose() {
+    const models = this.#models;
+    const choice = this.#wanted || recall(CHOICE);
     const chosen = models.find(({ name }) => name === choice) ?? models.find(canChat) ?? models[0];
-    this.#select.replaceChildren(...models.map((model) => new Option(label(model), model.name)));
+    this.#select.replaceChildren(...models.map((model) => new Option(describe(model), model.name)));
     if (!chosen) this.#select.add(new Option("No model", ""));
     this.#select.value = chosen?.name ?? "";
     this.#select.disabled = !chosen;
+    this.#onTrouble(this.#trouble(chosen));
+    this.#onChange(this.model, false);
   }
-}
 
-/** Embedding models are listed too, and cannot chat. @param {import("./api.js").Model} model */
-function canChat({ name, details }) {
-  return !/embed|bert/i.test(`${name} ${details?.family}`);
-}
+  #trouble(chosen) {
+    if (!chosen) return "There is no model yet. Run `ollama pull llama3.2`, then look again.";
+    if (!this.#wanted || chosen.name === this.#wanted) return null;
+    return `${this.#wanted} is not there any more. ${chosen.name} goes on, or run \`ollama pull ${this.#wanted}\`, then look again.`;
+  }
 
-/** @param {import("./api.js").Model} model */
-function label({ name, details }) {
-  return details?.parameter_size ? `${name} (${details.parameter_size})` : name;
+  #takeChoice() {
+    this.#wanted = this.model;
+    remember(CHOICE, this.model);
+    this.#onTrouble(null);
+    this.#onChange(this.model, true);
+  }
 }

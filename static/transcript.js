@@ -1,8 +1,10 @@
 // The messages on the page, from the oldest loaded to the newest, and what is said around them.
 
 import { make } from "./elements.js";
+import { makeImages } from "./message_images.js";
 import { MessageView } from "./message_view.js";
 import { ReplyView } from "./reply_view.js";
+import { makeSystemMessage } from "./system_message.js";
 
 export class Transcript {
   #messages;
@@ -26,6 +28,12 @@ export class Transcript {
     this.#earlier.hidden = history.before === null;
     this.settle();
     this.#scroll.pin();
+  }
+
+  /** Show nothing until a conversation has been loaded. */
+  clear() {
+    this.show({ messages: [], reply: null, before: null });
+    this.#welcome.hidden = true;
   }
 
   /** Add an older page above. @param {import("./api.js").History} history */
@@ -72,8 +80,11 @@ export class Transcript {
 }
 
 /** @param {import("./api.js").Message} message */
-function viewOf({ role, content, thinking }) {
-  return new MessageView(role, content, thinking).element;
+function viewOf({ role, content, thinking, images }) {
+  if (role === "system") return makeSystemMessage(content);
+  const { element } = new MessageView(role, content, thinking);
+  if (images?.length) element.prepend(makeImages(images));
+  return element;
 }
 
 /** A sentence below the messages. @param {string} sentence @param {...Node} actions */

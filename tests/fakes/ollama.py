@@ -407,7 +407,8 @@ class ScriptedOllama:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.default: tuple[Step, ...] = (Words(),)
-        self.models: tuple[str, ...] = ("fake",)
+        self.models: tuple[str | Mapping[str, Any], ...] = ("fake",)
+        """What is listed: names, or further fields of Ollama's list with a name among them."""
         self.requests: list[Request] = []
         """The POSTs so far, in order."""
         self.probes: list[Request] = []
@@ -469,6 +470,7 @@ class ScriptedOllama:
             self.probes.clear()
             self._arrivals.clear()
             self.default = (Words(),)
+            self.models = ("fake",)
         self.listen_again()
 
     def stop_listening(self) -> None:
@@ -579,7 +581,7 @@ class ScriptedOllama:
         if path == "/api/version":
             return Whole(200, _json({"version": "0.0.0-fake"}))
         if path == "/api/tags":
-            return Whole(200, _json({"models": [_described(name) for name in self.models]}))
+            return Whole(200, _json({"models": [_described(model) for model in self.models]}))
         return Whole(404, b"404 page not found", "text/plain")
 
 
@@ -619,7 +621,10 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
     return Request(method, path, headers, body)
 
 
-def _described(name: str) -> dict[str, Any]:
+def _described(model: str | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(model, str):
+        return _described(model["name"]) | dict(model)
+    name = model
     details = {"parent_model": "", "format": "gguf", "family": "fake", "families": ["fake"]}
     more = {"parameter_size": "1K", "quantization_level": "F16"}
     digest = "0" * 64
