@@ -2,6 +2,7 @@
 
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
+import { deliverAll } from "./delivery.js";
 import { makeAlert, makeButton } from "./elements.js";
 import { ModelPicker } from "./model_picker.js";
 import { PinnedScroll } from "./pinned_scroll.js";
@@ -30,6 +31,7 @@ for (const starter of document.querySelectorAll(".starters button")) {
   starter.addEventListener("click", () => send(starter.textContent));
 }
 conversation.open();
+deliverAll();
 picker.load();
 composer.focus();
 

@@ -26,3 +26,18 @@ export function makeAlert(sentence, ...actions) {
   alert.setAttribute("role", "alert");
   return alert;
 }
+
+/** A button with a drawing of 20 by 20 for a face. @param {string} label @param {string} path as in SVG */
+export function makeIconButton(label, path) {
+  const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  drawing.setAttribute("viewBox", "0 0 20 20");
+  drawing.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  line.setAttribute("d", path);
+  drawing.append(line);
+  const button = /** @type {HTMLButtonElement} */ (make("button", "icon", drawing));
+  button.type = "button";
+  button.title = label;
+  button.setAttribute("aria-label", label);
+  return button;
+}
