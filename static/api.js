@@ -7,6 +7,7 @@
  * @property {string} role
  * @property {string} content
  * @property {string} [thinking]
+ * @property {string[]} [images] in base64
  * @property {string} [status] how its reply ended, if not well
  * @property {string} [error] what went wrong with it
  *
@@ -50,10 +51,12 @@ export async function fetchModels() {
  *
  * @param {string} appID
  * @param {number | null} before
+ * @param {number | null} limit how many; null: so many as the server thinks right
  * @returns {Promise<History>}
  */
-export async function fetchHistory(appID, before = null) {
+export async function fetchHistory(appID, before = null, limit = null) {
   const query = new URLSearchParams({ appID });
+  if (limit !== null) query.set("limit", String(limit));
   if (before !== null) query.set("before", String(before));
   return readJSON(await request(`/llmchat?${query}`));
 }
@@ -63,7 +66,7 @@ export async function fetchHistory(appID, before = null) {
  *
  * @param {string} appID
  * @param {string} model
- * @param {{role: string, content: string}[]} messages none asks for a reply to the conversation as it stands
+ * @param {{role: string, content: string, images?: string[]}[]} messages none asks for a reply to the conversation as it stands
  * @param {string} key the same for each attempt at the same send: only the first begins a reply
  * @param {Object<string, number>} options Ollama's, by their names; those left out are the model's own
  * @returns {Promise<string>} where the reply can be followed

@@ -16,7 +16,7 @@ import { randomUUID } from "./uuid.js";
  * @property {import("./transcript.js").Transcript} transcript
  * @property {import("./composer.js").Composer} composer
  * @property {() => string} model the chosen model, empty if there is none
- * @property {() => object} [options] for the model
+ * @property {() => Object<string, number>} [options] for the model
  * @property {(sentence: string) => void} announce to who listens to the page
  *
  * @typedef {object} Pending what is being delivered, and where it is shown
@@ -79,9 +79,9 @@ export class Conversation {
     this.#parts.transcript.prepend(history);
   }
 
-  /** @param {string} text */
-  send(text) {
-    this.#begin(this.#unsent([{ role: "user", content: text }]));
+  /** @param {string} text @param {string[]} images in base64 */
+  send(text, images = []) {
+    this.#begin(this.#unsent([{ role: "user", content: text, ...(images.length && { images }) }]));
   }
 
   /** Stop the reply, where what it said so far stays; or take a prompt back that is not sent yet. */
@@ -123,7 +123,6 @@ export class Conversation {
 
   /** Ask for another answer in place of the one in `turn`. @param {Turn} turn */
   #askAgain(turn) {
-    this.#parts.transcript.remove(turn);
     this.#begin(this.#unsent([], turn.seq));
   }
 
@@ -138,7 +137,6 @@ export class Conversation {
     }
     const { seq: from, message } = turn;
     const { images } = message;
-    transcript.removeFrom(turn);
     this.#begin(this.#unsent([{ role: "user", content: text, ...(images && { images }) }], from));
   }
 
@@ -156,6 +154,7 @@ export class Conversation {
     this.#stopWanted = false;
     if (unsent.messages.length) keep(unsent);
     transcript.settle();
+    if (unsent.from !== null) transcript.removeFrom(unsent.from);
     const said = unsent.messages.map((message) => transcript.addMessage(message));
     const pending = { said, answer: transcript.addReply(performance.now()), delivery: deliver(unsent) };
     this.#pending = pending;
@@ -216,7 +215,7 @@ export class Conversation {
   /** @param {Pending} pending */
   #giveBack(pending) {
     const prompt = pending.delivery.unsent.messages.findLast(({ role }) => role === "user");
-    if (prompt) this.#parts.composer.giveBack(prompt.content, prompt);
+    if (prompt) this.#parts.composer.giveBack(prompt.content, prompt.images ?? []);
   }
 
   /** @param {Pending} pending */
@@ -282,6 +281,7 @@ export class Conversation {
   #follow(location, turn) {
     const { announce } = this.#parts;
     turn.id = replyId(location);
+    turn.isComing = true;
     this.#replyTurn = turn;
     this.#reply = new FollowedReply(this.#appID, location, turn.view, {
       onLost: () => announce("The connection was lost. It is made again."),
@@ -294,6 +294,7 @@ export class Conversation {
   /** @param {Turn} turn @param {boolean} erred */
   #takeEnd(turn, erred) {
     this.#version += 1;
+    turn.isComing = false;
     this.#reply = null;
     this.#replyTurn = null;
     this.#stopWanted = false;

@@ -28,6 +28,12 @@ export function deliverAll() {
   for (const unsent of allUnsent()) deliver(unsent);
 }
 
+/** Deliver nothing more to a conversation: it is forgotten. @param {string} appID */
+export function cancelDeliveries(appID) {
+  for (const delivery of [...underWay.values()]) if (delivery.unsent.appID === appID) delivery.cancel();
+  for (const unsent of allUnsent()) if (unsent.appID === appID) drop(unsent.key);
+}
+
 /** @param {Unsent} unsent @param {DeliveryListener | null} listener @returns {Delivery} */
 export function deliver(unsent, listener = null) {
   const delivery = underWay.get(unsent.key) ?? new Delivery(unsent);

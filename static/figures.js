@@ -57,7 +57,7 @@ export class Figures {
       { name: "Speed", value: this.rate === null ? "" : formatRate(this.rate) },
       { name: "In all", value: formatSeconds(total ? total / NANOSECONDS : null) },
       { name: "Loading the model", value: formatSeconds(load ? load / NANOSECONDS : null) },
-      { name: "Tokens of the conversation", value: prompt ? prompt.toLocaleString("en") : "" },
+      { name: "Prompt tokens", value: prompt ? prompt.toLocaleString("en") : "" },
     ].filter(({ value }) => value);
   }
 

@@ -37,6 +37,12 @@ export class Transcript {
     this.#scroll.pin();
   }
 
+  /** Show nothing until a conversation has been loaded. */
+  clear() {
+    this.show({ messages: [], reply: null, before: null });
+    this.#welcome.hidden = true;
+  }
+
   /**
    * Bring what is shown up to date. What has not changed stays the same element: with its focus, its selection, its place.
    *
@@ -87,9 +93,9 @@ export class Transcript {
     this.#arrange(this.#turns.filter((turn) => !turns.includes(turn)));
   }
 
-  /** @param {Turn} turn which goes with all after it */
-  removeFrom(turn) {
-    this.#arrange(this.#turns.slice(0, this.#turns.indexOf(turn)));
+  /** @param {number} from the number of the message that goes with all after it */
+  removeFrom(from) {
+    this.#arrange(this.#turns.filter(({ seq }) => seq === null || seq < from));
   }
 
   /** The newest message. @returns {Turn | undefined} */

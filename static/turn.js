@@ -18,6 +18,8 @@ export class Turn {
   message = null;
   /** Where a reply shows what comes; null if it came from the history. @type {import("./reply_view.js").ReplyView | null} */
   view = null;
+  /** Whether it is being followed: then its words and errors come from there, and from nowhere else. */
+  isComing = false;
   #content;
   #source;
   #copy = makeIconButton("Copy", COPY);
@@ -53,7 +55,7 @@ export class Turn {
     this.id = message.id;
     this.seq = message.seq;
     this.message = message;
-    this.view?.replace(message);
+    if (!this.isComing) this.view?.replace(message);
   }
 
   /**
@@ -72,7 +74,8 @@ export class Turn {
 
   /** What went wrong, said and not shouted: it is no news. @param {string} sentence */
   tellError(sentence) {
-    if (!this.element.querySelector(".alert")) this.#content.append(make("div", "alert", make("p", "", sentence)));
+    if (this.isComing || this.element.querySelector(".alert")) return;
+    this.#content.append(make("div", "alert", make("p", "", sentence)));
   }
 
   /** Something came after it: take errors and offers back. */
