@@ -15,8 +15,9 @@
  * @typedef {{name: string, details?: {parameter_size?: string, family?: string}}} Model
  */
 
-const PATIENCE = 30_000;
-const UPLOAD_PATIENCE = 120_000;
+/** Milliseconds for a request: the server answers at once, but a connection may have died without a sign. */
+const PATIENCE = 15_000;
+const BYTES_PER_MILLISECOND = 20; // of a slow upload
 const UNREACHABLE = "The server does not answer. Check that chatterd is running and that you are online.";
 
 export class ApiError extends Error {
@@ -72,11 +73,12 @@ export async function fetchHistory(appID, before = null, limit = null) {
  * @returns {Promise<string>} where the reply can be followed
  */
 export async function beginReply(appID, model, messages, key, options = {}) {
+  const body = JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) });
   const response = await request("/llmchat", {
     method: "POST",
     headers: { "Content-Type": "application/json", Prefer: "respond-async", "Idempotency-Key": key },
-    body: JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) }),
-    signal: AbortSignal.timeout(UPLOAD_PATIENCE),
+    body,
+    signal: AbortSignal.timeout(PATIENCE + body.length / BYTES_PER_MILLISECOND),
   });
   return response.headers.get("Location") ?? (await readJSON(response)).location;
 }

@@ -12,11 +12,17 @@ import { randomUUID } from "./uuid.js";
 /** @typedef {import("./turn.js").Turn} Turn */
 
 /**
+ * @typedef {object} Settings what is recorded in the conversation beside what is said
+ * @property {import("./api.js").Message[]} systemMessages to record before the next prompt
+ * @property {(messages: import("./api.js").Message[]) => void} takeRecorded
+ * @property {(history: import("./api.js").History) => void} takeHistory
+ *
  * @typedef {object} Parts
  * @property {import("./transcript.js").Transcript} transcript
  * @property {import("./composer.js").Composer} composer
  * @property {() => string} model the chosen model, empty if there is none
  * @property {() => Object<string, number>} [options] for the model
+ * @property {Settings} [settings]
  * @property {(sentence: string) => void} announce to who listens to the page
  *
  * @typedef {object} Pending what is being delivered, and where it is shown
@@ -81,7 +87,7 @@ export class Conversation {
 
   /** @param {string} text @param {string[]} images in base64 */
   send(text, images = []) {
-    this.#begin(this.#unsent([{ role: "user", content: text, ...(images.length && { images }) }]));
+    this.#begin(this.#unsent(this.#compose(text, images)));
   }
 
   /** Stop the reply, where what it said so far stays; or take a prompt back that is not sent yet. */
@@ -111,9 +117,9 @@ export class Conversation {
 
   /** @returns {import("./outbox.js").Unsent} */
   #unsent(messages, from = null) {
-    const { model, options } = this.#parts;
-    const parts = { appID: this.#appID, model: model(), options: options?.() ?? {} };
-    return { ...parts, key: randomUUID(), messages, from, at: Date.now() };
+    const { model, options, transcript } = this.#parts;
+    const request = { appID: this.#appID, model: model(), messages, options: options?.() ?? {} };
+    return { ...request, key: randomUUID(), from, upTo: transcript.lastSeq, at: Date.now() };
   }
 
   /** Ask for a reply to the conversation as it stands. */
@@ -135,9 +141,13 @@ export class Conversation {
       transcript.notify(makeAlert("The server does not answer. Try again in a moment."));
       return;
     }
-    const { seq: from, message } = turn;
-    const { images } = message;
-    this.#begin(this.#unsent([{ role: "user", content: text, ...(images && { images }) }], from));
+    this.#begin(this.#unsent(this.#compose(text, turn.message.images), turn.seq));
+  }
+
+  /** @param {string} text @param {string[]} [images] */
+  #compose(text, images = []) {
+    const system = this.#parts.settings?.systemMessages ?? [];
+    return [...system, { role: "user", content: text, ...(images.length && { images }) }];
   }
 
   /** Deliver what an earlier page of this conversation, or another tab, left unsent. */
@@ -189,6 +199,7 @@ export class Conversation {
     const shown = transcript.find(replyId(location)); // another tab, or an attempt whose answer was lost, was quicker
     this.#version += 1;
     this.#pending = null;
+    this.#parts.settings?.takeRecorded(pending.delivery.unsent.messages);
     for (const { element } of [...pending.said, pending.answer]) element.classList.remove("unsent");
     pending.answer.status.offer("", null);
     if (shown) transcript.remove(...pending.said, pending.answer);
@@ -243,8 +254,9 @@ export class Conversation {
 
   /** @param {import("./api.js").History} whole */
   #take(whole) {
-    const { transcript } = this.#parts;
+    const { transcript, settings } = this.#parts;
     const history = this.#withoutReplaced(whole);
+    settings?.takeHistory(history);
     const last = history.messages.at(-1);
     const running = history.reply && history.reply.id !== last?.id ? history.reply.id : null;
     if (running && !this.#reply) this.#follow(replyLocation(running), transcript.addReply());
@@ -285,14 +297,14 @@ export class Conversation {
     this.#replyTurn = turn;
     this.#reply = new FollowedReply(this.#appID, location, turn.view, {
       onLost: () => announce("The connection was lost. It is made again."),
-      onEnd: (erred) => this.#takeEnd(turn, erred),
+      onEnd: (ending) => this.#takeEnd(turn, ending),
     });
     this.#update();
     if (this.#stopWanted) this.stop();
   }
 
-  /** @param {Turn} turn @param {boolean} erred */
-  #takeEnd(turn, erred) {
+  /** @param {Turn} turn @param {{erred: boolean, goesOn: boolean}} ending */
+  #takeEnd(turn, { erred, goesOn }) {
     this.#version += 1;
     turn.isComing = false;
     this.#reply = null;
@@ -300,7 +312,8 @@ export class Conversation {
     this.#stopWanted = false;
     this.#update();
     if (erred) turn.status.offer("Try again", () => this.#retry());
-    else this.#parts.announce(turn.source);
+    else if (goesOn) turn.status.offer("Go on", () => this.#retry());
+    if (!erred) this.#parts.announce(turn.source);
     this.#pending?.delivery.tryNow();
     this.#refresh();
   }

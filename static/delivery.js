@@ -1,12 +1,14 @@
 // Delivers a prompt to the server, however long that takes: also after a reload, and while another chat is shown.
 
-import { beginReply, forgetFrom } from "./api.js";
+import { ApiError, beginReply, fetchHistory, forgetFrom } from "./api.js";
 import { allUnsent, drop, find, keep } from "./outbox.js";
 import { Pauses } from "./pauses.js";
 import { tellChange } from "./tabs.js";
 
 const FIRST_PAUSE = 1;
 const UNTIL_ASKED_AGAIN = 15;
+const PRECONDITION_FAILED = 412;
+const GONE_ON = "This conversation has gone on elsewhere, so nothing was replaced. Look at it, then send again.";
 
 /** @typedef {import("./outbox.js").Unsent} Unsent */
 
@@ -105,7 +107,7 @@ class Delivery {
       this.#unsent = unsent;
     }
     if (this.#unsent.from !== null) {
-      await forgetFrom(appID, this.#unsent.from);
+      await this.#forgetReplaced();
       this.#unsent = { ...this.#unsent, from: null }; // or the next attempt would forget what this one sends
       if (messages.length) keep(this.#unsent);
       tellChange(appID);
@@ -113,6 +115,14 @@ class Delivery {
     const location = await beginReply(appID, this.#unsent.model, messages, key, this.#unsent.options);
     drop(key); // before another tab has its turn
     return location;
+  }
+
+  /** Make place for it, unless somebody has gone on from what it takes the place of. */
+  async #forgetReplaced() {
+    const { appID, from, upTo } = this.#unsent;
+    const { messages } = await fetchHistory(appID, null, 1);
+    if (messages.some(({ seq }) => seq > upTo)) throw new ApiError(GONE_ON, PRECONDITION_FAILED);
+    await forgetFrom(appID, from);
   }
 
   /** @param {string | null} location */

@@ -18,6 +18,7 @@ export class FollowedReply {
   #pulse;
   #stream = null;
   #last = -1; // the number of the last line
+  #isOpen = false;
   #lost = false;
   #resting = false;
   #ended = false;
@@ -29,7 +30,7 @@ export class FollowedReply {
    * @param {ReplyView} view
    * @param {object} listener
    * @param {() => void} listener.onLost the connection is lost, and could not be made again at once
-   * @param {(erred: boolean) => void} listener.onEnd
+   * @param {(ending: {erred: boolean, goesOn: boolean}) => void} listener.onEnd whether there may be more to say
    */
   constructor(appID, location, view, listener) {
     this.#appID = appID;
@@ -54,8 +55,9 @@ export class FollowedReply {
 
   #follow() {
     this.#resting = false;
+    this.#isOpen = false;
     this.#stream?.close();
-    this.#pulse.beat();
+    this.#pulse.ask();
     this.#stream = new ReplyStream(this.location, this.#last, {
       onOpen: () => this.#takeOpening(),
       onLine: (number, line) => this.#isNew(number) && this.#takeLine(line),
@@ -65,6 +67,7 @@ export class FollowedReply {
   }
 
   #takeOpening() {
+    this.#isOpen = true;
     this.#pulse.beat();
     if (this.#view.isEmpty) this.#view.status.wait();
     else this.#view.status.stream(this.#view.figures);
@@ -101,8 +104,9 @@ export class FollowedReply {
 
   /** Nothing came for long, or somebody came back: the connection may be dead without a sign of it. */
   #doubt() {
-    if (this.#stream || this.#resting) this.#follow();
-    else this.#pauses.cutShort();
+    if (!this.#stream && !this.#resting) this.#pauses.cutShort();
+    else if (this.#isOpen || this.#resting) this.#follow();
+    else this.#followAgain();
   }
 
   /** Nobody looks: connect again when somebody does. */
@@ -147,7 +151,7 @@ export class FollowedReply {
   #end(ending) {
     this.leave();
     this.#view.status.end({ ...ending, figures: this.#view.figures });
-    this.#listener.onEnd(this.#erred);
+    this.#listener.onEnd({ erred: this.#erred, goesOn: ending.goesOn });
   }
 }
 

@@ -10,6 +10,7 @@ const PREFIX = "chatterd.outbox.";
  * @property {{role: string, content: string}[]} messages none asks for a reply to the conversation as it stands
  * @property {object} options for the model
  * @property {number | null} from the number of the message that it takes the place of, with all after it
+ * @property {number} upTo the number of the newest message when it was written
  * @property {number} at when it was written, in milliseconds since 1970
  */
 

@@ -7,6 +7,9 @@ const TICK = 1000;
 /** An EventSource does not show the server's heartbeats. Silence this long is ended by asking anew; it costs a request. */
 const SILENCE = 20_000;
 
+/** The server answers at once. A request that is not answered was sent into a connection that is dead already. */
+const UNANSWERED = 8_000;
+
 /** A silence that is doubted when the reader or the network comes back. */
 const SHORT_SILENCE = 3_000;
 
@@ -15,6 +18,7 @@ const HIDDEN = 60_000;
 
 export class Pulse {
   #last = Date.now();
+  #limit = UNANSWERED;
   #hiddenSince = 0;
   #timer;
   #ended = new AbortController();
@@ -27,15 +31,22 @@ export class Pulse {
   constructor({ onSilence, onHidden }) {
     this.#timer = setInterval(() => {
       if (this.#isHiddenForLong()) onHidden();
-      else if (Date.now() - this.#last > SILENCE) this.#doubt(onSilence);
+      else if (Date.now() - this.#last > this.#limit) this.#doubt(onSilence);
     }, TICK);
     const doubt = () => Date.now() - this.#last > SHORT_SILENCE && this.#doubt(onSilence);
     onReturn(doubt, this.#ended.signal);
   }
 
+  /** A request is sent. */
+  ask() {
+    this.#last = Date.now();
+    this.#limit = UNANSWERED;
+  }
+
   /** Something came. */
   beat() {
     this.#last = Date.now();
+    this.#limit = SILENCE;
   }
 
   end() {
@@ -44,7 +55,7 @@ export class Pulse {
   }
 
   #doubt(onSilence) {
-    this.beat();
+    this.#last = Date.now();
     onSilence();
   }
 

@@ -93,6 +93,11 @@ export class Transcript {
     this.#arrange(this.#turns.filter((turn) => !turns.includes(turn)));
   }
 
+  /** The number of the newest message that the server has told of; 0 if there is none. */
+  get lastSeq() {
+    return Math.max(0, ...this.#turns.map(({ seq }) => seq ?? 0));
+  }
+
   /** @param {number} from the number of the message that goes with all after it */
   removeFrom(from) {
     this.#arrange(this.#turns.filter(({ seq }) => seq === null || seq < from));

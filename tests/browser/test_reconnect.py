@@ -1,6 +1,7 @@
 """The network goes, the server dies and comes back: each tab ends with the whole reply, no word twice or missing."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +17,7 @@ from tests.browser.chat_page import (
     status,
     watch,
 )
+from tests.fakes.network import Network
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, last_line, line
 from tests.program import Program
 
@@ -151,6 +153,39 @@ def test_a_long_silence_is_ended_by_asking_on_from_the_last_line(page: Page, oll
     expect(messages(page)).to_have_text(["Hello", "w0 w1 w2"])
     expect_idle(page)
     assert len(ollama.requests) == 1
+
+
+def test_a_connection_that_died_without_a_sign_is_noticed(
+    context: BrowserContext, chatterd: Program, ollama: ScriptedOllama, complaints: list[str]
+) -> None:
+    more, end = Gate("more words"), Gate("the end")
+    ollama.script(
+        Head(), Lines(line("w0 "), line("w1 ")), more, Lines(line("w2 ")), end, Lines(line("w3"), last_line())
+    )
+    with Network(chatterd.url) as network:
+        page = context.new_page()
+        watch(page, network.url, complaints)
+        page.goto(f"{network.url}/")
+        expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
+        page.clock.install()
+        say(page, "Hello")
+        expect(messages(page)).to_have_text(["Hello", "w0 w1"])
+        stranded = network.strand()
+        assert stranded
+        more.open()
+        end.reached.wait()
+        page.clock.fast_forward(25_000)
+        for _ in range(stranded):  # the browser asks in vain over each connection that it takes for a good one
+            with suppress(AssertionError):
+                expect(messages(page)).to_have_text(["Hello", "w0 w1 w2"], timeout=1_000)
+                break
+            page.clock.fast_forward(10_000)
+        expect(messages(page)).to_have_text(["Hello", "w0 w1 w2"])
+        end.open()
+        expect(messages(page)).to_have_text(["Hello", "w0 w1 w2 w3"])
+        expect_idle(page)
+        page.close()
+    assert not complaints
 
 
 def test_a_prompt_of_another_conversation_is_sent_too(

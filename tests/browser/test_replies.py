@@ -214,6 +214,23 @@ def test_an_edit_that_cannot_be_sent_is_not_lost_and_forgets_nothing_but_what_it
     forgive_failed_requests(complaints)
 
 
+def test_an_edit_replaces_nothing_that_another_device_said_meanwhile(
+    page: Page, chatterd: Program, ollama: ScriptedOllama
+) -> None:
+    appid = say_and_catch(page, "One")[1]["appID"]
+    expect_idle(page)
+    client = Client(chatterd.url, appid)
+    client.ask("From the phone")
+    button(page, "Edit").click()
+    page.get_by_label("Your words").fill("Uno")
+    button(page, "Ask again").click()
+    expect(page.get_by_role("alert")).to_contain_text("has gone on elsewhere")
+    expect(messages(page)).to_have_text(["One", REPLY, "From the phone", REPLY])
+    expect(box(page)).to_have_value("Uno")
+    assert len(client.messages()) == 4
+    client.http.close()
+
+
 def test_another_answer_takes_the_place_of_the_last(page: Page, ollama: ScriptedOllama) -> None:
     say(page, "Hello")
     expect(messages(page)).to_have_text(["Hello", REPLY])
@@ -275,6 +292,14 @@ def test_a_stopped_reply_says_so_after_a_reload_and_goes_on(page: Page, ollama: 
     button(page, "Go on").click()
     expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
     expect(button(page, "Go on")).to_have_count(0)
+
+
+def test_a_reply_that_reached_its_limit_says_so_and_goes_on(page: Page, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("w0 "), line("w1 "), last_line(done_reason="length")))
+    say(page, "Hello")
+    expect(page.get_by_text("The reply reached its length limit.")).to_be_visible()
+    button(page, "Go on").click()
+    expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
 
 
 def test_a_failed_reply_says_why_after_a_reload_and_is_tried_again(page: Page, ollama: ScriptedOllama) -> None:
