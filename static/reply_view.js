@@ -28,7 +28,7 @@ export class ReplyView extends MessageView {
     const silent = this.isEmpty;
     this.figures.take(line);
     this.#source += content;
-    if (content || thinking) this.append(content, thinking, Date.parse(line.created_at) || Date.now());
+    if (content || thinking) this.append(content, thinking);
     if (silent && !this.isEmpty) this.status.stream(this.figures);
   }
 

@@ -31,6 +31,11 @@ def status(page: Page) -> Locator:
     return page.locator(".status .line.waiting")
 
 
+def announcer(page: Page) -> Locator:
+    """What is said to who listens to the page."""
+    return page.locator("#announcer")
+
+
 def expect_idle(page: Page) -> None:
     """Wait until nothing is under way."""
     expect(button(page, "Send")).to_be_visible()

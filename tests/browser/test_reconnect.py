@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.chat_page import (
+    announcer,
     button,
     expect_idle,
     forgive_failed_requests,
@@ -63,11 +64,12 @@ def test_a_server_that_dies_and_comes_back_in_mid_reply(
     complaints: list[str],
     death: Callable[[Program], object],
 ) -> None:
-    other = open_beside(own_page, complaints)
     rest, end = Gate("the rest"), Gate("the end")
     ollama.script(Words(hold={2: rest}))
     ollama.default = (Words(hold={4: end}),)
     say(own_page, "Hello")
+    expect(messages(own_page)).to_have_text(["Hello", "w0 w1"])
+    other = open_beside(own_page, complaints)
     tabs = (own_page, other)
     for tab in tabs:
         expect(messages(tab)).to_have_text(["Hello", "w0 w1"])
@@ -100,7 +102,7 @@ def test_a_reply_that_ends_while_the_server_is_away_for_this_tab(
     page.clock.install()
     page.clock.fast_forward(25_000)  # too long a silence: the page doubts its connection
     expect(status(page)).to_contain_text("Trying again in")
-    expect(page.get_by_role("status")).to_have_text("The connection was lost. It is made again.")
+    expect(announcer(page)).to_have_text("The connection was lost. It is made again.")
     more.open()
     end.open()
     page.unroute("**/llmchat**")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.chat_page import (
+    announcer,
     box,
     button,
     expect_idle,
@@ -98,7 +99,7 @@ def test_a_busy_server_is_asked_again_when_it_said(page: Page, ollama: ScriptedO
     on_prompt(page, refuse)
     say(page, "Hello")
     expect(page.get_by_text("Too many replies at once. Trying again in 12")).to_be_visible()
-    expect(page.get_by_role("status")).to_contain_text("Not sent yet.")
+    expect(announcer(page)).to_contain_text("Not sent yet.")
     page.unroute("**/llmchat")
     button(page, "Try now").click()
     expect(messages(page)).to_have_text(["Hello", REPLY])
@@ -253,7 +254,7 @@ def test_a_message_is_copied_as_it_was_written(page: Page, context: BrowserConte
     for number, text in enumerate(["# Hello", source]):
         turn = messages(page).nth(number).locator("..")
         turn.hover()
-        turn.get_by_role("button", name="Copy", exact=True).click()
+        turn.locator(".actions").get_by_role("button", name="Copy").click()
         expect(turn.get_by_role("button", name="Copied")).to_be_visible()
         assert page.evaluate("navigator.clipboard.readText()") == text
 

@@ -22,10 +22,14 @@ from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, lin
 from tests.program import Program
 
 REPLY = "w0 w1 w2 w3 w4"
+BEGINNING = ["Begin", REPLY]
 
 
 @pytest.fixture
-def tabs(page: Page, complaints: list[str]) -> Iterator[tuple[Page, Page]]:
+def tabs(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> Iterator[tuple[Page, Page]]:
+    say(page, "Begin")
+    expect_idle(page)
+    expect(messages(page)).to_have_text(BEGINNING)
     other = open_beside(page, complaints)
     yield page, other
     other.close()
@@ -33,7 +37,7 @@ def tabs(page: Page, complaints: list[str]) -> Iterator[tuple[Page, Page]]:
 
 def expect_both(tabs: tuple[Page, Page], texts: list[str]) -> None:
     for tab in tabs:
-        expect(messages(tab)).to_have_text(texts)
+        expect(messages(tab)).to_have_text([*BEGINNING, *texts])
 
 
 def test_a_prompt_and_its_reply_show_in_the_other_tab_while_they_come(
@@ -53,7 +57,7 @@ def test_a_prompt_and_its_reply_show_in_the_other_tab_while_they_come(
         expect_idle(tab)
     say(there, "Another")
     expect_both(tabs, ["Tell me a story", "Once upon a time", "Another", REPLY])
-    assert len(ollama.requests) == 2
+    assert len(ollama.requests) == 3
 
 
 def test_a_stop_in_one_tab_is_seen_in_the_other(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
@@ -68,7 +72,7 @@ def test_a_stop_in_one_tab_is_seen_in_the_other(tabs: tuple[Page, Page], ollama:
         expect(button(tab, "Go on")).to_be_visible()
     button(here, "Go on").click()
     for tab in tabs:
-        expect(messages(tab)).to_have_count(3)
+        expect(messages(tab)).to_have_count(5)
         expect_idle(tab)
         expect(button(tab, "Go on")).to_have_count(0)
 
@@ -86,7 +90,7 @@ def test_an_edit_and_another_answer_are_seen_in_the_other_tab(tabs: tuple[Page, 
     ollama.script(Head(), Lines(line("Better"), last_line()))
     button(here, "Another answer").click()
     expect_both(tabs, ["Two", "Better"])
-    assert len(ollama.requests) == 3
+    assert len(ollama.requests) == 4
 
 
 def test_an_unsent_prompt_is_seen_in_a_second_tab_and_taken_once(
