@@ -65,6 +65,6 @@ clean:
 
 tests/node_modules/.package-lock.json: tests/package-lock.json
 	@sh .ci/debian-packages npm
-	@echo "Setting up the event stream parser that the tests compare with (once) ..."
+	@echo "Setting up the event stream parser and axe-core, which tests compare with (once) ..."
 	@cd tests && npm ci --silent --no-audit --no-fund
 	@touch $@

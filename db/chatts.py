@@ -21,12 +21,18 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One message as ``chatts`` holds it."""
+    """One message as ``chatts`` holds it.
+
+    :param status: how the reply ended whose message it is, as in ``replies.status``, if otherwise than done; else None.
+    :param error: what the viewers of that reply were told; None if nothing.
+    """
 
     seq: int
     id: UUID
     time: datetime
     message: Message
+    status: str | None = None
+    error: str | None = None
 
 
 NO_END = 2**63 - 1
@@ -37,13 +43,23 @@ async def page(
     connection: asyncpg.Connection, tenant: str, appid: str, limit: int, before: int | None
 ) -> list[Recorded]:
     """Read the newest ``limit`` messages of a conversation, of those with a ``seq`` under ``before``; oldest first."""
+    # An assistant's message has its reply's id. One look by primary key for each message that is read, never a join
+    # that reads more: hence the limit inside.
     rows = await connection.fetch(
         """
-        SELECT seq, id, time, username, message, extra
-        FROM chatts
-        WHERE tenant = $1 AND appid = $2 AND seq < $4
+        SELECT said.*, replies.status, replies.error
+        FROM (
+            SELECT seq, id, time, username, message, extra
+            FROM chatts
+            WHERE tenant = $1 AND appid = $2 AND seq < $4
+            ORDER BY seq DESC
+            LIMIT $3
+        ) AS said
+        LEFT JOIN LATERAL (
+            SELECT status, error FROM replies
+            WHERE replies.id = said.id AND tenant = $1 AND status NOT IN ('done', 'streaming') LIMIT 1
+        ) AS replies ON said.username = 'assistant'
         ORDER BY seq DESC
-        LIMIT $3
         """,
         tenant,
         appid,
@@ -51,7 +67,14 @@ async def page(
         before if before is not None else NO_END,
     )
     return [
-        Recorded(row["seq"], row["id"], row["time"], Message(row["username"], row["message"], row["extra"]))
+        Recorded(
+            row["seq"],
+            row["id"],
+            row["time"],
+            Message(row["username"], row["message"], row["extra"]),
+            row["status"],
+            row["error"],
+        )
         for row in reversed(rows)
     ]
 

@@ -61,4 +61,6 @@ def _as_json(recorded: Recorded) -> dict[str, Any]:
         "content": message.content,
         "time": recorded.time.isoformat(),
         **(msgspec.json.decode(message.extra) if message.extra else {}),
+        **({"status": recorded.status} if recorded.status else {}),
+        **({"error": recorded.error} if recorded.error else {}),
     }

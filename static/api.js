@@ -1,7 +1,16 @@
 // chatterd's HTTP API as functions; what goes wrong is an ApiError whose message is a sentence to show.
 
 /**
- * @typedef {{id: string, role: string, content: string, thinking?: string, images?: string[]}} Message
+ * @typedef {object} Message
+ * @property {number} [seq] its number, once the server has it
+ * @property {string} [id]
+ * @property {string} role
+ * @property {string} content
+ * @property {string} [thinking]
+ * @property {string[]} [images] in base64
+ * @property {string} [status] how its reply ended, if not well
+ * @property {string} [error] what went wrong with it
+ *
  * @typedef {{messages: Message[], reply: {id: string} | null, before: number | null}} History
  * @typedef {object} Model
  * @property {string} name
@@ -10,22 +19,35 @@
  * @property {{parameter_size?: string, family?: string, families?: string[] | null, context_length?: number}} [details]
  */
 
+/** Milliseconds for a request: the server answers at once, but a connection may have died without a sign. */
+const PATIENCE = 15_000;
+const BYTES_PER_MILLISECOND = 20; // of a slow upload
+const UNREACHABLE = "The server does not answer. Check that chatterd is running and that you are online.";
+
 export class ApiError extends Error {
   /**
    * @param {string} sentence
    * @param {number} status 0 if the server did not answer
-   * @param {string | null} location the reply that stands in the way (409)
+   * @param {Headers} headers
    */
-  constructor(sentence, status = 0, location = null) {
+  constructor(sentence, status = 0, headers = new Headers()) {
     super(sentence);
     this.status = status;
-    this.location = location;
+    /** The reply that stands in the way (409). @type {string | null} */
+    this.location = headers.get("Location");
+    /** Seconds after which the server wants to be asked again (503). */
+    this.retryAfter = Number.parseInt(headers.get("Retry-After") ?? "0", 10) || 0;
+  }
+
+  /** Whether the same request may go well later, without anybody doing anything. */
+  get isPassing() {
+    return this.status === 0 || this.status >= 500 || this.status === 429 || this.status === 408;
   }
 }
 
 /** @returns {Promise<Model[]>} */
 export async function fetchModels() {
-  const { models } = await (await request("/models")).json();
+  const { models } = await readJSON(await request("/models"));
   return models ?? [];
 }
 
@@ -41,7 +63,7 @@ export async function fetchHistory(appID, before = null, limit = null) {
   const query = new URLSearchParams({ appID });
   if (limit !== null) query.set("limit", String(limit));
   if (before !== null) query.set("before", String(before));
-  return (await request(`/llmchat?${query}`)).json();
+  return readJSON(await request(`/llmchat?${query}`));
 }
 
 /**
@@ -55,12 +77,14 @@ export async function fetchHistory(appID, before = null, limit = null) {
  * @returns {Promise<string>} where the reply can be followed
  */
 export async function beginReply(appID, model, messages, key, options = {}) {
+  const body = JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) });
   const response = await request("/llmchat", {
     method: "POST",
     headers: { "Content-Type": "application/json", Prefer: "respond-async", "Idempotency-Key": key },
-    body: JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) }),
+    body,
+    signal: AbortSignal.timeout(PATIENCE + body.length / BYTES_PER_MILLISECOND),
   });
-  return response.headers.get("Location") ?? (await response.json()).location;
+  return response.headers.get("Location") ?? (await readJSON(response)).location;
 }
 
 /** @param {string} location */
@@ -71,6 +95,11 @@ export async function stopReply(location) {
 /** Also while the page is being left. @param {string} appID */
 export async function forgetConversation(appID) {
   await request(`/llmchat?${new URLSearchParams({ appID })}`, { method: "DELETE", keepalive: true });
+}
+
+/** Forget a message and all after it. @param {string} appID @param {number} seq the message's number */
+export async function forgetFrom(appID, seq) {
+  await request(`/llmchat?${new URLSearchParams({ appID, from: String(seq) })}`, { method: "DELETE" });
 }
 
 /** @param {string} location @returns {string} */
@@ -87,12 +116,21 @@ export function replyLocation(id) {
 async function request(path, options) {
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(path, { signal: AbortSignal.timeout(PATIENCE), ...options });
   } catch {
-    throw new ApiError("The server does not answer. Check that chatterd is running and that you are online.");
+    throw new ApiError(UNREACHABLE);
   }
   if (response.ok) return response;
-  throw new ApiError(await sentenceIn(response), response.status, response.headers.get("Location"));
+  throw new ApiError(await sentenceIn(response), response.status, response.headers);
+}
+
+/** @param {Response} response whose connection may break in the middle */
+async function readJSON(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new ApiError(UNREACHABLE);
+  }
 }
 
 /** @param {Response} response */

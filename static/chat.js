@@ -4,6 +4,7 @@ import { Composer } from "./composer.js";
 import { ConversationList } from "./conversation_list.js";
 import { CurrentChat } from "./current_chat.js";
 import { Deletions } from "./deletions.js";
+import { deliverAll } from "./delivery.js";
 import { Drawer } from "./drawer.js";
 import { makeAlert, makeButton } from "./elements.js";
 import { takesImages } from "./model_facts.js";
@@ -61,6 +62,7 @@ addEventListener("keydown", (event) => {
   startNew();
 });
 chat.followAddress();
+deliverAll();
 list.addEventListener("change", showState);
 picker.load();
 composer.focus();

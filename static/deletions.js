@@ -6,6 +6,7 @@
 
 import { forgetConversation } from "./api.js";
 import { UNDO_TIME } from "./conversation_list.js";
+import { cancelDeliveries } from "./delivery.js";
 import { forgetDraft } from "./drafts.js";
 
 const GRACE = 5_000; // for the tab that offers to undo it, before another one steps in
@@ -57,6 +58,7 @@ export class Deletions {
     if (this.#list.find(appID)?.deleted !== deleted) return;
     this.#list.bury(appID); // first: from here on nobody is offered to undo it
     forgetDraft(appID);
+    cancelDeliveries(appID); // an unsent prompt would bring it back
     this.#send(appID);
   }
 

@@ -1,10 +1,11 @@
-// Follows one reply to its end, through lost connections and restarts of the server.
+// Follows one reply to its end, through lost connections and restarts of the server, without a word twice or missing.
 
 import { fetchHistory, replyId } from "./api.js";
+import { Pauses } from "./pauses.js";
+import { Pulse } from "./pulse.js";
 import { ReplyStream } from "./reply_stream.js";
 
-const FIRST_PAUSE = 1000;
-const LONGEST_PAUSE = 15000;
+const FIRST_PAUSE = 0;
 const ENDINGS = { stopped: "Stopped.", length: "The reply reached its length limit." };
 
 /** @typedef {import("./reply_view.js").ReplyView} ReplyView */
@@ -12,24 +13,34 @@ const ENDINGS = { stopped: "Stopped.", length: "The reply reached its length lim
 export class FollowedReply {
   #view;
   #appID;
-  #onEnd;
+  #listener;
+  #pauses;
+  #pulse;
   #stream = null;
-  #timer = 0;
+  #last = -1; // the number of the last line
+  #isOpen = false;
+  #lost = false;
+  #resting = false;
   #ended = false;
   #erred = false;
-  #attempts = 0; // to begin anew since the last line came
 
   /**
    * @param {string} appID
    * @param {string} location
    * @param {ReplyView} view
-   * @param {(outcome: {erred: boolean}) => void} onEnd
+   * @param {object} listener
+   * @param {() => void} listener.onLost the connection is lost, and could not be made again at once
+   * @param {(ending: {erred: boolean, goesOn: boolean}) => void} listener.onEnd whether there may be more to say
    */
-  constructor(appID, location, view, onEnd) {
+  constructor(appID, location, view, listener) {
     this.#appID = appID;
     this.location = location;
+    this.id = replyId(location);
     this.#view = view;
-    this.#onEnd = onEnd;
+    this.#listener = listener;
+    this.#pauses = new Pauses(() => this.#followAgain(), (seconds) => this.#tellPause(seconds), FIRST_PAUSE);
+    this.#pulse = new Pulse({ onSilence: () => this.#doubt(), onHidden: () => this.#rest() });
+    view.status.connect();
     this.#follow();
   }
 
@@ -37,34 +48,48 @@ export class FollowedReply {
   leave() {
     this.#ended = true;
     this.#stream?.close();
-    clearTimeout(this.#timer);
+    this.#pauses.end();
+    this.#pulse.end();
     this.#view.end();
   }
 
   #follow() {
-    let fresh = true; // lines come from the beginning: what is shown gives way, once there is something to show
-    const begin = () => {
-      if (fresh) this.#view.clear();
-      fresh = false;
-      this.#attempts = 0;
-    };
-    this.#stream = new ReplyStream(this.location, {
-      onOpen: () => this.#view.wait(),
-      onLine: (line) => (begin(), this.#takeLine(line)),
-      onError: (sentence) => (begin(), this.#takeError(sentence)),
-      onLost: () => this.#takeLoss(),
-      onClosed: () => this.#recover(),
+    this.#resting = false;
+    this.#isOpen = false;
+    this.#stream?.close();
+    this.#pulse.ask();
+    this.#stream = new ReplyStream(this.location, this.#last, {
+      onOpen: () => this.#takeOpening(),
+      onLine: (number, line) => this.#isNew(number) && this.#takeLine(line),
+      onError: (number, sentence) => this.#isNew(number) && this.#takeError(sentence),
+      onEnd: (refused) => this.#takeLoss(refused),
     });
+  }
+
+  #takeOpening() {
+    this.#isOpen = true;
+    this.#pulse.beat();
+    if (this.#view.isEmpty) this.#view.status.wait();
+    else this.#view.status.stream(this.#view.figures);
+  }
+
+  /** The connection of a tab that woke may still deliver what its successor delivers too. */
+  #isNew(number) {
+    this.#pulse.beat();
+    if (number <= this.#last) return false;
+    this.#last = number;
+    this.#lost = false;
+    this.#pauses.succeed();
+    return true;
   }
 
   /** @param {import("./reply_stream.js").Line} line */
   #takeLine(line) {
     this.#erred = false;
-    this.#view.append(line.message?.content ?? "", line.message?.thinking ?? "");
+    this.#view.take(line);
     if (!line.done) return;
-    if (line.done_reason in ENDINGS) this.#view.addNote(ENDINGS[line.done_reason]);
-    else if (this.#view.isEmpty) this.#view.addNote("The model said nothing.");
-    this.#end();
+    if (line.done_reason in ENDINGS) this.#end({ sentence: ENDINGS[line.done_reason], goesOn: true });
+    else this.#end({ sentence: this.#view.isEmpty ? "The model said nothing." : "", goesOn: false });
   }
 
   #takeError(sentence) {
@@ -72,55 +97,71 @@ export class FollowedReply {
     this.#view.addError(sentence);
   }
 
-  /** After an error the connection usually closes because the reply is over: ask before waiting for more. */
-  async #takeLoss() {
-    if (!this.#erred) {
-      this.#view.reconnect();
-      return;
+  #followAgain() {
+    this.#tellPause(0);
+    this.#follow();
+  }
+
+  /** Nothing came for long, or somebody came back: the connection may be dead without a sign of it. */
+  #doubt() {
+    if (!this.#stream && !this.#resting) this.#pauses.cutShort();
+    else if (this.#isOpen || this.#resting) this.#follow();
+    else this.#followAgain();
+  }
+
+  /** Nobody looks: connect again when somebody does. */
+  #rest() {
+    if (this.#resting) return;
+    this.#resting = true;
+    this.#pauses.rest();
+    this.#stream?.close();
+    this.#stream = null;
+  }
+
+  /** After an error, and where the server has no events, the reply is over as a rule: ask before trying again. */
+  async #takeLoss(refused) {
+    this.#stream = null;
+    if (refused || this.#erred) {
+      const history = await fetchHistory(this.#appID).catch(() => null);
+      if (this.#ended || this.#stream) return;
+      if (history && history.reply?.id !== this.id) {
+        this.#takeHistory(history);
+        return;
+      }
     }
-    const history = await this.#fetchHistory();
-    if (!this.#ended && history?.reply?.id !== replyId(this.location)) this.#end();
+    this.#pauses.next();
   }
 
-  /** The browser has given up on the stream. Once the server answers again, follow the reply from its beginning. */
-  async #recover() {
-    if (this.#erred) {
-      this.#end();
-      return;
-    }
-    this.#view.reconnect();
-    const history = await this.#fetchHistory();
-    if (this.#ended) return;
-    const running = history?.reply?.id === replyId(this.location);
-    if (history && !running && this.#attempts > 0) this.#endWith(history);
-    else this.#timer = setTimeout(() => this.#follow(), this.#nextPause());
+  /** @param {import("./api.js").History} history of after the reply's end */
+  #takeHistory(history) {
+    const kept = history.messages.find((message) => message.id === this.id);
+    if (kept) this.#view.replace(kept);
+    if (kept?.error && !this.#erred) this.#takeError(kept.error);
+    if (!kept && this.#view.isEmpty && !this.#erred) this.#takeError("The server has nothing of this reply any more.");
+    this.#end(endingOf(kept));
   }
 
-  /** @param {import("./api.js").History} history */
-  #endWith(history) {
-    const kept = history.messages.find((message) => message.id === replyId(this.location));
-    this.#view.clear();
-    if (kept) this.#view.append(kept.content, kept.thinking);
-    else this.#takeError("The server has nothing of this reply any more.");
-    this.#end();
+  #tellPause(seconds) {
+    if (seconds > 0 && !this.#lost) this.#listener.onLost();
+    this.#lost ||= seconds > 0;
+    this.#view.status.reconnect(seconds, () => this.#pauses.cutShort());
   }
 
-  async #fetchHistory() {
-    try {
-      return await fetchHistory(this.#appID);
-    } catch {
-      return null;
-    }
-  }
-
-  #nextPause() {
-    const pause = this.#attempts === 0 ? 0 : FIRST_PAUSE * 2 ** (this.#attempts - 1);
-    this.#attempts += 1;
-    return Math.min(pause, LONGEST_PAUSE);
-  }
-
-  #end() {
+  /** @param {{sentence: string, goesOn: boolean}} ending */
+  #end(ending) {
     this.leave();
-    this.#onEnd({ erred: this.#erred });
+    this.#view.status.end({ ...ending, figures: this.#view.figures });
+    this.#listener.onEnd({ erred: this.#erred, goesOn: ending.goesOn });
   }
+}
+
+/**
+ * How a reply ended that the page did not see end.
+ *
+ * @param {import("./api.js").Message} [message]
+ * @returns {{sentence: string, goesOn: boolean}}
+ */
+export function endingOf(message) {
+  const stopped = message?.status === "stopped";
+  return { sentence: stopped ? ENDINGS.stopped : "", goesOn: stopped };
 }

@@ -1,52 +1,44 @@
-// A reply while it comes: a message that also shows waiting, errors in words, and how it ended.
+// A reply while it comes: a message that also shows how its connection stands, errors in words, and how it ended.
 
-import { make, makeAlert, makeButton } from "./elements.js";
+import { makeAlert } from "./elements.js";
+import { Figures } from "./figures.js";
 import { MessageView } from "./message_view.js";
-import { Waiting } from "./waiting.js";
-
-const WAITING = "Waiting for the model";
-const WHY_WAITING = "A large model takes a while to load.";
-const RECONNECTING = "The connection was lost. Reconnecting";
-const WHY_RECONNECTING = "The reply goes on in the server.";
+import { ReplyStatus } from "./reply_status.js";
 
 export class ReplyView extends MessageView {
-  #waiting = null;
+  status = new ReplyStatus();
+  #source = "";
 
-  constructor() {
+  /** @param {number | null} asked when it was asked for, as performance.now(); null if it is only looked at */
+  constructor(asked = null) {
     super("assistant");
+    this.figures = new Figures(asked);
     this.element.classList.add("streaming");
-    this.wait();
+    this.element.setAttribute("aria-busy", "true");
   }
 
-  /** Say that the first words are awaited, unless there are some. */
-  wait() {
-    this.#stopWaiting();
-    if (this.isEmpty) this.#startWaiting(WAITING, WHY_WAITING);
+  /** What was said so far, as the model wrote it. */
+  get source() {
+    return this.#source;
   }
 
-  /** Say that the connection is being made again; each attempt says so, the seconds count from the first. */
-  reconnect() {
-    if (this.#waiting?.sentence === RECONNECTING) return;
-    this.#stopWaiting();
-    this.#startWaiting(RECONNECTING, WHY_RECONNECTING);
+  /** @param {import("./reply_stream.js").Line} line */
+  take(line) {
+    const { content = "", thinking = "" } = line.message ?? {};
+    const silent = this.isEmpty;
+    this.figures.take(line);
+    this.#source += content;
+    if (content || thinking) this.append(content, thinking);
+    if (silent && !this.isEmpty) this.status.stream(this.figures);
   }
 
-  /** @param {string} content @param {string} thinking */
-  append(content, thinking = "") {
-    if (content || thinking) this.#stopWaiting();
-    super.append(content, thinking);
-  }
-
-  /** Forget all words and errors: the reply is shown again from its beginning. */
-  clear() {
-    super.clear();
-    this.#removeErrors();
-  }
-
-  /** Take the errors back before another attempt; with nothing said, nothing is left. */
-  dismiss() {
-    this.#removeErrors();
-    if (this.isEmpty) this.element.remove();
+  /** Show the reply as the server keeps it. @param {import("./api.js").Message} message */
+  replace({ content, thinking = "" }) {
+    if (content === this.#source) return;
+    this.clear();
+    this.append(content, thinking);
+    this.flush();
+    this.#source = content;
   }
 
   /** @param {string} sentence */
@@ -54,35 +46,9 @@ export class ReplyView extends MessageView {
     this.element.append(makeAlert(sentence));
   }
 
-  /** @param {string} sentence */
-  addNote(sentence) {
-    this.element.append(make("p", "note", sentence));
-  }
-
-  /** @param {() => void} onRetry */
-  offerRetry(onRetry) {
-    const button = makeButton("Try again", onRetry);
-    button.classList.add("retry");
-    (this.element.querySelector(".alert:last-of-type") ?? this.element).append(button);
-  }
-
   end() {
     this.flush();
-    this.#stopWaiting();
     this.element.classList.remove("streaming");
-  }
-
-  #removeErrors() {
-    for (const alert of this.element.querySelectorAll(".alert")) alert.remove();
-  }
-
-  #startWaiting(sentence, explanation) {
-    this.#waiting = new Waiting(sentence, explanation);
-    this.element.append(this.#waiting.element);
-  }
-
-  #stopWaiting() {
-    this.#waiting?.remove();
-    this.#waiting = null;
+    this.element.removeAttribute("aria-busy");
   }
 }

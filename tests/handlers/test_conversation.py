@@ -134,6 +134,39 @@ def test_the_reply_being_generated_is_named(client: Client, ollama: ScriptedOlla
     assert client.history()["reply"] is None
 
 
+def test_a_message_says_how_its_reply_ended_if_not_well(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("half")), Gate())
+    path = client.begin("one")
+    with client.follow(path) as stream:
+        stream.next()
+        assert client.http.delete(path).status_code == 202
+        stream.rest()
+    ollama.script(Head(), Lines(line("a bit"), b'{"error":"out of memory"}'))
+    client.ask("two")
+    ollama.script(Head(), Lines(line("cut")))
+    client.ask("three")
+    client.ask("four")
+    messages = client.history()["messages"]
+    ended = [(message.get("status"), message.get("error")) for message in messages]
+    assert ended[::2] == [(None, None)] * 4
+    assert ended[1::2] == [
+        ("stopped", None),
+        ("failed", "out of memory"),
+        ("truncated", "Ollama's answer ended before it was complete."),
+        (None, None),
+    ]
+    assert "error" not in messages[1] and "status" not in messages[7]
+
+
+def test_a_field_that_a_client_sent_is_not_taken_for_an_ending(client: Client) -> None:
+    body = client.body()
+    body["messages"] = [{"role": "user", "content": "hi", "status": "sent from my phone"}]
+    assert client.http.post("/llmchat", json=body).status_code == 200
+    user, assistant = client.history()["messages"]
+    assert user["status"] == "sent from my phone"
+    assert "status" not in assistant
+
+
 @pytest.mark.parametrize(
     "tag", ["é😀", "a b+c&d=e%20#?/", "\t\r\n\x01\x7f", " ", "'; DROP TABLE chatts; --", "\u202e\u2028"]
 )
