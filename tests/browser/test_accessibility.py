@@ -127,7 +127,7 @@ def test_who_listens_hears_a_reply_once_and_whole(page: Page, ollama: ScriptedOl
     expect_idle(page)
     expect(announcer(page)).to_have_text("Once upon a time")
     assert heard.json_value() == ["Once upon a time"]
-    assert page.locator("[aria-live], [role=log], [role=alert]").count() == 0, "nothing else speaks by itself"
+    assert page.locator("main").locator("[aria-live], [role=log], [role=alert]").count() == 0, "nothing else speaks"
 
 
 def test_everything_is_reached_with_the_keyboard_in_the_order_of_the_page(page: Page, ollama: ScriptedOllama) -> None:

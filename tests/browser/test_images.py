@@ -124,7 +124,7 @@ def test_an_image_needs_no_words(page: Page, ollama: ScriptedOllama) -> None:
     choose(page, picture())
     page.get_by_role("button", name="Send").click()
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
-    expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["An image"])
+    expect(page.get_by_role("navigation", name="Conversations").get_by_role("link")).to_have_text(["An image"])
     assert len(sent(ollama)) == 1
 
 

@@ -47,7 +47,7 @@ def converse(page: Page, text: str) -> str:
 
 def titles(page: Page) -> Locator:
     """The links to the conversations, as they are listed."""
-    return page.get_by_role("navigation").get_by_role("link")
+    return page.get_by_role("navigation", name="Conversations").get_by_role("link")
 
 
 def undo(page: Page) -> Locator:

@@ -309,7 +309,8 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
     ("headFile", "404"): lambda c, o: c.http.head("/static/nope.js"),
 }
 
-for page, address in [("ChatPage", "/"), ("DocsPage", "/docs"), ("StatusPage", "/status"), ("File", "/static/openapi.json")]:
+PAGES = {"ChatPage": "/", "DocsPage": "/docs", "StatusPage": "/status", "File": "/static/openapi.json"}
+for page, address in PAGES.items():
     SITUATIONS[f"get{page}", "200"] = lambda c, o, at=address: c.http.get(at)  # type: ignore[misc]
     SITUATIONS[f"get{page}", "304"] = lambda c, o, at=address: again(c, at)  # type: ignore[misc]
     SITUATIONS[f"head{page}", "200"] = lambda c, o, at=address: c.http.head(at)  # type: ignore[misc]
