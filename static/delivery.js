@@ -129,7 +129,7 @@ class Delivery {
   #conclude(location) {
     const listener = this.#listener;
     this.cancel();
-    tellChange(this.#unsent.appID);
+    tellChange(this.#unsent.appID, !listener);
     if (location === null) listener?.onGone();
     else listener?.onTaken(location);
   }

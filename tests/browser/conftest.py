@@ -54,6 +54,7 @@ def page(context: BrowserContext, chatterd: Program, complaints: list[str]) -> I
     page.goto("/")
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
     yield page
+    page.unroute_all(behavior="wait")
     page.evaluate("localStorage.clear()")
     page.close()
     assert not complaints

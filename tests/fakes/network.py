@@ -72,7 +72,8 @@ class Network:
         self._ready.set()
         await self._leaving.wait()
         server.close()
-        await asyncio.sleep(0)  # what was just accepted is connected by a callback
+        for _ in range(4):  # what was just accepted becomes a task, then a transport, then a connection
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

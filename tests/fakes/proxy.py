@@ -110,7 +110,8 @@ class CuttingProxy:
         if self._server is not None:
             self._server.close()
             self._server = None
-        await asyncio.sleep(0)  # what was just accepted is connected by a callback
+        for _ in range(4):  # what was just accepted becomes a task, then a transport, then a connection
+            await asyncio.sleep(0)
         while self._connections:
             tasks = list(self._connections)
             for task, writer in self._connections.items():
