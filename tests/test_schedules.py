@@ -23,7 +23,7 @@ from tests.fakes.ollama import ScriptedOllama
 from tests.program import Program
 from tests.viewers import Viewer, framed, log_of
 
-SECONDS = float(os.environ.get("CHATTERD_SECONDS", "20"))
+SECONDS = float(os.environ.get("CHATTERD_SECONDS", "15"))
 SEED = int(os.environ.get("CHATTERD_SEED", str(random.SystemRandom().randrange(10**6))))
 
 PROCESSES = 3

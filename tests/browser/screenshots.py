@@ -9,11 +9,14 @@ from playwright.sync_api import ViewportSize, expect, sync_playwright
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.program import ROOT, Program
 
-SIZE: ViewportSize = {"width": 1000, "height": 640}
+SIZE: ViewportSize = {"width": 1100, "height": 680}
+
+STATUS_SECONDS = 12
+"""For how long the status page watches before its picture: its plots need some points."""
 
 
 def main() -> None:
-    """Chat a little, and take a picture of it."""
+    """Chat a little, and take pictures of that and of the status page."""
     folder = Path(tempfile.mkdtemp(prefix="chatterd-screenshots-"))
     try:
         with Program(data_dir=folder, ollama_host="127.0.0.1:1") as program, sync_playwright() as playwright:
@@ -26,6 +29,11 @@ def main() -> None:
                 expect(page.get_by_role("button", name="Stop")).to_be_visible()
                 expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=60_000)
             page.screenshot(path=ROOT / "docs" / "chat.png", animations="disabled")
+            page.get_by_label("Message").fill("Tell me a long story about a lighthouse.")
+            page.get_by_label("Message").press("Enter")
+            page.goto("/status")
+            page.wait_for_timeout(1000 * STATUS_SECONDS)
+            page.screenshot(path=ROOT / "docs" / "status.png", animations="disabled")
             browser.close()
     finally:
         shutil.rmtree(folder)

@@ -134,6 +134,7 @@ def test_everything_is_reached_with_the_keyboard_in_the_order_of_the_page(page: 
     say(page, "Hello")
     expect(page.locator("details.figures")).to_be_visible()
     expect_idle(page)
+    expect(button(page, "Another answer")).to_have_count(1)
     page.locator("main").focus()
     names = []
     for _ in range(5):

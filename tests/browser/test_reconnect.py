@@ -96,10 +96,10 @@ def test_a_reply_that_ends_while_the_server_is_away_for_this_tab(
 ) -> None:
     more, end = Gate("more words"), Gate("the end")
     ollama.script(Head(), Lines(line("Once ")), more, Lines(line("upon ")), end, Lines(line("a time"), last_line()))
+    page.clock.install()
     say(page, "Tell me a story")
     expect(messages(page)).to_have_text(["Tell me a story", "Once"])
     page.route("**/llmchat**", lambda route: route.abort())
-    page.clock.install()
     page.clock.fast_forward(25_000)  # too long a silence: the page doubts its connection
     expect(status(page)).to_contain_text("Trying again in")
     expect(announcer(page)).to_have_text("The connection was lost. It is made again.")
