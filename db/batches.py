@@ -40,10 +40,6 @@ class Batches(Generic[Asked, Answer]):
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def prepare(self) -> None:
-        """Let PostgreSQL plan the statement before anybody waits for it: a session's first takes ten times as long."""
-        await asyncio.gather(*(self._do([]) for _ in range(self._at_once)))
-
     async def ask(self, asked: Asked) -> Answer:
         """Have one thing done.
 

@@ -42,6 +42,7 @@ class ViewerHandler(BaseHandler):
         self._showing = asyncio.current_task()
         self._chunked = self.request.version == "HTTP/1.1"
         self._figures.viewers += 1
+        self.ui.clear()  # Tornado's, for templates; thousands of viewers may wait for long
         try:
             await self.flush()
             self._outlet = Outlet(cast(HTTP1Connection, self.request.connection).stream)

@@ -121,18 +121,29 @@ class Cursor:
         """Show lines as they are committed, until some cannot be shown at once, the reply ends, or nothing comes."""
         woken = self._loop.create_future()
 
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
         def take(first: int, lines: list[bytes]) -> None:
             if lines and first == self.at and show(first, lines):
                 self.at += len(lines)
                 self._deadline = self._loop.time() + seconds
-            elif not woken.done():
-                woken.set_result(None)
+            else:
+                wake()
 
+        def look_at_the_clock() -> None:
+            if self._loop.time() < self._deadline:  # lines were shown meanwhile
+                self._timer = self._loop.call_at(self._deadline, look_at_the_clock)
+            else:
+                wake()
+
+        self._timer = self._loop.call_at(self._deadline, look_at_the_clock)
         reply.watch(take)
         try:
-            while not woken.done() and (left := self._deadline - self._loop.time()) > 0:
-                await asyncio.wait([woken], timeout=left)
+            await woken
         finally:
+            self._timer.cancel()
             reply.unwatch(take)
 
     async def _next_of_log(self) -> list[bytes] | None:

@@ -54,10 +54,6 @@ class Replies:
         """Whether prompts are welcome here, if the database answers."""
         return self._presence.known and not self.draining
 
-    async def prepare(self) -> None:
-        """Get ready for the first prompts."""
-        await self._beginnings.prepare()
-
     async def begin(self, asked: Prompt) -> Cursor:
         """Record a prompt and start its reply, or find the reply that the same idempotency key began.
 

@@ -1,6 +1,5 @@
 """Puts the relay's parts together."""
 
-import asyncio
 from contextlib import AsyncExitStack
 
 from db import replies
@@ -41,7 +40,6 @@ async def start_relay(
     stack.push_async_callback(sweep.stop)
     await sweep.start()
     door = Replies(relay, presence, running, adoption)
-    await asyncio.gather(door.prepare(), relay.endings.prepare())
     status = Status(relay, presence, running, door)
     stack.push_async_callback(status.end)
     status.start()
