@@ -18,6 +18,8 @@ ARGUMENTS = (
     "--disable-sync",
 )
 
+expect.set_options(timeout=20_000)  # milliseconds; a machine that runs other tests beside may be slow
+
 
 @pytest.fixture(scope="module")
 def context(_session_chatterd: Program) -> Iterator[BrowserContext]:
