@@ -44,13 +44,6 @@ READY = 4
 """Connections that are there from the start: as many as statements begin and end replies at once."""
 
 
-async def _plan(connection: asyncpg.Connection) -> None:
-    """Let PostgreSQL plan what each prompt needs before anybody waits for it: a session's first takes ten times as
-    long."""
-    await replies.begin(connection, [])
-    await replies.finish(connection, [])
-
-
 class _Connection(asyncpg.Connection):
     """A pooled connection that is given back without a round trip: nothing here changes the session's state."""
 
@@ -90,11 +83,10 @@ class Database:
             await migrate(connection)
         finally:
             await connection.close()
-        self._pool = await asyncpg.create_pool(
+        pool = await asyncpg.create_pool(
             self._url,
             min_size=min(READY, self._size),
             max_size=self._size,
-            init=_plan,
             max_inactive_connection_lifetime=0,
             max_cached_statement_lifetime=0,
             timeout=self._acquire_timeout,
@@ -102,6 +94,12 @@ class Database:
             connection_class=_Connection,
             server_settings=PLANNING,
         )
+        try:
+            await _plan(pool, min(READY, self._size))
+        except BaseException:
+            pool.terminate()
+            raise
+        self._pool = pool
 
     async def _keep_connecting(self) -> None:
         while self._pool is None:
@@ -183,3 +181,17 @@ async def _release(pool: Any, connection: asyncpg.Connection) -> None:
         await pool.release(connection)
     except AWAY as error:
         log.info("A connection could not be given back: %s", error)
+
+
+async def _plan(pool: Any, count: int) -> None:
+    """Let PostgreSQL plan, on so many connections, what each prompt needs before anybody waits for it: a session's
+    first takes ten times as long.
+
+    Not on each connection as it opens: the statements take locks, for which one that only reads must not wait.
+    """
+    connections = [await pool.acquire() for _ in range(count)]
+    for connection in connections:
+        await replies.begin(connection, [])
+        await replies.finish(connection, [])
+    for connection in connections:
+        await pool.release(connection)
