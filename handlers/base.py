@@ -13,6 +13,7 @@ import msgspec
 from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from access.asker import ANYBODY
 from db.pool import Database
 from errors import BadRequest, ChatterdError, NotFound, TooLarge, UnsupportedMediaType
 from handlers.outbox import Outbox
@@ -51,12 +52,13 @@ class BaseHandler(RequestHandler):
     def initialize(self) -> None:
         """Find the services (called by Tornado)."""
         self.services: Services = self.settings["services"]
+        self.asker = ANYBODY
         self._body = bytearray()
 
     @property
     def tenant(self) -> str:
-        """Who is asking: conversations and replies of others do not exist for this request."""
-        return ""
+        """Whose conversations and replies exist for this request."""
+        return self.asker.tenant
 
     @cached_property
     def request_id(self) -> str:

@@ -442,12 +442,12 @@ def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollam
         try:
             for one in watching:
                 one.result(20)
+            for request in ollama.requests:
+                request.closed.wait()
         finally:
             for gate in gates:
                 gate.open()  # ends what has not ended, so that a failure does not hang
             proxy.restore()
-    for request in ollama.requests:
-        request.closed.wait()
     for path, other in zip(paths, others, strict=True):
         eventually("stored", partial(is_failed, database_url, path))
         assert other.messages() == [("user", "hi"), ("assistant", "partial ")]
