@@ -13,6 +13,9 @@ from typing import Any
 from tornado.log import define_logging_options
 from tornado.options import Error, OptionParser
 
+VERSION = "1.0.0"
+"""Of chatterd, as ``static/openapi.json`` says it too."""
+
 
 def _setting(default: Any, help: str, env: str | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "env": env})

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -54,6 +55,8 @@ class _Connection(asyncpg.Connection):
 class Database:
     """Lends connections to a migrated database.
 
+    :ivar size: how many it lends at most.
+    :ivar on_lent: called with the seconds that somebody has waited for a connection.
     :param url: libpq connection URI.
     :param size: connections at most.
     :param acquire_timeout: seconds to wait for a free connection, and to open one.
@@ -61,7 +64,8 @@ class Database:
 
     def __init__(self, url: str, size: int, acquire_timeout: float) -> None:
         self._url = url
-        self._size = size
+        self.size = size
+        self.on_lent: Callable[[float], object] = lambda seconds: None
         self._acquire_timeout = acquire_timeout
         self._pool: Any = None
         self._opening: asyncio.Task[None] | None = None
@@ -85,8 +89,8 @@ class Database:
             await connection.close()
         pool = await asyncpg.create_pool(
             self._url,
-            min_size=min(READY, self._size),
-            max_size=self._size,
+            min_size=min(READY, self.size),
+            max_size=self.size,
             max_inactive_connection_lifetime=0,
             max_cached_statement_lifetime=0,
             timeout=self._acquire_timeout,
@@ -95,7 +99,7 @@ class Database:
             server_settings=PLANNING,
         )
         try:
-            await _plan(pool, min(READY, self._size))
+            await _plan(pool, min(READY, self.size))
         except BaseException:
             pool.terminate()
             raise
@@ -112,6 +116,14 @@ class Database:
             except Exception:
                 log.exception("The database is there, but cannot be used; trying on.")
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many connections of the pool are lent now, and how many are idle."""
+        if self._pool is None:
+            return 0, 0
+        idle = self._pool.get_idle_size()
+        return self._pool.get_size() - idle, idle
+
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[asyncpg.Connection]:
         """Lend a connection for the ``async with`` block.
@@ -123,11 +135,13 @@ class Database:
         pool = self._pool
         if pool is None:
             raise Unavailable(AWAY_SENTENCE)
+        asked = monotonic()
         try:
             connection = await pool.acquire(timeout=self._acquire_timeout)
         except (*AWAY, asyncpg.PostgresError) as error:  # whatever keeps a session from beginning
             log.warning("No connection to the database: %s: %s", type(error).__name__, error)
             raise Unavailable(AWAY_SENTENCE) from error
+        self.on_lent(monotonic() - asked)
         try:
             yield connection
         except ChatterdError:

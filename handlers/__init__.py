@@ -2,7 +2,7 @@
 
 from tornado.web import Application
 
-from handlers import health, llmchat, llmprompt, models, pages, status
+from handlers import health, llmchat, llmprompt, metrics, models, pages, status
 from handlers.base import Services, UnknownPath, log_request
 
 ROUTES = [
@@ -10,6 +10,7 @@ ROUTES = [
     *llmprompt.ROUTES,
     *models.ROUTES,
     *health.ROUTES,
+    *metrics.ROUTES,
     *status.ROUTES,
     *pages.ROUTES,
 ]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
@@ -47,12 +47,18 @@ class Services:
 
 @stream_request_body
 class BaseHandler(RequestHandler):
-    """A handler of the API. Its body is read up to ``--max-body-bytes``; errors raised in it become JSON."""
+    """A handler of the API. Its body is read up to ``--max-body-bytes``; errors raised in it become JSON.
+
+    :cvar route: its path as ``static/openapi.json`` writes it, under which its requests are counted.
+    """
+
+    route: ClassVar[str] = "unknown"
 
     def initialize(self) -> None:
         """Find the services (called by Tornado)."""
         self.services: Services = self.settings["services"]
         self.asker = ANYBODY
+        self._streams = False
         self._body = bytearray()
 
     @property
@@ -126,6 +132,7 @@ class BaseHandler(RequestHandler):
 
     def start_stream(self, content_type: str) -> None:
         """Set what an answer needs that is read while it is written: nothing on the way may keep or collect it."""
+        self._streams = True
         self.set_header("Content-Type", content_type)
         self.set_header("X-Accel-Buffering", "no")  # nginx
         connection = cast(HTTP1Connection, self.request.connection)
@@ -162,6 +169,14 @@ class BaseHandler(RequestHandler):
     def _allowed_methods(self) -> list[str]:
         missing = RequestHandler._unimplemented_method
         return [name for name in self.SUPPORTED_METHODS if getattr(type(self), name.lower()) is not missing]
+
+    def on_finish(self) -> None:
+        """Count the answered request (called by Tornado)."""
+        method = self.request.method if self.request.method in self.SUPPORTED_METHODS else "other"
+        figures = self.services.status.figures
+        figures.requests[method or "", self.route, self.get_status()] += 1
+        if not self._streams:
+            figures.request_duration[self.route].observe(self.request.request_time())
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log an error once, with a stack trace where it is ours (called by Tornado)."""

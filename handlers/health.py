@@ -17,6 +17,8 @@ OLLAMA_TIMEOUT = 0.5
 class AliveHandler(BaseHandler):
     """Whether the event loop turns."""
 
+    route = "/healthz"
+
     def get(self) -> None:
         """Say so."""
         self.write_json({"status": "alive"})
@@ -24,6 +26,8 @@ class AliveHandler(BaseHandler):
 
 class ReadyHandler(BaseHandler):
     """Whether a balancer should send requests here."""
+
+    route = "/readyz"
 
     async def get(self) -> None:
         """Answer 503 while draining or without database; a missing Ollama is told but is no reason to go elsewhere."""

@@ -14,6 +14,8 @@ from handlers.viewer import ViewerHandler
 class LlmchatHandler(ConversationHandler, ViewerHandler):
     """A prompt is answered with its reply's stream; GET and DELETE are the conversation's."""
 
+    route = "/llmchat"
+
     async def post(self) -> None:
         """Begin a reply. With ``Prefer: respond-async`` (RFC 7240) say only where it can be followed."""
         asked = prompt.parse(self.json_body(), self.tenant, self.request.headers.get("Idempotency-Key"))
@@ -33,6 +35,8 @@ class LlmchatHandler(ConversationHandler, ViewerHandler):
 
 class ReplyHandler(ViewerHandler):
     """One reply."""
+
+    route = "/llmchat/{replyId}"
 
     async def get(self, reply_id: str) -> None:
         """Show the lines after ``Last-Event-ID``, or all. 204 tells an EventSource that there is nothing more

@@ -20,6 +20,8 @@ BACKLOG_LIMIT = 67_108_864
 class LlmpromptHandler(BaseHandler):
     """Relays one answer to the one client that asked; when the client leaves, Ollama is told to stop."""
 
+    route = "/llmprompt"
+
     def initialize(self) -> None:
         """Nothing asked yet (called by Tornado)."""
         super().initialize()

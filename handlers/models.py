@@ -8,6 +8,8 @@ from handlers.base import BaseHandler
 class ModelsHandler(BaseHandler):
     """Ollama's list of models."""
 
+    route = "/models"
+
     async def get(self) -> None:
         """Answer what ``/api/tags`` answers."""
         answer = await self.services.ollama.get("/api/tags")

@@ -28,6 +28,8 @@ CONTENT_SECURITY_POLICY = "; ".join(
 class FileHandler(BaseHandler):
     """A file that a browser shows, compressed where it may be, revalidated at each use."""
 
+    route = "/static/{file}"
+
     def initialize(self, name: str = "") -> None:
         """Take the name of a page's file (called by Tornado)."""
         super().initialize()

@@ -24,6 +24,8 @@ class StatusEventsHandler(BaseHandler):
     sample and what is known besides. A watcher that is slow is told less often.
     """
 
+    route = "/status/events"
+
     def initialize(self) -> None:
         """Nothing told yet (called by Tornado)."""
         super().initialize()

@@ -5,7 +5,7 @@ done``, and ``done_reason`` with figures in the last one; or ``{"error": ...}``.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import ujson
@@ -41,7 +41,16 @@ class _Line(msgspec.Struct, gc=False):
     error: msgspec.Raw = msgspec.Raw()
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_eval_count: _Count = 0
+    eval_count: _Count = 0
+
+
 _decode = msgspec.json.Decoder(_Line).decode
+_decode_usage = msgspec.json.Decoder(_Usage).decode
 
 
 def read(line: bytes) -> ChatLine:
@@ -85,6 +94,16 @@ def _read_unusual(line: bytes) -> ChatLine:
         tool_calls=_calls(tool_calls, line) if isinstance(tool_calls, list) else [],
         done=said.get("done") is True,
     )
+
+
+def tokens(last_line: bytes) -> tuple[int, int]:
+    """How many tokens the model read and how many it generated, as a reply's last line says (ollama ``api/types.go``,
+    ``Metrics``); 0 for what it does not say."""
+    try:
+        said = _decode_usage(last_line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 0, 0
+    return said.prompt_eval_count, said.eval_count
 
 
 def error_text(error: object) -> str:

@@ -4,6 +4,7 @@ Names, kinds and units are Prometheus's: seconds, and buckets that count what is
 """
 
 from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 STATUSES = ("done", "stopped", "failed", "truncated", "interrupted")
@@ -16,7 +17,10 @@ SECONDS = (
     *(0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.012, 0.016, 0.025, 0.04, 0.06),
     *(0.1, 0.16, 0.25, 0.4, 0.6, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
 )
-"""Upper bounds of the buckets for all times: from a line's way to a large model's load."""
+"""Upper bounds of the buckets for most times: from a line's way to a large model's load."""
+
+REPLY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0)
+"""Upper bounds of the buckets for what a whole reply takes."""
 
 
 class Histogram:
@@ -80,13 +84,21 @@ class Figures:
     :ivar replies_adopted: from a process that is gone.
     :ivar replies_moved: went on in another process, or will.
     :ivar replies_ended: here, by their status.
+    :ivar reply_duration: by how it ended, seconds from a prompt's arrival, or the reply's adoption, to its end.
+    :ivar prompt_tokens: that Ollama says it has read for replies that are done.
+    :ivar reply_tokens: that Ollama says it has generated for them.
     :ivar lines_settled: lines shown of replies that run no more, less those that adopted ones brought with them.
     :ivar viewers: that are shown a reply now.
     :ivar viewers_dropped: whose connection took nothing for too long, or whose reply could not be shown further.
     :ivar first_event: seconds from a prompt's arrival to its reply's first event; the model's time is most of it.
     :ivar line_latency: seconds from reading a line of Ollama's to handing it to the viewers' sockets.
     :ivar journal_round: seconds that PostgreSQL takes for a round of lines.
+    :ivar begin_statement: seconds that PostgreSQL takes to begin replies, together.
+    :ivar end_statement: seconds that PostgreSQL takes to end replies, together.
+    :ivar database_wait: seconds until there is a free connection to PostgreSQL.
     :ivar loop_lag: seconds that the event loop comes late to what is due.
+    :ivar requests: answered to their end, by method, route and status.
+    :ivar request_duration: by route, seconds from a request's head to the end of its answer; streams are left out.
     """
 
     def __init__(self) -> None:
@@ -94,10 +106,18 @@ class Figures:
         self.replies_adopted = 0
         self.replies_moved = 0
         self.replies_ended = dict.fromkeys(STATUSES, 0)
+        self.reply_duration = {status: Histogram(REPLY_SECONDS) for status in STATUSES}
+        self.prompt_tokens = 0
+        self.reply_tokens = 0
         self.lines_settled = 0
         self.viewers = 0
         self.viewers_dropped = 0
         self.first_event = Histogram()
         self.line_latency = Histogram()
         self.journal_round = Histogram()
+        self.begin_statement = Histogram()
+        self.end_statement = Histogram()
+        self.database_wait = Histogram()
         self.loop_lag = Histogram()
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.request_duration: defaultdict[str, Histogram] = defaultdict(Histogram)

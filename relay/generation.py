@@ -282,8 +282,17 @@ class Generation:
     def _show_end(self, outcome: Outcome) -> None:
         if self.reply.ended:
             return
-        self._figures.replies_ended[outcome.status] += 1
+        self._count_end(outcome)
         if outcome.last_line is not None:
             self.reply.append(outcome.last_line)
         self.reply.commit_all(self._loop.time())
         self.reply.end()
+
+    def _count_end(self, outcome: Outcome) -> None:
+        figures = self._figures
+        figures.replies_ended[outcome.status] += 1
+        figures.reply_duration[outcome.status].observe(self._loop.time() - self._made)
+        if outcome.status == "done" and outcome.last_line is not None:
+            prompt, reply = chat_line.tokens(outcome.last_line)
+            figures.prompt_tokens += prompt
+            figures.reply_tokens += reply

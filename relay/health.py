@@ -15,6 +15,9 @@ from relay.presence import Presence
 LOOK_TIMEOUT = 3.0
 """Seconds for the database to answer; Ollama gets as long."""
 
+FRESH_FOR = 1.0
+"""Seconds for which what was seen is as good as a look."""
+
 STALE_AFTER = 15.0
 """Seconds after which what was seen is not known any more."""
 
@@ -57,6 +60,7 @@ class Health:
         self._presence = presence
         self._loop = asyncio.get_running_loop()
         self._looked = -STALE_AFTER
+        self._look = asyncio.Lock()
 
     @property
     def well(self) -> bool:
@@ -67,6 +71,13 @@ class Health:
         """Ask both."""
         await asyncio.gather(self._look_at_database(), self._look_at_ollama())
         self._looked = self._loop.time()
+
+    async def look_again(self) -> None:
+        """Ask both unless that was done just now: for those who come by, however many they are."""
+        async with self._look:
+            if self._loop.time() - self._looked > FRESH_FOR:
+                await self.look()
+        self.notice()
 
     async def _look_at_database(self) -> None:
         name, took, processes = UNREACHABLE, None, None

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -89,7 +90,10 @@ class Replies:
     async def _begin_all(self, connection: Any, new: Sequence[NewReply]) -> list[Begun]:
         if not self._presence.known:
             raise Unavailable("The server is not ready yet. Try again in a moment.")
-        return await replies.begin(connection, new)
+        started = monotonic()
+        begun = await replies.begin(connection, new)
+        self._parts.figures.begin_statement.observe(monotonic() - started)
+        return begun
 
     async def follow(self, tenant: str, id: UUID, at: int) -> Cursor:
         """Find a reply to show, whichever process generates it, or did.

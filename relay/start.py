@@ -1,10 +1,15 @@
 """Puts the relay's parts together."""
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from time import monotonic
+
+import asyncpg
 
 from db import replies
 from db.batches import Batches
 from db.pool import Database
+from db.replies import Ending, Finished
 from relay.adoption import Adoption
 from relay.doorbell import Doorbell
 from relay.figures import Figures
@@ -24,10 +29,18 @@ async def start_relay(
 ) -> tuple[Replies, Status]:
     """Start all that relays; ``stack`` ends it, in reverse order. What a predecessor left behind is adopted."""
     figures = Figures()
+    database.on_lent = figures.database_wait.observe
     doorbell = Doorbell(database)
     presence = Presence(database, doorbell)
     journal = Journal(database, presence, doorbell, settings.journal_interval / 1000, figures)
-    relay = Parts(ollama, database, doorbell, journal, Batches(database, replies.finish, 2, 64), settings, figures)
+
+    async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> Sequence[Finished]:
+        started = monotonic()
+        finished = await replies.finish(connection, endings)
+        figures.end_statement.observe(monotonic() - started)
+        return finished
+
+    relay = Parts(ollama, database, doorbell, journal, Batches(database, finish, 2, 64), settings, figures)
     running = Running(journal, figures)
     adoption = Adoption(relay, presence, running)
     sweep = Sweep(relay, running, adoption)

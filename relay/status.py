@@ -16,6 +16,7 @@ from db.presence import Process
 from relay import machine
 from relay.generation import Parts
 from relay.health import Health, State
+from relay.metrics import Metrics
 from relay.presence import Presence
 from relay.pulse import Pulse
 from relay.replies import Replies
@@ -51,6 +52,7 @@ class Status:
     """Takes samples. A watcher has seen the first so many of them, and asks for the rest.
 
     :ivar figures: what it samples.
+    :ivar metrics: the same for Prometheus.
     :ivar key: tells this process's samples from another's.
     :ivar count: samples so far.
     :ivar watchers: how many watch now.
@@ -70,6 +72,7 @@ class Status:
         self._began = self._loop.time()
         self._pulse = Pulse(self.figures.loop_lag)
         self._health = Health(parts.database, parts.ollama, parts.journal, presence)
+        self.metrics = Metrics(parts, running, replies, self._health)
         self._kept: deque[bytes] = deque(maxlen=KEPT)
         self._snapshots: deque[Snapshot] = deque([self._snapshot()], maxlen=KEPT + 1)
         self._lags: deque[float] = deque(maxlen=LAG_SAMPLES)
