@@ -65,8 +65,8 @@ class Metrics(Collector):
         )
 
     def _outside(self) -> Iterator[Metric]:
-        yield from _up("database", self._health.database)
-        yield from _up("ollama", self._health.ollama)
+        yield from _up("database_up", "Whether PostgreSQL answers: 1 or 0.", self._health.database)
+        yield from _up("ollama_up", "Whether Ollama answers: 1 or 0.", self._health.ollama)
         lent, idle = self._database.connections
         yield _by(
             GaugeMetricFamily("chatterd_database_connections", "Connections of the pool.", labels=["state"]),
@@ -139,9 +139,9 @@ def _database(figures: Figures) -> Iterator[Metric]:
         yield _histogram(name, help, histogram)
 
 
-def _up(name: str, state: State) -> Iterator[Metric]:
+def _up(name: str, help: str, state: State) -> Iterator[Metric]:
     if state.name != UNKNOWN:
-        yield _gauge(f"{name}_up", f"Whether {name.capitalize()} answers: 1 or 0.", state.name == OK)
+        yield _gauge(name, help, state.name == OK)
 
 
 def _counter(name: str, help: str, value: float) -> Metric:

@@ -303,6 +303,7 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
     ("getHealth", "304"): lambda c, o: again(c, "/healthz"),
     ("getReadiness", "200"): lambda c, o: c.http.get("/readyz"),
     ("getReadiness", "304"): lambda c, o: again(c, "/readyz"),
+    ("getMetrics", "200"): lambda c, o: c.http.get("/metrics"),
     ("getFile", "400"): lambda c, o: c.http.get("/static/%ff"),
     ("getFile", "404"): lambda c, o: c.http.get("/static/nope.js"),
     ("headFile", "400"): lambda c, o: c.http.head("/static/%ff"),

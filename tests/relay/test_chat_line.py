@@ -151,3 +151,23 @@ def test_a_line_of_our_own_has_ollamas_shape(reason: str | None) -> None:
     assert said.pop("message") == {"role": "assistant", "content": "é\n", "thinking": "x"}
     assert said == {"model": "m", "done": reason is not None} | ({"done_reason": reason} if reason else {})
     assert chat_line.read(made) == ChatLine("é\n", thinking="x", done=reason is not None)
+
+
+@pytest.mark.parametrize(
+    ("last", "counts"),
+    [
+        (last_line("z"), (10, 5)),
+        (line("z", done=True), (0, 0)),
+        (b'{"eval_count":7}', (0, 7)),
+        (b'{"prompt_eval_count":-1,"eval_count":7}', (0, 0)),
+        (b'{"eval_count":' + b"9" * 400 + b"}", (0, 0)),
+        (b'{"eval_count":"7"}', (0, 0)),
+        (b'{"eval_count":1e999}', (0, 0)),
+        (b'{"x":"\xff"}', (0, 0)),
+        (b"[", (0, 0)),
+    ],
+)
+def test_tokens_are_counted_where_the_last_line_says_them_and_no_nonsense_is(
+    last: bytes, counts: tuple[int, int]
+) -> None:
+    assert chat_line.tokens(last) == counts
