@@ -13,7 +13,7 @@ run: .venv/server-is-set-up
 	@exec $(PYTHON) server.py $(ARGS)
 
 test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
-	@sh .ci/debian-packages chromium haproxy nginx
+	@sh .ci/debian-packages chromium haproxy nginx prometheus
 	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: .venv/tests-are-set-up

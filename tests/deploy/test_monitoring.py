@@ -1,0 +1,196 @@
+"""The files of deploy/ for Prometheus and Grafana: checked by promtool, and in use by a real Prometheus."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.balancers import DEPLOY, free_ports, with_ports
+from tests.client import Client
+from tests.database import eventually
+from tests.metrics import scrape
+from tests.program import ROOT, Program
+
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+ALERTS: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
+ALERTS_TEST: dict[str, Any] = yaml.safe_load((ROOT / "tests" / "deploy" / "alerts_test.yml").read_text())
+
+NAME = re.compile(r"\b(?:chatterd|process|python)_\w+")
+"""What may be a metric in an expression."""
+
+START_TIMEOUT = 30.0
+"""Seconds until Prometheus must have asked chatterd."""
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+
+
+def expressions() -> list[str]:
+    """Those of the dashboard, as Grafana sends them if everything is chosen."""
+    chosen = {"$__rate_interval": "1m", "$__range": "1h", "$job": ".+", "$instance": ".+"}
+    found = [target["expr"] for panel in panels() for target in panel["targets"]]
+    for variable, value in chosen.items():
+        found = [expression.replace(variable, value) for expression in found]
+    return found
+
+
+def queries() -> list[str]:
+    """Those of the dashboard's variables."""
+    return [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"]
+
+
+# The alerts.
+
+
+def promtool(*arguments: object) -> str:
+    """Run it; what it says.
+
+    :raises AssertionError: it fails, with what it says.
+    """
+    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_promtool_accepts_the_alerts() -> None:
+    assert f"SUCCESS: {len(ALERTS)} rules found" in promtool("check", "rules", DEPLOY / "alerts.yml")
+
+
+def test_promtool_accepts_the_configuration() -> None:
+    assert "1 rule files found" in promtool("check", "config", DEPLOY / "prometheus.yml")
+
+
+def test_each_alert_fires_when_it_should() -> None:
+    assert "SUCCESS" in promtool("test", "rules", ROOT / "tests" / "deploy" / "alerts_test.yml")
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_each_alert_is_seen_to_fire_and_not_to_and_says_what_to_do(alert: dict[str, Any]) -> None:
+    checks = [
+        check
+        for test in ALERTS_TEST["tests"]
+        for check in test["alert_rule_test"]
+        if check["alertname"] == alert["alert"]
+    ]
+    assert {bool(check["exp_alerts"]) for check in checks} == {True, False}
+    assert alert["annotations"].keys() == {"summary", "description", "action"}
+    assert alert["labels"]["severity"] in ("critical", "warning")
+    titles = {panel["title"] for panel in DASHBOARD["panels"]}
+    assert set(re.findall(r'dashboard, "(.+?)"', alert["annotations"]["action"])) <= titles
+
+
+# All expressions.
+
+
+def test_alerts_and_dashboard_name_only_what_metrics_has(client: Client) -> None:
+    client.ask("hi")
+    client.http.get("/healthz")
+    there = scrape(str(client.http.base_url).rstrip("/")).names
+    asked = [*expressions(), *queries(), *(str(alert["expr"]) for alert in ALERTS)]
+    named = {name for expression in asked for name in NAME.findall(expression)}
+    assert named <= there
+    assert len(named) > 30
+
+
+def test_the_dashboard_has_what_grafana_needs() -> None:
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    assert {panel["type"] for panel in DASHBOARD["panels"]} == {"row", "stat", "timeseries"}
+    for panel in panels():
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}
+        assert all('job=~"$job",instance=~"$instance"' in target["expr"] for target in panel["targets"])
+        place = panel["gridPos"]
+        assert place["x"] >= 0 and place["x"] + place["w"] <= 24
+    places = {
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for place in [panel["gridPos"]]
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    }
+    assert len(places) == sum(panel["gridPos"]["w"] * panel["gridPos"]["h"] for panel in DASHBOARD["panels"])
+
+
+# In use.
+
+
+class Prometheus:
+    """A running Prometheus with the shipped files, their ports changed and its patience shortened."""
+
+    def __init__(self, folder: Path, port: int, servers: list[int]) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        shutil.copy(DEPLOY / "alerts.yml", folder)
+        configuration = with_ports((DEPLOY / "prometheus.yml").read_text(), port, servers)
+        file = folder / "prometheus.yml"
+        file.write_text(configuration.replace(": 15s", ": 1s").replace("scrape_timeout: 10s", "scrape_timeout: 1s"))
+        self._log = (folder / "log").open("w+")
+        self.process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={file}",
+                f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, "GOMAXPROCS": "1"},
+        )
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """What it knows of an expression now; nothing while it starts."""
+        try:
+            answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, trust_env=False, timeout=20)
+        except httpx.ConnectError:
+            return []
+        if answer.status_code == 503:
+            return []
+        assert answer.status_code == 200, (expression, answer.text)
+        return list(answer.json()["data"]["result"])
+
+    def rules(self) -> list[dict[str, Any]]:
+        """The alerts as it has them."""
+        answer = httpx.get(f"{self.url}/api/v1/rules", trust_env=False, timeout=20)
+        return [rule for group in answer.json()["data"]["groups"] for rule in group["rules"]]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(START_TIMEOUT)
+        self._log.close()
+
+
+@pytest.fixture
+def prometheus(
+    tmp_path: Path, start_chatterd: Callable[..., Program], database_url: str
+) -> Iterator[tuple[Prometheus, Program]]:
+    port, *servers = free_ports(4)
+    program = start_chatterd(port=servers[0], database_url=database_url)
+    running = Prometheus(tmp_path, port, servers)
+    yield running, program
+    running.stop()
+    shutil.rmtree(tmp_path)
+
+
+def test_a_real_prometheus_reads_chatterd_and_answers_the_dashboard(prometheus: tuple[Prometheus, Program]) -> None:
+    server, program = prometheus
+    client = Client(program.url)
+    with client.http:
+        eventually("it was asked", lambda: server.query("chatterd_ready == 1"), START_TIMEOUT)
+        client.ask("hi")
+        client.http.get("/no/such/place")
+    eventually("it was asked again", lambda: server.query("rate(chatterd_lines_total[1m]) > 0"), START_TIMEOUT)
+    assert [result["value"][1] for result in server.query("up")].count("1") == 1  # two of the three are not there
+    for expression in expressions():
+        eventually(expression, lambda asked=expression: server.query(asked), START_TIMEOUT)  # type: ignore[misc]
+    eventually("it evaluates them", lambda: all(rule["health"] == "ok" for rule in server.rules()), START_TIMEOUT)
+    assert [rule["name"] for rule in server.rules()] == [alert["alert"] for alert in ALERTS]
+    assert not [rule["name"] for rule in server.rules() if rule["state"] == "firing"]
