@@ -214,6 +214,8 @@ class Generation:
 
         While the database is away, keep trying; the viewers' patience ends first.
         """
+        if self.reply.committed < self.reply.count and self._journal.away_since is None:
+            await self._reach_viewers()
         self._journal.close(self.reply)
         if self._journal.busy:  # the round under way may hold lines that are written here too
             with suppress(TimeoutError):
@@ -236,6 +238,20 @@ class Generation:
                 outcome = replace(_failure("failed", "The reply could not be saved."), with_message=False)
         if stored:
             self._show_end(outcome)
+
+    async def _reach_viewers(self) -> None:
+        """Let the last lines go the way of all others: the end may have to wait for its turn, they need not."""
+        shown = self._loop.create_future()
+
+        def take(first: int, lines: list[bytes]) -> None:
+            if self.reply.committed == self.reply.count and not shown.done():
+                shown.set_result(None)
+
+        self.reply.watch(take)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ROUND_SECONDS):
+                await shown
+        self.reply.unwatch(take)
 
     async def _store_once(self, outcome: Outcome) -> bool:
         """Store the outcome and all lines that are not known to be in the log; False if the reply is another's.
