@@ -239,7 +239,7 @@ def test_invariant_2_done_is_not_shown_and_not_in_the_log_before_the_message_is_
     gate = Gate()
     end = [Body(ndjson(line("b "), line("c "), last_line()))] if together else [Lines(last_line())]
     ollama.script(Head(), Lines(line("a ")), gate, *end)
-    _, client = processes.start(heartbeat=0.1)
+    _, client = processes.start(heartbeat=0.1, journal_interval=300)
     with client.prompt("hi") as stream:
         assert stream.next()
         path = stream.response.headers["Content-Location"]
