@@ -139,7 +139,7 @@ class Database:
         try:
             connection = await pool.acquire(timeout=self._acquire_timeout)
         except (*AWAY, asyncpg.PostgresError) as error:  # whatever keeps a session from beginning
-            log.warning("No connection to the database: %s: %s", type(error).__name__, error)
+            log.warning("No connection to the database: %s", error)
             raise Unavailable(AWAY_SENTENCE) from error
         self.on_lent(monotonic() - asked)
         try:
@@ -156,7 +156,7 @@ class Database:
             if not isinstance(error, AWAY) and not connection.is_closed():
                 raise
             level = logging.WARNING if self._pool else logging.INFO
-            log.log(level, "The connection to the database was lost: %s: %s", type(error).__name__, error)
+            log.log(level, "The connection to the database was lost: %s", error)
             await pool.expire_connections()  # what became of this one may have become of all
             raise ConnectionLost(AWAY_SENTENCE) from error
         finally:
