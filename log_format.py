@@ -24,9 +24,6 @@ from errors import ChatterdError
 TEXT_LIMIT = 256
 """Characters of a field: paths and the names of models are whatever a client says."""
 
-PLAIN = re.compile(r"[\w./:;,+@%~()-]+")
-"""A value that needs no quotes in a line for people."""
-
 SPEAKING = (ChatterdError, OSError, AttributeError, ImportError, NameError, RuntimeError, TypeError)
 """Exceptions whose words come from code or from the system. The words of others may quote what they could not take."""
 
@@ -40,8 +37,12 @@ def set_up(style: str) -> None:
     :param style: ``text`` or ``json``.
     :raises tornado.options.Error: another style.
     """
+    # What no line shows need not be found out for each (logging's HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if style not in ("text", "json"):
         raise Error("--log-format must be text or json")
+    if style == "json":
+        logging._srcfile = None  # the place in the code
     for handler in logging.getLogger().handlers:
         to_people = TextFormatter(color=not isinstance(handler, logging.FileHandler))
         handler.setFormatter(JsonFormatter() if style == "json" else to_people)
@@ -51,7 +52,8 @@ def set_up(style: str) -> None:
 
 def log_loop_error(loop: object, context: Mapping[str, Any]) -> None:
     """Log what nobody caught in the event loop, without the values that asyncio would show with it."""
-    logging.getLogger("asyncio").error("%s", context["message"], exc_info=context.get("exception"))
+    message = re.sub(r"(?s) in callback .*", " in a callback", context["message"])
+    logging.getLogger("asyncio").error("%s", message, exc_info=context.get("exception"))
 
 
 def described(error: BaseException) -> str:
@@ -105,12 +107,12 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    fields: Mapping[str, object] = getattr(record, "fields", {})
-    return {
-        name: value[:TEXT_LIMIT] if isinstance(value, str) else value
-        for name, value in fields.items()
-        if value is not None
-    }
+    fields: Mapping[str, object] | None = getattr(record, "fields", None)
+    return {} if fields is None else {name: _short(value) for name, value in fields.items() if value is not None}
+
+
+def _short(value: object) -> object:
+    return value[:TEXT_LIMIT] if isinstance(value, str) else value
 
 
 class TextFormatter(LogFormatter):
@@ -121,7 +123,7 @@ class TextFormatter(LogFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Make the line; a stack trace follows in lines of its own, indented (called by logging)."""
-        record.pairs = "".join([f" {name}={_plain(value)}" for name, value in _fields(record).items()])
+        record.pairs = "".join([f" {name}={_plain(value)}" for name, value in _fields(record).items() if value != ""])
         return super().format(record)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
@@ -154,9 +156,10 @@ class JsonFormatter(logging.Formatter):
 _encode = json.JSONEncoder(default=str).encode
 
 
-def _plain(value: object) -> str:
-    text = str(value)
-    return text if PLAIN.fullmatch(text) else _encode(text)
+def _plain(value: object) -> object:
+    if isinstance(value, str) and (not value.isprintable() or " " in value or '"' in value or "=" in value):
+        return _encode(value)
+    return value
 
 
 @lru_cache(maxsize=2)

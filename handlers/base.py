@@ -236,4 +236,4 @@ def log_request(handler: RequestHandler) -> None:
         "address": request.remote_ip,
         **handler.log_fields,
     }
-    log.info("request", extra={"fields": fields})
+    log.info("answered", extra={"fields": fields})

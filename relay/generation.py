@@ -327,7 +327,7 @@ class Generation:
             "status": outcome.status,
             "reason": outcome.reason,
             "lines": self.reply.count,
-            "first_token_ms": self._first_event and round(1000 * self._first_event, 1),
+            "first_line_ms": self._first_event and round(1000 * self._first_event, 1),
             "duration_ms": round(1000 * (self._loop.time() - self._made), 1),
         }
         log.info("reply ended", extra={"fields": fields})
