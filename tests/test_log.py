@@ -357,6 +357,7 @@ def test_what_libraries_log_is_shown_without_their_values() -> None:
     assert (
         record("tornado.general", "from %s: %s", "1.2.3.4", ValueError(MARK)).getMessage() == "from 1.2.3.4: ValueError"
     )
+    assert record("chatterd.db", "refused: %s", asyncpg.DataError(MARK)).getMessage() == "refused: DataError (22000)"
     assert record("tornado.application", "in %r", [MARK]).getMessage() == "in '<list>'"
     assert record(gen_log.name, "SSL Error", level=logging.WARNING).levelname == "INFO"
     assert record(gen_log.name, "Uncaught", level=logging.ERROR).levelname == "ERROR"
