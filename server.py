@@ -6,20 +6,23 @@ import logging
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from ssl import SSLContext
 
 import tornado.options
 import uvloop
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+import log_format
 import settings as configuration
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from handlers import application
 from handlers.base import Services
+from handlers.tls import KeyPair, Server
 from relay.ollama import Ollama
 from relay.start import start_relay
 from settings import Settings, ollama_url
@@ -34,6 +37,7 @@ def main() -> None:
     """Run the server until SIGTERM or Ctrl-C. Exits with 1 and a sentence if it cannot start."""
     try:
         settings = configuration.read(sys.argv[1:])
+        log_format.set_up(settings.log_format)
         _allow_many_sockets()
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
     except tornado.options.Error as error:
@@ -47,8 +51,12 @@ async def serve(settings: Settings) -> None:
 
     :raises OSError: the address is taken, or an embedded part cannot start.
     """
+    asyncio.get_running_loop().set_exception_handler(log_format.log_loop_error)
     stopping = _stop_signal()
+    reloads = _reload_signal(stopping)
     _check_address(settings)
+    pair = KeyPair(settings.certfile, settings.keyfile)
+    tls = pair.context() if settings.certfile or settings.keyfile else None
     async with AsyncExitStack() as parts:
         database = Database(
             settings.database_url or await _start_postgres(parts, settings),
@@ -60,13 +68,16 @@ async def serve(settings: Settings) -> None:
         ollama = Ollama(await _find_model(parts, settings), settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
         replies, status = await start_relay(parts, database, ollama, settings)
-        server = _listen(Services(settings, database, ollama, replies, status))
+        server = _listen(Services(settings, database, ollama, replies, status), tls)
+        if tls:
+            reloads.append(lambda: server.exchange(pair))
         # Not before all is ready: a balancer may send a refused prompt elsewhere, but not one that waits here in vain.
         sockets = bind_sockets(settings.port, settings.address, backlog=BACKLOG)
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         _spare_the_collector()
-        log.info("chatterd is ready: open http://%s:%d/ in a browser. Ctrl-C ends it.", host, port)
+        scheme = "https" if tls else "http"
+        log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C ends it.", scheme, host, port)
         await stopping.wait()
         await replies.drain(settings.drain)
         await status.end()
@@ -94,9 +105,10 @@ def _check_address(settings: Settings) -> None:
         free.close()
 
 
-def _listen(services: Services) -> HTTPServer:
-    return HTTPServer(
+def _listen(services: Services, tls: SSLContext | None) -> Server:
+    return Server(
         application(services),
+        ssl_options=tls,
         max_body_size=2**62,  # handlers refuse a large body themselves, with a status and a sentence
         body_timeout=services.settings.body_timeout,
         idle_connection_timeout=120,
@@ -108,6 +120,23 @@ def _stop_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     return stopping
+
+
+def _reload_signal(stopping: asyncio.Event) -> list[Callable[[], None]]:
+    """Have SIGHUP reload what is in the list that this returns; it ends a server whose terminal was closed, though."""
+    reloads: list[Callable[[], None]] = []
+    on_terminal = sys.stderr.isatty()
+
+    def reload() -> None:
+        if on_terminal and not sys.stderr.isatty():
+            stopping.set()
+            return
+        log.info("SIGHUP: reading again what can change while chatterd runs.")
+        for one in reloads:
+            one()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    return reloads
 
 
 async def _start_postgres(parts: AsyncExitStack, settings: Settings) -> str:

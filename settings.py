@@ -27,6 +27,8 @@ class Settings:
 
     port: int = _setting(8000, "TCP port to listen on; 0 takes any free one", env="PORT")
     address: str = _setting("127.0.0.1", "address to listen on")
+    certfile: str = _setting("", "certificate with its chain, PEM; clients then speak https")
+    keyfile: str = _setting("", "private key of the certificate, PEM; empty if --certfile has it too")
     data_dir: str = _setting("data", "folder of the embedded PostgreSQL; used only without --database-url")
     database_url: str = _setting(
         "", "PostgreSQL, as postgresql://user:password@host/database; empty starts the embedded one", env="DATABASE_URL"
@@ -51,6 +53,8 @@ class Settings:
     log_retention: float = _setting(3_600.0, "seconds for which the lines of a finished reply can be read again")
     journal_interval: float = _setting(4.0, "milliseconds between two rounds of lines written to the log")
     drain: float = _setting(10.0, "seconds that running replies get after SIGTERM")
+
+    log_format: str = _setting("text", "how the log is written: text, or json for one object a line")
 
     pool_size: int = _setting(10, "connections to PostgreSQL")
     acquire_timeout: float = _setting(5.0, "seconds to wait for a connection to PostgreSQL")

@@ -12,6 +12,7 @@ import asyncpg
 from db import replies
 from db.migrate import migrate
 from errors import ChatterdError, ConnectionLost, NotAcceptable, Unavailable
+from log_format import described
 
 log = logging.getLogger("chatterd.db")
 logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # it warns with a stack trace of what is logged here already
@@ -139,7 +140,7 @@ class Database:
         try:
             connection = await pool.acquire(timeout=self._acquire_timeout)
         except (*AWAY, asyncpg.PostgresError) as error:  # whatever keeps a session from beginning
-            log.warning("No connection to the database: %s: %s", type(error).__name__, error)
+            log.warning("No connection to the database: %s", described(error))
             raise Unavailable(AWAY_SENTENCE) from error
         self.on_lent(monotonic() - asked)
         try:
@@ -156,7 +157,7 @@ class Database:
             if not isinstance(error, AWAY) and not connection.is_closed():
                 raise
             level = logging.WARNING if self._pool else logging.INFO
-            log.log(level, "The connection to the database was lost: %s: %s", type(error).__name__, error)
+            log.log(level, "The connection to the database was lost: %s", described(error))
             await pool.expire_connections()  # what became of this one may have become of all
             raise ConnectionLost(AWAY_SENTENCE) from error
         finally:

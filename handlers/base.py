@@ -60,6 +60,7 @@ class BaseHandler(RequestHandler):
         self.asker = ANYBODY
         self._streams = False
         self._body = bytearray()
+        self.log_fields: dict[str, object] = {}
 
     @property
     def tenant(self) -> str:
@@ -179,14 +180,22 @@ class BaseHandler(RequestHandler):
             figures.request_duration[self.route].observe(self.request.request_time())
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log an error once, with a stack trace where it is ours (called by Tornado)."""
-        where = f"{self.request.method} {self.request.path} [{self.request_id}]"
+        """Log an error once: what the client was told in the request's line, what is ours with a stack trace (called
+        by Tornado)."""
         if isinstance(value, ChatterdError):
-            log.info("%s: %d %s", where, value.status, value)
-        elif isinstance(value, HTTPError):
-            log.info("%s: %s", where, value)
-        else:
-            log.error("%s failed", where, exc_info=(typ, value, tb))
+            self.log_fields["error"] = str(value)
+        elif not isinstance(value, HTTPError):
+            fields = {"request": self.request_id, "method": self.request.method, "path": self.request.path}
+            log.error("A request failed inside chatterd.", exc_info=(typ, value, tb), extra={"fields": fields})
+
+    def break_off(self, why: str) -> None:
+        """Close the connection without the end that would make the answer look whole.
+
+        :param why: for the log.
+        """
+        self.log_fields["end"] = why
+        log_request(self)
+        self.detach().close()
 
 
 def whole_number(name: str, text: str) -> int:
@@ -210,13 +219,21 @@ class UnknownPath(BaseHandler):
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Log an answered request in one line, without its query and body (Tornado's ``log_function``)."""
+    """Log a request in one line at the end of its answer, without its query and body (Tornado's ``log_function``).
+
+    A stream's line comes when it was shown to its end or its client has left; its duration is the view's.
+    """
+    if not isinstance(handler, BaseHandler):
+        raise TypeError("every route has a handler of ours")
     request = handler.request
-    log.info(
-        "%d %s %s %.1f ms [%s]",
-        handler.get_status(),
-        request.method,
-        request.path,
-        1000 * request.request_time(),
-        getattr(handler, "request_id", "-"),
-    )
+    fields = {
+        "request": handler.request_id,
+        "method": request.method,
+        "path": request.path,
+        "status": handler.get_status(),
+        "duration_ms": round(1000 * request.request_time(), 1),
+        "tenant": handler.tenant,
+        "address": request.remote_ip,
+        **handler.log_fields,
+    }
+    log.info("answered", extra={"fields": fields})

@@ -21,6 +21,7 @@ class LlmchatHandler(ConversationHandler, ViewerHandler):
         asked = prompt.parse(self.json_body(), self.tenant, self.request.headers.get("Idempotency-Key"))
         cursor = await self.services.replies.begin(asked)
         if self._prefers_async():
+            self.log_fields["reply"] = str(cursor.id)
             location = f"/llmchat/{cursor.id}"
             self.set_header("Location", location)
             self.set_header("Preference-Applied", "respond-async")

@@ -1,7 +1,6 @@
 """POST /llmprompt: Ollama's /api/generate, passed through as it comes. Nothing is recorded."""
 
 import asyncio
-import logging
 from collections import deque
 
 from tornado.iostream import StreamClosedError
@@ -11,10 +10,11 @@ from errors import AnswerBroken, OllamaUnreachable
 from handlers.base import BaseHandler
 from relay.ollama import Call
 
-log = logging.getLogger("chatterd.http")
-
 BACKLOG_LIMIT = 67_108_864
 """Bytes that a client may be behind Ollama before its request is given up: Ollama is always read."""
+
+ENDS = {StreamClosedError: "client left", TimeoutError: "client too slow", AnswerBroken: "answer broken off"}
+"""Why an answer was not passed on to its end, for the log."""
 
 
 class LlmpromptHandler(BaseHandler):
@@ -48,9 +48,8 @@ class LlmpromptHandler(BaseHandler):
         try:
             await self._pass_on(call)
         except (StreamClosedError, TimeoutError, AnswerBroken) as error:
-            log.info("An answer was not passed on to its end: %s [%s]", error, self.request_id)
             call.cancel()
-            self.detach().close()  # without the end that would make it look whole
+            self.break_off(ENDS[type(error)])
         else:
             self.finish()
 

@@ -7,6 +7,9 @@ from contextlib import suppress
 
 from tornado.iostream import IOStream, StreamClosedError
 
+FULL = (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError)
+"""What a socket raises that takes nothing now. OpenSSL then wants the same bytes first; Tornado offers them."""
+
 
 class Outlet:
     """One viewer's connection, written to past Tornado: a third of what write() and flush() cost.
@@ -21,8 +24,6 @@ class Outlet:
         self.stream = stream
         self.send: Callable[[bytes], int] = stream.socket.send
         self.rest: asyncio.Future[None] | None = None
-        if isinstance(stream.socket, ssl.SSLSocket):
-            self.rest = asyncio.get_running_loop().create_future()  # never free: TLS must frame what is written
 
     @property
     def free(self) -> bool:
@@ -65,7 +66,7 @@ class Outbox:
             if outlet.rest is None:
                 try:
                     sent = send(data)
-                except BlockingIOError:
+                except FULL:
                     sent = 0
                 except OSError as error:
                     outlet.close(error)

@@ -1,7 +1,6 @@
 """GET /status: the status page. GET /status/events: its figures as they come, as server-sent events."""
 
 import asyncio
-import logging
 import re
 
 from tornado.iostream import StreamClosedError
@@ -10,8 +9,6 @@ from tornado.routing import PathMatches, Rule
 from handlers.base import BaseHandler
 from handlers.pages import page
 from relay import sse
-
-log = logging.getLogger("chatterd.http")
 
 EVENT_ID = re.compile(r"([0-9a-f]+)-([0-9]{1,15})")
 """A process's key and how many of its samples were seen."""
@@ -46,10 +43,9 @@ class StatusEventsHandler(BaseHandler):
                 await self._tell(self._seen())
             self.finish()
         except (asyncio.CancelledError, StreamClosedError):
-            log.info("A watcher of the status has gone. [%s]", self.request_id)
+            self.log_fields["end"] = "client left"
         except TimeoutError:
-            log.info("A watcher of the status took nothing for too long. [%s]", self.request_id)
-            self.detach().close()
+            self.break_off("client too slow")
 
     def _seen(self) -> int:
         last = EVENT_ID.fullmatch(self.request.headers.get("Last-Event-ID", ""))

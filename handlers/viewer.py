@@ -1,7 +1,6 @@
 """A viewer: one HTTP response that shows a reply's lines as server-sent events."""
 
 import asyncio
-import logging
 from typing import cast
 
 from tornado.http1connection import HTTP1Connection
@@ -12,8 +11,6 @@ from handlers.base import BaseHandler
 from handlers.outbox import Outlet
 from relay import sse
 from relay.cursor import Cursor, Moved
-
-log = logging.getLogger("chatterd.http")
 
 WRITE_LIMIT = 32_768
 """Bytes handed to a socket at once, and so what a viewer that does not read costs."""
@@ -38,7 +35,8 @@ class ViewerHandler(BaseHandler):
     async def show(self, cursor: Cursor) -> None:
         """Show the lines from the cursor on, as they come, until the reply's end or the client's."""
         self.start_stream("text/event-stream; charset=utf-8")
-        self.set_header("Content-Location", f"/llmchat/{cursor.id}")
+        self.log_fields["reply"] = reply = str(cursor.id)
+        self.set_header("Content-Location", f"/llmchat/{reply}")
         self._showing = asyncio.current_task()
         self._chunked = self.request.version == "HTTP/1.1"
         self._figures.viewers += 1
@@ -48,14 +46,11 @@ class ViewerHandler(BaseHandler):
             self._outlet = Outlet(cast(HTTP1Connection, self.request.connection).stream)
             await self._follow(cursor)
             self.finish()
-        except asyncio.CancelledError:
-            log.info("A viewer of reply %s has gone. [%s]", cursor.id, self.request_id)
-        except StreamClosedError:
-            log.info("A viewer of reply %s has gone. [%s]", cursor.id, self.request_id)
+        except (asyncio.CancelledError, StreamClosedError):
+            self.log_fields["end"] = "client left"
         except (TimeoutError, Moved, Unavailable) as error:
-            log.info("A viewer of reply %s is dropped: %r [%s]", cursor.id, error, self.request_id)
             self._figures.viewers_dropped += 1
-            self.detach().close()  # without the end that would make it look whole
+            self.break_off("client too slow" if isinstance(error, TimeoutError) else "sent elsewhere")
         finally:
             self._figures.viewers -= 1
 

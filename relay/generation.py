@@ -38,12 +38,14 @@ class Outcome:
     :param error: what went wrong, for the viewers; None if nothing did.
     :param last_line: the line to show once the outcome is committed; None if the viewers have been told already.
     :param with_message: whether what the model said is kept.
+    :param reason: why, for the log: never in Ollama's words, which may repeat a prompt.
     """
 
     status: str
     error: str | None
     last_line: bytes | None
     with_message: bool = True
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Parts:
     figures: Figures
 
 
-def _failure(status: str, error: str) -> Outcome:
-    return Outcome(status, error, chat_line.error_line(error))
+def _failure(status: str, error: str, reason: str | None = None) -> Outcome:
+    return Outcome(status, error, chat_line.error_line(error), reason=reason or error)
 
 
 class Generation:
@@ -82,6 +84,7 @@ class Generation:
         self._figures = parts.figures
         self._loop = asyncio.get_running_loop()
         self._made = self._loop.time()
+        self._first_event: float | None = None
         self._outcome: asyncio.Future[Outcome | None] = self._loop.create_future()
         self._lines = ndjson.Splitter(self._settings.max_line_bytes)
         self._transcript = transcript or Transcript()
@@ -136,7 +139,8 @@ class Generation:
         def take(first: int, lines: list[bytes]) -> None:
             self.reply.unwatch(take)
             if lines:
-                self._figures.first_event.observe(self._loop.time() - self._made)
+                self._first_event = self._loop.time() - self._made
+                self._figures.first_event.observe(self._first_event)
 
         self.reply.watch(take)
 
@@ -197,11 +201,12 @@ class Generation:
         if isinstance(error, OllamaUnreachable):
             self._conclude(_failure("failed", str(error)))
         elif self._call.status not in (0, 200):
-            self._conclude(_failure("failed", refusal(self._call.status, bytes(self._refusal))))
+            said = refusal(self._call.status, bytes(self._refusal))
+            self._conclude(_failure("failed", said, f"Ollama answered {self._call.status}."))
         elif isinstance(error, ChatterdError):
             self._conclude(_failure("truncated", str(error)))
         elif self._last_error is not None:
-            self._conclude(Outcome("failed", self._last_error, None))
+            self._conclude(Outcome("failed", self._last_error, None, reason="Ollama sent an error."))
         else:
             self._conclude(_failure("truncated", "Ollama's answer ended before it was complete."))
 
@@ -303,6 +308,7 @@ class Generation:
             self.reply.append(outcome.last_line)
         self.reply.commit_all(self._loop.time())
         self.reply.end()
+        self._log_end(outcome)
 
     def _count_end(self, outcome: Outcome) -> None:
         figures = self._figures
@@ -312,3 +318,16 @@ class Generation:
             prompt, reply = chat_line.tokens(outcome.last_line)
             figures.prompt_tokens += prompt
             figures.reply_tokens += reply
+
+    def _log_end(self, outcome: Outcome) -> None:
+        fields = {
+            "reply": self.reply.key,
+            "tenant": self.reply.tenant,
+            "model": self.reply.model,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "lines": self.reply.count,
+            "first_line_ms": self._first_event and round(1000 * self._first_event, 1),
+            "duration_ms": round(1000 * (self._loop.time() - self._made), 1),
+        }
+        log.info("reply ended", extra={"fields": fields})

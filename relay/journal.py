@@ -170,7 +170,7 @@ class Journal:
                     await self._write_round()
             except (Unavailable, *AWAY) as error:
                 self._go_away(started)
-                log.info("The journal cannot write: %s: %s", type(error).__name__, error)
+                log.info("The journal cannot write: %s", error)
                 await asyncio.sleep(RETRY_INTERVAL)
             except Exception:
                 # A connection that is cut at a bad moment makes asyncpg raise what is in no list.
@@ -199,7 +199,7 @@ class Journal:
             alive = await lines.append(connection, due.owner, due.replies, due.numbers, due.lines, notices, due.again)
         except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
             # A reply's end was faster (Generation._store), or nobody knows why; lines that were tried are tried again.
-            log.info("A round held lines that something else writes, too: %s", type(error).__name__)
+            log.info("A round held lines that something else writes, too: %s", error)
             self._put_back(due)
         except BaseException:
             self._put_back(due)

@@ -1,5 +1,6 @@
 """A client of chatterd for tests: prompts out, events in, each event as the bytes on the wire name it."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,8 +74,8 @@ def _lines(response: httpx.Response) -> Iterator[bytes]:
 class Client:
     """Speaks to one chatterd, about one conversation of its own unless told otherwise."""
 
-    def __init__(self, url: str, appid: str | None = None) -> None:
-        self.http = httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False)
+    def __init__(self, url: str, appid: str | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self.http = httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False, verify=tls or True)
         self.appid = appid or f"test-{uuid4()}"
 
     def body(self, *contents: str, **fields: Any) -> dict[str, Any]:

@@ -18,8 +18,8 @@ START_TIMEOUT = 30.0
 STOP_TIMEOUT = 20.0
 """Seconds until it must have ended after SIGTERM."""
 
-ALARMING = re.compile(r"^\[[WEC] |^Traceback ", re.MULTILINE)
-"""How a log line of level warning and above begins (tornado.log.LogFormatter)."""
+ALARMING = re.compile(r'^\[[WEC] |^Traceback |^\{.*"level": "(warning|error|critical)"', re.MULTILINE)
+"""How a log line of level warning and above looks, in both formats, and what a program that crashes says."""
 
 
 class Program:
@@ -45,7 +45,7 @@ class Program:
         self._reader = threading.Thread(target=self._read_log, name="log of chatterd")
         self._reader.start()
         try:
-            self.url = self.wait_log(r"open (http://\S+?)/ ", START_TIMEOUT)[1]
+            self.url = self.wait_log(r"open (https?://\S+?)/ ", START_TIMEOUT)[1]
         except TimeoutError:
             self.kill()
             raise

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = ["server", "handlers", "relay", "db"]
 """From the top down; a room may import from its own floor and those below."""
 
-COMMON = {"errors", "settings"}
+COMMON = {"errors", "log_format", "settings"}
 SOURCES = sorted(
     path
     for pattern in ("*.py", "handlers/*.py", "access/*.py", "relay/*.py", "db/*.py", "embedded/*.py")
@@ -42,9 +42,10 @@ def test_imports_run_downwards_only(path: Path) -> None:
         "server": below | COMMON | {"access", "embedded"},
         "handlers": below | COMMON | {"access"},
         "access": {"access"} | COMMON,
-        "embedded": {"embedded", "relay", "settings"},
+        "embedded": {"embedded", "log_format", "relay", "settings"},
         "settings": {"settings"},
         "errors": {"errors"},
+        "log_format": {"errors", "log_format"},
     }.get(home, below | COMMON)
     assert imported_rooms(path) <= allowed
 

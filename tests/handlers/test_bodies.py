@@ -284,7 +284,7 @@ def test_a_request_id_is_made_if_none_or_a_bad_one_came(client: Client, given: s
 
 def test_the_log_has_a_request_under_the_requests_id(chatterd: Program, client: Client) -> None:
     client.http.get("/healthz", headers={"X-Request-ID": "find-me-again"})
-    chatterd.wait_log(r"200 GET /healthz .*\[find-me-again\]")
+    chatterd.wait_log(r"request=find-me-again method=GET path=/healthz status=200 ")
 
 
 def test_the_log_holds_neither_queries_nor_bodies(chatterd: Program, client: Client) -> None:

@@ -1,0 +1,385 @@
+"""The log of the real program: a line for each request and each reply's end, in both formats, and in none of them
+what is said or what is secret."""
+
+import asyncio
+import json
+import logging
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tornado.log import gen_log
+
+import log_format
+from errors import NotFound
+from log_format import JsonFormatter, TextFormatter, described, stack_trace
+from tests.client import Client
+from tests.database import eventually, execute
+from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, failure, last_line, line
+from tests.program import ROOT, Program
+
+MARK = "zebra"
+"""What is said, and what is secret, in the tests here."""
+
+
+@pytest.fixture(params=["text", "json"])
+def style(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def entries(log: str) -> list[dict[str, Any]]:
+    """The lines of a log in JSON; every line is one."""
+    return [json.loads(one) for one in log.splitlines()]
+
+
+def entry(program: Program, **fields: object) -> dict[str, Any]:
+    """The one line of a log in JSON that has these fields, when it is there."""
+    found: list[dict[str, Any]] = eventually(
+        f"the log has {fields}",
+        lambda: [one for one in entries(program.log) if fields.items() <= one.items()],
+    )
+    [one] = found
+    return one
+
+
+@pytest.fixture
+def logged(start_chatterd: Callable[..., Program], database_url: str) -> Program:
+    """A chatterd that logs in JSON."""
+    return start_chatterd(database_url=database_url, log_format="json", viewer_timeout=1)
+
+
+@pytest.fixture
+def start_client() -> Iterator[Callable[..., Client]]:
+    with ExitStack() as clients:
+
+        def start(program: Program, appid: str | None = None) -> Client:
+            client = Client(program.url, appid)
+            clients.enter_context(client.http)
+            return client
+
+        yield start
+
+
+@pytest.fixture
+def asker(logged: Program, start_client: Callable[..., Client]) -> Client:
+    return start_client(logged)
+
+
+def connected(program: Program) -> socket.socket:
+    address = urlsplit(program.url)
+    return socket.create_connection((address.hostname, address.port), 20)
+
+
+# A line for each request and each reply's end.
+
+
+def test_a_prompt_leaves_two_lines_with_all_that_is_known(
+    asker: Client, logged: Program, ollama: ScriptedOllama
+) -> None:
+    ollama.script(Head(), Lines(line("a"), line("b"), last_line()))
+    with asker.prompt("hi", headers={"X-Request-ID": "the-prompt"}) as stream:
+        stream.rest()
+        reply = stream.response.headers["Content-Location"].removeprefix("/llmchat/")
+    answered = entry(logged, message="answered", request="the-prompt")
+    assert datetime.now(UTC) - datetime.fromisoformat(answered.pop("time")) < timedelta(minutes=1)
+    assert 0 < answered.pop("duration_ms") < 60_000
+    assert answered == {
+        "level": "info",
+        "logger": "chatterd.http",
+        "message": "answered",
+        "request": "the-prompt",
+        "method": "POST",
+        "path": "/llmchat",
+        "status": 200,
+        "tenant": "",
+        "address": "127.0.0.1",
+        "reply": reply,
+    }
+    ended = entry(logged, message="reply ended")
+    assert datetime.fromisoformat(ended.pop("time"))
+    assert 0 <= ended["first_line_ms"] <= ended.pop("duration_ms") < 60_000
+    assert ended.pop("first_line_ms") < 60_000
+    assert ended == {
+        "level": "info",
+        "logger": "chatterd.relay",
+        "message": "reply ended",
+        "reply": reply,
+        "tenant": "",
+        "model": "fake",
+        "status": "done",
+        "lines": 3,
+    }
+
+
+def test_each_line_of_a_program_is_json_from_its_start_to_its_end(
+    start_chatterd: Callable[..., Program], start_client: Callable[..., Client], database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url, log_format="json")
+    start_client(program).http.get("/nothing/here\u2028")
+    assert program.terminate() == 0
+    lines = entries(program.log)
+    assert {"time", "level", "logger", "message"} <= set.intersection(*(set(one) for one in lines))
+    assert lines[-1]["message"] == "chatterd has ended."
+    [refused] = [one for one in lines if one.get("status") == 404]
+    assert refused["error"] == "There is nothing at this address."
+
+
+def test_how_a_reply_ended_is_said_in_words_of_our_own(asker: Client, logged: Program, ollama: ScriptedOllama) -> None:
+    def ending(*steps: Any, **fields: Any) -> dict[str, Any]:
+        ollama.script(*steps)
+        reply = asker.begin("hi").removeprefix("/llmchat/")
+        found = entry(logged, message="reply ended", reply=reply)
+        return {name: found.get(name) for name in ("status", "reason", "lines")}
+
+    told = {"status": "failed", "reason": "Ollama answered 404.", "lines": 1}
+    assert ending(failure(404, f"model '{MARK}' not found")) == told
+    told = {"status": "failed", "reason": "Ollama sent an error.", "lines": 2}
+    assert ending(Head(), Lines(line("a"), b'{"error":"%b"}' % MARK.encode())) == told
+    told = {"status": "truncated", "reason": "Ollama's answer ended before it was complete.", "lines": 2}
+    assert ending(Head(), Lines(line("a"))) == told
+    ollama.script(Head(), Lines(line("a")), Gate())
+    path = asker.begin("hi")
+    with asker.follow(path) as stream:
+        assert stream.next()
+        assert asker.http.delete(path).status_code == 202
+    ended = entry(logged, message="reply ended", reply=path.removeprefix("/llmchat/"))
+    assert ended["status"] == "stopped" and "reason" not in ended
+    assert MARK not in logged.log
+
+
+def test_a_view_that_is_cut_leaves_one_line_too(asker: Client, logged: Program, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), *[Body(line("x" * 100_000) + b"\n")] * 100)
+    path = asker.begin("hi")
+    with asker.follow(path) as stream:
+        assert stream.next()
+    left = entry(logged, path=path, end="client left")
+    assert left["status"] == 200 and left["reply"] == path.removeprefix("/llmchat/")
+    with connected(logged) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: stuck\r\n\r\n".encode())
+        gate.open()
+        entry(logged, request="stuck", end="client too slow")
+    assert logged.terminate() == 0
+    ids = [one["request"] for one in entries(logged.log) if one["message"] == "answered"]
+    assert len(ids) == len(set(ids)) == 3
+
+
+def test_lines_for_people_end_with_the_fields(chatterd: Program, client: Client, ollama: ScriptedOllama) -> None:
+    client.ask("hi", model="a model=\n", headers={"X-Request-ID": "for-people"})
+    place = r"\[I \d{6} \d\d:\d\d:\d\d \w+:\d+\]"
+    chatterd.wait_log(
+        rf'^{place} reply ended reply=[0-9a-f-]+ model="a model=\\n" status=done lines=\d+ '
+        r"first_line_ms=[\d.]+ duration_ms=[\d.]+$"
+    )
+    chatterd.wait_log(
+        rf"^{place} answered request=for-people method=POST path=/llmchat status=200 duration_ms=[\d.]+ "
+        r"address=127.0.0.1 reply=[0-9a-f-]+$"
+    )
+
+
+def test_an_unknown_format_is_refused() -> None:
+    run = subprocess.run([sys.executable, "server.py", "--log-format=xml"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr == "chatterd: --log-format must be text or json. `server.py --help` lists the settings.\n"
+
+
+# What is said is not in it.
+
+
+@pytest.mark.expects_log("A request failed inside chatterd", "is refused; ending it", "database")
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_nothing_that_is_said_and_no_secret_is_in_the_log(
+    start_chatterd: Callable[..., Program],
+    start_client: Callable[..., Client],
+    ollama: ScriptedOllama,
+    database_url: str,
+    style: str,
+    level: str,
+) -> None:
+    program = start_chatterd(database_url=database_url, log_format=style, logging=level)
+    execute(database_url, "ALTER TABLE chatts ADD CONSTRAINT barred CHECK (message NOT LIKE '%BARRED%')")
+    secrets = {"Authorization": f"Bearer {MARK}", "Cookie": f"session={MARK}", "X-Api-Key": MARK}
+    client = start_client(program, f"{MARK}-conversation")
+    client.http.headers.update(secrets)
+    answers = [
+        (Head(), Lines(line(MARK, message={"thinking": MARK}), last_line(MARK, message={"tool_calls": [{"x": MARK}]}))),
+        (failure(400, f"why {MARK}?"),),
+        (Head(500), Body(MARK.encode())),
+        (Head(), Lines(line("a"), b'{"error":"%b"}' % MARK.encode())),
+        (Head(), Lines(MARK.encode() * 1_000, b'{"model":"%b' % MARK.encode(), last_line())),
+        (Head(), Lines(line(MARK))),
+        (Head(), Lines(line(f"{MARK} BARRED"), last_line())),
+        (Head(headers={MARK: "a\x01b"}),),
+    ]
+    for steps in answers:
+        ollama.script(*steps)
+        client.ask(f"{MARK}?", headers={"Idempotency-Key": f"{MARK}-{steps}"[:200]})
+    for body in (
+        client.body(f"{MARK}\0"),
+        client.body(f"{MARK} BARRED"),
+        client.body(MARK, extra=[[MARK]]) | {"messages": [{"role": MARK, "content": MARK}]},
+        {"appID": MARK * 99},
+    ):
+        assert client.http.post("/llmchat", json=body).status_code in (406, 422, 500)
+    half = json.dumps(client.body(MARK)).replace(MARK, MARK + "\\ud800")
+    json_headers = {"Content-Type": "application/json"}
+    assert client.http.post("/llmchat", content=half, headers=json_headers).status_code in (400, 406)
+    assert client.http.post("/llmchat", content=f'{{"{MARK}": ', headers=json_headers).status_code == 400
+    client.history(before=9, token=MARK)
+    client.http.get("/llmchat", params={"appID": "x", "before": MARK})
+    client.http.get(f"/llmchat?appID={MARK}%ff")
+    client.http.post("/llmprompt", json={"model": MARK, "prompt": MARK})
+    client.http.get("/nothing", params={MARK: MARK})
+    bad_fields = (
+        f"Authorization: {MARK}\x01",
+        f"{MARK}\x02: x",
+        f"Content-Length: {MARK}",
+        f"Transfer-Encoding: {MARK}",
+    )
+    for field in bad_fields:
+        with connected(program) as connection:
+            connection.sendall(f"POST /llmchat HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n".encode())
+            assert connection.recv(1_000).startswith(b"HTTP/1.1 4")
+    client.http.get("/healthz", headers={"X-Request-ID": "the-last"})
+    program.wait_log("the-last")
+    assert "Traceback" in program.log and "CheckViolationError (23514" in program.log
+    assert [one for one in program.log.splitlines() if MARK in one] == []
+
+
+# SIGHUP.
+
+
+def test_sighup_is_told_and_hurts_nothing(asker: Client, logged: Program, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
+    with asker.prompt("hi") as stream:
+        assert stream.next()
+        logged.process.send_signal(signal.SIGHUP)
+        logged.wait_log("SIGHUP: reading again")
+        gate.open()
+        assert stream.rest()[-1].json["done"] is True
+
+
+def test_a_server_whose_terminal_is_closed_ends(ollama: ScriptedOllama, database_url: str) -> None:
+    ours, its = pty.openpty()
+    settings = ["--port=0", f"--database-url={database_url}", f"--ollama-host={ollama.url}", "--drain=1"]
+    process = subprocess.Popen(
+        [sys.executable, "server.py", *settings], cwd=ROOT, stdin=its, stderr=its, stdout=its, start_new_session=True
+    )
+    os.close(its)
+    said = b""
+    while b"is ready" not in said:
+        said += os.read(ours, 1_000)
+    process.send_signal(signal.SIGHUP)
+    while b"SIGHUP: reading again" not in said:
+        said += os.read(ours, 1_000)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)  # the kernel sends it to who has the terminal as its controlling one
+    try:
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+
+
+# The parts.
+
+
+def record(name: str, message: str, *values: object, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
+    made = logging.getLogger(name).makeRecord(name, level, "x.py", 1, message, values, None, extra={"fields": fields})
+    assert log_format.tidy(made)
+    return made
+
+
+texts = st.text(st.characters() | st.sampled_from("\n\r\u2028\x1b\0\"=' \ud800"))
+
+
+@given(texts, st.dictionaries(st.sampled_from("abcd"), texts | st.integers() | st.floats() | st.none()))
+def test_whatever_a_value_holds_it_is_one_line(value: str, fields: dict[str, Any]) -> None:
+    made = record("chatterd", "said", value=value, **fields)
+    written = JsonFormatter().format(made)
+    assert written.isascii() and written.isprintable()
+    assert json.loads(written)["value"] == value[: log_format.TEXT_LIMIT]
+    shown = TextFormatter(color=False).format(made)
+    assert shown.isprintable()
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    try:
+        raise error from cause
+    except BaseException as caught:
+        return caught
+
+
+def test_exceptions_speak_only_if_they_quote_nobody() -> None:
+    assert described(ValueError(f"invalid literal: {MARK}")) == "ValueError"
+    assert described(KeyError(MARK)) == "KeyError"
+    assert described(NotFound("There is no such reply.")) == "NotFound: There is no such reply."
+    assert described(ConnectionRefusedError(111, "Connect call failed")).endswith("[Errno 111] Connect call failed")
+    assert described(TimeoutError()) == "TimeoutError"
+    asleep = asyncpg.CannotConnectNowError("the database system is starting up")
+    assert described(asleep) == "CannotConnectNowError: the database system is starting up"
+    refused = asyncpg.UniqueViolationError.new(
+        {
+            "C": "23505",
+            "M": "duplicate key",
+            "D": f"Key (appid)=({MARK}) already exists.",
+            "t": "replies",
+            "n": "one",
+        }
+    )
+    assert described(refused) == "UniqueViolationError (23505, replies, one)"
+    assert MARK in str(refused)
+
+
+def test_a_stack_trace_shows_each_cause_once_the_first_one_first() -> None:
+    cause = raised(ValueError(MARK))
+    error = raised(RuntimeError("it failed"), cause)
+    cause.__cause__ = error  # a circle
+    trace = stack_trace(error)
+    assert trace.index("\nValueError\n") < trace.index("This led to:") < trace.index("RuntimeError: it failed")
+    assert trace.count("Traceback") == 2 and "in raised" in trace and MARK not in trace
+    group = raised(BaseExceptionGroup(MARK, [raised(OSError("no")), ValueError(MARK)]))
+    assert "OSError: no" in stack_trace(group) and MARK not in stack_trace(group)
+
+
+def test_what_libraries_log_is_shown_without_their_values() -> None:
+    assert (
+        record("tornado.general", "from %s: %s", "1.2.3.4", ValueError(MARK)).getMessage() == "from 1.2.3.4: ValueError"
+    )
+    assert record("chatterd.db", "refused: %s", asyncpg.DataError(MARK)).getMessage() == "refused: DataError (22000)"
+    assert record("tornado.application", "in %r", [MARK]).getMessage() == "in '<list>'"
+    assert record(gen_log.name, "SSL Error", level=logging.WARNING).levelname == "INFO"
+    assert record(gen_log.name, "Uncaught", level=logging.ERROR).levelname == "ERROR"
+
+
+@pytest.mark.expects_log("Exception in a callback")
+def test_what_nobody_caught_in_the_loop_is_told_without_values(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_format.log_loop_error)
+        loop.call_soon(int, MARK)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    [told] = caplog.records
+    assert told.getMessage() == "Exception in a callback" and told.exc_info
+
+
+def test_a_program_that_crashes_says_so_in_its_log(tmp_path: Path) -> None:
+    script = "import log_format, logging; logging.basicConfig(); log_format.set_up('json'); raise ValueError('zebra')"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    [told] = entries(run.stderr)
+    assert run.returncode == 1
+    assert told["level"] == "critical" and told["error"] == "ValueError" and MARK not in told["trace"].lower()

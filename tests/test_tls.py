@@ -1,0 +1,318 @@
+"""TLS towards clients: streams are as they are over plain connections, and the certificate changes while they run."""
+
+import asyncio
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from handlers import tls
+from tests.client import Client
+from tests.database import eventually
+from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line, ndjson
+from tests.program import ROOT, Program
+from tests.viewers import framed
+
+LONG = 20.0
+
+
+class Files:
+    """A certificate and its key in two files, and a client's trust in who issued it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cert = folder / "cert.pem"
+        self.key = folder / "key.pem"
+        self.authority = trustme.CA()
+        self.trust = ssl.create_default_context()
+        self.authority.configure_trust(self.trust)
+        self.write(self.issue("first"))
+
+    def issue(self, name: str) -> trustme.LeafCert:
+        return self.authority.issue_cert("127.0.0.1", common_name=name)
+
+    def write(self, issued: trustme.LeafCert) -> None:
+        self.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(self.key)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return {"certfile": self.cert, "keyfile": self.key}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Those of ``secure``: they stay as they are."""
+    return Files(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def _secure(files: Files, new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[Program]:
+    settings = {"database_url": new_database(), "ollama_host": _session_ollama.url, "embedded_model": False, "drain": 1}
+    with Program(**settings, viewer_timeout=1, heartbeat=0.2, **files.settings) as program:
+        yield program
+
+
+@pytest.fixture
+def secure(_secure: Program, ollama: ScriptedOllama, expected_log: list[str]) -> Iterator[Program]:
+    """A chatterd that speaks TLS, shared by the tests here."""
+    yield _secure
+    alarms = _secure.alarms(expected_log)
+    assert not alarms, "".join(alarms)
+
+
+@pytest.fixture
+def changing(tmp_path: Path) -> Files:
+    """Files of the test's own."""
+    return Files(tmp_path)
+
+
+@pytest.fixture
+def asker(secure: Program, files: Files) -> Iterator[Client]:
+    client = Client(secure.url, tls=files.trust)
+    with client.http:
+        yield client
+
+
+def connect(program: Program, trust: ssl.SSLContext, buffer: int | None = None) -> ssl.SSLSocket:
+    address = urlsplit(program.url)
+    plain = socket.socket()
+    plain.settimeout(LONG)
+    if buffer:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    plain.connect((address.hostname, address.port))
+    return trust.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def shown_name(program: Program, files: Files) -> str:
+    """The name in the certificate that a new connection is shown."""
+    with connect(program, files.trust) as connection:
+        certificate = connection.getpeercert()
+    subject: Any = certificate and certificate["subject"]
+    [name] = [value for part in subject for key, value in part if key == "commonName"]
+    return str(name)
+
+
+def hang_up(program: Program, said: str) -> None:
+    """SIGHUP, and wait until the log says what came of it."""
+    before = program.log.count(said)
+    program.process.send_signal(signal.SIGHUP)
+    eventually(f"the log says {said}", lambda: program.log.count(said) > before)
+
+
+def test_the_program_says_https(secure: Program) -> None:
+    assert secure.url.startswith("https://127.0.0.1:")
+
+
+def test_events_come_one_by_one_in_order_and_whole(asker: Client, ollama: ScriptedOllama) -> None:
+    gates = [Gate(), Gate()]
+    many = [line(f"{number} ") for number in range(2_000)]
+    ollama.script(Head(), Lines(line("a ")), gates[0], Lines(line("b ")), gates[1], Lines(*many, last_line("end")))
+    with asker.prompt("x" * 1_000_000) as stream:
+        for gate, text in zip(gates, ("a ", "b "), strict=True):
+            event = stream.next()
+            assert event is not None and event.json["message"]["content"] == text
+            assert stream.comment() == ": waiting"
+            gate.open()
+        assert [event.json["message"]["content"] for event in stream.rest()] == [
+            *(f"{n} " for n in range(2_000)),
+            "end",
+        ]
+    assert asker.messages()[-1] == ("assistant", "".join(["a ", "b ", *(f"{n} " for n in range(2_000)), "end"]))
+
+
+def test_viewers_of_a_backlog_and_of_what_comes_see_the_same_bytes(asker: Client, ollama: ScriptedOllama) -> None:
+    size, gate = 2_000, Gate()
+    chunk = ndjson(*[line("x" * size)] * 100)
+    ollama.script(Head(), *[Body(chunk)] * 20, gate, *[Body(chunk)] * 5, Lines(last_line()))
+    path = asker.begin("hi")
+    with ThreadPoolExecutor(1) as elsewhere:
+        gate.reached.wait()
+        early = elsewhere.submit(asker.view, path)
+        gate.open()
+        whole = asker.view(path)
+        assert len(whole) == 2_501 and early.result() == whole
+    assert asker.view(path, last_event_id=2_498) == whole[2_499:]
+
+
+def test_a_viewer_that_reads_slowly_sees_all_and_one_that_does_not_read_is_dropped(
+    asker: Client, secure: Program, files: Files, ollama: ScriptedOllama
+) -> None:
+    gate = Gate()
+    chunk = ndjson(*[line("x" * 2_000)] * 100)
+    ollama.script(Head(), Lines(line("a ")), gate, *[Body(chunk)] * 40, Lines(last_line()))
+    path = asker.begin("hi")
+    request = f"GET {path} HTTP/1.0\r\n\r\n".encode()
+    with connect(secure, files.trust, 4_096) as stuck, connect(secure, files.trust, 4_096) as slow:
+        for connection in (stuck, slow):
+            connection.sendall(request)
+            assert connection.recv(1)
+        gate.open()
+        got = bytearray()
+        while piece := slow.recv(4_000):
+            got += piece
+        secure.wait_log('end="client too slow"', LONG)
+        expected = framed([event.data for event in asker.view(path)])
+        events = [event for event in got.partition(b"\r\n\r\n")[2].split(b"\n\n") if not event.startswith(b":")]
+        assert b"\n\n".join(events) == expected
+        held = 0
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # without TLS's own farewell
+            while piece := stuck.recv(65_536):
+                held += len(piece)
+            raise ConnectionError
+        assert held < len(expected) / 2
+    secure.wait_log(rf"reply ended reply={path.removeprefix('/llmchat/')} .*status=done")
+
+
+def test_a_viewer_that_leaves_leaves_the_reply(asker: Client, secure: Program, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
+    with asker.prompt("hi", headers={"X-Request-ID": "leaver"}) as stream:
+        assert stream.next()
+        path = stream.response.headers["Content-Location"]
+    secure.wait_log('request=leaver .*end="client left"')
+    gate.open()
+    assert [event.json["message"]["content"] for event in asker.view(path)] == ["a", "b"]
+
+
+def test_after_sighup_new_connections_get_the_new_certificate_and_open_ones_go_on(
+    start_chatterd: Callable[..., Program], database_url: str, changing: Files, ollama: ScriptedOllama
+) -> None:
+    program = start_chatterd(database_url=database_url, **changing.settings)
+    asker = Client(program.url, tls=changing.trust)
+    assert shown_name(program, changing) == "first"
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
+    with asker.http, asker.prompt("hi") as stream:
+        assert stream.next()
+        changing.write(changing.issue("second"))
+        assert shown_name(program, changing) == "first"
+        hang_up(program, "New connections get the certificate")
+        assert shown_name(program, changing) == "second"
+        gate.open()
+        assert stream.rest()[-1].json["message"]["content"] == "b"
+        assert asker.messages()[-1] == ("assistant", "ab")
+
+
+@pytest.mark.expects_log("The new certificate is refused, the old one stays")
+def test_a_broken_pair_is_refused_and_the_old_one_stays(
+    start_chatterd: Callable[..., Program], database_url: str, changing: Files
+) -> None:
+    program = start_chatterd(database_url=database_url, **changing.settings)
+    second = changing.issue("second")
+    refusals: dict[str, Callable[[], object]] = {
+        "key values mismatch": lambda: second.private_key_pem.write_to_path(changing.key),
+        "not a certificate and its private key": lambda: changing.key.write_bytes(b"garbage"),
+        "cannot be read: No such file": changing.key.unlink,
+    }
+    for why, break_it in refusals.items():
+        break_it()
+        hang_up(program, "The new certificate is refused")
+        assert why in program.log.splitlines()[-1]
+        assert shown_name(program, changing) == "first"
+    changing.write(second)
+    hang_up(program, "New connections get the certificate")
+    assert shown_name(program, changing) == "second"
+
+
+def refused(**settings: object) -> str:
+    """What the program says that does not start with these settings."""
+    arguments = [f"--{name}={value}" for name, value in ({"port": 0} | settings).items()]
+    run = subprocess.run(
+        [sys.executable, "server.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert run.returncode == 1
+    [sentence] = run.stderr.splitlines()
+    return sentence
+
+
+def test_a_start_with_wrong_files_ends_with_one_sentence(changing: Files, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pem"
+    assert refused(certfile=missing) == (
+        f"chatterd cannot start: --certfile={missing} cannot be read: No such file or directory"
+    )
+    assert f"--keyfile={missing} cannot be read" in refused(certfile=changing.cert, keyfile=missing)
+    assert "--keyfile is given without --certfile" in refused(keyfile=changing.key)
+    assert "are not a certificate and its private key" in refused(certfile=changing.cert)
+    changing.issue("another").private_key_pem.write_to_path(changing.key)
+    assert "key values mismatch" in refused(**changing.settings)
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_a_password(changing: Files) -> None:
+    key = serialization.load_pem_private_key(changing.key.read_bytes(), None)
+    changing.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    assert "the private key is encrypted" in refused(**changing.settings)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_old_versions_of_tls_are_refused_and_http_1_1_is_agreed_on(secure: Program, files: Files) -> None:
+    trust = ssl.create_default_context()
+    files.authority.configure_trust(trust)
+    trust.set_alpn_protocols(["h2", "http/1.1"])
+    with connect(secure, trust) as connection:
+        assert connection.version() == "TLSv1.3"
+        assert connection.selected_alpn_protocol() == "http/1.1"
+    trust.maximum_version = ssl.TLSVersion.TLSv1_2
+    with connect(secure, trust) as connection:
+        assert connection.version() == "TLSv1.2"
+    trust.set_ciphers("ALL:@SECLEVEL=0")
+    trust.minimum_version = ssl.TLSVersion.TLSv1
+    trust.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(ssl.SSLError):
+        connect(secure, trust)
+
+
+def test_who_does_not_speak_tls_hurts_nobody(asker: Client, secure: Program) -> None:
+    address = urlsplit(secure.url)
+    with ExitStack() as silent:
+        for _ in range(100):
+            silent.enter_context(socket.create_connection((address.hostname, address.port)))
+        for garbage in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"\0" * 100):
+            with socket.create_connection((address.hostname, address.port), LONG) as connection:
+                connection.sendall(garbage)
+                with suppress(ConnectionResetError):
+                    while connection.recv(100):
+                        pass
+        assert asker.http.get("/healthz").status_code == 200
+
+
+def test_a_handshake_that_does_not_end_is_given_up(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "HANDSHAKE_TIMEOUT", 0.2)
+
+    async def run() -> None:
+        server = tls.Server(Application(), ssl_options=tls.KeyPair(str(files.cert), str(files.key)).context())
+        [listening] = bind_sockets(0, "127.0.0.1")
+        server.add_socket(listening)
+        port = listening.getsockname()[1]
+        try:
+            async with asyncio.timeout(LONG):
+                _, done = await asyncio.open_connection("127.0.0.1", port, ssl=files.trust)
+                for begun in (b"", b"\x16\x03\x01"):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.write(begun)
+                    assert await reader.read() == b""
+                    writer.close()
+                done.write(b"GET / HTTP/1.0\r\n\r\n")  # its handshake ended in time
+                assert not done.transport.is_closing()
+                done.close()
+        finally:
+            server.stop()
+            await server.close_all_connections()
+
+    asyncio.run(run())
