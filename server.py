@@ -11,7 +11,6 @@ from pathlib import Path
 
 import tornado.options
 import uvloop
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 import settings as configuration
@@ -20,6 +19,7 @@ from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from handlers import application
 from handlers.base import Services
+from handlers.http_server import Server
 from relay.ollama import Ollama
 from relay.start import start_relay
 from settings import Settings, ollama_url
@@ -94,13 +94,8 @@ def _check_address(settings: Settings) -> None:
         free.close()
 
 
-def _listen(services: Services) -> HTTPServer:
-    return HTTPServer(
-        application(services),
-        max_body_size=2**62,  # handlers refuse a large body themselves, with a status and a sentence
-        body_timeout=services.settings.body_timeout,
-        idle_connection_timeout=120,
-    )
+def _listen(services: Services) -> Server:
+    return Server(application(services), settings=services.settings)
 
 
 def _stop_signal() -> asyncio.Event:
