@@ -149,6 +149,8 @@ class Delegate(HTTPMessageDelegate):
 
 def say_no_more(stream: IOStream) -> None:
     """Tell the client that nothing follows, and go on reading."""
+    if stream.closed():
+        raise StreamClosedError(stream.error)
     try:
         socket.shutdown(stream.socket, SHUT_WR)  # SSLSocket's own would end the reading too
     except OSError as error:

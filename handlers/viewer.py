@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from tornado.http1connection import HTTP1Connection
@@ -35,13 +37,26 @@ class ViewerHandler(BaseHandler):
         if self._showing:
             self._showing.cancel()
 
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Within the block a reply may be shown.
+
+        :raises Unavailable: as many viewers as may be are there already.
+        """
+        if self._figures.viewers >= self.services.settings.max_viewers:
+            raise Unavailable("The server is showing as many replies as it can. Try again in a moment.")
+        self._figures.viewers += 1
+        try:
+            yield
+        finally:
+            self._figures.viewers -= 1
+
     async def show(self, cursor: Cursor) -> None:
         """Show the lines from the cursor on, as they come, until the reply's end or the client's."""
         self.start_stream("text/event-stream; charset=utf-8")
         self.set_header("Content-Location", f"/llmchat/{cursor.id}")
         self._showing = asyncio.current_task()
         self._chunked = self.request.version == "HTTP/1.1"
-        self._figures.viewers += 1
         self.ui.clear()  # Tornado's, for templates; thousands of viewers may wait for long
         try:
             await self.flush()
@@ -56,8 +71,6 @@ class ViewerHandler(BaseHandler):
             log.info("A viewer of reply %s is dropped: %r [%s]", cursor.id, error, self.request_id)
             self._figures.viewers_dropped += 1
             self.detach().close()  # without the end that would make it look whole
-        finally:
-            self._figures.viewers -= 1
 
     async def _follow(self, cursor: Cursor) -> None:
         while True:
