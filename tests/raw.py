@@ -1,5 +1,6 @@
 """Connections on which a test says exactly the bytes that it wants, and reads the answers to them."""
 
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,17 @@ class Raw:
 
     def send(self, data: bytes) -> None:
         self._connection.sendall(data)
+
+    def drip(self, piece: bytes, pause: float = 0.02) -> None:
+        """Send the same again and again, slowly, until the server has answered.
+
+        :raises TimeoutError: it never did.
+        """
+        for _ in range(1_000):
+            if select.select([self._connection], [], [], pause)[0]:
+                return
+            self._connection.sendall(piece)
+        raise TimeoutError("no answer, whatever was sent")
 
     def answer(self) -> Answer:
         version, status, *_ = self._file.readline().split()

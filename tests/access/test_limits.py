@@ -27,7 +27,7 @@ rates = st.integers(1, 12)
 
 
 @given(rates, pauses)
-def test_in_any_time_no_more_pass_than_a_minutes_worth_and_what_was_refilled(per_minute: int, waits: list[float]) -> None:
+def test_no_more_pass_than_a_minutes_worth_and_what_was_refilled(per_minute: int, waits: list[float]) -> None:
     clock = Clock()
     bucket = Rates(clock)
     passed = []
