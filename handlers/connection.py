@@ -77,7 +77,8 @@ class Connection(HTTP1ServerConnection):
     def body_expected(self) -> None:
         """The request's body comes (see :class:`handlers.exchange.Watch`)."""
         self._received = 0
-        self._enter(Stage.BODY)
+        if self._stage is not Stage.LEAVING:
+            self._enter(Stage.BODY)
 
     def body_came(self, size: int) -> None:
         """A piece of it came."""
@@ -97,6 +98,7 @@ class Connection(HTTP1ServerConnection):
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
             while await self._serve(delegate):
+                self._exchange = None
                 self._enter(Stage.NEXT)
                 await asyncio.sleep(0)
         except (StreamClosedError, UnsatisfiableReadError, asyncio.CancelledError):
@@ -137,8 +139,10 @@ class Connection(HTTP1ServerConnection):
         most = self._settings.max_header_bytes
         head = await self.stream.read_bytes(most, partial=True)
         self._enter(Stage.HEAD)
-        while not (end := HEAD_END.search(head)):
+        searched = 0
+        while not (end := HEAD_END.search(head, searched)):
             self._head = head
+            searched = max(0, len(head) - 3)
             if len(head) >= most:
                 raise self._head_too_large(head)
             head += await self.stream.read_bytes(most - len(head), partial=True)

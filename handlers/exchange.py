@@ -18,6 +18,8 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from errors import AddressTooLong, BadRequest, ChatterdError, TooLarge
 
+FAR_TOO_LARGE = "The body is far larger than it may be."
+
 
 class Watch(Protocol):
     """Is told how an exchange goes on, to know how long to wait for its client."""
@@ -86,7 +88,7 @@ class Exchange(HTTP1Connection):
             raise self.fault
         length = headers.get("Content-Length", "")
         if length.isascii() and length.isdecimal() and (len(length) > 18 or int(length) > self._most):
-            raise _too_large(self._most)
+            raise TooLarge(FAR_TOO_LARGE)
         try:
             reading = super()._read_body(code, headers, delegate)
         except HTTPInputError as error:
@@ -102,7 +104,7 @@ class Exchange(HTTP1Connection):
             await reading
         except HTTPInputError as error:
             if "too large" in str(error):  # of a chunk; Tornado has no kinds of this error
-                raise _too_large(self._most) from error
+                raise TooLarge(FAR_TOO_LARGE) from error
             raise BadRequest("The body's chunks are malformed.") from error
         self._watch.request_read()
 
@@ -156,7 +158,3 @@ def say_no_more(stream: IOStream) -> None:
     except OSError as error:
         stream.close((type(error), error, error.__traceback__))
         raise StreamClosedError(error) from error
-
-
-def _too_large(most: int) -> TooLarge:
-    return TooLarge(f"The body is larger than {most} bytes, beyond what is even read.")

@@ -144,6 +144,20 @@ def test_what_is_not_http_is_400_in_json(tight: Client, request_bytes: bytes) ->
     assert tight.http.get("/healthz").status_code == 200
 
 
+def test_a_later_request_on_a_connection_is_refused_in_the_same_words(tight: Client) -> None:
+    for request_bytes, status in [
+        (head("/healthz", "Cookie: " + "x" * HEADER_BYTES, method="GET"), 431),
+        (head("/" + "x" * URL_BYTES, method="GET"), 414),
+        (b"hello\r\n\r\n", 400),
+        (head("/healthz")[:-2], 408),
+        (head("/llmchat", "Content-Length: 9"), 408),
+    ]:
+        with raw(url_of(tight)) as connection:
+            connection.send(head("/healthz", method="GET") + request_bytes)
+            assert connection.answer().status == 200
+            assert refused(connection, status)
+
+
 def test_a_refusal_takes_over_the_requests_id_and_leaves_out_its_body_for_head(tight: Client) -> None:
     with raw(url_of(tight)) as connection:
         connection.send(b"GET /\0 HTTP/1.1\r\nx-request-id:  find-me \r\n\r\n")
