@@ -20,6 +20,7 @@ from db.pool import Database
 from errors import BadRequest, ChatterdError, NotFound, TooLarge, UnsupportedMediaType
 from handlers.connection import DROP_LIMIT
 from handlers.outbox import Outbox
+from handlers.turns import Turns
 from relay.ollama import Ollama
 from relay.replies import Replies
 from relay.status import Status
@@ -43,6 +44,7 @@ class Services:
     replies: Replies
     status: Status
     outbox: Outbox = field(default_factory=Outbox)
+    turns: Turns = field(default_factory=Turns)
     limits: RequestLimits = field(init=False)
     proxies: Proxies = field(init=False)
 

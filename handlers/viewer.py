@@ -100,9 +100,9 @@ class ViewerHandler(BaseHandler):
 
     async def _send(self, framed: bytes) -> None:
         for start in range(0, len(framed), WRITE_LIMIT):
+            if len(framed) > WRITE_LIMIT // 2:
+                await self.services.turns.wait()
             self.write(framed[start : start + WRITE_LIMIT])
             taken = self.flush()
             if not taken.done():
                 await asyncio.wait_for(taken, self.services.settings.viewer_timeout)
-            elif len(framed) > WRITE_LIMIT // 2:
-                await asyncio.sleep(0)  # a long backlog to a fast client lets the others have their turn

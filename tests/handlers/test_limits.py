@@ -1,5 +1,6 @@
 """Over each limit: the status with a sentence, and no trace of what was refused. Slow and stuck peers cost little."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -434,7 +435,7 @@ def slowest_health(client: Client, probes: int = 40) -> list[float]:
 def test_500_slow_heads_and_500_stuck_viewers_neither_hold_the_server_up_nor_fill_its_memory(
     start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
 ) -> None:
-    program = start_chatterd(database_url=database_url, header_timeout=6, viewer_timeout=6)
+    program = start_chatterd(database_url=database_url, header_timeout=4, viewer_timeout=4)
     client = Client(program.url)
     gate = Gate()
     with client.http:
@@ -455,7 +456,8 @@ def test_500_slow_heads_and_500_stuck_viewers_neither_hold_the_server_up_nor_fil
         took = []
         for _ in range(5):
             for drip in drips:
-                drip.sendall(b"A: b\r\n")
+                with contextlib.suppress(ConnectionError):  # on a slow machine some are refused by now
+                    drip.sendall(b"A: b\r\n")
             took += slowest_health(client)
         grown = resident(program) - before
         print(f"\n/healthz: median {1000 * sorted(took)[len(took) // 2]:.1f} ms, most {1000 * max(took):.1f} ms")
