@@ -28,6 +28,12 @@ class NotFound(ChatterdError):
     status = 404
 
 
+class RequestTimeout(ChatterdError):
+    """The client took too long to send its request."""
+
+    status = 408
+
+
 class NotAcceptable(ChatterdError):
     """The database refuses the text."""
 
@@ -44,9 +50,15 @@ class Conflict(ChatterdError):
 
 
 class TooLarge(ChatterdError):
-    """The body exceeds ``--max-body-bytes``."""
+    """The body exceeds ``--max-body-bytes``, or a prompt's text ``--prompt-characters``."""
 
     status = 413
+
+
+class AddressTooLong(ChatterdError):
+    """The URL exceeds ``--max-url-bytes``."""
+
+    status = 414
 
 
 class UnsupportedMediaType(ChatterdError):
@@ -59,6 +71,21 @@ class Unprocessable(ChatterdError):
     """The body is JSON, but a field is missing or of the wrong kind; the sentence names the field."""
 
     status = 422
+
+
+class TooManyRequests(ChatterdError):
+    """The tenant or the address may do this again after ``Retry-After``, in seconds."""
+
+    status = 429
+
+    def __init__(self, sentence: str, retry_after: int = 2) -> None:
+        super().__init__(sentence, {"Retry-After": str(retry_after)})
+
+
+class HeadersTooLarge(ChatterdError):
+    """The request's head exceeds ``--max-header-bytes``."""
+
+    status = 431
 
 
 class Unavailable(ChatterdError):

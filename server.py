@@ -22,7 +22,7 @@ from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from handlers import application
 from handlers.base import Services
-from handlers.tls import KeyPair, Server
+from handlers.tls import KeyPair, TlsServer
 from relay.ollama import Ollama
 from relay.start import start_relay
 from settings import Settings, ollama_url
@@ -105,14 +105,8 @@ def _check_address(settings: Settings) -> None:
         free.close()
 
 
-def _listen(services: Services, tls: SSLContext | None) -> Server:
-    return Server(
-        application(services),
-        ssl_options=tls,
-        max_body_size=2**62,  # handlers refuse a large body themselves, with a status and a sentence
-        body_timeout=services.settings.body_timeout,
-        idle_connection_timeout=120,
-    )
+def _listen(services: Services, tls: SSLContext | None) -> TlsServer:
+    return TlsServer(application(services), settings=services.settings, ssl_options=tls)
 
 
 def _stop_signal() -> asyncio.Event:

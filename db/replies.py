@@ -224,6 +224,17 @@ async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun | No
     return Begun(running=found[False]) if found else None
 
 
+async def by_key(connection: asyncpg.Connection, tenant: str, appid: str, idempotency_key: str) -> UUID | None:
+    """Find the reply that an idempotency key began."""
+    known: UUID | None = await connection.fetchval(
+        "SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND idempotency_key = $3",
+        tenant,
+        appid,
+        idempotency_key,
+    )
+    return known
+
+
 async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> list[Finished]:
     """End streaming replies: last lines, the assistant's message and the status, in one statement, all or nothing.
 

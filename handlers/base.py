@@ -14,9 +14,13 @@ from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from access.asker import ANYBODY
+from access.limits import RequestLimits
+from access.proxies import Proxies
 from db.pool import Database
 from errors import BadRequest, ChatterdError, NotFound, TooLarge, UnsupportedMediaType
+from handlers.connection import DROP_LIMIT
 from handlers.outbox import Outbox
+from handlers.turns import Turns
 from relay.ollama import Ollama
 from relay.replies import Replies
 from relay.status import Status
@@ -29,9 +33,6 @@ REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 CONTENT_LENGTH = re.compile(r"[0-9]{1,99}")
 
-DROP_LIMIT = 67_108_864
-"""Bytes of a body beyond its limit that are read and dropped."""
-
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -43,6 +44,13 @@ class Services:
     replies: Replies
     status: Status
     outbox: Outbox = field(default_factory=Outbox)
+    turns: Turns = field(default_factory=Turns)
+    limits: RequestLimits = field(init=False)
+    proxies: Proxies = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limits", RequestLimits(self.settings))
+        object.__setattr__(self, "proxies", Proxies(self.settings.trusted_proxies))
 
 
 @stream_request_body
@@ -50,9 +58,11 @@ class BaseHandler(RequestHandler):
     """A handler of the API. Its body is read up to ``--max-body-bytes``; errors raised in it become JSON.
 
     :cvar route: its path as ``static/openapi.json`` writes it, under which its requests are counted.
+    :cvar counted: whether its requests count towards those that one tenant or one address may send in a minute.
     """
 
     route: ClassVar[str] = "unknown"
+    counted: ClassVar[bool] = True
 
     def initialize(self) -> None:
         """Find the services (called by Tornado)."""
@@ -61,6 +71,14 @@ class BaseHandler(RequestHandler):
         self._streams = False
         self._body = bytearray()
         self.log_fields: dict[str, object] = {}
+        if self.services.proxies:
+            self._look_behind_proxies(self.services.proxies)
+
+    def _look_behind_proxies(self, proxies: Proxies) -> None:
+        request, headers = self.request, self.request.headers
+        peer = str(request.remote_ip)
+        request.protocol = proxies.scheme(peer, request.protocol, headers.get_list("X-Forwarded-Proto"))
+        request.remote_ip = proxies.client(peer, headers.get_list("X-Forwarded-For"))
 
     @property
     def tenant(self) -> str:
@@ -80,11 +98,15 @@ class BaseHandler(RequestHandler):
         self.set_header("Cache-Control", "no-store")
 
     def prepare(self) -> Awaitable[None] | None:
-        """Refuse a body that says it is too large before it is sent, if its client waits for that or it is far too
-        large (RFC 9110, section 10.1.1).
+        """Refuse a request that is one too many, or whose body is too large.
 
+        A body that says so itself is refused before it is sent, if its client waits for that or it is far too large
+        (RFC 9110, section 10.1.1).
         Any other is read and dropped first: a client that is still sending would see no answer, only a cut connection.
         """
+        if self.counted:
+            self.services.limits.admit_address(str(self.request.remote_ip))
+            self.services.limits.admit_tenant(self.asker)
         length = self.request.headers.get("Content-Length", "")
         waits = self.request.headers.get("Expect", "").lower() == "100-continue"
         limit = self.services.settings.max_body_bytes + (0 if waits else DROP_LIMIT)

@@ -18,6 +18,7 @@ class AliveHandler(BaseHandler):
     """Whether the event loop turns."""
 
     route = "/healthz"
+    counted = False
 
     def get(self) -> None:
         """Say so."""
@@ -28,6 +29,7 @@ class ReadyHandler(BaseHandler):
     """Whether a balancer should send requests here."""
 
     route = "/readyz"
+    counted = False
 
     async def get(self) -> None:
         """Answer 503 while draining or without database; a missing Ollama is told but is no reason to go elsewhere."""

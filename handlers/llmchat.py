@@ -1,14 +1,19 @@
 """POST /llmchat begins a reply and shows it; /llmchat/{reply id} shows it again, to anyone, and stops it."""
 
+from dataclasses import replace
 from uuid import UUID
 
+import msgspec
 from tornado.routing import PathMatches, Rule
 
-from errors import NotFound
+from errors import NotFound, TooManyRequests
 from handlers import prompt
 from handlers.base import whole_number
 from handlers.conversation import ConversationHandler
+from handlers.json_measures import characters
 from handlers.viewer import ViewerHandler
+from relay.cursor import Cursor
+from relay.prompt import Prompt
 
 
 class LlmchatHandler(ConversationHandler, ViewerHandler):
@@ -18,16 +23,39 @@ class LlmchatHandler(ConversationHandler, ViewerHandler):
 
     async def post(self) -> None:
         """Begin a reply. With ``Prefer: respond-async`` (RFC 7240) say only where it can be followed."""
-        asked = prompt.parse(self.json_body(), self.tenant, self.request.headers.get("Idempotency-Key"))
-        cursor = await self.services.replies.begin(asked)
-        if self._prefers_async():
+        asked = self._asked()
+        if not self._prefers_async():
+            with self.place():
+                await self.show(await self._begin(asked))
+        else:
+            cursor = await self._begin(asked)
             self.log_fields["reply"] = str(cursor.id)
             location = f"/llmchat/{cursor.id}"
             self.set_header("Location", location)
             self.set_header("Preference-Applied", "respond-async")
             self.write_json({"id": str(cursor.id), "location": location}, 202)
-        else:
-            await self.show(cursor)
+
+    def _asked(self) -> Prompt:
+        body, limits, settings = self.json_body(), self.services.limits, self.services.settings
+        key = self.request.headers.get("Idempotency-Key")
+        asked = prompt.parse(body, self.tenant, key, settings.max_messages, settings.max_json_depth)
+        if limits.prompt_characters(self.asker):
+            limits.admit_prompt(self.asker, characters(msgspec.json.decode(body)))
+        address = limits.counted_address(str(self.request.remote_ip))
+        return replace(asked, address=address) if address else asked
+
+    async def _begin(self, asked: Prompt) -> Cursor:
+        replies = self.services.replies
+        at_once = replies.at_once
+        try:
+            self.services.limits.admit_reply(
+                self.asker, at_once.tenants[asked.tenant], at_once.addresses[asked.address]
+            )
+        except TooManyRequests:
+            if known := await replies.begun_before(asked):
+                return known
+            raise
+        return await replies.begin(asked)
 
     def _prefers_async(self) -> bool:
         preferences = ",".join(self.request.headers.get_list("Prefer"))
@@ -46,7 +74,8 @@ class ReplyHandler(ViewerHandler):
         if cursor.exhausted:
             self.set_status(204)
         else:
-            await self.show(cursor)
+            with self.place():
+                await self.show(cursor)
 
     async def delete(self, reply_id: str) -> None:
         """Stop the reply: 202, or 204 if it has ended."""

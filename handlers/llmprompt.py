@@ -3,11 +3,13 @@
 import asyncio
 from collections import deque
 
+import msgspec
 from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
-from errors import AnswerBroken, OllamaUnreachable
+from errors import AnswerBroken, BadRequest, OllamaUnreachable
 from handlers.base import BaseHandler
+from handlers.json_measures import characters
 from relay.ollama import Call
 
 BACKLOG_LIMIT = 67_108_864
@@ -38,7 +40,23 @@ class LlmpromptHandler(BaseHandler):
 
     async def post(self) -> None:
         """Ask Ollama and pass on status, content type and bytes as they arrive."""
-        call = self._call = self.services.ollama.generate(self.json_body(), self._take)
+        body, at_once = self.json_body(), self.services.replies.at_once
+        self._check_characters(body)
+        address = self.services.limits.counted_address(str(self.request.remote_ip))
+        self.services.limits.admit_reply(self.asker, at_once.tenants[self.tenant], at_once.addresses[address])
+        with at_once.counted(self.tenant, address):
+            await self._relay(body)
+
+    def _check_characters(self, body: bytes) -> None:
+        if self.services.limits.prompt_characters(self.asker):
+            try:
+                prompt = msgspec.json.decode(body)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise BadRequest("The body is not JSON, or nested too deeply.") from error
+            self.services.limits.admit_prompt(self.asker, characters(prompt))
+
+    async def _relay(self, body: bytes) -> None:
+        call = self._call = self.services.ollama.generate(body, self._take)
         call.ended.add_done_callback(lambda _: self._more.set())
         await asyncio.wait([call.head, call.ended], return_when=asyncio.FIRST_COMPLETED)
         if not call.status:

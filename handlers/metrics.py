@@ -11,6 +11,7 @@ class MetricsHandler(BaseHandler):
     """The figures of the process that answers."""
 
     route = "/metrics"
+    counted = False
 
     async def get(self) -> None:
         """Answer in OpenMetrics if the client takes that, else in Prometheus's older format, which all read."""

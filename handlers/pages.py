@@ -29,6 +29,7 @@ class FileHandler(BaseHandler):
     """A file that a browser shows, compressed where it may be, revalidated at each use."""
 
     route = "/static/{file}"
+    counted = False
 
     def initialize(self, name: str = "") -> None:
         """Take the name of a page's file (called by Tornado)."""

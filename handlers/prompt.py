@@ -7,6 +7,7 @@ import msgspec
 
 from db.chatts import Message
 from errors import BadRequest, Unprocessable
+from handlers.json_measures import deeper_than
 from relay.prompt import Prompt
 
 APPID_LIMIT = 155
@@ -17,18 +18,20 @@ ROLES = ("system", "user", "assistant", "tool")
 Fields = dict[str, msgspec.Raw]
 
 
-def parse(body: bytes, tenant: str, idempotency_key: str | None) -> Prompt:
+def parse(body: bytes, tenant: str, idempotency_key: str | None, max_messages: int, max_depth: int) -> Prompt:
     """Read a prompt.
 
-    :raises BadRequest: the body is not a JSON object in UTF-8.
+    :param max_messages: how many messages it may have.
+    :param max_depth: how deep its JSON may be nested.
+    :raises BadRequest: the body is not a JSON object in UTF-8, or nested too deeply.
     :raises Unprocessable: a field is missing or wrong; the sentence names it.
     """
-    fields = _object(body)
+    fields = _object(body, max_depth)
     appid = check_appid(_value(fields.pop("appID", None)))
     model = _value(fields.pop("model", None))
     if not isinstance(model, str) or not model:
         raise Unprocessable("model is missing: name the model that is to answer.")
-    messages = _messages(fields.pop("messages", None))
+    messages = _messages(fields.pop("messages", None), max_messages)
     return Prompt(tenant, appid, model, messages, fields, _check_key(idempotency_key))
 
 
@@ -52,16 +55,18 @@ def _check_key(key: str | None) -> str | None:
     return key
 
 
-def _object(body: bytes) -> Fields:
+def _object(body: bytes, max_depth: int) -> Fields:
     try:
         body.decode()  # msgspec does not look into what it passes on raw
         value = msgspec.json.decode(body)
+        if body.count(b"{") + body.count(b"[") > max_depth and deeper_than(value, max_depth):
+            raise BadRequest(f"The body is nested too deeply: {max_depth} levels are the most.")
         if isinstance(value, dict):
             return msgspec.json.decode(body, type=Fields)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest("The body is not JSON.") from error
     except RecursionError as error:
-        raise BadRequest("The body is nested too deeply.") from error
+        raise BadRequest(f"The body is nested too deeply: {max_depth} levels are the most.") from error
     raise BadRequest("The body must be a JSON object.")
 
 
@@ -69,10 +74,13 @@ def _value(raw: msgspec.Raw | None) -> Any:
     return None if raw is None else msgspec.json.decode(raw)
 
 
-def _messages(raw: msgspec.Raw | None) -> list[Message]:
+def _messages(raw: msgspec.Raw | None, most: int) -> list[Message]:
     if raw is None or not isinstance(_value(raw), list):
         raise Unprocessable("messages must be a list.")
-    return [_message(number, one) for number, one in enumerate(msgspec.json.decode(raw, type=list[msgspec.Raw]))]
+    messages = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    if len(messages) > most:
+        raise Unprocessable(f"messages has {len(messages)} entries; one prompt may have {most}. Send them in parts.")
+    return [_message(number, one) for number, one in enumerate(messages)]
 
 
 def _message(number: int, raw: msgspec.Raw) -> Message:

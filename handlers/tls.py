@@ -6,8 +6,9 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, SSLIOStream
+
+from handlers.http_server import Server
 
 log = logging.getLogger("chatterd.http")
 
@@ -53,8 +54,8 @@ class KeyPair:
             raise OSError(f"{setting}={file} cannot be read: {error.strerror}") from error
 
 
-class Server(HTTPServer):
-    """Tornado's server, which closes a connection whose handshake does not end."""
+class TlsServer(Server):
+    """The server, which closes a connection whose handshake does not end."""
 
     def exchange(self, pair: KeyPair) -> None:
         """Show the certificate that is in the files now to whoever connects from now on; open connections go on.

@@ -1,6 +1,8 @@
 """A viewer: one HTTP response that shows a reply's lines as server-sent events."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from tornado.http1connection import HTTP1Connection
@@ -32,6 +34,20 @@ class ViewerHandler(BaseHandler):
         if self._showing:
             self._showing.cancel()
 
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Within the block a reply may be shown.
+
+        :raises Unavailable: as many viewers as may be are there already.
+        """
+        if self._figures.viewers >= self.services.settings.max_viewers:
+            raise Unavailable("The server is showing as many replies as it can. Try again in a moment.")
+        self._figures.viewers += 1
+        try:
+            yield
+        finally:
+            self._figures.viewers -= 1
+
     async def show(self, cursor: Cursor) -> None:
         """Show the lines from the cursor on, as they come, until the reply's end or the client's."""
         self.start_stream("text/event-stream; charset=utf-8")
@@ -39,7 +55,6 @@ class ViewerHandler(BaseHandler):
         self.set_header("Content-Location", f"/llmchat/{reply}")
         self._showing = asyncio.current_task()
         self._chunked = self.request.version == "HTTP/1.1"
-        self._figures.viewers += 1
         self.ui.clear()  # Tornado's, for templates; thousands of viewers may wait for long
         try:
             await self.flush()
@@ -51,8 +66,6 @@ class ViewerHandler(BaseHandler):
         except (TimeoutError, Moved, Unavailable) as error:
             self._figures.viewers_dropped += 1
             self.break_off("client too slow" if isinstance(error, TimeoutError) else "sent elsewhere")
-        finally:
-            self._figures.viewers -= 1
 
     async def _follow(self, cursor: Cursor) -> None:
         while True:
@@ -82,9 +95,9 @@ class ViewerHandler(BaseHandler):
 
     async def _send(self, framed: bytes) -> None:
         for start in range(0, len(framed), WRITE_LIMIT):
+            if len(framed) > WRITE_LIMIT // 2:
+                await self.services.turns.wait()
             self.write(framed[start : start + WRITE_LIMIT])
             taken = self.flush()
             if not taken.done():
                 await asyncio.wait_for(taken, self.services.settings.viewer_timeout)
-            elif len(framed) > WRITE_LIMIT // 2:
-                await asyncio.sleep(0)  # a long backlog to a fast client lets the others have their turn

@@ -72,10 +72,12 @@ class Generation:
     :meth:`interrupt`, :meth:`let_go`.
 
     :param transcript: what the model had said before, if the reply is continued.
+    :param address: for whom it is counted, beside its tenant; empty for nobody.
     """
 
-    def __init__(self, reply: Reply, parts: Parts, transcript: Transcript | None = None) -> None:
+    def __init__(self, reply: Reply, parts: Parts, transcript: Transcript | None = None, address: str = "") -> None:
         self.reply = reply
+        self.address = address
         self._ollama = parts.ollama
         self._endings = parts.endings
         self._doorbell = parts.doorbell
@@ -88,6 +90,7 @@ class Generation:
         self._outcome: asyncio.Future[Outcome | None] = self._loop.create_future()
         self._lines = ndjson.Splitter(self._settings.max_line_bytes)
         self._transcript = transcript or Transcript()
+        self._room = self._settings.max_reply_bytes - len(self._transcript.content)
         self._refusal = bytearray()
         self._last_error: str | None = None
         self._gave_up_at: int | None = None
@@ -164,6 +167,11 @@ class Generation:
         self._last_byte = self._journal.heard = self._loop.time()
         if self._call.status != 200:
             self._refusal += chunk[: ERROR_BODY_LIMIT - len(self._refusal)]
+            return
+        self._room -= len(chunk)
+        if self._room < 0:
+            most = self._settings.max_reply_bytes
+            self._conclude(_failure("truncated", f"The reply is longer than {most} bytes, and ends here."))
             return
         try:
             for line in self._lines.feed(chunk):

@@ -13,6 +13,7 @@ class Prompt:
     """A checked request for a reply.
 
     :param options: the request's other fields (options, format, tools, stream, ...), each as the client wrote it.
+    :param address: for whom the reply is counted, beside the tenant; empty for nobody.
     """
 
     tenant: str
@@ -21,6 +22,7 @@ class Prompt:
     messages: list[Message]
     options: dict[str, msgspec.Raw]
     idempotency_key: str | None = None
+    address: str = ""
 
     def stored_request(self) -> str:
         """The JSON object that ``replies.request`` keeps: all that Ollama is asked, but for the messages."""

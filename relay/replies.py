@@ -16,6 +16,7 @@ from db.replies import Begun, NewReply, StoredReply
 from errors import Conflict, NotFound, Unavailable
 from relay import chat_line, prompt
 from relay.adoption import Adoption
+from relay.at_once import AtOnce
 from relay.cursor import PAGE_BYTES, Cursor, Moved
 from relay.generation import Generation, Parts
 from relay.presence import Presence
@@ -55,6 +56,11 @@ class Replies:
         """Whether prompts are welcome here, if the database answers."""
         return self._presence.known and not self.draining
 
+    @property
+    def at_once(self) -> AtOnce:
+        """How many replies this process generates for whom."""
+        return self._running.at_once
+
     async def begin(self, asked: Prompt) -> Cursor:
         """Record a prompt and start its reply, or find the reply that the same idempotency key began.
 
@@ -63,9 +69,14 @@ class Replies:
         :raises Unavailable: the database is away, too many replies at once, or draining.
         :raises NotAcceptable: the database refuses the text.
         """
-        self._check_room()
+        if self.draining:
+            raise Unavailable(RESTARTING)
+        if len(self._running) >= self._settings.max_replies:
+            if known := await self.begun_before(asked):
+                return known
+            raise Unavailable("The server is generating as many replies as it can. Try again in a moment.")
         reply = Reply(uuid4(), asked.tenant, asked.model, self._presence.owner)
-        generation = Generation(reply, self._parts)
+        generation = Generation(reply, self._parts, address=asked.address)
         self._running.add(generation)  # before it is recorded: whoever learns its id there must find it here
         own, messages_left, bytes_left = prompt.within(
             asked.messages, self._settings.context_messages, self._settings.context_bytes
@@ -86,6 +97,17 @@ class Replies:
             "A reply is being generated for this conversation already. Follow it, stop it, or wait for its end.",
             f"/llmchat/{begun.running}",
         )
+
+    async def begun_before(self, asked: Prompt) -> Cursor | None:
+        """Find the reply that the same idempotency key began, which takes no room.
+
+        :raises Unavailable: the database is away.
+        """
+        if asked.idempotency_key is None:
+            return None
+        async with self._database.acquire() as connection:
+            known = await replies.by_key(connection, asked.tenant, asked.appid, asked.idempotency_key)
+        return None if known is None else await self.follow(asked.tenant, known, 0)
 
     async def _begin_all(self, connection: Any, new: Sequence[NewReply]) -> list[Begun]:
         if not self._presence.known:
@@ -187,12 +209,6 @@ class Replies:
             log.info("Gave up %d replies for others to go on with.", len(ids))
         except (TimeoutError, Unavailable):
             log.warning("%d replies could not be given up; others find them when this process is gone.", len(ids))
-
-    def _check_room(self) -> None:
-        if self.draining:
-            raise Unavailable(RESTARTING)
-        if len(self._running) >= self._settings.max_replies:
-            raise Unavailable("The server is generating as many replies as it can. Try again in a moment.")
 
     def _cursor(self, tenant: str, id: UUID, at: int, **found: Any) -> Cursor:
         return Cursor(self, self._database, self._doorbell, tenant, id, at, self._settings, **found)

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from errors import Unavailable
+from relay.at_once import AtOnce
 from relay.figures import Figures
 from relay.generation import Generation
 from relay.journal import Journal
@@ -15,9 +16,13 @@ log = logging.getLogger("chatterd.relay")
 
 
 class Running:
-    """Generations by their reply's id, from before the reply is recorded until it has ended or is another process's."""
+    """Generations by their reply's id, from before the reply is recorded until it has ended or is another process's.
+
+    :ivar at_once: how many of them there are for whom.
+    """
 
     def __init__(self, journal: Journal, figures: Figures) -> None:
+        self.at_once = AtOnce()
         self._journal = journal
         self._figures = figures
         self._generations: dict[UUID, Generation] = {}
@@ -42,11 +47,14 @@ class Running:
 
     def add(self, generation: Generation) -> None:
         """Make a generation known, so that whoever learns its reply's id from the database finds it here."""
+        if generation.reply.id not in self._generations:
+            self.at_once.enter(generation.reply.tenant, generation.address)
         self._generations[generation.reply.id] = generation
 
     def remove(self, id: UUID) -> None:
         """Forget a generation that was not started."""
-        del self._generations[id]
+        generation = self._generations.pop(id)
+        self.at_once.leave(generation.reply.tenant, generation.address)
 
     def start(self, generation: Generation, body: bytes) -> None:
         """Generate in a task of the process, until the reply has ended or is let go.

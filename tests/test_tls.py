@@ -20,6 +20,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers import tls
+from settings import Settings
 from tests.client import Client
 from tests.database import eventually
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line, ndjson
@@ -296,7 +297,9 @@ def test_a_handshake_that_does_not_end_is_given_up(files: Files, monkeypatch: py
     monkeypatch.setattr(tls, "HANDSHAKE_TIMEOUT", 0.2)
 
     async def run() -> None:
-        server = tls.Server(Application(), ssl_options=tls.KeyPair(str(files.cert), str(files.key)).context())
+        server = tls.TlsServer(
+            Application(), settings=Settings(), ssl_options=tls.KeyPair(str(files.cert), str(files.key)).context()
+        )
         [listening] = bind_sockets(0, "127.0.0.1")
         server.add_socket(listening)
         port = listening.getsockname()[1]

@@ -1,10 +1,6 @@
 """Requests as raw bytes: bodies too large, too slow or wrongly announced, request ids, old and pipelining clients."""
 
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import pytest
 import ujson
@@ -12,73 +8,10 @@ import ujson
 from tests.client import Client
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.program import Program
+from tests.raw import Raw, head, raw
 
 LIMIT = 10_000
 HUGE = (2**31, 2**63, 10**30)
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def error(self) -> str:
-        assert self.headers["content-type"] == "application/json; charset=utf-8"
-        [(name, sentence)] = ujson.loads(self.body).items()
-        assert name == "error"
-        return str(sentence)
-
-
-class Raw:
-    """A connection on which a test says exactly what it wants."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._file = connection.makefile("rb")
-
-    def send(self, data: bytes) -> None:
-        self._connection.sendall(data)
-
-    def answer(self) -> Answer:
-        version, status, *_ = self._file.readline().split()
-        assert version == b"HTTP/1.1"
-        headers = {}
-        while (field := self._file.readline().strip()) != b"":
-            name, _, value = field.decode().partition(":")
-            headers[name.lower()] = value.strip()
-        return Answer(int(status), headers, self._body(headers))
-
-    def _body(self, headers: dict[str, str]) -> bytes:
-        if headers.get("transfer-encoding") == "chunked":
-            pieces = []
-            while size := int(self._file.readline(), 16):
-                pieces.append(self._file.read(size))
-                self._file.readline()
-            self._file.readline()
-            return b"".join(pieces)
-        if "content-length" in headers:
-            return self._file.read(int(headers["content-length"]))
-        return b"" if headers.get("connection") != "close" else self._file.read()
-
-    def rest(self) -> bytes:
-        """What comes until the server closes."""
-        return self._file.read()
-
-    def close_file(self) -> None:
-        self._file.close()
-
-
-@contextmanager
-def raw(url: str) -> Iterator[Raw]:
-    host = urlsplit(url)
-    with socket.create_connection((str(host.hostname), int(host.port or 0)), timeout=10) as connection:
-        it = Raw(connection)
-        try:
-            yield it
-        finally:
-            it.close_file()
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +32,6 @@ def small(small_url: str, ollama: ScriptedOllama) -> Iterator[Client]:
 
 def url_of(client: Client) -> str:
     return str(client.http.base_url)
-
-
-def head(path: str = "/llmchat", *more: str, method: str = "POST", version: str = "1.1") -> bytes:
-    lines = [f"{method} {path} HTTP/{version}", "Host: x", "Content-Type: application/json", *more]
-    return "".join(one + "\r\n" for one in [*lines, ""]).encode()
 
 
 def whole(client: Client, *more: str, text: str = "hi", version: str = "1.1") -> bytes:

@@ -328,11 +328,15 @@ def test_an_answer_is_as_the_document_says(client: Client, ollama: ScriptedOllam
     check_answer(id, answer)
 
 
+LIMITED = {"408", "414", "429", "431"}
+"""Called forth below, and 408 in test_limits.py: no client library waits for so long."""
+
+
 def test_every_answer_of_the_document_is_called_forth() -> None:
     """All but those of a server in trouble; what is above called forth without trouble is called forth here."""
     documented = {(id, status) for id in OPERATIONS.keys() - ENDLESS for status in operation(id)["responses"]}
     left = documented - SITUATIONS.keys()
-    assert {status for _, status in left} <= {"413", "500", "503", "default"}, left
+    assert {status for _, status in left} <= {"413", "500", "503", "default", *LIMITED}, left
 
 
 def test_a_body_that_is_too_large_and_a_reply_too_many_are_refused_as_the_document_says(
@@ -348,6 +352,25 @@ def test_a_body_that_is_too_large_and_a_reply_too_many_are_refused_as_the_docume
             answer = post(client, OPERATIONS[id][0], content)
             assert answer.status_code == status
             check_answer(id, answer)
+
+
+def test_requests_that_are_too_large_or_too_many_are_refused_as_the_document_says(
+    start_chatterd: Callable[..., Program], database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url, requests_per_minute=1)
+    with httpx.Client(base_url=program.url) as client:
+        client.get("/models")
+        for id, (path, method) in sorted(OPERATIONS.items()):
+            path = path.replace("{", "").replace("}", "")
+            statuses: dict[str, Any] = {
+                "414": {"params": {"a": "x" * 9_000}},
+                "431": {"headers": {"A": "x" * 33_000}},
+                "429": {},
+            }
+            for status in statuses.keys() & operation(id)["responses"].keys():
+                answer = client.request(method.upper(), path, **statuses[status])
+                assert str(answer.status_code) == status, (id, answer.text)
+                check_answer(id, answer)
 
 
 @pytest.mark.expects_log("database", "presence session was lost", "pool connection floor")

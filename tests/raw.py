@@ -1,0 +1,90 @@
+"""Connections on which a test says exactly the bytes that it wants, and reads the answers to them."""
+
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import ujson
+
+
+def head(path: str = "/llmchat", *more: str, method: str = "POST", version: str = "1.1") -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: x", "Content-Type: application/json", *more]
+    return "".join(one + "\r\n" for one in [*lines, ""]).encode()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        assert self.headers["content-type"] == "application/json; charset=utf-8"
+        [(name, sentence)] = ujson.loads(self.body).items()
+        assert name == "error"
+        return str(sentence)
+
+
+class Raw:
+    """A connection on which a test says exactly what it wants."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._file = connection.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self._connection.sendall(data)
+
+    def drip(self, piece: bytes, pause: float = 0.02) -> None:
+        """Send the same again and again, slowly, until the server has answered.
+
+        :raises TimeoutError: it never did.
+        """
+        for _ in range(1_000):
+            if select.select([self._connection], [], [], pause)[0]:
+                return
+            self._connection.sendall(piece)
+        raise TimeoutError("no answer, whatever was sent")
+
+    def answer(self) -> Answer:
+        version, status, *_ = self._file.readline().split()
+        assert version == b"HTTP/1.1"
+        headers = {}
+        while (field := self._file.readline().strip()) != b"":
+            name, _, value = field.decode().partition(":")
+            headers[name.lower()] = value.strip()
+        return Answer(int(status), headers, self._body(headers))
+
+    def _body(self, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding") == "chunked":
+            pieces = []
+            while size := int(self._file.readline(), 16):
+                pieces.append(self._file.read(size))
+                self._file.readline()
+            self._file.readline()
+            return b"".join(pieces)
+        if "content-length" in headers:
+            return self._file.read(int(headers["content-length"]))
+        return b"" if headers.get("connection") != "close" else self._file.read()
+
+    def rest(self) -> bytes:
+        """What comes until the server closes."""
+        return self._file.read()
+
+    def close_file(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def raw(url: str) -> Iterator[Raw]:
+    host = urlsplit(url)
+    with socket.create_connection((str(host.hostname), int(host.port or 0)), timeout=10) as connection:
+        it = Raw(connection)
+        try:
+            yield it
+        finally:
+            it.close_file()
