@@ -1,6 +1,7 @@
 """One request on a connection, and its answer: Tornado's HTTP/1, which here says what is wrong before it hangs up."""
 
 from collections.abc import Coroutine
+from contextlib import suppress
 from socket import SHUT_WR, socket
 from typing import Any, Protocol
 
@@ -74,9 +75,11 @@ class Exchange(HTTP1Connection):
         except HTTPInputError as error:
             raise BadRequest("A header of the request is malformed.") from error
         try:
-            url = parse_request_start_line(line).path
+            _, url, version = parse_request_start_line(line)
         except HTTPInputError as error:
             raise BadRequest("This is not an HTTP/1.1 request.") from error
+        if version == "HTTP/1.0" and "Transfer-Encoding" in headers:  # what stands in front may not see chunks here
+            raise BadRequest("HTTP/1.0 knows no chunks: announce the body's length with Content-Length.")
         if len(url) > self._url:
             raise AddressTooLong(f"The URL is longer than {self._url} bytes.")
         return line, headers
@@ -120,7 +123,8 @@ class Exchange(HTTP1Connection):
         """
         if self._disconnect_on_finish and not self._read_finished and not self.stream.closed():
             self._clear_callbacks()
-            say_no_more(self.stream)
+            with suppress(StreamClosedError):  # whoever reads on finds out
+                say_no_more(self.stream)
             self._watch.leaving()
             if not self._finish_future.done():
                 self._finish_future.set_result(None)
@@ -142,7 +146,7 @@ class Delegate(HTTPMessageDelegate):
         """Find a handler (called by Tornado)."""
         try:
             return self._inner.headers_received(start_line, headers)
-        except HTTPInputError as error:
+        except (HTTPInputError, ValueError) as error:  # a port of 5,000 digits is a ValueError to Tornado
             fault = BadRequest("The Host header is missing or malformed, or the query is.")
             fault.__cause__ = error
             self._exchange.fault = fault
