@@ -313,7 +313,7 @@ def odd_target(chance: random.Random, request: Request) -> None:
 
 def odd_percents(chance: random.Random, request: Request) -> None:
     odd = b"% %0 %zz %00 %ff %ed%a0%80 %2f %2e%2e %0d%0a %u0041 %25 %E2%80%A8 %F0%9F%98%80 \xe9 + ; # ? & =".split()
-    at = chance.randrange(1, len(request.target) + 1)
+    at = chance.randrange(min(1, len(request.target)), len(request.target) + 1)
     request.target = request.target[:at] + chance.choice(odd) * chance.choice([1, 1, 300]) + request.target[at:]
 
 
