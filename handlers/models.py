@@ -15,7 +15,7 @@ class ModelsHandler(BaseHandler):
         answer = await self.services.ollama.get("/api/tags")
         self.set_status(answer.code)
         self.set_header("Content-Type", answer.headers.get("Content-Type", "application/json; charset=utf-8"))
-        self.finish(answer.body)
+        self.finish(answer.body or None)  # not even nothing may be written with a 204
 
 
 ROUTES = [Rule(PathMatches(r"/models/?"), ModelsHandler)]

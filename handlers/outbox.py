@@ -16,11 +16,14 @@ class Outlet:
 
     :param stream: a connection that has taken all that was written to it so far.
     :ivar rest: Tornado's writing of what the socket did not take; None if it took all.
+    :raises StreamClosedError: its client has gone.
     """
 
     __slots__ = ("rest", "send", "stream")
 
     def __init__(self, stream: IOStream) -> None:
+        if stream.closed():
+            raise StreamClosedError
         self.stream = stream
         self.send: Callable[[bytes], int] = stream.socket.send
         self.rest: asyncio.Future[None] | None = None

@@ -19,8 +19,14 @@ from relay.sockets import Sockets
 HEAD_LIMIT = 65_536
 """Bytes of an answer that may come before its head is whole."""
 
-BODY_LIMIT = 67_108_864
+BODY_LIMIT = 16_777_216
 """Bytes of a body that is collected, not streamed."""
+
+CHUNK_LIMIT = 67_108_864
+"""Bytes that may come before a chunk, or the trailer after the last, is whole: the parser keeps a trailer's."""
+
+LOOK_AFTER = 256
+"""Reads without the end of a chunk after which its bytes are counted."""
 
 
 class Broken(Exception):
@@ -108,6 +114,8 @@ class Exchange(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._disconnect: Callable[[], None] = lambda: None
         self.on_body: Callable[[bytes], object] = request.streaming_callback or self._collect
+        self._unended: list[int] = []
+        self.on_chunk_complete = self._unended.clear  # called for each line, hence nothing of Python's
         self._parser = httptools.HttpResponseParser(self)
 
     def begin(self) -> None:
@@ -130,7 +138,12 @@ class Exchange(asyncio.Protocol):
         if self._connecting:
             self._connecting.cancel()
         self._disconnect()
-        del self.on_body, self._parser, self._disconnect  # they lead back here: nobody has to find a cycle
+        del (
+            self.on_body,
+            self.on_chunk_complete,
+            self._parser,
+            self._disconnect,
+        )  # they lead back here: nobody has to find a cycle
         code = 599 if error else self._status
         self._on_end(HTTPResponse(self._request, code, self._headers, BytesIO(self._body), error=error))
 
@@ -198,6 +211,15 @@ class Exchange(asyncio.Protocol):
             self.end(Broken(f"not HTTP: {error}"))
         if not self._status and self._head_size > HEAD_LIMIT:
             self.end(Broken("an endless head"))
+        self._unended.append(len(data))
+        if len(self._unended) > LOOK_AFTER:
+            self._look_for_end()
+
+    def _look_for_end(self) -> None:
+        """End an answer of which no chunk ends."""
+        self._unended[:] = [sum(self._unended)]
+        if self._unended[0] > CHUNK_LIMIT and "Transfer-Encoding" in self._headers:
+            self.end(Broken("an endless chunk"))
 
     data_received = take
 

@@ -409,6 +409,8 @@ class ScriptedOllama:
         self.default: tuple[Step, ...] = (Words(),)
         self.models: tuple[str | Mapping[str, Any], ...] = ("fake",)
         """What is listed: names, or further fields of Ollama's list with a name among them."""
+        self.probed: Step | None = None
+        """What all other requests are answered with, if they are not to be answered as Ollama does."""
         self.requests: list[Request] = []
         """The POSTs so far, in order."""
         self.probes: list[Request] = []
@@ -471,6 +473,7 @@ class ScriptedOllama:
             self._arrivals.clear()
             self.default = (Words(),)
             self.models = ("fake",)
+            self.probed = None
         self.listen_again()
 
     def stop_listening(self) -> None:
@@ -569,7 +572,7 @@ class ScriptedOllama:
     def _take_script(self, request: Request) -> tuple[Step, ...]:
         if request.method != "POST":
             self.probes.append(request)
-            return (self._probed(request.path),)
+            return (self.probed or self._probed(request.path),)
         steps = self._scripts.popleft() if self._scripts else self.default
         self.requests.append(request)
         self.arrival(len(self.requests) - 1).happen(request)

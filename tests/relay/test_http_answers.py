@@ -182,6 +182,35 @@ async def test_a_body_without_end_is_broken_off_where_it_is_collected(
         await connection.left()
 
 
+@pytest.mark.parametrize("start", [b"0\r\nX: ", b"0\r\nX", b"5;", b"5;a="], ids=repr)
+@pytest.mark.parametrize("piece", [b"y" * 10_000, b"y" * 90], ids=len)
+async def test_a_trailer_or_extension_without_end_is_broken_off(
+    http: StreamingClient, monkeypatch: pytest.MonkeyPatch, start: bytes, piece: bytes
+) -> None:
+    monkeypatch.setattr(http_client, "CHUNK_LIMIT", 100_000)
+    monkeypatch.setattr(http_client, "LOOK_AFTER", 3)
+    async with Peer() as peer:
+        fetch = http.fetch(HTTPRequest(peer.url(), streaming_callback=lambda _: None))
+        connection = await peer.accept()
+        connection.say(CHUNKED + b"5\r\nwords\r\n" + start)
+        for _ in range(200_000 // len(piece)):
+            connection.say(piece)
+        with pytest.raises(Broken, match="endless chunk"):
+            await fetch
+        await connection.left()
+
+
+@pytest.mark.parametrize("head", [CHUNKED, OK + b"\r\n"])
+async def test_a_long_answer_is_no_endless_one(
+    http: StreamingClient, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setattr(http_client, "CHUNK_LIMIT", 100_000)
+    monkeypatch.setattr(http_client, "LOOK_AFTER", 3)
+    body = (b"%x\r\n%b\r\n" % (90_000, b"x" * 90_000)) * 10 + b"0\r\n\r\n" if head == CHUNKED else b"x" * 900_000
+    taken, response = await streamed(http, head + body)
+    assert (response.code, sum(map(len, taken.chunks))) == (200, 900_000)
+
+
 # However TCP cuts it.
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from db.presence import GRACE
+from tests.soak import abuse
 from tests.soak.figures import Result, judge, pauses
 from tests.soak.site import DRAIN, Site
 from tests.soak.viewer import Seen, Viewer
@@ -219,5 +220,8 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], in
     "cut-viewers": (cut_viewers, 1_000),
     "terminate-servers": (terminate_servers, 100),
     "kill-servers-nginx": (kill_servers_behind_nginx, 10),
+    "mutated-requests": (abuse.mutated_requests, 10_000),
+    "flood": (abuse.flood, 200),
+    "memory": (abuse.memory, 10_000),
 }
-"""By name: the campaign, and how often something dies in it unless told otherwise."""
+"""By name: the campaign, and how often something dies in it, or is done, unless told otherwise."""

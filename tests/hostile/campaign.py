@@ -1,0 +1,82 @@
+"""Many mutated requests against one running chatterd, and whether it is as well afterwards as it was before."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+
+import psutil
+
+from tests.client import Client
+from tests.database import eventually, rows
+from tests.fakes.ollama import Answer, Head, Lines, ScriptedOllama, Step, last_line, line
+from tests.hostile.mutations import attempt
+from tests.hostile.requests import FORGED
+from tests.hostile.sender import Verdict, send_all
+from tests.program import Program
+
+SPARE_SOCKETS = 12
+"""Open files more than before that are no leak: connections to PostgreSQL that the pool has opened."""
+
+GONE_ON_WITH = 100
+"""Conversations that are asked for one more reply afterwards."""
+
+
+class Brief(Step):
+    """Answers in two lines, whatever is asked; keeps the bodies of requests that should never have come here."""
+
+    def __init__(self) -> None:
+        self.forged: list[bytes] = []
+
+    async def play(self, answer: Answer) -> None:
+        if FORGED.encode() in answer.request.body and answer.request.path == "/api/chat":
+            self.forged.append(answer.request.body)
+        await Head().play(answer)
+        await Lines(line("Hello"), last_line()).play(answer)
+
+
+def assault(program: Program, ollama: ScriptedOllama, database_url: str, seed: int, numbers: Iterable[int]) -> Verdict:
+    """Send the attempts of these numbers. Log lines are for the caller to look at."""
+    model = Brief()
+    ollama.default = (model,)
+    client = Client(program.url)
+    process = psutil.Process(program.process.pid)
+    with client.http:
+        reply = client.begin("hi")
+        client.view(reply)
+        before = process.num_fds()
+        verdict = asyncio.run(send_all(program.url, (attempt(seed, number, [reply]) for number in numbers)))
+        if program.process.poll() is not None:
+            verdict.wrong.append(f"chatterd has died: {program.log[-2_000:]}")
+            return verdict
+        verdict.wrong += [f"Ollama was asked by a request that was none: {body!r}" for body in model.forged]
+        if rows(database_url, "SELECT FROM chatts WHERE appid = $1", FORGED):
+            verdict.wrong.append("a request that was none is in the database")
+        verdict.wrong += _unreadable(client, database_url)
+        if client.ask("still there?")[-1].json.get("done") is not True:
+            verdict.wrong.append("it does not stream any more")
+    eventually("no reply runs", lambda: not rows(database_url, "SELECT FROM replies WHERE status = 'streaming'"))
+    eventually("no socket is left", lambda: process.num_fds() <= before + SPARE_SOCKETS)
+    return verdict
+
+
+def _unreadable(client: Client, database_url: str) -> Iterator[str]:
+    """Conversations that cannot be read, or gone on with."""
+    for number, row in enumerate(rows(database_url, "SELECT DISTINCT appid FROM chatts WHERE appid LIKE 'fuzz-%'")):
+        client.appid = row["appid"]
+        answer = client.http.get("/llmchat", params={"appID": client.appid, "limit": 500})
+        if answer.status_code != 200 or not answer.json()["messages"]:
+            yield f"the conversation {client.appid} cannot be read: {answer.status_code} {answer.text[:200]}"
+        if number < GONE_ON_WITH and client.ask()[-1].json.get("done") is not True:
+            yield f"the conversation {client.appid} cannot be gone on with"
+    client.appid = "after"
+
+
+def told(verdict: Verdict, seed: int, began: float) -> dict[str, str]:
+    """A campaign's figures."""
+    statuses = ", ".join(f"{status}: {times}" for status, times in sorted(verdict.statuses.items()))
+    return {
+        "seed": str(seed),
+        "answers (status: times)": statuses,
+        "connections closed without an answer": str(verdict.unanswered.total()),
+        "time in all": f"{time.monotonic() - began:.0f} s",
+    }
