@@ -15,13 +15,13 @@ from tornado.iostream import IOStream, StreamClosedError
 from handlers.outbox import Outlet
 from tests.client import Client
 from tests.fakes.ollama import ScriptedOllama
-from tests.handlers.test_bodies import raw
 from tests.hostile.answers import Answer, complaint
 from tests.hostile.campaign import Brief, assault
 from tests.hostile.mutations import Attempt, attempt
 from tests.hostile.requests import FORGED, forged
 from tests.hostile.sender import Verdict
 from tests.program import ROOT, Program
+from tests.raw import raw
 
 SEED = 6
 COUNT = 1_000
