@@ -48,6 +48,9 @@ POOLED: dict[str, Any] = {"statement_cache_size": 0}
 """How it connects to a pooler in transaction mode, where each transaction may be another session's: nothing stays
 prepared, and the session's settings are the pooler's to make (``connect_query`` in deploy/pgbouncer.ini)."""
 
+POOLER_HINT = ". If it is a pooler in transaction mode, say with --session-database-url where PostgreSQL itself is."
+"""What a pooler's refusal of a session's settings is about."""
+
 READY = 4
 """Connections that are there from the start: as many as statements begin and end replies at once."""
 
@@ -89,11 +92,13 @@ class Database:
         try:
             await self._connect()
         except AWAY as error:
-            log.warning("The database cannot be reached, trying on: %s", error)
+            hint = POOLER_HINT if isinstance(error, asyncpg.ProtocolViolationError) else ""
+            log.warning("The database cannot be reached, trying on: %s%s", error, hint)
             self._opening = asyncio.create_task(self._keep_connecting())
 
     async def _connect(self) -> None:
-        connection = await asyncpg.connect(self._session_url, timeout=self._acquire_timeout)
+        # With settings though it needs none: a pooler refuses them, and a migration's lock needs a session.
+        connection = await asyncpg.connect(self._session_url, timeout=self._acquire_timeout, server_settings=PLANNING)
         try:
             await migrate(connection)
             migrated = await connection.fetchval(_WHICH)

@@ -11,10 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
-
-import asyncpg
 
 from db.pool import Database
 from tests.balancers import DEPLOY, free_ports
@@ -48,16 +46,27 @@ class PgBouncer:
         }.items():
             assert shipped in configuration
             configuration = configuration.replace(shipped, ours)
+        configuration += "server_idle_timeout = 1\n"  # else each test's database keeps sessions of the tests' PostgreSQL
         (self._folder / "pgbouncer.ini").write_text(configuration)
         (self._folder / "userlist.txt").write_text(f'"postgres" "{PASSWORD}"\n')
         self._folder.chmod(0o755)
-        self._output = (self._folder / "output").open("w")
         # Not as root, but as who may reach the socket.
-        user = ["--user", Path(host).owner() if host.startswith("/") else "nobody"] if os.getuid() == 0 else []
-        self.process = subprocess.Popen(
-            ["pgbouncer", *user, str(self._folder / "pgbouncer.ini")], stdout=self._output, stderr=self._output
-        )
-        self._await_start()
+        user = Path(host).owner() if host.startswith("/") else "nobody"
+        self._command = ["pgbouncer", *(["--user", user] if os.getuid() == 0 else []), f"{self._folder}/pgbouncer.ini"]
+        self.start()
+
+    def start(self) -> None:
+        """Begin to listen, and wait until it does."""
+        self._output = (self._folder / "output").open("w")
+        self._process = subprocess.Popen(self._command, stdout=self._output, stderr=self._output)
+        deadline = time.monotonic() + START_TIMEOUT
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if "process up" in self.output:
+                return
+            time.sleep(0.01)
+        output = self.output
+        self.stop()
+        raise TimeoutError(f"PgBouncer does not start:\n{output}")
 
     def url(self, database_url: str) -> str:
         """A database's URL, through the PgBouncer."""
@@ -69,22 +78,16 @@ class PgBouncer:
         """What it has said so far."""
         return (self._folder / "output").read_text()
 
-    def _await_start(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
-        while self.process.poll() is None and time.monotonic() < deadline:
-            if "process up" in self.output:
-                return
-            time.sleep(0.01)
-        output = self.output
-        self.stop()
-        raise TimeoutError(f"PgBouncer does not start:\n{output}")
+    def halt(self) -> None:
+        """End it at once, with all its connections; :meth:`start` begins again."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(START_TIMEOUT)
+        self._output.close()
 
     def stop(self) -> None:
-        """End it at once, with all its connections."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(START_TIMEOUT)
-        self._output.close()
+        """End it for good."""
+        self.halt()
         shutil.rmtree(self._folder)
 
     def __enter__(self) -> Self:
@@ -133,12 +136,3 @@ def stop_all() -> None:
     """End those that :func:`behind` has started."""
     while _running:
         _running.popitem()[1].stop()
-
-
-async def admin(bouncer: PgBouncer, command: str) -> Any:
-    """Run a command of its console, as SHOW POOLS."""
-    connection = await asyncpg.connect(bouncer.url("postgresql:///pgbouncer"), statement_cache_size=0)
-    try:
-        return await connection.execute(command)
-    finally:
-        await connection.close()

@@ -31,7 +31,10 @@ class Program:
     """A running chatterd on a free port.
 
     :param settings: by their names with underscores, as ``Program(database_url=..., heartbeat=1)``.
+    :cvar root: where its code is.
     """
+
+    root = ROOT
 
     def __init__(self, **settings: object) -> None:
         url = settings.get("database_url")
@@ -44,7 +47,7 @@ class Program:
         environment = {name: value for name, value in os.environ.items() if name not in NAMED_BY_OPTIONS}
         self.process = subprocess.Popen(
             [sys.executable, "server.py", *arguments],
-            cwd=ROOT,
+            cwd=self.root,
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
