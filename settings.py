@@ -35,7 +35,7 @@ class Settings:
     )
     session_database_url: str = _setting(
         "",
-        "the same database, asked directly, where --database-url leads through a pooler in transaction mode (pgbouncer)",
+        "the same database, asked directly, where --database-url leads through a pooler (PgBouncer, transaction mode)",
         env="SESSION_DATABASE_URL",
     )
     ollama_host: str = _setting("127.0.0.1:11434", "where Ollama answers, in Ollama's own notation", env="OLLAMA_HOST")

@@ -102,9 +102,9 @@ def with_tls(configuration: str, certificate: Path) -> str:
     """A shipped file with its lines for TLS turned on, and that without TLS taken out."""
     wide_open = r"( *)(?:bind|listen) 127\.0\.0\.1:8000;?\n"
     configuration, removed = re.subn(wide_open, "", configuration)
-    on = r"^( *)#((?:bind :443 ssl|listen 443 ssl|ssl_certificate).*)$"
+    on = r"^( *)#((?:bind :443 ssl|listen 443 ssl|ssl_certificate|ssl_protocols).*)$"
     configuration, added = re.subn(on, r"\1\2", configuration, flags=re.MULTILINE)
-    assert removed == 1 and added in (1, 3), configuration
+    assert removed == 1 and added in (1, 4), configuration
     configuration = re.sub(r"/etc/(?:haproxy|nginx)/chatterd\.(?:pem|crt|key)", str(certificate), configuration)
     return re.sub(r"(bind |listen ):?443 ", r"\g<1>127.0.0.1:8000 ", configuration)
 

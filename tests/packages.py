@@ -1,17 +1,21 @@
-"""The packages that the product installs: what asks for each, in which versions, under which licence (docs/packages.md).
+"""The packages that the product installs: what asks for each, in which versions, under which licence.
 
-``python -m tests.packages`` writes the list anew, and ``make audit`` looks what is known of their vulnerabilities.
+``python -m tests.packages`` writes that down in docs/packages.md; ``make audit`` does so, and asks PyPI what is known of
+their vulnerabilities.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageMetadata, distribution
+from importlib.metadata import PackageMetadata, distribution, distributions
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.program import ROOT
+
+INSTALLED = ROOT / ".venv" / "audit" / "installed.txt"
+"""What pip-audit asks about: all that is installed, the tests' packages too."""
 
 LIST = ROOT / "docs" / "packages.md"
 
@@ -84,8 +88,8 @@ def licence(metadata: PackageMetadata) -> str:
     """A package's licence by its SPDX name, as far as the package tells."""
     names = metadata.get_all("Classifier") or []
     classifiers = sorted(name.split(" :: ")[-1] for name in names if name.startswith("License :: "))
-    told = metadata.get("License-Expression") or " OR ".join(SPELLINGS.get(one, one) for one in classifiers)
-    told = told or metadata.get("License") or ""
+    expression, free_text = ((metadata.get_all(name) or [""])[0] for name in ("License-Expression", "License"))
+    told = expression or " OR ".join(SPELLINGS.get(one, one) for one in classifiers) or free_text
     return SPELLINGS.get(told, told.partition("\n")[0])
 
 
@@ -110,5 +114,8 @@ def _escaped(range: str) -> str:
 
 if __name__ == "__main__":
     LIST.write_text(table())
+    every = {canonicalize_name(one.name): one.version for one in distributions()}
+    INSTALLED.parent.mkdir(exist_ok=True)
+    INSTALLED.write_text("".join(f"{name}=={version}\n" for name, version in sorted(every.items())))
     for one in packages():
         print(f"{one.name} {one.version}: {one.licence}{'' if one.fits else f', NOT {one.range}'}")

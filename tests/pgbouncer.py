@@ -46,7 +46,8 @@ class PgBouncer:
         }.items():
             assert shipped in configuration
             configuration = configuration.replace(shipped, ours)
-        configuration += "server_idle_timeout = 1\n"  # else each test's database keeps sessions of the tests' PostgreSQL
+        # Else each test's database would keep sessions of the PostgreSQL that all tests share.
+        configuration += "server_idle_timeout = 1\n"
         (self._folder / "pgbouncer.ini").write_text(configuration)
         (self._folder / "userlist.txt").write_text(f'"postgres" "{PASSWORD}"\n')
         self._folder.chmod(0o755)

@@ -32,7 +32,8 @@ def balancer(
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
     port = urlsplit(chatterd.url).port
     assert port
-    with Balancer(request.param, *free_ports(1), [port] * 3, certificate) as balancer:
+    [own_port] = free_ports(1)
+    with Balancer(request.param, own_port, [port] * 3, certificate) as balancer:
         yield balancer
 
 
