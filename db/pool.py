@@ -100,8 +100,9 @@ class Database:
         # With settings though it needs none: a pooler refuses them, and a migration's lock needs a session.
         connection = await asyncpg.connect(self._session_url, timeout=self._acquire_timeout, server_settings=PLANNING)
         try:
+            if self._pooled:
+                await self._check_same(connection)
             await migrate(connection)
-            migrated = await connection.fetchval(_WHICH)
         finally:
             await connection.close()
         pool = await asyncpg.create_pool(
@@ -117,12 +118,19 @@ class Database:
         try:
             if not self._pooled:
                 await _plan(pool, min(READY, self.size))
-            elif await pool.fetchval(_WHICH) != migrated:
-                raise OSError("--session-database-url leads to another database than --database-url")
         except BaseException:
             pool.terminate()
             raise
         self._pool = pool
+
+    async def _check_same(self, direct: asyncpg.Connection) -> None:
+        pooled = await asyncpg.connect(self._url, timeout=self._acquire_timeout, **POOLED)
+        try:
+            same = await pooled.fetchval(_WHICH) == await direct.fetchval(_WHICH)
+        finally:
+            await pooled.close()
+        if not same:
+            raise OSError("--session-database-url leads to another database than --database-url")
 
     async def _keep_connecting(self) -> None:
         while self._pool is None:
@@ -210,7 +218,8 @@ class Database:
 
 
 _WHICH = """
-    SELECT concat(oid, ' ', pg_postmaster_start_time()) FROM pg_database WHERE datname = current_database()
+    SELECT concat(oid, ' ', extract(epoch FROM pg_postmaster_start_time()))
+    FROM pg_database WHERE datname = current_database()
 """
 """Tells a database from all others."""
 

@@ -1,7 +1,7 @@
 """The packages that the product installs: what asks for each, in which versions, under which licence.
 
-``python -m tests.packages`` writes that down in docs/packages.md; ``make audit`` does so, and asks PyPI what is known of
-their vulnerabilities.
+``python -m tests.packages`` writes that down in docs/packages.md; ``make audit`` does so, and asks PyPI what is known
+of their vulnerabilities.
 """
 
 import re

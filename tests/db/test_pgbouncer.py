@@ -160,11 +160,13 @@ def test_a_text_that_is_refused_holds_no_session(start: Start, client: Client) -
 
 @pytest.mark.expects_log("leads to another database", "database takes no lines")
 def test_two_databases_are_not_taken_for_one(start: Start, new_database: Callable[[], str]) -> None:
-    program = start(session_database_url=new_database())
+    other = new_database()
+    program = start(session_database_url=other)
     program.wait_log("--session-database-url leads to another database than --database-url")
     client = Client(program.url)
     with client.http:
         assert client.http.get("/readyz").status_code == 503
+    assert rows(other, "SELECT FROM pg_tables WHERE schemaname = 'public'") == []
 
 
 @pytest.mark.expects_log("If it is a pooler", "database takes no lines")
