@@ -180,7 +180,7 @@ class Database:
             ) from error
         except Exception as error:
             # A connection that is cut at a bad moment makes asyncpg raise what is in no list.
-            if not isinstance(error, AWAY) and not connection.is_closed():
+            if not isinstance(error, AWAY) and not _lost(connection):
                 raise
             level = logging.WARNING if self._pool else logging.INFO
             log.log(level, "The connection to the database was lost: %s", described(error))
@@ -222,6 +222,13 @@ _WHICH = """
     FROM pg_database WHERE datname = current_database()
 """
 """Tells a database from all others."""
+
+
+def _lost(connection: asyncpg.Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # so much so that the pool has taken it back from under its borrower
+        return True
 
 
 async def _release(pool: Any, connection: asyncpg.Connection) -> None:
