@@ -6,15 +6,23 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 # How long random schedules run in `make soak`, after its campaigns.
 SECONDS ?= 600
 
-.PHONY: run test soak bench screenshots vendor check format clean
+# The tests whose program has a database that matters, for `make test-pgbouncer`.
+ON_DATABASES := tests/handlers tests/relay tests/db tests/test_invariants.py tests/test_database_trouble.py \
+	tests/test_retention.py tests/test_first_chat.py
+
+.PHONY: run test test-pgbouncer soak bench screenshots vendor audit check format clean
 
 run: .venv/server-is-set-up
 	@$(PYTHON) -m embedded.install $(ARGS)
 	@exec $(PYTHON) server.py $(ARGS)
 
 test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
-	@sh .ci/debian-packages chromium haproxy nginx prometheus
+	@sh .ci/debian-packages chromium haproxy nginx pgbouncer prometheus
 	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-pgbouncer: .venv/tests-are-set-up tests/node_modules/.package-lock.json
+	@sh .ci/debian-packages pgbouncer
+	@CHATTERD_BEHIND_PGBOUNCER=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ON_DATABASES) $(ARGS)
 
 soak: .venv/tests-are-set-up
 	@sh .ci/debian-packages haproxy nginx
@@ -31,6 +39,10 @@ screenshots: .venv/tests-are-set-up
 vendor:
 	@sh .ci/debian-packages npm
 	@node .ci/vendor.mjs
+
+audit: .venv/tests-are-set-up .venv/audit-is-set-up
+	@$(PYTHON) -m tests.packages
+	@.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv/audit/installed.txt
 
 check: .venv/tests-are-set-up
 	@$(PYTHON) -m ruff check .
@@ -61,6 +73,12 @@ clean:
 	@echo "Setting up the benchmark in .venv/bench (once) ..."
 	@python3 -m venv .venv/bench
 	@.venv/bench/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	@touch $@
+
+.venv/audit-is-set-up: .venv/tests-are-set-up
+	@echo "Setting up pip-audit in .venv/audit (once) ..."
+	@python3 -m venv .venv/audit
+	@.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.7,<3"
 	@touch $@
 
 tests/node_modules/.package-lock.json: tests/package-lock.json

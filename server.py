@@ -62,6 +62,7 @@ async def serve(settings: Settings) -> None:
             settings.database_url or await _start_postgres(parts, settings),
             settings.pool_size,
             settings.acquire_timeout,
+            settings.session_database_url,
         )
         parts.push_async_callback(database.close)
         await database.open()

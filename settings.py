@@ -33,6 +33,11 @@ class Settings:
     database_url: str = _setting(
         "", "PostgreSQL, as postgresql://user:password@host/database; empty starts the embedded one", env="DATABASE_URL"
     )
+    session_database_url: str = _setting(
+        "",
+        "the same database, asked directly, where --database-url leads through a pooler (PgBouncer, transaction mode)",
+        env="SESSION_DATABASE_URL",
+    )
     ollama_host: str = _setting("127.0.0.1:11434", "where Ollama answers, in Ollama's own notation", env="OLLAMA_HOST")
     embedded_model: bool = _setting(True, "start a small model of our own if no Ollama answers at the start")
 

@@ -41,6 +41,15 @@ COMMAND_TIMEOUT = 10.0
 PLANNING = {"plan_cache_mode": "force_generic_plan", "jit": "off"}
 """Every statement here goes by a key, whatever its values: to plan it once is enough, to compile it never pays."""
 
+DIRECT: dict[str, Any] = {"server_settings": PLANNING, "max_cached_statement_lifetime": 0}
+"""How asyncpg connects to PostgreSQL itself: statements stay prepared for as long as the session lives."""
+
+POOLED: dict[str, Any] = {"statement_cache_size": 0}
+"""How it connects to a pooler in transaction mode, where each transaction may be another session's: nothing stays
+prepared, and the session's settings are the pooler's to make (``connect_query`` in deploy/pgbouncer.ini)."""
+
+POOLER_HINT = ". If it is a pooler in transaction mode, say with --session-database-url where PostgreSQL itself is."
+"""What a pooler's refusal of a session's settings is about."""
 
 READY = 4
 """Connections that are there from the start: as many as statements begin and end replies at once."""
@@ -61,10 +70,14 @@ class Database:
     :param url: libpq connection URI.
     :param size: connections at most.
     :param acquire_timeout: seconds to wait for a free connection, and to open one.
+    :param session_url: PostgreSQL itself, if ``url`` leads to a pooler in transaction mode. What needs a session of its
+        own (advisory locks, LISTEN, a session's settings) goes there: see :meth:`dedicated`, and migrations.
     """
 
-    def __init__(self, url: str, size: int, acquire_timeout: float) -> None:
+    def __init__(self, url: str, size: int, acquire_timeout: float, session_url: str = "") -> None:
         self._url = url
+        self._session_url = session_url or url
+        self._pooled = bool(session_url)
         self.size = size
         self.on_lent: Callable[[float], object] = lambda seconds: None
         self._acquire_timeout = acquire_timeout
@@ -79,12 +92,16 @@ class Database:
         try:
             await self._connect()
         except AWAY as error:
-            log.warning("The database cannot be reached, trying on: %s", error)
+            hint = POOLER_HINT if isinstance(error, asyncpg.ProtocolViolationError) else ""
+            log.warning("The database cannot be reached, trying on: %s%s", error, hint)
             self._opening = asyncio.create_task(self._keep_connecting())
 
     async def _connect(self) -> None:
-        connection = await asyncpg.connect(self._url, timeout=self._acquire_timeout)
+        # With settings though it needs none: a pooler refuses them, and a migration's lock needs a session.
+        connection = await asyncpg.connect(self._session_url, timeout=self._acquire_timeout, server_settings=PLANNING)
         try:
+            if self._pooled:
+                await self._check_same(connection)
             await migrate(connection)
         finally:
             await connection.close()
@@ -93,18 +110,27 @@ class Database:
             min_size=min(READY, self.size),
             max_size=self.size,
             max_inactive_connection_lifetime=0,
-            max_cached_statement_lifetime=0,
             timeout=self._acquire_timeout,
             command_timeout=COMMAND_TIMEOUT,
             connection_class=_Connection,
-            server_settings=PLANNING,
+            **(POOLED if self._pooled else DIRECT),
         )
         try:
-            await _plan(pool, min(READY, self.size))
+            if not self._pooled:
+                await _plan(pool, min(READY, self.size))
         except BaseException:
             pool.terminate()
             raise
         self._pool = pool
+
+    async def _check_same(self, direct: asyncpg.Connection) -> None:
+        pooled = await asyncpg.connect(self._url, timeout=self._acquire_timeout, **POOLED)
+        try:
+            same = await pooled.fetchval(_WHICH) == await direct.fetchval(_WHICH)
+        finally:
+            await pooled.close()
+        if not same:
+            raise OSError("--session-database-url leads to another database than --database-url")
 
     async def _keep_connecting(self) -> None:
         while self._pool is None:
@@ -154,7 +180,7 @@ class Database:
             ) from error
         except Exception as error:
             # A connection that is cut at a bad moment makes asyncpg raise what is in no list.
-            if not isinstance(error, AWAY) and not connection.is_closed():
+            if not isinstance(error, AWAY) and not _lost(connection):
                 raise
             level = logging.WARNING if self._pool else logging.INFO
             log.log(level, "The connection to the database was lost: %s", described(error))
@@ -164,7 +190,8 @@ class Database:
             await _release(pool, connection)
 
     async def dedicated(self, **settings: str) -> asyncpg.Connection:
-        """Open a connection outside the pool, for what lives as long as a session does. The caller closes it.
+        """Open a connection outside the pool, and past a pooler, for what lives as long as a session does. The caller
+        closes it.
 
         :param settings: PostgreSQL's settings for the session.
         :raises Unavailable: the database cannot be reached, or was not migrated yet.
@@ -173,11 +200,10 @@ class Database:
             raise Unavailable(AWAY_SENTENCE)
         try:
             return await asyncpg.connect(
-                self._url,
+                self._session_url,
                 timeout=self._acquire_timeout,
                 command_timeout=COMMAND_TIMEOUT,
-                max_cached_statement_lifetime=0,
-                server_settings=PLANNING | settings,
+                **DIRECT | {"server_settings": PLANNING | settings},
             )
         except (*AWAY, asyncpg.PostgresError) as error:
             raise Unavailable(AWAY_SENTENCE) from error
@@ -189,6 +215,20 @@ class Database:
         pool, self._pool = self._pool, None
         if pool:
             pool.terminate()
+
+
+_WHICH = """
+    SELECT concat(oid, ' ', extract(epoch FROM pg_postmaster_start_time()))
+    FROM pg_database WHERE datname = current_database()
+"""
+"""Tells a database from all others."""
+
+
+def _lost(connection: asyncpg.Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # so much so that the pool has taken it back from under its borrower
+        return True
 
 
 async def _release(pool: Any, connection: asyncpg.Connection) -> None:

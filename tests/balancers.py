@@ -39,16 +39,20 @@ class Balancer:
 
     :param name: ``haproxy`` or ``nginx``.
     :param servers: ports of the three chatterds.
+    :param certificate: turns the file's lines for TLS on, instead of that for this machine: key and chain in one PEM.
     """
 
-    def __init__(self, name: str, port: int, servers: Sequence[int]) -> None:
+    def __init__(self, name: str, port: int, servers: Sequence[int], certificate: Path | None = None) -> None:
         self.name = name
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
         self.port = port
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         shipped = {"haproxy": "haproxy.cfg", "nginx": "nginx.conf"}[name]
         self.file = self.folder / shipped
-        self.file.write_text(with_ports((DEPLOY / shipped).read_text(), port, servers))
+        configuration = (DEPLOY / shipped).read_text()
+        if certificate:
+            configuration = with_tls(configuration, certificate)
+        self.file.write_text(with_ports(configuration, port, servers))
         self._output = (self.folder / "output").open("w+")
         self.process = subprocess.Popen(command(name, self.file, self.folder), stdout=self._output, stderr=self._output)
         self._await_start()
@@ -92,6 +96,17 @@ def with_ports(configuration: str, port: int, servers: Sequence[int]) -> str:
     """A shipped file with nothing but its ports changed."""
     ports = {"8000": port, **{str(old): new for old, new in zip(SHIPPED_PORTS, servers, strict=True)}}
     return re.sub(r"127\.0\.0\.1:(\d+)", lambda match: f"127.0.0.1:{ports[match[1]]}", configuration)
+
+
+def with_tls(configuration: str, certificate: Path) -> str:
+    """A shipped file with its lines for TLS turned on, and that without TLS taken out."""
+    wide_open = r"( *)(?:bind|listen) 127\.0\.0\.1:8000;?\n"
+    configuration, removed = re.subn(wide_open, "", configuration)
+    on = r"^( *)#((?:bind :443 ssl|listen 443 ssl|ssl_certificate|ssl_protocols).*)$"
+    configuration, added = re.subn(on, r"\1\2", configuration, flags=re.MULTILINE)
+    assert removed == 1 and added in (1, 4), configuration
+    configuration = re.sub(r"/etc/(?:haproxy|nginx)/chatterd\.(?:pem|crt|key)", str(certificate), configuration)
+    return re.sub(r"(bind |listen ):?443 ", r"\g<1>127.0.0.1:8000 ", configuration)
 
 
 def command(name: str, file: Path, folder: Path) -> list[str]:

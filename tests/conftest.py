@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
+from tests import pgbouncer
 from tests.client import Client
 from tests.fakes.ollama import ScriptedOllama
 from tests.program import Program
@@ -25,7 +26,14 @@ _numbers = itertools.count()
 def pytest_configure(config: pytest.Config) -> None:
     """Declare our marker, and see that loops are only made on purpose."""
     config.addinivalue_line("markers", "expects_log(*patterns): log lines at warning or above that belong to the test")
+    if pgbouncer.EVERYTHING:
+        pgbouncer.put_everything_behind()
     asyncio.set_event_loop(None)  # else Tornado's first look for a current loop makes one that nobody closes
+
+
+def pytest_unconfigure() -> None:
+    """Leave no process behind."""
+    pgbouncer.stop_all()
 
 
 LONG = ("test_database_trouble", "test_status", "test_replies", "test_invariants", "test_sidebar", "test_schedules")

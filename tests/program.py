@@ -10,7 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests import pgbouncer
+
 ROOT = Path(__file__).parent.parent
+
+NAMED_BY_OPTIONS = ("DATABASE_URL", "SESSION_DATABASE_URL", "OLLAMA_HOST")
+"""Environment variables that a test's program must not have from whoever runs the tests."""
 
 START_TIMEOUT = 30.0
 """Seconds until it must say that it is ready."""
@@ -26,17 +31,23 @@ class Program:
     """A running chatterd on a free port.
 
     :param settings: by their names with underscores, as ``Program(database_url=..., heartbeat=1)``.
+    :cvar root: where its code is.
     """
 
+    root = ROOT
+
     def __init__(self, **settings: object) -> None:
+        url = settings.get("database_url")
+        if url and pgbouncer.EVERYTHING and "session_database_url" not in settings:
+            settings |= {"database_url": pgbouncer.behind(str(url)), "session_database_url": url}
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in ({"port": 0} | settings).items()]
         self._read = 0
         self._lines: list[str] = []
         self._changed = threading.Condition()
-        environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "OLLAMA_HOST")}
+        environment = {name: value for name, value in os.environ.items() if name not in NAMED_BY_OPTIONS}
         self.process = subprocess.Popen(
             [sys.executable, "server.py", *arguments],
-            cwd=ROOT,
+            cwd=self.root,
             env=environment,
             stderr=subprocess.PIPE,
             text=True,

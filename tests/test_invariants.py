@@ -24,6 +24,7 @@ from db.adoption import Orphan
 from db.chatts import Message
 from db.migrate import migrate
 from db.replies import Begun, Ending, Finished, NewReply
+from tests import pgbouncer
 from tests.client import Client, Event
 from tests.cluster import OwnPostgres, SignedWords, lock_holder, words
 from tests.database import eventually, execute, reply_row, rows, with_connection
@@ -436,6 +437,7 @@ def test_invariant_3_the_same_idempotency_key_finds_the_same_reply_in_every_proc
     assert len(ollama.requests) == 1
 
 
+@pytest.mark.skipif(pgbouncer.EVERYTHING, reason="behind a pooler nothing is prepared: it waits before it is sent")
 def test_invariant_3_a_key_posted_again_after_a_crash_between_record_and_answer_finds_its_reply(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:

@@ -12,6 +12,7 @@ from db import pool
 from db.batches import Batches
 from db.pool import Database
 from errors import ConnectionLost, NotAcceptable, Unavailable
+from tests import pgbouncer
 from tests.fakes.proxy import CuttingProxy
 
 HELD = 7
@@ -166,6 +167,7 @@ def test_what_is_wrong_with_one_is_not_the_others_fault(
 
 
 @pytest.mark.expects_log("database", "connection")
+@pytest.mark.skipif(pgbouncer.EVERYTHING, reason="a pooler is connected to even while PostgreSQL is away")
 def test_a_database_that_is_away_fails_all_that_wait_and_later_ones_work_again(database_url: str) -> None:
     with CuttingProxy(database_url) as proxy:
 

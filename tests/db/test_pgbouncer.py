@@ -1,0 +1,176 @@
+"""The pool behind PgBouncer in transaction mode, as deploy/pgbouncer.ini sets it up; sessions past it."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.client import Client
+from tests.cluster import words
+from tests.database import eventually, execute, reply_row, rows
+from tests.fakes.ollama import Gate, ScriptedOllama, Words
+from tests.pgbouncer import PgBouncer
+from tests.program import Program
+
+JSON = {"Content-Type": "application/json"}
+
+SESSIONS = 2
+"""PgBouncer's sessions of PostgreSQL: few, so that consecutive transactions of a connection change between them."""
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture(scope="module")
+def bouncer(postgres: str) -> Iterator[PgBouncer]:
+    with PgBouncer(postgres, SESSIONS) as bouncer:
+        yield bouncer
+
+
+@pytest.fixture
+def start(start_chatterd: Start, bouncer: PgBouncer, database_url: str) -> Start:
+    """Starts chatterds on one database behind the PgBouncer."""
+
+    def start(**settings: object) -> Program:
+        pooled = {"database_url": bouncer.url(database_url), "session_database_url": database_url}
+        return start_chatterd(**pooled | settings)
+
+    return start
+
+
+@pytest.fixture
+def client(start: Start) -> Iterator[Client]:
+    client = Client(start().url)
+    yield client
+    client.http.close()
+
+
+def said(client: Client, path: str) -> str:
+    return "".join(event.json["message"]["content"] for event in client.view(path))
+
+
+def test_many_prompts_share_few_sessions(start: Start, database_url: str) -> None:
+    urls = [start().url for _ in range(2)]
+
+    def ask(number: int) -> str:
+        client = Client(urls[number % 2])
+        with client.http:
+            path = client.begin("hi", options={"num_predict": 10})
+            return said(client, path)
+
+    with ThreadPoolExecutor(20) as threads:
+        assert list(threads.map(ask, range(60))) == [words(10)] * 60
+    stored = rows(database_url, "SELECT message FROM chatts WHERE username = 'assistant'")
+    assert [row["message"] for row in stored] == [words(10)] * 60
+
+
+def test_a_stop_reaches_the_process_that_generates(start: Start, client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(Words(hold={1: Gate()}))
+    other = Client(start().url)
+    with other.http, client.prompt("hi") as stream:
+        assert stream.next()
+        assert other.http.delete(stream.response.headers["Content-Location"]).status_code == 202
+        [last] = stream.rest()
+    assert last.json["done_reason"] == "stopped"
+
+
+def test_a_viewer_elsewhere_hears_of_each_line(start: Start, client: Client, ollama: ScriptedOllama) -> None:
+    gate = Gate()
+    ollama.script(Words(hold={1: gate}))
+    other = Client(start().url)
+    path = client.begin("hi")
+    with other.http, other.follow(path) as stream:
+        assert stream.next()
+        gate.open()
+        assert len(stream.rest()) == 5
+
+
+def test_another_process_goes_on_when_one_is_killed(start: Start, ollama: ScriptedOllama, database_url: str) -> None:
+    ollama.script(Words(hold={3: Gate()}))
+    first, second = start(), start()
+    client, other = Client(first.url), Client(second.url)
+    path = client.begin("hi", options={"num_predict": 6})
+    with client.follow(path) as stream:
+        for _ in range(3):
+            assert stream.next()
+        first.kill()
+    client.http.close()
+    with other.http:
+        assert said(other, path) == words(6)
+    assert reply_row(database_url, path)["status"] == "done"
+
+
+@pytest.mark.expects_log("database")
+def test_sessions_that_are_cut_are_replaced(client: Client, ollama: ScriptedOllama, database_url: str) -> None:
+    gate = Gate()
+    ollama.script(Words(hold={1: gate}))
+    with client.prompt("hi") as stream:
+        assert stream.next()
+        execute(
+            database_url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        gate.open()
+        events = stream.rest()
+    assert [event.id for event in events] == [1, 2, 3, 4, 5] and events[-1].json["done"]
+    eventually("ready", lambda: client.http.get("/readyz").status_code == 200)
+
+
+@pytest.mark.expects_log("database", "declared dead")
+def test_without_its_pooler_a_reply_goes_on_and_ends_when_it_is_back(
+    start_chatterd: Start, ollama: ScriptedOllama, database_url: str
+) -> None:
+    first, second = Gate(), Gate()
+    ollama.script(Words(hold={1: first, 3: second}))
+    bouncer = PgBouncer(database_url, SESSIONS)
+    try:
+        program = start_chatterd(
+            database_url=bouncer.url(database_url), session_database_url=database_url, acquire_timeout=1
+        )
+        client = Client(program.url)
+        with client.http, client.prompt("hi") as stream:
+            assert stream.next()
+            bouncer.halt()
+            refused = client.http.post("/llmchat", json=Client(program.url).body("hi"))
+            assert refused.status_code == 503 and "database cannot be reached" in refused.json()["error"]
+            assert client.http.get("/readyz").status_code == 503
+            first.open()
+            assert [stream.next().id for _ in range(2)] == [1, 2]  # type: ignore[union-attr]
+            second.open()
+            bouncer.start()
+            assert [event.id for event in stream.rest()] == [3, 4, 5]
+            assert client.messages()[-1] == ("assistant", words(5))
+            eventually("ready", lambda: client.http.get("/readyz").status_code == 200)
+    finally:
+        bouncer.stop()
+
+
+def test_a_text_that_is_refused_holds_no_session(start: Start, client: Client) -> None:
+    for text in ("\x00", "\ud800"):
+        for _ in range(2 * SESSIONS):
+            one = Client(str(client.http.base_url))
+            answer = one.http.post("/llmchat", content=json.dumps(one.body(text)), headers=JSON)
+            assert answer.status_code in (400, 406), answer.text
+            one.http.close()
+    with ThreadPoolExecutor(2 * SESSIONS) as threads:
+        assert set(threads.map(lambda _: client.http.get("/readyz").status_code, range(20))) == {200}
+    assert client.ask("hi")[-1].json["done"]
+
+
+@pytest.mark.expects_log("leads to another database", "database takes no lines")
+def test_two_databases_are_not_taken_for_one(start: Start, new_database: Callable[[], str]) -> None:
+    other = new_database()
+    program = start(session_database_url=other)
+    program.wait_log("--session-database-url leads to another database than --database-url")
+    client = Client(program.url)
+    with client.http:
+        assert client.http.get("/readyz").status_code == 503
+    assert rows(other, "SELECT FROM pg_tables WHERE schemaname = 'public'") == []
+
+
+@pytest.mark.expects_log("If it is a pooler", "database takes no lines")
+def test_a_pooler_that_is_taken_for_postgresql_is_told(start: Start, database_url: str) -> None:
+    program = start(session_database_url="")
+    program.wait_log("say with --session-database-url where PostgreSQL itself is")
+    assert rows(database_url, "SELECT FROM pg_tables WHERE schemaname = 'public'") == []
