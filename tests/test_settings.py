@@ -16,7 +16,12 @@ import settings
 from settings import Settings, ollama_url
 
 FIELDS = dataclasses.fields(Settings)
-ENVIRONMENT = {"port": "PORT", "database_url": "DATABASE_URL", "ollama_host": "OLLAMA_HOST"}
+ENVIRONMENT = {
+    "port": "PORT",
+    "database_url": "DATABASE_URL",
+    "ollama_host": "OLLAMA_HOST",
+    "cookie_secret": "CHATTERD_COOKIE_SECRET",
+}
 
 
 @pytest.fixture(autouse=True)
