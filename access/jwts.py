@@ -1,8 +1,8 @@
 """JSON web tokens (RFC 7519) of an issuer that the operator names."""
 
 import hashlib
-import time
 from collections.abc import Mapping
+from time import time
 from typing import Any
 
 import jwt
@@ -42,7 +42,7 @@ class Jwts:
             return None
         key = _digest(token)
         ends, asker = self._cache.get(key, (0.0, None))
-        if asker is not None and ends < time.time():
+        if asker is not None and ends < time():
             del self._cache[key]
             return None
         return asker

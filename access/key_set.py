@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -74,7 +74,7 @@ class KeySet:
     @property
     def fresh(self) -> bool:
         """Whether the keys need not be fetched again yet."""
-        return not self._published or time.monotonic() < self._until
+        return not self._published or monotonic() < self._until
 
     async def find(self, id: str | None) -> Key | None:
         """Find a key, among newly fetched ones if need be; without an id, the only one there is.
@@ -105,18 +105,18 @@ class KeySet:
     async def _refetch(self) -> None:
         """Fetch the keys, unless that was done just now. If it fails, those that are there stay."""
         async with self._lock:
-            if time.monotonic() < self._next:
+            if monotonic() < self._next:
                 return
             try:
                 answer = await self._client.fetch(
                     self._source, connect_timeout=FETCH_TIMEOUT, request_timeout=FETCH_TIMEOUT, follow_redirects=False
                 )
                 self._take(parse(answer.body))
-                self._until = time.monotonic() + LIFETIME
+                self._until = monotonic() + LIFETIME
             except (HTTPClientError, OSError, Error) as error:
-                self._until = time.monotonic() + REFETCH_INTERVAL
+                self._until = monotonic() + REFETCH_INTERVAL
                 log.warning("The keys cannot be fetched from %s: %s", self._source, error)
-            self._next = time.monotonic() + REFETCH_INTERVAL
+            self._next = monotonic() + REFETCH_INTERVAL
 
     def _take(self, keys: Mapping[str, Key]) -> None:
         self._keys = keys

@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 from tornado.routing import PathMatches, Rule
 
+from access.needs import Need
 from errors import BadRequest, NotFound, Unprocessable
+from handlers.base import BaseHandler
 from handlers.doorkeeper import COOKIE, HOST_COOKIE
 from handlers.pages import FileHandler
 
@@ -57,4 +59,17 @@ class SignInHandler(FileHandler):
         )
 
 
-ROUTES = [Rule(PathMatches(r"/sign-in/?"), SignInHandler, {"name": "sign_in.html"})]
+class AskerHandler(BaseHandler):
+    """Who is asking, as this server sees it."""
+
+    needs = Need.ASKER
+
+    def get(self) -> None:
+        """Say who; without a name where nobody has to sign in."""
+        self.write_json({"name": self.asker.name, "tenant": self.asker.tenant, "operator": self.asker.operator})
+
+
+ROUTES = [
+    Rule(PathMatches(r"/sign-in/?"), SignInHandler, {"name": "sign_in.html"}),
+    Rule(PathMatches(r"/sign-in/asker"), AskerHandler),
+]

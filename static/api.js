@@ -110,6 +110,11 @@ export async function signIn(token) {
   return readJSON(await request("/sign-in", { method: "POST", headers: { "Content-Type": "application/json" }, body }));
 }
 
+/** Who is asking, as the server sees it; without a name where nobody signs in. @returns {Promise<import("./signed_in.js").Person>} */
+export async function fetchAsker() {
+  return readJSON(await request("/sign-in/asker"));
+}
+
 export async function signOut() {
   await request("/sign-in", { method: "DELETE" });
 }
@@ -133,7 +138,7 @@ async function request(path, options) {
     throw new ApiError(UNREACHABLE);
   }
   if (response.ok) return response;
-  if (response.status === 401 && path !== "/sign-in") leaveToSignIn();
+  if (response.status === 401 && !path.startsWith("/sign-in")) leaveToSignIn();
   throw new ApiError(await sentenceIn(response), response.status, response.headers);
 }
 

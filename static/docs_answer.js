@@ -3,7 +3,6 @@
 import { EventsView } from "./docs_events.js";
 import { makeCode } from "./docs_prose.js";
 import { make, makeAlert, makeButton } from "./elements.js";
-
 import { signInAddress } from "./signed_in.js";
 
 const LIMIT = 200_000;

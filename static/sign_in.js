@@ -1,6 +1,6 @@
 // The sign-in page: a token for a cookie, back to the page that sent its reader here, and out again.
 
-import { signIn, signOut } from "./api.js";
+import { fetchAsker, signIn, signOut } from "./api.js";
 import { forgetAllOf, isOver, keepSignedIn, signedIn, takeOver } from "./signed_in.js";
 
 const find = (id) => document.getElementById(id);
@@ -19,12 +19,23 @@ find("forget").addEventListener("click", () => leave(() => forgetAllOf(person)))
 if (person && !isOver(person) && then === null) {
   find("name").textContent = person.name;
   find("signed-in").hidden = false;
-} else showForm();
+} else {
+  showForm();
+  leaveIfNobodySignsIn();
+}
 
 function showForm() {
   find("signed-in").hidden = true;
   form.hidden = false;
   token.focus();
+}
+
+/** The server may have been told meanwhile to let everybody in. */
+async function leaveIfNobodySignsIn() {
+  const asker = await fetchAsker().catch(() => null); // as a rule nobody is signed in
+  if (asker?.name !== "") return;
+  keepSignedIn(null);
+  location.replace(destination());
 }
 
 async function enter() {

@@ -2,6 +2,7 @@
 
 const RECORD = "chatterd.signed-in";
 const SIGN_IN = "/sign-in";
+const PUBLIC = [SIGN_IN, "/docs"]; // pages that show nothing of anybody
 const EVERYBODY = "chatterd.";
 
 /** @typedef {{name: string, tenant: string, until: number}} Person until: when it ends, in seconds since 1970 */
@@ -89,7 +90,7 @@ function prefixOf(whom) {
   return whom?.tenant ? `${EVERYBODY}of.${encodeURIComponent(whom.tenant)}.` : EVERYBODY;
 }
 
-if (location.pathname.replace(/\/$/, "") !== SIGN_IN) {
+if (!PUBLIC.includes(location.pathname.replace(/\/$/, ""))) {
   watchOthers();
   if (person && isOver(person)) {
     leaveToSignIn();
