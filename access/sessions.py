@@ -14,7 +14,7 @@ from access.asker import Asker
 from access.authenticator import Authenticator
 from settings import Settings
 
-PURPOSE = "chatterd session"
+PURPOSE = "chatterd-session"
 """What the signature is for, so that it can be taken for nothing else."""
 
 SECRET_LENGTH = 32
