@@ -103,7 +103,6 @@ async def open_identity(parts: AsyncExitStack, settings: Settings) -> Identity |
     """Make what knows the askers; None where everybody is anybody.
 
     :raises Error: settings or files are wrong.
-    :raises OSError: the cookies' secret can neither be read nor written.
     """
     if settings.auth == "none":
         return None

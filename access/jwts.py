@@ -34,7 +34,7 @@ class Jwts:
         self._keys = keys
         self._operator_claim, _, self._operator_value = settings.jwt_operator_claim.partition("=")
         self._cache: dict[bytes, tuple[float, Asker]] = {}
-        self._version = keys.version
+        self._version = 0
 
     def known(self, token: str) -> Asker | None:
         """Whose token it is, if it was checked before, has not ended, and the keys are still those."""
@@ -105,12 +105,13 @@ class Jwts:
 
     def remember(self, token: str, asker: Asker) -> dict[str, object]:
         """What a session keeps of a token: whose it is. It ends when the token would have."""
-        return {"tenant": asker.tenant, "operator": asker.operator, "name": asker.name}
+        issuer = self._settings.jwt_issuer
+        return {"issuer": issuer, "tenant": asker.tenant, "operator": asker.operator, "name": asker.name}
 
     def recall(self, kept: Mapping[str, object]) -> Asker | None:
         """Whose session it is."""
-        if "tenant" not in kept:
-            return None  # of the time when --auth was another
+        if kept.get("issuer") != self._settings.jwt_issuer:
+            return None  # of the time when --auth or the issuer was another
         return Asker(str(kept["tenant"]), kept.get("operator") is True, name=str(kept.get("name")))
 
     def ends(self, token: str) -> float | None:

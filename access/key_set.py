@@ -62,6 +62,7 @@ class KeySet:
         self._source = source
         self._keys: Mapping[str, Key] = {}
         self._published = "://" in source
+        self._body = b""
         self._until = 0.0
         self._next = 0.0
         self._lock = asyncio.Lock()
@@ -111,7 +112,9 @@ class KeySet:
                 answer = await self._client.fetch(
                     self._source, connect_timeout=FETCH_TIMEOUT, request_timeout=FETCH_TIMEOUT, follow_redirects=False
                 )
-                self._take(parse(answer.body))
+                if answer.body != self._body:
+                    self._take(parse(answer.body))
+                    self._body = answer.body
                 self._until = monotonic() + LIFETIME
             except (HTTPClientError, OSError, Error) as error:
                 self._until = monotonic() + REFETCH_INTERVAL

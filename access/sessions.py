@@ -60,8 +60,7 @@ class Sessions:
 def secret(settings: Settings) -> str:
     """The secret that sessions are signed with: ``--cookie-secret``, else one that is made once, in ``--data-dir``.
 
-    :raises Error: it is too short.
-    :raises OSError: it can neither be read nor written.
+    :raises Error: it is too short, or can neither be read nor written.
     """
     if settings.cookie_secret:
         return _long_enough(settings.cookie_secret, "--cookie-secret")
@@ -69,7 +68,13 @@ def secret(settings: Settings) -> str:
     try:
         return _long_enough(path.read_text().strip(), str(path))
     except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise Error(f"the secret of cookies cannot be read: {error}") from error
+    try:
         return _make(path)
+    except OSError as error:
+        raise Error(f"the secret of cookies cannot be kept, so give CHATTERD_COOKIE_SECRET: {error}") from error
 
 
 def _long_enough(secret: str, where: str) -> str:

@@ -67,22 +67,28 @@ function watchOthers() {
 /** Forget everything that pages have kept for a person. @param {Person} whom */
 export function forgetAllOf(whom) {
   const prefix = prefixOf(whom);
-  for (const area of [localStorage, sessionStorage]) for (const name of namesIn(area, prefix)) area.removeItem(name);
+  for (const area of [() => localStorage, () => sessionStorage]) {
+    for (const name of namesIn(area, prefix)) area().removeItem(name);
+  }
 }
 
 /** What was written in this tab before anybody had signed in is that person's. @param {Person} whom */
 export function takeOver(whom) {
-  for (const name of namesIn(sessionStorage, EVERYBODY)) {
+  for (const name of namesIn(() => sessionStorage, EVERYBODY)) {
     const value = sessionStorage.getItem(name);
     sessionStorage.removeItem(name);
     sessionStorage.setItem(prefixOf(whom) + name.slice(EVERYBODY.length), value);
   }
 }
 
-/** @param {Storage} area @param {string} prefix */
+/** @param {() => Storage} area @param {string} prefix @returns {string[]} */
 function namesIn(area, prefix) {
-  return Object.keys(area).filter((name) => name.startsWith(prefix) && name !== RECORD
-    && (prefix !== EVERYBODY || !name.startsWith(`${EVERYBODY}of.`)));
+  const isElse = (name) => name === RECORD || (prefix === EVERYBODY && name.startsWith(`${EVERYBODY}of.`));
+  try {
+    return Object.keys(area()).filter((name) => name.startsWith(prefix) && !isElse(name));
+  } catch {
+    return []; // storage is forbidden: nothing was kept
+  }
 }
 
 /** @param {Person | null} whom @returns {string} the tenant that is empty is that of a server where nobody signs in */

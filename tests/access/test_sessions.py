@@ -12,6 +12,9 @@ from tornado.options import Error
 from tornado.web import create_signed_value
 
 from access import sessions
+from access.asker import Asker
+from access.jwts import Jwts
+from access.key_set import KeySet
 from access.sessions import Sessions
 from access.tokens import Tokens, make
 from settings import Settings
@@ -65,6 +68,15 @@ def test_whatever_a_cookie_holds_is_no_session(cookie: str) -> None:
     assert Sessions(SECRET, 60, None).asker(cookie) is None  # type: ignore[arg-type]
 
 
+def test_a_session_of_another_way_to_sign_in_is_none(tokens: Tokens) -> None:
+    jwt = Jwts(Settings(jwt_issuer="i"), KeySet.__new__(KeySet))
+    kept = jwt.remember("", Asker("alice", True, name="Alice"))
+    assert jwt.recall(kept) == Asker("alice", True, name="Alice")
+    assert tokens.recall(kept) is None
+    assert jwt.recall({"token": "0" * 64}) is None
+    assert Jwts(Settings(jwt_issuer="other"), KeySet.__new__(KeySet)).recall(kept) is None
+
+
 def test_the_secret_is_made_once_for_all_processes(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "data"
     settings = Settings(data_dir=str(folder))
@@ -73,6 +85,11 @@ def test_the_secret_is_made_once_for_all_processes(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["cookie-secret"]
     assert stat.S_IMODE((folder / "cookie-secret").stat().st_mode) == 0o600
     assert sessions.secret(Settings(cookie_secret=SECRET)) == SECRET
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "else")
+    for folder_that_is_none, sentence in (("file", "cannot be read"), ("link", "CHATTERD_COOKIE_SECRET")):
+        with pytest.raises(Error, match=sentence):
+            sessions.secret(Settings(data_dir=str(tmp_path / folder_that_is_none)))
     for short in (Settings(cookie_secret="short"), settings):
         (folder / "cookie-secret").write_text("short\n")
         with pytest.raises(Error, match="too short"):

@@ -70,7 +70,8 @@ class Belongings:
 def alices(site: Site, ollama: ScriptedOllama) -> Iterator[Belongings]:
     client = site.client("owner", "alice")
     with client.http:
-        ended = client.begin("secret", headers={"Idempotency-Key": "key"})
+        said = [{"role": "system", "content": "secret rules"}, {"role": "user", "content": "secret"}]
+        ended = client.begin(messages=said, headers={"Idempotency-Key": "key"})
         client.view(ended)
         seq = client.history()["messages"][-1]["seq"]
         gate = Gate()
@@ -206,7 +207,11 @@ def test_the_same_name_is_two_conversations_that_are_answered_at_once(
         ollama.script(Head(), Lines(line("x")), gate, Lines(last_line()))
         running = bob.begin("mine", headers={"Idempotency-Key": "running"})
         assert running != alices.running
-        refused = bob.http.post("/llmchat", json=bob.body("too"))
+        for whose, own_reply in ((bob, running), (alices.client, alices.running)):
+            for headers in ({}, {"Idempotency-Key": "key of nobody"}):
+                refused = whose.http.post("/llmchat", json=whose.body("too"), headers=headers)
+                assert (refused.status_code, refused.headers["Location"]) == (409, own_reply)
+        refused = bob.http.post("/llmchat", json=bob.body("too"), headers={"Idempotency-Key": "key"})
         assert (refused.status_code, refused.headers["Location"]) == (409, running)
         assert alices.end == ["a", "b", ""]
         gate.open()
@@ -215,7 +220,7 @@ def test_the_same_name_is_two_conversations_that_are_answered_at_once(
         assert [content for _, content in alices.client.messages()][-2:] == ["more", "ab"]
         assert bob.http.delete("/llmchat", params={"appID": bob.appid}).status_code == 204
         assert bob.messages() == []
-        assert len(alices.client.messages()) == 4
+        assert len(alices.client.messages()) == 5
 
 
 @pytest.mark.expects_log("declared dead")
