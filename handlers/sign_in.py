@@ -62,6 +62,7 @@ class SignInHandler(FileHandler):
 class AskerHandler(BaseHandler):
     """Who is asking, as this server sees it."""
 
+    route = "/sign-in/asker"
     needs = Need.ASKER
 
     def get(self) -> None:

@@ -87,7 +87,7 @@ def test_every_route_says_whom_it_is_for() -> None:
     for rule in ROUTES:
         assert isinstance(rule.matcher, PathMatches)
         needs[rule.target.needs].add(rule.matcher.regex.pattern)
-    assert any("/status/events" in pattern for pattern in needs[Need.OPERATOR])
+    assert {pattern.strip("/?$") for pattern in needs[Need.OPERATOR]} == {"status/events", "metrics"}
     assert {pattern.strip("/?$") for pattern in needs[Need.ASKER]} >= {
         "llmchat",
         "llmchat/([^/]+)",
@@ -141,12 +141,14 @@ def test_a_token_lets_in_and_only_an_operators_shows_the_figures(
 ) -> None:
     assert alice.ask("Hello")
     assert alice.http.get("/sign-in/asker").json() == {"name": "alice", "tenant": "alice", "operator": False}
-    refused = alice.http.get("/status/events")
-    assert refused.status_code == 403
-    check_answer("watchStatus", refused)
+    for id, path in (("watchStatus", "/status/events"), ("getMetrics", "/metrics")):
+        refused = alice.http.get(path)
+        assert refused.status_code == 403
+        check_answer(id, refused)
     olivia = tokens.client(program.url, "olivia")
     with olivia.http, olivia.http.stream("GET", "/status/events") as answer:
         assert answer.status_code == 200
+        assert olivia.http.get("/metrics").status_code == 200
 
 
 def test_a_body_is_read_before_it_is_refused_unless_its_client_waits(program: Program, stranger: httpx.Client) -> None:
