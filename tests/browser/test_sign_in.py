@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from tests.browser.chat_page import box, expect_idle, messages, say, watch
+from tests.browser.chat_page import box, expect_idle, is_prompt, messages, say, watch
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.browser.test_accessibility import findings
 from tests.fakes.issuer import AUDIENCE, ISSUER, Issuer, Signer
@@ -128,9 +128,18 @@ def test_a_prompt_that_meets_the_end_of_a_session_is_sent_after_signing_in_again
     say(page, "first")
     expect_idle(page)
     where = page.url
-    page.context.clear_cookies()
+
+    def end_session(route: Route) -> None:
+        if not is_prompt(route.request):
+            route.continue_()
+            return
+        page.context.clear_cookies()
+        route.fulfill(status=401, json={"error": "Say who you are."})
+
+    page.route("**/llmchat", end_session)
     say(page, "a prompt that took long to write")
     page.wait_for_url("**/sign-in?**")
+    page.unroute_all(behavior="wait")
     enter(page, site.tokens.token["alice"])
     page.wait_for_url(where)
     expect(messages(page)).to_have_count(4)
@@ -145,8 +154,9 @@ def test_what_is_written_and_not_sent_is_there_after_signing_in(page: Page, site
     if known:
         sign_in(page, site, "alice")
         open_chat(page)
-        page.context.clear_cookies()
         box(page).fill("half a prompt")
+        page.context.clear_cookies()
+        page.reload()
     else:
 
         def write_meanwhile(route: Route) -> None:
@@ -155,8 +165,6 @@ def test_what_is_written_and_not_sent_is_there_after_signing_in(page: Page, site
 
         page.route("**/models", write_meanwhile)
         page.goto("/")
-    if known:
-        page.reload()
     page.wait_for_url("**/sign-in?**")
     page.unroute_all(behavior="wait")
     enter(page, site.tokens.token["alice"])
@@ -223,21 +231,24 @@ def test_who_clears_the_browser_leaves_nothing_there(page: Page, site: Site) -> 
     assert page.context.cookies() == []
 
 
-def test_a_session_that_ended_shows_nothing_of_whose_it_was(page: Page, site: Site) -> None:
+def test_a_session_that_ended_shows_nothing_of_whose_it_was(page: Page, site: Site, complaints: list[str]) -> None:
     sign_in(page, site, "alice")
     open_chat(page)
     say(page, "the secret of Alice")
     expect_idle(page)
-    page.context.clear_cookies()
     page.evaluate("""() => {
         const record = JSON.parse(localStorage.getItem("chatterd.signed-in"));
         localStorage.setItem("chatterd.signed-in", JSON.stringify({ ...record, until: 1 }));
     }""")
+    later = page.context.new_page()
+    page.close()
+    watch(later, site.program.url, complaints)
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto("/")
-    page.wait_for_url("**/sign-in?**")
-    expect(page.locator("body")).not_to_contain_text("alice")
+    later.on("request", lambda request: asked.append(request.url))
+    later.goto("/")
+    later.wait_for_url("**/sign-in?**")
+    expect(later.get_by_label("Token")).to_be_visible()
+    expect(later.locator("body")).not_to_contain_text("alice")
     assert not any("/llmchat" in url or "/models" in url for url in asked)
 
 
