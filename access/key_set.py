@@ -118,7 +118,7 @@ class KeySet:
                 self._until = monotonic() + LIFETIME
             except (HTTPClientError, OSError, Error) as error:
                 self._until = monotonic() + REFETCH_INTERVAL
-                log.warning("The keys cannot be fetched from %s: %s", self._source, error)
+                log.warning("The keys cannot be fetched from %s: %s", self._source, str(error))
             self._next = monotonic() + REFETCH_INTERVAL
 
     def _take(self, keys: Mapping[str, Key]) -> None:
@@ -133,7 +133,7 @@ class KeySet:
         try:
             self._take(_read(Path(self._source)))
         except Error as error:
-            log.error("The keys stay as they were: %s", error)
+            log.error("The keys stay as they were: %s", str(error))
 
     def close(self) -> None:
         """Fetch nothing any more."""

@@ -83,7 +83,7 @@ class Tokens:
         try:
             self._askers = _read(self._path)
         except Error as error:
-            log.error("The tokens stay as they were: %s", error)
+            log.error("The tokens stay as they were: %s", str(error))
         else:
             log.info("Read %d tokens from %s", len(self._askers), self._path)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -272,6 +273,34 @@ def test_without_named_origins_there_is_no_cors(client: Client) -> None:
 # Tokens that come and go.
 
 
+@pytest.mark.expects_log("The tokens stay as they were")
+def test_a_token_comes_and_goes_with_its_line_and_a_sighup_and_its_sessions_with_it(
+    start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
+) -> None:
+    tokens = TokenFile(tmp_path / "tokens")
+    tokens.add("alice")
+    program = start_chatterd(database_url=database_url, auth="token", token_file=tokens.path, data_dir=tmp_path)
+
+    def hang_up(said: str) -> None:
+        program.process.send_signal(signal.SIGHUP)
+        program.wait_log(said)
+
+    with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False) as browser:
+        assert sign_in(browser, tokens.token["alice"]).status_code == 200
+        assert sign_in(browser, tokens.add("bob")).status_code == 401
+        hang_up("Read 2 tokens")
+        assert httpx.get(f"{program.url}/models", headers={"Authorization": f"Bearer {tokens.token['bob']}"}).is_success
+        good = tokens.path.read_text()
+        tokens.path.write_text(good + "{")
+        hang_up("The tokens stay as they were: .*tokens, line 3")
+        assert browser.get("/models").status_code == 200
+        tokens.path.write_text(good)
+        tokens.remove("alice")
+        hang_up("Read 1 tokens")
+        assert browser.get("/models").status_code == 401
+        assert sign_in(browser, tokens.token["alice"]).status_code == 401
+
+
 def test_json_web_tokens_let_in_with_keys_that_rotate(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
@@ -400,7 +429,7 @@ def test_no_secret_is_in_the_log(
             raw.settimeout(10)
             raw.recv(65_536)
     program.terminate()
-    assert "POST /sign-in" in program.log
+    assert "path=/sign-in" in program.log
     for known in (token, token[-20:], digest(token), secret, cookie, cookie.split("|")[-1], "their-"):
         assert known not in program.log, known
     program.alarms([r".*"])
