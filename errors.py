@@ -22,6 +22,24 @@ class BadRequest(ChatterdError):
     status = 400
 
 
+class Unauthorized(ChatterdError):
+    """Nobody is known by what the request says of its sender.
+
+    :param problem: RFC 6750's code for what is wrong with the token (section 3.1); None if there was none.
+    """
+
+    status = 401
+
+    def __init__(self, sentence: str, problem: str | None = None) -> None:
+        super().__init__(sentence, {"WWW-Authenticate": f'Bearer error="{problem}"' if problem else "Bearer"})
+
+
+class Forbidden(ChatterdError):
+    """The sender is not allowed this, whoever it is."""
+
+    status = 403
+
+
 class NotFound(ChatterdError):
     """No such path, reply or conversation."""
 

@@ -17,6 +17,7 @@ from tornado.netutil import bind_sockets
 
 import log_format
 import settings as configuration
+from access import identity, origins, tokens
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
@@ -38,6 +39,10 @@ def main() -> None:
     try:
         settings = configuration.read(sys.argv[1:])
         log_format.set_up(settings.log_format)
+        if settings.new_token:
+            _make_token(settings)
+            return
+        identity.check(settings)
         _allow_many_sockets()
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
     except tornado.options.Error as error:
@@ -50,6 +55,7 @@ async def serve(settings: Settings) -> None:
     """Start all parts, serve, and end them in reverse order.
 
     :raises OSError: the address is taken, or an embedded part cannot start.
+    :raises tornado.options.Error: a file that a setting names is wrong.
     """
     asyncio.get_running_loop().set_exception_handler(log_format.log_loop_error)
     stopping = _stop_signal()
@@ -58,6 +64,8 @@ async def serve(settings: Settings) -> None:
     pair = KeyPair(settings.certfile, settings.keyfile)
     tls = pair.context() if settings.certfile or settings.keyfile else None
     async with AsyncExitStack() as parts:
+        known = await identity.open_identity(parts, settings)
+        pages = origins.read(settings.cors_origins)
         database = Database(
             settings.database_url or await _start_postgres(parts, settings),
             settings.pool_size,
@@ -69,9 +77,11 @@ async def serve(settings: Settings) -> None:
         ollama = Ollama(await _find_model(parts, settings), settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
         replies, status = await start_relay(parts, database, ollama, settings)
-        server = _listen(Services(settings, database, ollama, replies, status), tls)
+        server = _listen(Services(settings, database, ollama, replies, status, known, pages), tls)
         if tls:
             reloads.append(lambda: server.exchange(pair))
+        if known:
+            reloads.append(known.reload)
         # Not before all is ready: a balancer may send a refused prompt elsewhere, but not one that waits here in vain.
         sockets = bind_sockets(settings.port, settings.address, backlog=BACKLOG)
         server.add_sockets(sockets)
@@ -98,6 +108,19 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+
+
+def _make_token(settings: Settings) -> None:
+    """Make a token, and show it this once.
+
+    :raises tornado.options.Error: there is no ``--token-file``, or it is wrong.
+    :raises OSError: it cannot be written.
+    """
+    if not settings.token_file:
+        raise tornado.options.Error("--new-token needs --token-file, to add the token's hash to")
+    print(tokens.make(Path(settings.token_file), settings.new_token, settings.tenant, settings.operator))
+    log.info("This is the token of %s. It is shown this once; the file has only its hash.", settings.new_token)
+    log.info("A chatterd that runs already knows it after SIGHUP.")
 
 
 def _check_address(settings: Settings) -> None:

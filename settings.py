@@ -41,6 +41,23 @@ class Settings:
     ollama_host: str = _setting("127.0.0.1:11434", "where Ollama answers, in Ollama's own notation", env="OLLAMA_HOST")
     embedded_model: bool = _setting(True, "start a small model of our own if no Ollama answers at the start")
 
+    auth: str = _setting("none", "how who is asking is known: none, token or jwt")
+    insecure: bool = _setting(False, "listen on any address without --auth, too")
+    token_file: str = _setting("", "file with the hashes of tokens, for --auth=token")
+    new_token: str = _setting("", "make a token of this name, add its hash to --token-file, show it, and end")
+    tenant: str = _setting("", "whose conversations --new-token opens; empty: those of its name")
+    operator: bool = _setting(False, "let --new-token see the figures of the whole server, too")
+    jwt_issuer: str = _setting("", "who signs the tokens (claim iss), for --auth=jwt")
+    jwt_audience: str = _setting("", "whom they are for (claim aud): this service")
+    jwt_keys: str = _setting("", "the issuer's public keys (JWKS): a file, or an https URL")
+    jwt_tenant_claim: str = _setting("sub", "the claim that says whose conversations a token opens")
+    jwt_operator_claim: str = _setting("", "operators' claim: NAME if it is true, NAME=VALUE if it is or holds VALUE")
+    cookie_secret: str = _setting(
+        "", "signs the cookies of browsers; empty: made in --data-dir", env="CHATTERD_COOKIE_SECRET"
+    )
+    session_lifetime: float = _setting(604_800.0, "seconds that a browser stays signed in")
+    cors_origins: str = _setting("", "origins of other sites whose pages may use the API, with commas between")
+
     context_messages: int = _setting(500, "messages of a conversation given to the model, newest first")
     context_bytes: int = _setting(1_000_000, "bytes of a conversation given to the model, newest first")
     collapse_whitespace: bool = _setting(False, "store a reply with each run of white space as one space")

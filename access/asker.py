@@ -18,11 +18,13 @@ class Asker:
 
     :ivar tenant: whose conversations and replies exist for this request; empty where nobody has to say who they are.
     :ivar operator: whether figures of the whole server may be seen, too.
+    :ivar name: what a person would call them; several askers may share a tenant.
     """
 
     tenant: str
     operator: bool = False
     limits: Limits = Limits()
+    name: str = ""
 
 
 NOBODY = Asker("")

@@ -2,7 +2,7 @@
 
 from tornado.web import Application
 
-from handlers import health, llmchat, llmprompt, metrics, models, pages, status
+from handlers import doorkeeper, health, llmchat, llmprompt, metrics, models, pages, sign_in, status
 from handlers.base import Services, UnknownPath, log_request
 
 ROUTES = [
@@ -12,10 +12,15 @@ ROUTES = [
     *health.ROUTES,
     *metrics.ROUTES,
     *status.ROUTES,
+    *sign_in.ROUTES,
     *pages.ROUTES,
 ]
 
 
 def application(services: Services) -> Application:
-    """Make the Tornado application that answers every route."""
+    """Make the Tornado application that answers every route.
+
+    :raises TypeError: a route does not say who may call it.
+    """
+    doorkeeper.check_routes(ROUTES)
     return Application(ROUTES, default_handler_class=UnknownPath, log_function=log_request, services=services)

@@ -7,17 +7,21 @@ import re
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NoReturn, cast
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from access.asker import ANYBODY
+from access.asker import NOBODY, Asker
+from access.identity import Identity
 from access.limits import RequestLimits
+from access.needs import Need
+from access.origins import Origins
 from access.proxies import Proxies
 from db.pool import Database
 from errors import BadRequest, ChatterdError, NotFound, TooLarge, UnsupportedMediaType
+from handlers import doorkeeper
 from handlers.connection import DROP_LIMIT
 from handlers.outbox import Outbox
 from handlers.turns import Turns
@@ -43,6 +47,8 @@ class Services:
     ollama: Ollama
     replies: Replies
     status: Status
+    identity: Identity | None
+    origins: Origins
     outbox: Outbox = field(default_factory=Outbox)
     turns: Turns = field(default_factory=Turns)
     limits: RequestLimits = field(init=False)
@@ -59,16 +65,19 @@ class BaseHandler(RequestHandler):
 
     :cvar route: its path as ``static/openapi.json`` writes it, under which its requests are counted.
     :cvar counted: whether its requests count towards those that one tenant or one address may send in a minute.
+    :cvar needs: who may call it. Each route's handler says it; the server does not start otherwise.
     """
 
     route: ClassVar[str] = "unknown"
     counted: ClassVar[bool] = True
+    needs: ClassVar[Need]
 
     def initialize(self) -> None:
         """Find the services (called by Tornado)."""
         self.services: Services = self.settings["services"]
-        self.asker = ANYBODY
+        self.asker = NOBODY
         self._streams = False
+        self._refused = False
         self._body = bytearray()
         self.log_fields: dict[str, object] = {}
         if self.services.proxies:
@@ -96,26 +105,91 @@ class BaseHandler(RequestHandler):
         self.set_header("X-Request-ID", self.request_id)
         self.set_header("Server", "chatterd")
         self.set_header("Cache-Control", "no-store")
+        if origins := self.settings["services"].origins:
+            self.set_header("Vary", "Origin")
+            if (origin := self.request.headers.get("Origin", "")) in origins:
+                self.set_header("Access-Control-Allow-Origin", origin)
+                for name, value in doorkeeper.CORS_HEADERS.items():
+                    self.set_header(name, value)
 
     def prepare(self) -> Awaitable[None] | None:
-        """Refuse a request that is one too many, or whose body is too large.
-
-        A body that says so itself is refused before it is sent, if its client waits for that or it is far too large
-        (RFC 9110, section 10.1.1).
-        Any other is read and dropped first: a client that is still sending would see no answer, only a cut connection.
-        """
+        """Let the request in: it may not be one too many, nor its body too large, and its sender must be known, and
+        allowed what it asks for."""
         if self.counted:
             self.services.limits.admit_address(str(self.request.remote_ip))
-            self.services.limits.admit_tenant(self.asker)
+        self._check_length()
+        if self._is_preflight():
+            self._answer_preflight()
+            return None
+        try:
+            doorkeeper.check_origin(self.request, self.services.origins)
+            asker = doorkeeper.who_asks(self.request, self.needs, self.services.identity)
+            if not isinstance(asker, Asker):
+                return self._let_in_later(asker)
+            self._let_in(asker)
+        except ChatterdError as error:
+            self._refuse(error)
+        return None
+
+    async def _let_in_later(self, asking: Awaitable[Asker]) -> None:
+        try:
+            self._let_in(await asking)
+        except ChatterdError as error:
+            self._refuse(error)
+
+    def _let_in(self, asker: Asker) -> None:
+        self.asker = asker
+        if self.counted and asker is not NOBODY:
+            self.services.limits.admit_tenant(asker)
+        doorkeeper.check_need(self.needs, asker)
+
+    def _refuse(self, error: ChatterdError) -> None:
+        """Raise ``error`` in the place of the request's method, when its body has been read and dropped; at once if
+        its client waits for leave to send one."""
+        if self._waits_for_leave:
+            raise error
+
+        def refuse(*_args: object) -> NoReturn:
+            raise error
+
+        self._refused = True
+        setattr(self, str(self.request.method).lower(), refuse)
+
+    @property
+    def _waits_for_leave(self) -> bool:
+        return self.request.headers.get("Expect", "").lower() == "100-continue"
+
+    def _is_preflight(self) -> bool:
+        """Whether a browser asks if a page of an allowed origin may use this (WHATWG Fetch, "CORS-preflight")."""
+        headers = self.request.headers
+        return (
+            self.request.method == "OPTIONS"
+            and "Access-Control-Request-Method" in headers
+            and headers.get("Origin") in self.services.origins
+        )
+
+    def _answer_preflight(self) -> None:
+        self.set_header("Access-Control-Allow-Methods", ", ".join(self._allowed_methods()))
+        for name, value in doorkeeper.PREFLIGHT_HEADERS.items():
+            self.set_header(name, value)
+        self.set_status(204)
+        self.finish()
+
+    def _check_length(self) -> None:
+        """Refuse a body that says it is too large before it is sent, if its client waits for that or it is far too
+        large (RFC 9110, section 10.1.1).
+
+        Any other is read and dropped first: a client that is still sending would see no answer, only a cut connection.
+        """
         length = self.request.headers.get("Content-Length", "")
-        waits = self.request.headers.get("Expect", "").lower() == "100-continue"
-        limit = self.services.settings.max_body_bytes + (0 if waits else DROP_LIMIT)
+        limit = self.services.settings.max_body_bytes + (0 if self._waits_for_leave else DROP_LIMIT)
         if CONTENT_LENGTH.fullmatch(length) and int(length) > limit:
             raise self._too_large()
-        return None
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a part of the body; beyond the limit by one byte only, so that :meth:`json_body` sees the excess."""
+        if self._refused:
+            return
         self._body += chunk[: self.services.settings.max_body_bytes + 1 - len(self._body)]
 
     def json_body(self) -> bytes:
@@ -232,6 +306,8 @@ def whole_number(name: str, text: str) -> int:
 
 class UnknownPath(BaseHandler):
     """Any path that no route knows."""
+
+    needs = Need.ANYONE
 
     def refuse(self) -> None:
         """Refuse it, whatever the method, when its body has been read."""

@@ -4,6 +4,7 @@ import asyncio
 
 from tornado.routing import PathMatches, Rule
 
+from access.needs import Need
 from errors import OllamaUnreachable, Unavailable
 from handlers.base import BaseHandler
 
@@ -19,6 +20,7 @@ class AliveHandler(BaseHandler):
 
     route = "/healthz"
     counted = False
+    needs = Need.ANYONE
 
     def get(self) -> None:
         """Say so."""
@@ -30,6 +32,7 @@ class ReadyHandler(BaseHandler):
 
     route = "/readyz"
     counted = False
+    needs = Need.ANYONE
 
     async def get(self) -> None:
         """Answer 503 while draining or without database; a missing Ollama is told but is no reason to go elsewhere."""

@@ -6,6 +6,7 @@ from uuid import UUID
 import msgspec
 from tornado.routing import PathMatches, Rule
 
+from access.needs import Need
 from errors import NotFound, TooManyRequests
 from handlers import prompt
 from handlers.base import whole_number
@@ -66,6 +67,7 @@ class ReplyHandler(ViewerHandler):
     """One reply."""
 
     route = "/llmchat/{replyId}"
+    needs = Need.ASKER
 
     async def get(self, reply_id: str) -> None:
         """Show the lines after ``Last-Event-ID``, or all. 204 tells an EventSource that there is nothing more

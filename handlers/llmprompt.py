@@ -7,6 +7,7 @@ import msgspec
 from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
+from access.needs import Need
 from errors import AnswerBroken, BadRequest, OllamaUnreachable
 from handlers.base import BaseHandler
 from handlers.json_measures import characters
@@ -23,6 +24,7 @@ class LlmpromptHandler(BaseHandler):
     """Relays one answer to the one client that asked; when the client leaves, Ollama is told to stop."""
 
     route = "/llmprompt"
+    needs = Need.ASKER
 
     def initialize(self) -> None:
         """Nothing asked yet (called by Tornado)."""

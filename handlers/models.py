@@ -2,6 +2,7 @@
 
 from tornado.routing import PathMatches, Rule
 
+from access.needs import Need
 from handlers.base import BaseHandler
 
 
@@ -9,6 +10,7 @@ class ModelsHandler(BaseHandler):
     """Ollama's list of models."""
 
     route = "/models"
+    needs = Need.ASKER
 
     async def get(self) -> None:
         """Answer what ``/api/tags`` answers."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tornado.routing import PathMatches, Rule
 
+from access.needs import Need
 from errors import NotFound
 from handlers.base import BaseHandler
 from handlers.static_files import StaticFile, StaticFiles
@@ -30,6 +31,7 @@ class FileHandler(BaseHandler):
 
     route = "/static/{file}"
     counted = False
+    needs = Need.ANYONE
 
     def initialize(self, name: str = "") -> None:
         """Take the name of a page's file (called by Tornado)."""
@@ -60,7 +62,7 @@ class FileHandler(BaseHandler):
         self._etag = f'"{file.etag}"'
         if file.gzipped is None:
             return file.body
-        self.set_header("Vary", "Accept-Encoding")
+        self.add_header("Vary", "Accept-Encoding")
         if not takes_gzip(self.request.headers.get("Accept-Encoding", "")):
             return file.body
         self._etag = f'"{file.etag}-gzip"'

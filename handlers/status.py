@@ -6,6 +6,7 @@ import re
 from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
+from access.needs import Need
 from handlers.base import BaseHandler
 from handlers.pages import page
 from relay import sse
@@ -22,6 +23,7 @@ class StatusEventsHandler(BaseHandler):
     """
 
     route = "/status/events"
+    needs = Need.OPERATOR
 
     def initialize(self) -> None:
         """Nothing told yet (called by Tornado)."""

@@ -38,8 +38,8 @@ class Sources(Protocol):
 
     leaving: bool
 
-    def live(self, id: UUID) -> Reply | None:
-        """The reply, if this process generates it."""
+    def live(self, tenant: str, id: UUID) -> Reply | None:
+        """The reply, if this process generates it and it is the tenant's."""
 
     async def rescue(self, owned: bool) -> None:
         """See to it that replies whose process is dead go on."""
@@ -109,7 +109,7 @@ class Cursor:
 
     def _in_memory(self) -> Reply | None:
         if self._reply is None or self._reply.lost:
-            self._reply = self._sources.live(self.id)
+            self._reply = self._sources.live(self._tenant, self.id)
         return self._reply if self._reply and not self._reply.lost and self.at >= self._reply.base else None
 
     async def _next_of_memory(self, reply: Reply, seconds: float, show: Show) -> list[bytes] | None:
@@ -150,7 +150,7 @@ class Cursor:
         with self._doorbell.expecting(self.id) as rung:
             if (found := await self._look_in_log()) or found is None:
                 return found
-            if self._sources.live(self.id) is None:
+            if self._sources.live(self._tenant, self.id) is None:
                 await self._doorbell.wait(
                     self.id, rung, min(POLL_INTERVAL, max(0.0, self._deadline - self._loop.time()))
                 )

@@ -124,10 +124,8 @@ class Replies:
         :raises NotFound: there is no such reply, or it is somebody else's.
         :raises Unavailable: the database is away.
         """
-        reply = self.live(id)
+        reply = self.live(tenant, id)
         if reply is not None and at >= reply.base:
-            if reply.tenant != tenant:
-                raise NotFound("There is no such reply.")
             return self._cursor(tenant, id, at, reply=reply)
         async with self._database.acquire() as connection:
             page = await self._page(connection, tenant, id, at)
@@ -135,7 +133,7 @@ class Replies:
                 raise NotFound("There is no such reply.")
             if page.pruned and at == 0 and not page.lines:
                 stored = await replies.find(connection, tenant, id)
-                return self._cursor(tenant, id, 0, reply=_whole(stored) if stored else None)
+                return self._cursor(tenant, id, 0, reply=_whole(tenant, stored) if stored else None)
         return self._cursor(tenant, id, at, page=page)
 
     async def stop(self, tenant: str, id: UUID) -> bool:
@@ -175,10 +173,10 @@ class Replies:
             if self.leaving:
                 raise Unavailable(RESTARTING) from error
 
-    def live(self, id: UUID) -> Reply | None:
-        """The reply, if this process generates it."""
+    def live(self, tenant: str, id: UUID) -> Reply | None:
+        """The reply, if this process generates it and it is the tenant's."""
         generation = self._running.get(id)
-        return generation.reply if generation else None
+        return generation.reply if generation and generation.reply.tenant == tenant else None
 
     async def rescue(self, owned: bool) -> None:
         """See to it that replies whose process is dead go on; see :meth:`relay.adoption.Adoption.rescue`."""
@@ -232,9 +230,9 @@ def _new_row(reply: Reply, asked: Prompt, context_messages: int, context_bytes: 
     )
 
 
-def _whole(stored: StoredReply) -> Reply:
+def _whole(tenant: str, stored: StoredReply) -> Reply:
     """Show a reply whose lines are gone: what the model said as one line, and how it ended if that was not well."""
-    reply = Reply(stored.id, "", stored.model, owner=0)
+    reply = Reply(stored.id, tenant, stored.model, owner=0)
     message = {"content": ""}
     if stored.message is not None:
         message = {"content": stored.message.content, **msgspec.json.decode(stored.message.extra or "{}")}

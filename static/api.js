@@ -1,5 +1,7 @@
 // chatterd's HTTP API as functions; what goes wrong is an ApiError whose message is a sentence to show.
 
+import { leaveToSignIn } from "./signed_in.js";
+
 /**
  * @typedef {object} Message
  * @property {number} [seq] its number, once the server has it
@@ -102,6 +104,21 @@ export async function forgetFrom(appID, seq) {
   await request(`/llmchat?${new URLSearchParams({ appID, from: String(seq) })}`, { method: "DELETE" });
 }
 
+/** @param {string} token @returns {Promise<import("./signed_in.js").Person>} who that is */
+export async function signIn(token) {
+  const body = JSON.stringify({ token });
+  return readJSON(await request("/sign-in", { method: "POST", headers: { "Content-Type": "application/json" }, body }));
+}
+
+/** Who is asking, as the server sees it; without a name where nobody signs in. @returns {Promise<import("./signed_in.js").Person>} */
+export async function fetchAsker() {
+  return readJSON(await request("/sign-in/asker"));
+}
+
+export async function signOut() {
+  await request("/sign-in", { method: "DELETE" });
+}
+
 /** @param {string} location @returns {string} */
 export function replyId(location) {
   return location.slice(location.lastIndexOf("/") + 1);
@@ -121,6 +138,7 @@ async function request(path, options) {
     throw new ApiError(UNREACHABLE);
   }
   if (response.ok) return response;
+  if (response.status === 401 && !path.startsWith("/sign-in")) leaveToSignIn();
   throw new ApiError(await sentenceIn(response), response.status, response.headers);
 }
 

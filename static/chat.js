@@ -14,6 +14,7 @@ import { RunningReplies } from "./running_replies.js";
 import { SettingsDialog } from "./settings_dialog.js";
 import { NEW_CHAT_KEYS, isNewChatKey } from "./shortcut.js";
 import { Sidebar } from "./sidebar.js";
+import { signedIn } from "./signed_in.js";
 import { warnOfRefusals } from "./storage_note.js";
 import { Transcript } from "./transcript.js";
 
@@ -61,6 +62,7 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   startNew();
 });
+showPerson();
 chat.followAddress();
 deliverAll();
 list.addEventListener("change", showState);
@@ -106,6 +108,13 @@ function showState() {
   const isSet = Object.keys(chat.settings.values).length > 0;
   find("open-settings").classList.toggle("set", isSet);
   find("open-settings").setAttribute("aria-label", isSet ? "Settings, changed for this conversation" : "Settings");
+}
+
+/** Say who is signed in, and lead out again. */
+function showPerson() {
+  const person = signedIn();
+  find("signed-in").hidden = !person;
+  if (person) find("signed-in").title = `You are signed in as ${person.name}`;
 }
 
 /** Say below the messages why there is no model. @param {string | null} sentence */

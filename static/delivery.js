@@ -144,6 +144,8 @@ class Delivery {
       this.#pauses.succeed();
       this.#pauses.next(UNTIL_ASKED_AGAIN);
       this.#listener?.onRunning(error.location);
+    } else if (error.status === 401) {
+      this.#end(); // kept, until its author is signed in again
     } else if (this.#listener) {
       const listener = this.#listener;
       this.cancel();

@@ -3,6 +3,7 @@
 import { EventsView } from "./docs_events.js";
 import { makeCode } from "./docs_prose.js";
 import { make, makeAlert, makeButton } from "./elements.js";
+import { signInAddress } from "./signed_in.js";
 
 const LIMIT = 200_000;
 /** Characters of a body that are shown. */
@@ -38,6 +39,7 @@ export class AnswerView {
       this.#headers.append(make("li", "", make("code", "name", name), " ", make("span", "", value)));
     }
     this.#passOn(response.headers);
+    if (response.status === 401) this.#offerSignIn();
     const size = await this.#read(response);
     this.#close.hidden = true;
     this.#status.textContent = `${title}, ${size}, ${this.#elapsed()}`;
@@ -52,6 +54,12 @@ export class AnswerView {
 
   #elapsed() {
     return `${Math.round(performance.now() - this.#began)} ms`;
+  }
+
+  /** Lead to where one signs in, and back; what was filled in here would be gone, so it opens beside. */
+  #offerSignIn() {
+    const link = Object.assign(make("a", "quiet", "Sign in"), { href: signInAddress(), target: "_blank" });
+    this.#status.after(link);
   }
 
   /** @param {Headers} headers */

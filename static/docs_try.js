@@ -82,7 +82,7 @@ export class TryOut {
   #showExample(example) {
     const model = this.#known.get("model");
     this.#example = example;
-    this.#exampleText = JSON.stringify(model === undefined ? example : { ...example, model }, null, 2);
+    this.#exampleText = JSON.stringify(model === undefined || !("model" in example) ? example : { ...example, model }, null, 2);
     this.#body.value = this.#exampleText;
   }
 

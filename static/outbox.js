@@ -1,6 +1,8 @@
 // Prompts that the server has not taken yet, kept in the browser until it has.
 
-const PREFIX = "chatterd.outbox.";
+import { PREFIX as WHOSE } from "./signed_in.js";
+
+const PREFIX = `${WHOSE}outbox.`;
 
 /**
  * @typedef {object} Unsent

@@ -41,6 +41,10 @@ new StatusFeed({
     showEnded(find("ended"), now);
     for (const plot of plots) plot.show(samples);
   },
+  onRefusal(sentence) {
+    document.body.classList.add("old");
+    verdict.showRefusal(sentence);
+  },
   onOld(seconds) {
     document.body.classList.add("old");
     verdict.showOld(seconds);

@@ -1,7 +1,10 @@
 // The figures as they come from /status/events, over as many connections as it takes, and how old they are.
 
+import { leaveToSignIn } from "./signed_in.js";
+
 const OLD_AFTER = 6; // seconds: three samples
 const GIVE_UP_AFTER = 12; // seconds without a word after which to connect anew: a connection can be dead unnoticed
+const SOURCE = "/status/events";
 const RETRY = 2000; // milliseconds after the server refused
 
 /**
@@ -38,6 +41,7 @@ const RETRY = 2000; // milliseconds after the server refused
  * @typedef {object} Listener
  * @property {(samples: Sample[], anew: boolean) => void} onSamples older than `onNow`'s; anew: another process's
  * @property {(now: Now) => void} onNow
+ * @property {(sentence: string) => void} onRefusal the server does not show them to who is signed in
  * @property {(seconds: number | null) => void} onOld no figures for so long; null if there never were any
  */
 
@@ -48,6 +52,7 @@ export class StatusFeed {
   #heard = performance.now();
   #any = false;
   #connectAt = GIVE_UP_AFTER;
+  #refused = false;
 
   /** @param {Listener} listener */
   constructor(listener) {
@@ -58,16 +63,28 @@ export class StatusFeed {
 
   #connect() {
     this.#source?.close();
-    const source = new EventSource("/status/events");
+    const source = new EventSource(SOURCE);
     this.#source = source;
     source.addEventListener("past", (event) => this.#takePast(event));
     source.addEventListener("message", (event) => this.#takeNow(event));
     source.addEventListener("error", () => {
       // The browser connects again by itself, unless the server refused.
-      if (source.readyState === EventSource.CLOSED) {
-        setTimeout(() => source === this.#source && this.#connect(), RETRY);
-      }
+      if (source.readyState === EventSource.CLOSED) this.#takeRefusal(source);
     });
+  }
+
+  /** An EventSource does not say why it was refused. */
+  async #takeRefusal(source) {
+    const asking = new AbortController();
+    const answer = await fetch(SOURCE, { signal: asking.signal }).catch(() => null);
+    if (answer?.status === 401) leaveToSignIn();
+    if (answer?.status === 403) {
+      this.#refused = true;
+      this.#listener.onRefusal((await answer.json()).error);
+      return;
+    }
+    asking.abort();
+    setTimeout(() => source === this.#source && this.#connect(), RETRY);
   }
 
   #takePast(event) {
@@ -85,7 +102,7 @@ export class StatusFeed {
 
   #checkAge() {
     const seconds = (performance.now() - this.#heard) / 1000;
-    if (seconds < OLD_AFTER) return;
+    if (seconds < OLD_AFTER || this.#refused) return;
     this.#listener.onOld(this.#any ? seconds : null);
     if (seconds < this.#connectAt) return;
     this.#connectAt = seconds + GIVE_UP_AFTER;

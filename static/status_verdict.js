@@ -1,6 +1,7 @@
 // What is wrong, in words, on top of the page; and whose figures they are.
 
 import { make } from "./elements.js";
+import { signInAddress } from "./signed_in.js";
 import { duration } from "./units.js";
 
 export class Verdict {
@@ -29,6 +30,13 @@ export class Verdict {
     } else {
       this.#say("well", "well", "All is well.");
     }
+  }
+
+  /** Say that these figures are not for who is signed in. @param {string} sentence */
+  showRefusal(sentence) {
+    this.#say("old", "refused", sentence);
+    const link = Object.assign(make("a", "", "Sign in as somebody else."), { href: signInAddress() });
+    this.#source.replaceChildren(link);
   }
 
   /** Say that there is nothing new. @param {number | null} seconds since when; null if there never was anything */

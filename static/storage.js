@@ -1,6 +1,6 @@
 // What the browser keeps between visits, and a stand-in for where it keeps nothing.
 
-const PREFIX = "chatterd.";
+import { PREFIX } from "./signed_in.js";
 
 /** Names and texts that the browser keeps; what it refuses to keep lasts as long as the page. */
 class Store {

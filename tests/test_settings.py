@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "database_url": "DATABASE_URL",
     "session_database_url": "SESSION_DATABASE_URL",
     "ollama_host": "OLLAMA_HOST",
+    "cookie_secret": "CHATTERD_COOKIE_SECRET",
 }
 
 

@@ -13,6 +13,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
+from access.origins import Origins
 from db import chatts, presence
 from db.pool import Database
 from handlers import application
@@ -38,7 +39,7 @@ def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iter
         await database.open()
         model = Ollama(ollama.url, settings.max_replies, settings.connect_timeout)
         replies, watched = await start_relay(stack, database, model, settings)
-        return Services(settings, database, model, replies, watched)
+        return Services(settings, database, model, replies, watched, None, Origins())
 
     async def stop() -> None:
         await made.replies.drain(0)

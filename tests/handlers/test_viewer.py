@@ -21,6 +21,8 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from access.needs import Need
+from access.origins import Origins
 from db.pool import Database
 from handlers.base import Services
 from handlers.viewer import WRITE_LIMIT, ViewerHandler
@@ -41,6 +43,8 @@ PATIENCE = 10.0
 
 class Shown(ViewerHandler):
     """Shows the one reply of the test."""
+
+    needs = Need.ASKER
 
     async def get(self) -> None:
         stage: Stage = self.settings["stage"]
@@ -175,7 +179,7 @@ async def staged(url: str, certificate: Path | None, changed: dict[str, float]) 
         ollama = Ollama("http://127.0.0.1:9", settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
         replies, status = await start_relay(parts, database, ollama, settings)
-        stage = Stage(Services(settings, database, ollama, replies, status), Doorbell(database))
+        stage = Stage(Services(settings, database, ollama, replies, status, None, Origins()), Doorbell(database))
         server_ssl = None
         if certificate:
             server_ssl = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

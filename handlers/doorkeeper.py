@@ -1,0 +1,92 @@
+"""Who is let in: where a request comes from, who sends it, and what its route needs of them."""
+
+from collections.abc import Awaitable, Sequence
+
+from tornado.httputil import HTTPServerRequest
+from tornado.routing import Rule
+
+from access.asker import ANYBODY, NOBODY, Asker
+from access.identity import Identity
+from access.needs import Need
+from access.origins import Origins
+from errors import Forbidden
+
+READING = ("GET", "HEAD", "OPTIONS")
+"""Methods that change nothing (RFC 9110, section 9.2.1)."""
+
+COOKIE = "chatterd"
+HOST_COOKIE = "__Host-chatterd"
+"""The cookie's name where it only travels over TLS: no other host can set one of this name (RFC 6265bis, 4.1.3.2)."""
+
+CORS_HEADERS = {
+    "Access-Control-Expose-Headers": (
+        "Content-Location, Location, Preference-Applied, Retry-After, WWW-Authenticate, X-Request-ID"
+    ),
+}
+"""What a page of another site may read beside what it always may."""
+
+PREFLIGHT_HEADERS = {
+    "Access-Control-Allow-Headers": (
+        "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-Request-ID"
+    ),
+    "Access-Control-Max-Age": "600",
+}
+
+
+def check_origin(request: HTTPServerRequest, origins: Origins) -> None:
+    """Refuse what a page of another site makes a browser send to change something.
+
+    :raises Forbidden: it is from another site, and ``--cors-origins`` does not name that.
+    """
+    headers = request.headers
+    origin, site = headers.get("Origin"), headers.get("Sec-Fetch-Site")
+    if (origin is None and site is None) or request.method in READING:
+        return
+    if not origins.allow(origin, site, headers.get("Host", ""), request.protocol == "https"):
+        raise Forbidden("A page of another site may not do this. An operator can allow its origin with --cors-origins.")
+
+
+def who_asks(request: HTTPServerRequest, need: Need, identity: Identity | None) -> Asker | Awaitable[Asker]:
+    """Find out who sent a request, if the route needs to know.
+
+    :raises Unauthorized: nothing in it says so. Raised by what is awaited, too.
+    """
+    if identity is None:
+        return ANYBODY
+    if need is Need.ANYONE:
+        return NOBODY
+    token = bearer(request.headers.get("Authorization", ""))
+    known = identity.known(token, _session(request) if token is None else None)
+    return known or identity.check(token or "")
+
+
+def bearer(authorization: str) -> str | None:
+    """The token in a header ``Authorization`` (RFC 6750, section 2.1); None if it is of another scheme, or missing."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _session(request: HTTPServerRequest) -> str | None:
+    for name in (HOST_COOKIE, COOKIE):
+        if name in request.cookies:
+            return request.cookies[name].value
+    return None
+
+
+def check_need(need: Need, asker: Asker) -> None:
+    """Refuse who is known, but may not.
+
+    :raises Forbidden: only operators may.
+    """
+    if need is Need.OPERATOR and not asker.operator:
+        raise Forbidden("Only operators of this server may see this. Sign in with a token of an operator.")
+
+
+def check_routes(routes: Sequence[Rule]) -> None:
+    """Let no server start that has a route of which nobody said who may call it.
+
+    :raises TypeError: a handler has no ``needs``.
+    """
+    for rule in routes:
+        if not isinstance(getattr(rule.target, "needs", None), Need):
+            raise TypeError(f"{rule.target} must say whom it is for: needs = Need.ANYONE, ASKER or OPERATOR")

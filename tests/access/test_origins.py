@@ -1,0 +1,73 @@
+"""Which pages may send what changes something."""
+
+import pytest
+from tornado.options import Error
+
+from access.origins import Origins, read
+
+NAMED = read("https://chat.example.org, http://LOCALHOST:5173")
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "secure", "allowed"),
+    [
+        (None, "a.example", False, True),  # no browser
+        ("http://a.example", "a.example", False, True),
+        ("http://a.example:8000", "a.example:8000", False, True),
+        ("http://A.example", "a.EXAMPLE", False, True),
+        ("http://[::1]:8000", "[::1]:8000", False, True),
+        ("https://a.example", "a.example", False, True),  # TLS ended at a balancer
+        ("https://a.example", "a.example:443", False, True),
+        ("http://a.example", "a.example:80", False, True),
+        ("https://a.example", "a.example", True, True),
+        ("http://a.example", "a.example", True, False),  # nobody comes to TLS over plain HTTP
+        ("https://a.example", "a.example:8000", False, False),
+        ("http://a.example:8001", "a.example:8000", False, False),
+        ("https://a.example.evil.example", "a.example", False, False),
+        ("https://evil.example", "a.example", False, False),
+        ("null", "a.example", False, False),
+        ("", "", False, False),
+        ("a.example", "a.example", False, False),
+        ("https://chat.example.org", "a.example", False, True),
+        ("http://localhost:5173", "a.example", True, True),
+        ("http://chat.example.org", "a.example", False, False),
+        ("https://chat.example.org:8443", "a.example", False, False),
+    ],
+)
+def test_what_comes_from_the_same_host_or_a_named_origin_is_allowed(
+    origin: str | None, host: str, secure: bool, allowed: bool
+) -> None:
+    assert NAMED.allow(origin, None, host, secure) is allowed
+
+
+@pytest.mark.parametrize(
+    ("site", "allowed"), [("same-origin", True), ("none", True), ("same-site", False), ("cross-site", False)]
+)
+def test_a_browser_that_names_no_origin_says_whether_it_is_another(site: str, allowed: bool) -> None:
+    assert Origins().allow(None, site, "a.example", False) is allowed
+
+
+def test_the_names_of_origins_are_as_browsers_write_them() -> None:
+    names = read("https://A.example:443,http://b.example:80 , http://[::1]:9000")
+    assert all(name in names for name in ("https://a.example", "http://b.example", "http://[::1]:9000"))
+    assert "https://a.example:443" not in names
+    assert names and not read("") and not read(" , ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "*",
+        "a.example",
+        "https://",
+        "https://*.a.example",
+        "https://a.example/x",
+        "ftp://a",
+        "null",
+        "http://u@a",
+        "http://a:x",
+    ],
+)
+def test_what_is_no_origin_is_refused(text: str) -> None:
+    with pytest.raises(Error, match="--cors-origins"):
+        read(f"https://good.example,{text}")

@@ -1,0 +1,108 @@
+"""The file of tokens: what is read of it, what is refused, and how a token is made."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tornado.options import Error
+
+from access import tokens
+from access.asker import Asker, Limits
+from access.tokens import Tokens, digest, make, parse
+
+HASH = digest("secret")
+
+
+def entry(**fields: Any) -> str:
+    return json.dumps({"name": "a", "tenant": "t", "sha256": HASH} | fields)
+
+
+def test_a_line_says_who_has_the_token_and_how_much_they_may() -> None:
+    askers = parse(f"# who may come\n\n{entry(operator=True, limits={'replies_at_once': 3})}\n")
+    assert askers == {HASH: Asker("t", True, Limits(replies_at_once=3), "a")}
+    assert parse(entry())[HASH] == Asker("t", name="a")
+    assert parse("") == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{", "line 2: "),
+        ("[]", "line 2: "),
+        (entry(operatr=True), "line 2: .*operatr"),
+        (entry(operator=1), "line 2: .*operator"),
+        (entry(tenant=None), "line 2: .*tenant"),
+        ('{"name": "a"}', "line 2: .*tenant"),
+        (entry(name=""), "line 2: name"),
+        (entry(name="a\nb"), "line 2: name"),
+        (entry(tenant="a\0b"), "line 2: tenant"),
+        (entry(sha256="secret"), "line 2: sha256"),
+        (entry(sha256=HASH.upper()), "line 2: sha256"),
+        (entry(limits={"replies": 3}), "line 2: limits has 'replies'"),
+        (entry(limits={"replies_at_once": -1}), "line 2: limits"),
+        (entry(limits={"replies_at_once": "3"}), "line 2: .*limits"),
+        (entry(name="b"), "line 2: 'b' or its hash"),
+        (entry(sha256="0" * 64), "line 2: 'a' or its hash"),
+        ("[" * 10_000, "line 2: "),
+    ],
+)
+def test_a_line_that_is_wrong_is_refused_by_its_number(line: str, sentence: str) -> None:
+    with pytest.raises(Error, match=f"^{sentence}"):
+        parse(f"{entry()}\n{line}\n")
+
+
+@given(st.text())
+def test_whatever_a_file_holds_is_read_or_refused_with_a_sentence(text: str) -> None:
+    try:
+        parse(text)
+    except Error as error:
+        assert str(error).startswith("line ")
+
+
+def test_a_token_is_made_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    token = make(path, "alice", "", operator=False)
+    other = make(path, "bob", "family", operator=True)
+    assert len(token) == len(tokens.PREFIX) + 43 and token != other
+    assert token not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    known = Tokens(path)
+    assert known.known(token) == Asker("alice", name="alice")
+    assert known.known(other) == Asker("family", True, name="bob")
+    assert known.known(token[:-1]) is known.known("") is known.known("\ud800") is None
+    with pytest.raises(Error, match="'alice' already"):
+        make(path, "alice", "", operator=False)
+
+
+def test_a_token_is_added_on_a_line_of_its_own_and_to_no_file_that_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(entry())
+    make(path, "b", "", operator=False)
+    assert [json.loads(line)["name"] for line in path.read_text().splitlines()] == ["a", "b"]
+    path.write_text("{")
+    with pytest.raises(Error, match="line 1"):
+        make(path, "c", "", operator=False)
+    assert path.read_text() == "{"
+
+
+@pytest.mark.expects_log("The tokens stay as they were")
+def test_a_file_that_is_wrong_when_it_is_read_again_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    alice = make(path, "alice", "", operator=False)
+    known = Tokens(path)
+    good = path.read_text()
+    path.write_text(good + "{")
+    known.reload()
+    assert known.known(alice)
+    path.unlink()
+    known.reload()
+    assert known.known(alice)
+    path.write_text("")
+    known.reload()
+    assert known.known(alice) is None
+    with pytest.raises(Error):
+        Tokens(tmp_path / "nothing")

@@ -1,0 +1,30 @@
+"""Tokens for tests: a file of them, as an operator would make it, and clients that send them."""
+
+from pathlib import Path
+
+from access import tokens
+from tests.client import Client
+
+
+class TokenFile:
+    """A file of tokens; ``token[name]`` is the token of that name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.token: dict[str, str] = {}
+
+    def add(self, name: str, tenant: str = "", operator: bool = False) -> str:
+        self.token[name] = tokens.make(self.path, name, tenant, operator)
+        return self.token[name]
+
+    def remove(self, name: str) -> None:
+        """Take a token's line out of the file."""
+        digest = tokens.digest(self.token[name])
+        lines = self.path.read_text().splitlines(keepends=True)
+        self.path.write_text("".join(line for line in lines if digest not in line))
+
+    def client(self, url: str, name: str, appid: str | None = None) -> Client:
+        """A client that sends the token of that name."""
+        client = Client(url, appid)
+        client.http.headers["Authorization"] = f"Bearer {self.token[name]}"
+        return client
