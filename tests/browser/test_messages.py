@@ -115,7 +115,6 @@ def test_code_has_its_language_its_colours_and_a_copy_button(
         expect(block.get_by_role("button", name="Copied")).to_be_visible()
         assert page.evaluate("navigator.clipboard.readText()") == code
         expect(block.get_by_role("button", name="Copy", exact=True)).to_be_visible()
-    context.clear_permissions()
 
 
 def test_what_is_selected_and_scrolled_stays_while_words_come(

@@ -1,7 +1,5 @@
 """Two tabs, and other devices, on one conversation: they agree without a reload."""
 
-from collections.abc import Iterator
-
 import pytest
 from playwright.sync_api import Page, Route, expect
 
@@ -26,13 +24,12 @@ BEGINNING = ["Begin", REPLY]
 
 
 @pytest.fixture
-def tabs(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> Iterator[tuple[Page, Page]]:
+def tabs(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> tuple[Page, Page]:
     say(page, "Begin")
     expect_idle(page)
     expect(messages(page)).to_have_text(BEGINNING)
     other = open_beside(page, complaints)
-    yield page, other
-    other.close()
+    return page, other
 
 
 def expect_both(tabs: tuple[Page, Page], texts: list[str]) -> None:
@@ -112,7 +109,6 @@ def test_an_unsent_prompt_is_seen_in_a_second_tab_and_taken_once(
         expect(messages(tab)).to_have_text(["Hello", REPLY])
         expect_idle(tab)
     assert len(ollama.requests) == 1
-    other.close()
     forgive_failed_requests(complaints)
 
 
