@@ -125,9 +125,8 @@ def chatterd(_session_chatterd: Program, ollama: ScriptedOllama, expected_log: l
 @pytest.fixture
 def client(chatterd: Program) -> Iterator[Client]:
     """A client of ``chatterd`` with a conversation of its own."""
-    client = Client(chatterd.url)
-    yield client
-    client.http.close()
+    with Client(chatterd.url) as client:
+        yield client
 
 
 @pytest.fixture

@@ -12,11 +12,14 @@ from typing import Self
 
 ROOT = Path(__file__).parent.parent
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 60.0
 """Seconds until it must say that it is ready."""
 
-STOP_TIMEOUT = 20.0
+STOP_TIMEOUT = 30.0
 """Seconds until it must have ended after SIGTERM."""
+
+PATIENCE = 30.0
+"""Seconds after which a line that a test waits for in the log has failed to come."""
 
 ALARMING = re.compile(r"^\[[WEC] |^Traceback ", re.MULTILINE)
 """How a log line of level warning and above begins (tornado.log.LogFormatter)."""
@@ -66,7 +69,7 @@ class Program:
         with self._changed:
             return "".join(self._lines)
 
-    def wait_log(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
+    def wait_log(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         """Wait until a log line matches.
 
         :raises TimeoutError: none did within ``timeout`` seconds, or the program ended first.

@@ -126,17 +126,16 @@ def test_a_prompt_waits_for_the_reply_that_is_in_the_way(
     expect_idle(page)
     gate = Gate("the rest")
     ollama.script(Head(), Lines(line("From ")), gate, Lines(line("elsewhere"), last_line()))
-    client = Client(chatterd.url, appid)
-    client.begin("Two")
-    refusal, _ = say_and_catch(page, "Three")
-    assert refusal.status == 409
-    expect(page.get_by_text("It is sent after the reply that is running.")).to_be_visible()
-    expect(messages(page)).to_have_text(["One", REPLY, "Two", "From", "Three"])
-    gate.open()
-    expect(messages(page)).to_have_text(["One", REPLY, "Two", "From elsewhere", "Three", REPLY])
-    expect_idle(page)
-    assert prompts_of(ollama, 2)[2:] == ["Two", "From elsewhere", "Three"]
-    client.http.close()
+    with Client(chatterd.url, appid) as client:
+        client.begin("Two")
+        refusal, _ = say_and_catch(page, "Three")
+        assert refusal.status == 409
+        expect(page.get_by_text("It is sent after the reply that is running.")).to_be_visible()
+        expect(messages(page)).to_have_text(["One", REPLY, "Two", "From", "Three"])
+        gate.open()
+        expect(messages(page)).to_have_text(["One", REPLY, "Two", "From elsewhere", "Three", REPLY])
+        expect_idle(page)
+        assert prompts_of(ollama, 2)[2:] == ["Two", "From elsewhere", "Three"]
     forgive_failed_requests(complaints)
 
 
@@ -219,16 +218,15 @@ def test_an_edit_replaces_nothing_that_another_device_said_meanwhile(
 ) -> None:
     appid = say_and_catch(page, "One")[1]["appID"]
     expect_idle(page)
-    client = Client(chatterd.url, appid)
-    button(page, "Edit").click()
-    page.get_by_label("Your words").fill("Uno")
-    client.ask("From the phone")
-    button(page, "Ask again").click()
-    expect(page.get_by_role("alert")).to_contain_text("has gone on elsewhere")
-    expect(messages(page)).to_have_text(["One", REPLY, "From the phone", REPLY])
-    expect(box(page)).to_have_value("Uno")
-    assert len(client.messages()) == 4
-    client.http.close()
+    with Client(chatterd.url, appid) as client:
+        button(page, "Edit").click()
+        page.get_by_label("Your words").fill("Uno")
+        client.ask("From the phone")
+        button(page, "Ask again").click()
+        expect(page.get_by_role("alert")).to_contain_text("has gone on elsewhere")
+        expect(messages(page)).to_have_text(["One", REPLY, "From the phone", REPLY])
+        expect(box(page)).to_have_value("Uno")
+        assert len(client.messages()) == 4
 
 
 def test_another_answer_takes_the_place_of_the_last(page: Page, ollama: ScriptedOllama) -> None:

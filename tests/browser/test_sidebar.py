@@ -66,11 +66,8 @@ def has_messages(chatterd: Program) -> Callable[[str], bool]:
     """Whether the server has anything of a conversation."""
 
     def ask(appid: str) -> bool:
-        client = Client(chatterd.url, appid)
-        try:
+        with Client(chatterd.url, appid) as client:
             return bool(client.messages())
-        finally:
-            client.http.close()
 
     return ask
 

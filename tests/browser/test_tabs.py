@@ -119,20 +119,19 @@ def test_what_another_device_did_is_seen_when_one_looks_again(
     expect_idle(page)
     end = Gate("the end")
     ollama.script(Head(), Lines(line("From the ")), end, Lines(line("phone"), last_line()))
-    client = Client(chatterd.url, appid)
-    path = client.begin("Two")
-    box(page).press_sequentially("half a thought")
-    page.evaluate("dispatchEvent(new Event('focus'))")
-    expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the"])
-    expect(box(page)).to_be_focused()
-    expect(box(page)).to_have_value("half a thought")
-    end.open()
-    expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the phone"])
-    client.view(path)
-    assert client.http.delete("/llmchat", params={"appID": appid}).status_code == 204
-    page.evaluate("dispatchEvent(new Event('focus'))")
-    expect(messages(page)).to_have_count(0)
-    client.http.close()
+    with Client(chatterd.url, appid) as client:
+        path = client.begin("Two")
+        box(page).press_sequentially("half a thought")
+        page.evaluate("dispatchEvent(new Event('focus'))")
+        expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the"])
+        expect(box(page)).to_be_focused()
+        expect(box(page)).to_have_value("half a thought")
+        end.open()
+        expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the phone"])
+        client.view(path)
+        assert client.http.delete("/llmchat", params={"appID": appid}).status_code == 204
+        page.evaluate("dispatchEvent(new Event('focus'))")
+        expect(messages(page)).to_have_count(0)
 
 
 def test_a_look_at_the_server_moves_nothing(page: Page, ollama: ScriptedOllama) -> None:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 @dataclass(eq=False)
