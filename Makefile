@@ -14,7 +14,7 @@ run: .venv/server-is-set-up
 
 test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 	@sh .ci/debian-packages chromium-headless-shell haproxy nginx prometheus
-	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: .venv/tests-are-set-up
 	@sh .ci/debian-packages haproxy nginx

@@ -70,13 +70,13 @@ def test_a_reply_whose_log_is_gone_is_shown_as_one_line(forgetful: Client, datab
     assert event.json["done"] is True
 
 
-@pytest.mark.parametrize("last", [0, 3, 5, 1_000])
-def test_nothing_follows_a_line_of_a_log_that_is_gone(forgetful: Client, database_url: str, last: int) -> None:
+def test_nothing_follows_a_line_of_a_log_that_is_gone(forgetful: Client, database_url: str) -> None:
     path = forgetful.begin("hi")
     forgetful.view(path)
     wait_pruned(database_url, path)
-    answer = forgetful.http.get(path, headers={"Last-Event-ID": str(last)})
-    assert (answer.status_code, answer.content) == (204, b"")
+    for last in (0, 3, 5, 1_000):
+        answer = forgetful.http.get(path, headers={"Last-Event-ID": str(last)})
+        assert (answer.status_code, answer.content) == (204, b""), last
 
 
 def test_a_log_is_not_read_after_its_time_though_it_is_still_there(
