@@ -17,8 +17,8 @@ run: .venv/server-is-set-up
 	@exec $(PYTHON) server.py $(ARGS)
 
 test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
-	@sh .ci/debian-packages chromium haproxy nginx pgbouncer prometheus
-	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@sh .ci/debian-packages chromium-headless-shell haproxy nginx pgbouncer prometheus
+	@$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-pgbouncer: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 	@sh .ci/debian-packages pgbouncer
@@ -33,7 +33,7 @@ bench: .venv/server-is-set-up .venv/bench-is-set-up
 	@.venv/bench/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 screenshots: .venv/tests-are-set-up
-	@sh .ci/debian-packages chromium
+	@sh .ci/debian-packages chromium-headless-shell
 	@$(PYTHON) -m tests.browser.screenshots
 
 vendor:

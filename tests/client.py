@@ -4,13 +4,15 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from uuid import uuid4
 
 import httpx
 import ujson
 
-TIMEOUT = 20.0
+TIMEOUT = 30.0
+"""Seconds of silence after which a request has failed."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,22 @@ def _lines(response: httpx.Response) -> Iterator[bytes]:
 
 
 class Client:
-    """Speaks to one chatterd, about one conversation of its own unless told otherwise."""
+    """Speaks to one chatterd, about one conversation of its own unless told otherwise.
+
+    Its connections are closed as a ``with`` block ends: left open, they would fail another test, by a warning.
+    """
 
     def __init__(self, url: str, appid: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.http = httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False, verify=tls or True)
         self.appid = appid or f"test-{uuid4()}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.http.close()
 
     def body(self, *contents: str, **fields: Any) -> dict[str, Any]:
         """A request for a reply to user messages with these contents."""

@@ -36,13 +36,26 @@ def pytest_unconfigure() -> None:
     pgbouncer.stop_all()
 
 
-LONG = ("test_database_trouble", "test_status", "test_replies", "test_invariants", "test_sidebar", "test_schedules")
-"""Files that take long, mostly by waiting: begun last, they would leave the other workers idle at the end."""
+FIRST = (
+    "test_database_trouble.py",
+    "browser/test_hostile_replies.py",
+    "browser/test_sidebar.py",
+    "handlers/test_status.py",
+    "test_invariants.py",
+    "browser/test_messages.py",
+    "browser/test_status.py",
+    "test_retention.py",
+    "browser/test_replies.py",
+    "test_schedules.py",
+)
+"""Files that take long: begun last, they would leave the other workers idle at the end. Those that mostly wait take
+turns with those that compute, so that the two cores always have something to do."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long (pytest-xdist hands files out in this order, see the Makefile)."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    places = {Path(__file__).parent / name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -133,9 +146,8 @@ def chatterd(_session_chatterd: Program, ollama: ScriptedOllama, expected_log: l
 @pytest.fixture
 def client(chatterd: Program) -> Iterator[Client]:
     """A client of ``chatterd`` with a conversation of its own."""
-    client = Client(chatterd.url)
-    yield client
-    client.http.close()
+    with Client(chatterd.url) as client:
+        yield client
 
 
 @pytest.fixture

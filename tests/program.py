@@ -17,11 +17,14 @@ ROOT = Path(__file__).parent.parent
 NAMED_BY_OPTIONS = ("DATABASE_URL", "SESSION_DATABASE_URL", "OLLAMA_HOST")
 """Environment variables that a test's program must not have from whoever runs the tests."""
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 60.0
 """Seconds until it must say that it is ready."""
 
-STOP_TIMEOUT = 20.0
+STOP_TIMEOUT = 30.0
 """Seconds until it must have ended after SIGTERM."""
+
+PATIENCE = 30.0
+"""Seconds after which a line that a test waits for in the log has failed to come."""
 
 ALARMING = re.compile(r'^\[[WEC] |^Traceback |^\{.*"level": "(warning|error|critical)"', re.MULTILINE)
 """How a log line of level warning and above looks, in both formats, and what a program that crashes says."""
@@ -77,7 +80,7 @@ class Program:
         with self._changed:
             return "".join(self._lines)
 
-    def wait_log(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
+    def wait_log(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         """Wait until a log line matches.
 
         :raises TimeoutError: none did within ``timeout`` seconds, or the program ended first.

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 from tests.client import Client, Event, Stream
 from tests.cluster import OwnPostgres, SignedWords, words
-from tests.database import eventually, reply_row, rows, with_connection
+from tests.database import PATIENCE, eventually, reply_row, rows, with_connection
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, last_line, line
 from tests.fakes.proxy import CuttingProxy
 from tests.program import Program
@@ -38,19 +38,24 @@ def proxy(database_url: str) -> Iterator[CuttingProxy]:
 
 
 @pytest.fixture
-def ask(proxy: CuttingProxy, start_chatterd: Callable[..., Program]) -> Iterator[Callable[..., Client]]:
+def clients() -> Iterator[ExitStack]:
+    """Closes the clients that enter it, however the test ends."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def ask(
+    proxy: CuttingProxy, start_chatterd: Callable[..., Program], clients: ExitStack
+) -> Iterator[Callable[..., Client]]:
     """A client of a chatterd whose database is behind the proxy."""
-    clients: list[Client] = []
 
     def start(**settings: object) -> Client:
         program = start_chatterd(database_url=proxy.url, **{"acquire_timeout": 1, **settings})
-        clients.append(Client(program.url))
-        return clients[-1]
+        return clients.enter_context(Client(program.url))
 
     yield start
     proxy.restore()  # so that the program ends as it should
-    for client in clients:
-        client.http.close()
 
 
 def said(stream: Stream) -> str:
@@ -276,7 +281,7 @@ def test_a_prompt_that_is_recorded_long_after_its_connection_was_cut_leaves_no_r
     assert answers == [503]
     eventually("begin has run", lambda: not waiting(database_url))
     open_replies = "SELECT count(*) FROM replies WHERE status = 'streaming'"
-    eventually("no reply is open", lambda: rows(database_url, open_replies)[0]["count"] == 0, timeout=7)
+    eventually("no reply is open", lambda: rows(database_url, open_replies)[0]["count"] == 0)
     assert client.ask("next")[-1].json["done"] is True
 
 
@@ -306,7 +311,7 @@ def held(url: str, statement: str) -> Iterator[None]:
     with ThreadPoolExecutor(1) as executor:
         holding = executor.submit(with_connection, url, hold)
         try:
-            assert with_lock.wait(10)
+            assert with_lock.wait(PATIENCE)
             yield
         finally:
             release.set()
@@ -415,33 +420,32 @@ def is_failed(database_url: str, path: str) -> bool:
 
 
 def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollama_is_released(
-    ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
+    ask: Callable[..., Client], clients: ExitStack, proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gates = [Gate() for _ in range(3)]
     for gate in gates:
         ollama.script(Head(), Lines(line("partial ")), gate)
     client = ask(db_patience=1, heartbeat=0.2)
-    others = [Client(str(client.http.base_url)) for _ in gates]
+    others = [clients.enter_context(Client(str(client.http.base_url))) for _ in gates]
     paths = [other.begin("hi") for other in others]
     for gate in gates:
         gate.reached.wait()
-    for path in paths:
+    all_watch = threading.Barrier(len(paths) + 1)
+
+    def watch(path: str) -> None:
         with client.follow(path) as stream:
             assert said(stream) == "partial "
-
-    def watch(path: str) -> Stream:
-        with client.follow(path) as stream:
-            events = stream.rest()
-        assert [event.name for event in events] == ["message", "error"]
+            all_watch.wait(PATIENCE)
+            assert [event.name for event in stream.rest()] == ["error"]
         assert stream.comments, "no heartbeat in a pause of a second"
-        return stream
 
     with ThreadPoolExecutor(len(paths)) as viewers:
         watching = [viewers.submit(watch, path) for path in paths]
-        proxy.cut()
         try:
+            all_watch.wait(PATIENCE)
+            proxy.cut()
             for one in watching:
-                one.result(20)
+                one.result(PATIENCE)
             for request in ollama.requests:
                 request.closed.wait()
         finally:
@@ -451,7 +455,6 @@ def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollam
     for path, other in zip(paths, others, strict=True):
         eventually("stored", partial(is_failed, database_url, path))
         assert other.messages() == [("user", "hi"), ("assistant", "partial ")]
-        other.http.close()
     wait_ready(client)
     assert client.ask("again")[-1].json["done"] is True
 
@@ -530,7 +533,7 @@ def test_a_process_declared_dead_writes_nothing_more_of_a_reply_that_another_goe
         proxy.cut()
         first.open()
         ollama.arrival(0).wait().answered.wait()
-        second.reached.wait(20)  # adopted
+        second.reached.wait()  # adopted
         [dead] = [row["owner"] for row in rows(database_url, "SELECT owner FROM processes")]
         with held(database_url, f"SELECT FROM replies WHERE id = '{path.removeprefix('/llmchat/')}' FOR UPDATE"):
             proxy.restore()
@@ -578,14 +581,14 @@ def stream_through(url: str, replies: int, count: int, trouble: Callable[[], Non
         with client.http, client.prompt("hi", options={"num_predict": count}) as stream:
             first = stream.next()
             assert first is not None
-            streaming.wait(10)
+            streaming.wait(PATIENCE)
             shown = [first, *stream.rest()]
             wait_ready(client)
             check_whole(client, stream.response.headers["Content-Location"], shown, count)
 
     with ThreadPoolExecutor(replies) as executor:
         conversing = [executor.submit(converse, number) for number in range(replies)]
-        streaming.wait(10)
+        streaming.wait(PATIENCE)
         trouble()
         for one in conversing:
             one.result()

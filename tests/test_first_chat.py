@@ -39,11 +39,10 @@ def text(events: list[Event]) -> str:
 
 def test_a_conversation_with_the_embedded_model_outlives_a_restart(data_dir: Path) -> None:
     with start(data_dir) as program:
-        client = Client(program.url)
-        assert [model["name"] for model in client.http.get("/models").json()["models"]] == [MODEL]
-        first = client.ask("What is the capital of France?", model=MODEL, options=BRIEF)
-        second = client.ask("And of Italy?", model=MODEL, options=BRIEF)
-        client.http.close()
+        with Client(program.url) as client:
+            assert [model["name"] for model in client.http.get("/models").json()["models"]] == [MODEL]
+            first = client.ask("What is the capital of France?", model=MODEL, options=BRIEF)
+            second = client.ask("And of Italy?", model=MODEL, options=BRIEF)
         tree = [psutil.Process(program.process.pid), *psutil.Process(program.process.pid).children(recursive=True)]
         assert program.terminate() == 0, program.log
         assert not program.alarms([]), program.log
@@ -54,15 +53,13 @@ def test_a_conversation_with_the_embedded_model_outlives_a_restart(data_dir: Pat
     first_figures, second_figures = first[-1].json, second[-1].json
     assert second_figures["prompt_eval_count"] > first_figures["prompt_eval_count"] + first_figures["eval_count"]
 
-    with start(data_dir) as program:
-        client.http = Client(program.url).http
+    with start(data_dir) as program, Client(program.url, client.appid) as client:
         assert client.messages() == [
             ("user", "What is the capital of France?"),
             ("assistant", text(first)),
             ("user", "And of Italy?"),
             ("assistant", text(second)),
         ]
-        client.http.close()
 
 
 def test_the_embedded_model_ends_when_chatterd_is_killed(data_dir: Path) -> None:
@@ -83,7 +80,6 @@ def test_the_embedded_model_is_started_again_when_it_dies(data_dir: Path) -> Non
         model.kill()
         program.wait_log("model has died")
         program.wait_log("model answers again")
-        client = Client(program.url)
-        assert client.ask("hi", model=MODEL, options=BRIEF)[-1].json["done"] is True
-        client.http.close()
+        with Client(program.url) as client:
+            assert client.ask("hi", model=MODEL, options=BRIEF)[-1].json["done"] is True
         assert not program.alarms(["model has died"])

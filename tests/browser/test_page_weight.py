@@ -1,13 +1,11 @@
 """What the chat page makes a browser fetch: little, compressed, the rest only when it is needed, nothing twice."""
 
-from collections.abc import Iterator
-
 import pytest
 from playwright.sync_api import BrowserContext, Page, Response, expect
 
 from tests.browser.test_page import messages, say
 from tests.fakes.ollama import Head, Lines, ScriptedOllama, last_line, line
-from tests.program import ROOT, Program
+from tests.program import ROOT
 
 LIMIT = 200_000
 """Bytes of all JavaScript and CSS, compressed, with the highlighter and every language it has."""
@@ -20,16 +18,13 @@ def answers() -> list[Response]:
 
 
 @pytest.fixture
-def newcomer(context: BrowserContext, chatterd: Program, answers: list[Response]) -> Iterator[Page]:
+def newcomer(context: BrowserContext, answers: list[Response]) -> Page:
     """The page in a browser that has nothing of it yet."""
-    assert context.browser
-    fresh = context.browser.new_context(base_url=chatterd.url)
-    page = fresh.new_page()
+    page = context.new_page()
     page.on("response", lambda answer: answers.append(answer))
     page.goto("/", wait_until="networkidle")
     expect(page.locator("#welcome")).to_be_visible()
-    yield page
-    fresh.close()
+    return page
 
 
 def names(answers: list[Response]) -> set[str]:

@@ -1,11 +1,11 @@
 """The network goes, the server dies and comes back: each tab ends with the whole reply, no word twice or missing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.chat_page import (
     announcer,
@@ -31,9 +31,9 @@ def own_database_url(new_database: Callable[[], str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def context(own_database_url: str, context: BrowserContext) -> BrowserContext:
+def browser(own_database_url: str, browser: Browser) -> Browser:
     """Chromium, once the database is made: after that, no other event loop runs in this thread."""
-    return context
+    return browser
 
 
 @pytest.fixture
@@ -43,15 +43,13 @@ def server(own_database_url: str, start_chatterd: Callable[..., Program]) -> Pro
 
 
 @pytest.fixture
-def own_page(context: BrowserContext, server: Program, complaints: list[str]) -> Iterator[Page]:
+def own_page(context: BrowserContext, server: Program, complaints: list[str]) -> Page:
     """The chat page of ``server``."""
     page = context.new_page()
     watch(page, server.url, complaints)
     page.goto(f"{server.url}/")
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
-    yield page
-    page.close()
-    assert not complaints
+    return page
 
 
 @pytest.mark.parametrize("death", [Program.kill, Program.terminate])
@@ -87,7 +85,6 @@ def test_a_server_that_dies_and_comes_back_in_mid_reply(
         expect_idle(tab)
         tab.reload()
         expect(messages(tab)).to_have_text(["Hello", REPLY])
-    other.close()
     forgive_failed_requests(complaints)
 
 
@@ -187,7 +184,6 @@ def test_a_connection_that_died_without_a_sign_is_noticed(
         expect(messages(page)).to_have_text(["Hello", "w0 w1 w2 w3"])
         expect_idle(page)
         page.close()
-    assert not complaints
 
 
 def test_a_prompt_of_another_conversation_is_sent_too(

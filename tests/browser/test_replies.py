@@ -1,5 +1,6 @@
 """The life of a prompt and its reply on the page: never lost, stopped, asked again, edited, copied, accounted for."""
 
+import re
 from collections.abc import Callable
 
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -98,7 +99,7 @@ def test_a_busy_server_is_asked_again_when_it_said(page: Page, ollama: ScriptedO
 
     on_prompt(page, refuse)
     say(page, "Hello")
-    expect(page.get_by_text("Too many replies at once. Trying again in 12")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Too many replies at once\. Trying again in 1[12]\d s"))).to_be_visible()
     expect(announcer(page)).to_contain_text("Not sent yet.")
     page.unroute("**/llmchat")
     button(page, "Try now").click()
@@ -126,17 +127,16 @@ def test_a_prompt_waits_for_the_reply_that_is_in_the_way(
     expect_idle(page)
     gate = Gate("the rest")
     ollama.script(Head(), Lines(line("From ")), gate, Lines(line("elsewhere"), last_line()))
-    client = Client(chatterd.url, appid)
-    client.begin("Two")
-    refusal, _ = say_and_catch(page, "Three")
-    assert refusal.status == 409
-    expect(page.get_by_text("It is sent after the reply that is running.")).to_be_visible()
-    expect(messages(page)).to_have_text(["One", REPLY, "Two", "From", "Three"])
-    gate.open()
-    expect(messages(page)).to_have_text(["One", REPLY, "Two", "From elsewhere", "Three", REPLY])
-    expect_idle(page)
-    assert prompts_of(ollama, 2)[2:] == ["Two", "From elsewhere", "Three"]
-    client.http.close()
+    with Client(chatterd.url, appid) as client:
+        client.begin("Two")
+        refusal, _ = say_and_catch(page, "Three")
+        assert refusal.status == 409
+        expect(page.get_by_text("It is sent after the reply that is running.")).to_be_visible()
+        expect(messages(page)).to_have_text(["One", REPLY, "Two", "From", "Three"])
+        gate.open()
+        expect(messages(page)).to_have_text(["One", REPLY, "Two", "From elsewhere", "Three", REPLY])
+        expect_idle(page)
+        assert prompts_of(ollama, 2)[2:] == ["Two", "From elsewhere", "Three"]
     forgive_failed_requests(complaints)
 
 
@@ -219,16 +219,15 @@ def test_an_edit_replaces_nothing_that_another_device_said_meanwhile(
 ) -> None:
     appid = say_and_catch(page, "One")[1]["appID"]
     expect_idle(page)
-    client = Client(chatterd.url, appid)
-    button(page, "Edit").click()
-    page.get_by_label("Your words").fill("Uno")
-    client.ask("From the phone")
-    button(page, "Ask again").click()
-    expect(page.get_by_role("alert")).to_contain_text("has gone on elsewhere")
-    expect(messages(page)).to_have_text(["One", REPLY, "From the phone", REPLY])
-    expect(box(page)).to_have_value("Uno")
-    assert len(client.messages()) == 4
-    client.http.close()
+    with Client(chatterd.url, appid) as client:
+        button(page, "Edit").click()
+        page.get_by_label("Your words").fill("Uno")
+        client.ask("From the phone")
+        button(page, "Ask again").click()
+        expect(page.get_by_role("alert")).to_contain_text("has gone on elsewhere")
+        expect(messages(page)).to_have_text(["One", REPLY, "From the phone", REPLY])
+        expect(box(page)).to_have_value("Uno")
+        assert len(client.messages()) == 4
 
 
 def test_another_answer_takes_the_place_of_the_last(page: Page, ollama: ScriptedOllama) -> None:
@@ -337,7 +336,7 @@ def test_it_says_what_is_waited_for_how_fast_it_comes_and_what_it_took(page: Pag
     say(page, "Hello")
     expect(page.get_by_text("Waiting for the model …")).to_be_visible()
     page.clock.fast_forward(3_000)
-    expect(page.get_by_text("Waiting for the model … 3 s")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Waiting for the model … [3-9] s"))).to_be_visible()
     page.clock.fast_forward(12_000)
     expect(page.get_by_text("A large model takes a while to load.")).to_be_visible()
     loaded.open()

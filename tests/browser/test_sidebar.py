@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
@@ -67,11 +66,8 @@ def has_messages(chatterd: Program) -> Callable[[str], bool]:
     """Whether the server has anything of a conversation."""
 
     def ask(appid: str) -> bool:
-        client = Client(chatterd.url, appid)
-        try:
+        with Client(chatterd.url, appid) as client:
             return bool(client.messages())
-        finally:
-            client.http.close()
 
     return ask
 
@@ -140,11 +136,11 @@ def test_a_deletion_is_carried_out_when_its_time_has_passed(page: Page, has_mess
     kept, appid = converse(page, "First matter"), converse(page, "Second matter")
     page.clock.install()
     delete(page, "Second matter")
-    page.clock.fast_forward(UNDO_TIME - 1000)
+    page.clock.fast_forward(UNDO_TIME // 2)  # the clock runs on beside
     expect(undo(page)).to_be_visible()
     assert has_messages(appid)
     with page.expect_response(lambda response: response.request.method == "DELETE") as answer:
-        page.clock.fast_forward(1001)
+        page.clock.fast_forward(UNDO_TIME // 2 + 1)
     assert answer.value.status == 204
     expect(undo(page)).to_have_count(0)
     expect(titles(page)).to_have_text(["First matter"])
@@ -204,7 +200,6 @@ def test_a_deletion_whose_tab_died_is_carried_out_by_the_next(
     expect(titles(other)).to_have_count(0)
     expect(page.get_by_text("The conversation was deleted in another tab.")).to_be_visible()
     expect(messages(page)).to_have_count(0)
-    other.close()
 
 
 def test_saying_something_in_another_tab_keeps_a_deleted_conversation(
@@ -222,7 +217,6 @@ def test_saying_something_in_another_tab_keeps_a_deleted_conversation(
     expect(titles(page)).to_have_text(["First matter"])
     page.clock.fast_forward(3 * UNDO_TIME)
     assert has_messages(appid)
-    other.close()
 
 
 def test_the_address_of_a_deleted_conversation_does_not_bring_it_back(page: Page) -> None:
@@ -250,7 +244,6 @@ def test_tabs_share_the_list_without_a_reload(page: Page, context: BrowserContex
     expect(titles(page)).to_have_count(0)
     undo(page).click()
     expect(titles(other)).to_have_text(["Trees"])
-    other.close()
 
 
 def test_a_title_being_written_is_not_disturbed_by_another_tab(page: Page, context: BrowserContext) -> None:
@@ -264,7 +257,6 @@ def test_a_title_being_written_is_not_disturbed_by_another_tab(page: Page, conte
     expect(page.get_by_label("Title")).to_have_value("Trees")
     page.get_by_label("Title").press("Enter")
     expect(titles(page)).to_have_text(["Second matter", "Trees"])
-    other.close()
 
 
 def test_search_looks_at_titles_and_first_prompts(page: Page) -> None:
@@ -430,16 +422,14 @@ def test_nothing_moves_while_the_page_loads(page: Page, width: int) -> None:
 
 
 @pytest.fixture
-def forgetful(context: BrowserContext, chatterd: Program, complaints: list[str]) -> Any:
+def forgetful(context: BrowserContext, chatterd: Program, complaints: list[str]) -> Page:
     """The page in a browser that keeps nothing."""
     page = context.new_page()
     page.add_init_script(FORBID_STORAGE)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto("/")
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
-    yield page
-    page.close()
-    assert not complaints
+    return page
 
 
 def test_where_storage_is_forbidden_the_page_works_and_says_so(forgetful: Page) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from tests.browser.chat_page import watch
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.client import Client
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
@@ -49,12 +50,6 @@ def site(new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> It
 
 
 @pytest.fixture
-def complaints() -> list[str]:
-    """What the page should not have caused: console errors, refused content, requests to elsewhere."""
-    return []
-
-
-@pytest.fixture
 def page(site: Site, ollama: ScriptedOllama, complaints: list[str]) -> Iterator[Page]:
     """The status page of the first process, just opened."""
     page = _open(site.browser, site.watched.url, complaints)
@@ -64,18 +59,8 @@ def page(site: Site, ollama: ScriptedOllama, complaints: list[str]) -> Iterator[
 
 
 def _open(browser: Browser, url: str, complaints: list[str]) -> Page:
-    def check_console(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            complaints.append(message.text)
-
-    def check_request(request: Request) -> None:
-        if not request.url.startswith(f"{url}/"):
-            complaints.append(f"request to {request.url}")
-
     page = browser.new_page(base_url=url)
-    page.on("console", check_console)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", check_request)
+    watch(page, url, complaints)
     page.goto("/status")
     return page
 

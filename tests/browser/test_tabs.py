@@ -1,7 +1,5 @@
 """Two tabs, and other devices, on one conversation: they agree without a reload."""
 
-from collections.abc import Iterator
-
 import pytest
 from playwright.sync_api import Page, Route, expect
 
@@ -26,13 +24,12 @@ BEGINNING = ["Begin", REPLY]
 
 
 @pytest.fixture
-def tabs(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> Iterator[tuple[Page, Page]]:
+def tabs(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> tuple[Page, Page]:
     say(page, "Begin")
     expect_idle(page)
     expect(messages(page)).to_have_text(BEGINNING)
     other = open_beside(page, complaints)
-    yield page, other
-    other.close()
+    return page, other
 
 
 def expect_both(tabs: tuple[Page, Page], texts: list[str]) -> None:
@@ -112,7 +109,6 @@ def test_an_unsent_prompt_is_seen_in_a_second_tab_and_taken_once(
         expect(messages(tab)).to_have_text(["Hello", REPLY])
         expect_idle(tab)
     assert len(ollama.requests) == 1
-    other.close()
     forgive_failed_requests(complaints)
 
 
@@ -123,20 +119,19 @@ def test_what_another_device_did_is_seen_when_one_looks_again(
     expect_idle(page)
     end = Gate("the end")
     ollama.script(Head(), Lines(line("From the ")), end, Lines(line("phone"), last_line()))
-    client = Client(chatterd.url, appid)
-    path = client.begin("Two")
-    box(page).press_sequentially("half a thought")
-    page.evaluate("dispatchEvent(new Event('focus'))")
-    expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the"])
-    expect(box(page)).to_be_focused()
-    expect(box(page)).to_have_value("half a thought")
-    end.open()
-    expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the phone"])
-    client.view(path)
-    assert client.http.delete("/llmchat", params={"appID": appid}).status_code == 204
-    page.evaluate("dispatchEvent(new Event('focus'))")
-    expect(messages(page)).to_have_count(0)
-    client.http.close()
+    with Client(chatterd.url, appid) as client:
+        path = client.begin("Two")
+        box(page).press_sequentially("half a thought")
+        page.evaluate("dispatchEvent(new Event('focus'))")
+        expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the"])
+        expect(box(page)).to_be_focused()
+        expect(box(page)).to_have_value("half a thought")
+        end.open()
+        expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the phone"])
+        client.view(path)
+        assert client.http.delete("/llmchat", params={"appID": appid}).status_code == 204
+        page.evaluate("dispatchEvent(new Event('focus'))")
+        expect(messages(page)).to_have_count(0)
 
 
 def test_a_look_at_the_server_moves_nothing(page: Page, ollama: ScriptedOllama) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,8 @@ def balancer(request: pytest.FixtureRequest, site: Site) -> Iterator[Balancer]:
 
 @pytest.fixture
 def client(balancer: Balancer) -> Iterator[Client]:
-    client = Client(balancer.url)
-    yield client
-    client.http.close()
+    with Client(balancer.url) as client:
+        yield client
 
 
 def words(events: list[Event]) -> str:
@@ -161,7 +161,7 @@ def test_a_draining_server_is_asked_for_nothing_new(site: Site, balancer: Balanc
         draining.process.send_signal(signal.SIGTERM)
         eventually("it drains", lambda: httpx.get(f"{draining.url}/readyz").status_code == 503)
         if balancer.name == "haproxy":  # which asks each server every second
-            eventually("it is out", lambda: _statuses(balancer, "POST", 6) == {200}, timeout=3)
+            eventually("it is out", lambda: _statuses(balancer, "POST", 6) == {200})
         else:
             assert _statuses(balancer, "GET", 6) == {200}
         held.open()
@@ -171,14 +171,13 @@ def test_a_draining_server_is_asked_for_nothing_new(site: Site, balancer: Balanc
 
 def _statuses(balancer: Balancer, method: str, count: int) -> set[int]:
     """How so many requests to begin a reply (POST) or to know whether a server is ready (GET) are answered."""
-    clients = [Client(balancer.url) for _ in range(count)]
-    if method == "GET":
-        answers = [client.http.get("/readyz") for client in clients]
-    else:
-        answers = [client.http.post("/llmchat", json=client.body("hi")) for client in clients]
-    for client in clients:
-        client.http.close()
-    return {answer.status_code for answer in answers}
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(balancer.url)) for _ in range(count)]
+        if method == "GET":
+            answers = [client.http.get("/readyz") for client in clients]
+        else:
+            answers = [client.http.post("/llmchat", json=client.body("hi")) for client in clients]
+        return {answer.status_code for answer in answers}
 
 
 # What a server that dies at the worst moment has been asked: servers of the test's own count.

@@ -8,7 +8,9 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-PATIENCE = 10.0
+from .ollama import _stop_accepting
+
+PATIENCE = 30.0
 
 
 @dataclass(eq=False)
@@ -71,9 +73,7 @@ class Network:
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._leaving.wait()
-        server.close()
-        for _ in range(4):  # what was just accepted becomes a task, then a transport, then a connection
-            await asyncio.sleep(0)
+        await _stop_accepting(server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -31,7 +31,7 @@ from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which a test that waits has failed."""
 
 CREATED_AT = "2026-08-01T12:00:00.123456789Z"
@@ -512,8 +512,8 @@ class ScriptedOllama:
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            await _stop_accepting(server)
 
     async def _cut_connections(self) -> None:
         tasks = list(self._connections)
@@ -649,6 +649,19 @@ def _bound_socket(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind(("127.0.0.1", port))
     return bound
+
+
+async def _stop_accepting(server: asyncio.Server) -> None:
+    """Close a server, whose connections stand.
+
+    asyncio loses what it accepts in the turn of the loop in which the server is closed: an open socket that nobody
+    answers on. So it accepts nothing more first, and what it had accepted becomes a connection.
+    """
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+    for _ in range(4):  # what was just accepted becomes a task, then a transport, then a connection
+        await asyncio.sleep(0)
+    server.close()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

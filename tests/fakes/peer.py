@@ -6,7 +6,7 @@ import ssl
 from types import TracebackType
 from typing import Self
 
-from .ollama import PATIENCE, _reset
+from .ollama import PATIENCE, _reset, _stop_accepting
 
 
 class Connection:
@@ -83,7 +83,7 @@ class Peer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._server.close()
+        await _stop_accepting(self._server)
         for connection in self.arrived:
             connection.reset()
         self.arrived.clear()

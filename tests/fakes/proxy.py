@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from .ollama import PATIENCE, Moment, _bound_socket, _reset
+from .ollama import PATIENCE, Moment, _bound_socket, _reset, _stop_accepting
 
 
 class CuttingProxy:
@@ -108,10 +108,8 @@ class CuttingProxy:
 
     async def _cut(self) -> None:
         if self._server is not None:
-            self._server.close()
-            self._server = None
-        for _ in range(4):  # what was just accepted becomes a task, then a transport, then a connection
-            await asyncio.sleep(0)
+            server, self._server = self._server, None
+            await _stop_accepting(server)
         while self._connections:
             tasks = list(self._connections)
             for task, writer in self._connections.items():

@@ -70,16 +70,14 @@ def test_it_is_counted_how_replies_end(start_chatterd: Start, ollama: ScriptedOl
     ollama.script(Head(), Lines(line("a"), b'{"error":"out of memory"}'))
     ollama.script(Head(), Lines(line("a")), Gate("never"))
     program = start_chatterd(database_url=database_url)
-    with watch(program.url) as watcher, Client(program.url).http as http:
-        client = Client(program.url)
+    with watch(program.url) as watcher, Client(program.url) as client:
         for _ in range(3):
             client.ask("hi")
         path = client.begin("hi")
-        http.delete(path)
+        client.http.delete(path)
         client.view(path)
         client.ask("hi")
         told = watcher.until(lambda now: now["totals"]["ended"]["done"])
-        client.http.close()
     assert told["totals"]["ended"] == {"done": 1, "stopped": 1, "failed": 2, "truncated": 1, "interrupted": 0}
     assert _sentences(told) == ["In the last minute, 3 of 5 replies did not end well."]
 

@@ -38,7 +38,7 @@ HEARTBEAT = 0.05
 BUFFER = 4_096
 """Bytes that the kernel is asked to hold of a connection in each direction; it takes a few times as much."""
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class Shown(ViewerHandler):

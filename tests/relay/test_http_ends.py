@@ -200,7 +200,7 @@ async def test_closing_the_client_ends_all_requests_those_that_wait_too(new_clie
 
 
 async def test_an_answer_that_takes_too_long_is_a_timeout(http: StreamingClient, peer: Peer) -> None:
-    fetch = http.fetch(HTTPRequest(peer.url(), request_timeout=0.05, streaming_callback=lambda _: None))
+    fetch = http.fetch(HTTPRequest(peer.url(), request_timeout=0.2, streaming_callback=lambda _: None))
     connection = await peer.accept()
     connection.say(CHUNKED + b"1\r\na\r\n")
     with pytest.raises(TimeoutError):

@@ -432,11 +432,11 @@ def test_silence_is_bridged_by_comments_and_what_then_comes_is_shown(asking: Ask
 
 
 def test_silence_beyond_the_timeout_ends_the_reply(asking: Asking, ollama: ScriptedOllama, database_url: str) -> None:
-    with asking(silence_timeout=0.3) as client:
+    with asking(silence_timeout=0.9) as client:
         ollama.script(Head(), Lines(line("half")), Gate())
         with client.prompt("hi") as stream:
             told = ended(stream, database_url)
-        assert shape(told.events) == [(0, "message", "half"), (1, "error", "Ollama sent nothing for 0.3 seconds.")]
+        assert shape(told.events) == [(0, "message", "half"), (1, "error", "Ollama sent nothing for 0.9 seconds.")]
         assert (told.row["status"], told.row["error"]) == ("truncated", told.last_error)
         check_kept(client, told, "half")
         ollama.arrival(0).wait().closed.wait()
@@ -444,7 +444,7 @@ def test_silence_beyond_the_timeout_ends_the_reply(asking: Asking, ollama: Scrip
         ollama.script(Gate())
         with client.prompt("hi") as stream:
             told = ended(stream, database_url)
-        assert shape(told.events) == [(0, "error", "Ollama sent nothing for 0.3 seconds.")]
+        assert shape(told.events) == [(0, "error", "Ollama sent nothing for 0.9 seconds.")]
         assert told.row["status"] == "truncated"
         check_kept(client, told, None)
         ollama.arrival(1).wait().closed.wait()
@@ -453,10 +453,10 @@ def test_silence_beyond_the_timeout_ends_the_reply(asking: Asking, ollama: Scrip
 def test_a_reply_beyond_its_time_ends_though_ollama_goes_on(
     asking: Asking, ollama: ScriptedOllama, database_url: str
 ) -> None:
-    with asking(reply_timeout=0.4) as client:
+    with asking(reply_timeout=0.9) as client:
         with client.prompt("hi", options={"num_predict": -1}) as stream:
             told = ended(stream, database_url)
-        assert told.last_error == "The reply took longer than 0.4 seconds."
+        assert told.last_error == "The reply took longer than 0.9 seconds."
         assert (told.row["status"], told.row["error"]) == ("truncated", told.last_error)
         partial = "".join(event.json["message"]["content"] for event in told.events[:-1])
         assert partial.startswith("w0 w1 ")
