@@ -174,7 +174,8 @@ class Connection(HTTP1ServerConnection):
 
     def _say(self, error: ChatterdError) -> None:
         id = refusal.request_id(self._head)
-        log.info("%d to %s: %s [%s]", error.status, self.context, error, id)
+        fields = {"request": id, "status": error.status, "address": str(self.context), "error": str(error)}
+        log.info("refused", extra={"fields": fields})
         self.stream.write(refusal.answer(error, id, not self._head.startswith(b"HEAD ")))
 
     def check(self, now: float) -> None:

@@ -412,10 +412,10 @@ def resident(program: Program) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def connect(url: str) -> socket.socket:
+def connect(url: str, open_ones: contextlib.ExitStack) -> socket.socket:
     """A connection whose client's side takes as little as can be."""
     address = httpx.URL(url)
-    connection = socket.socket()
+    connection = open_ones.enter_context(socket.socket())
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     connection.settimeout(10)
     connection.connect((address.host, address.port))
@@ -438,16 +438,16 @@ def test_500_slow_heads_and_500_stuck_viewers_neither_hold_the_server_up_nor_fil
     program = start_chatterd(database_url=database_url, header_timeout=4, viewer_timeout=4)
     client = Client(program.url)
     gate = Gate()
-    with client.http:
+    with client.http, contextlib.ExitStack() as open_ones:
         client.ask("warm up")
         slowest_health(client)
         ollama.script(Head(), gate, Lines(*[line("x" * 4_000)] * 1_000, last_line()))
         before = resident(program)
         path = client.begin("hi")
-        drips = [connect(program.url) for _ in range(MANY)]
+        drips = [connect(program.url, open_ones) for _ in range(MANY)]
         for drip in drips:
             drip.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-        stuck = [connect(program.url) for _ in range(MANY)]
+        stuck = [connect(program.url, open_ones) for _ in range(MANY)]
         for viewer in stuck:
             viewer.sendall(head(path, method="GET"))
         for viewer in stuck:
@@ -467,8 +467,7 @@ def test_500_slow_heads_and_500_stuck_viewers_neither_hold_the_server_up_nor_fil
         for drip in drips:
             assert drip.recv(12) == b"HTTP/1.1 408"
         program.wait_log('end="client too slow"')
-        for connection in drips + stuck:
-            connection.close()
+        open_ones.close()
         other = Client(program.url)
         with other.http:
             assert other.ask("still there?")[-1].json["done"] is True
