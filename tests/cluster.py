@@ -50,15 +50,20 @@ def words(count: int, first: int = 0) -> str:
     return "".join(f"w{number} " for number in range(first, count))
 
 
-def lock_holder(url: str, owner: int) -> int:
-    """The backend that holds a process's advisory lock: its presence session."""
+def lock_holders(url: str, owner: int) -> list[int]:
+    """The backends that hold a process's advisory lock: its presence session, or none."""
     query = """
         SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND (classid::bigint << 32) | objid::bigint = $1
     """
-    [row] = rows(url, query, owner)
-    return int(row["pid"])
+    return [int(row["pid"]) for row in rows(url, query, owner)]
+
+
+def lock_holder(url: str, owner: int) -> int:
+    """The backend that holds a process's advisory lock."""
+    [pid] = lock_holders(url, owner)
+    return pid
 
 
 class OwnPostgres:

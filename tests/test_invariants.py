@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -26,13 +26,13 @@ from db.migrate import migrate
 from db.replies import Begun, Ending, Finished, NewReply
 from tests import pgbouncer
 from tests.client import Client, Event
-from tests.cluster import OwnPostgres, SignedWords, lock_holder, words
+from tests.cluster import OwnPostgres, SignedWords, lock_holder, lock_holders, words
 from tests.database import eventually, execute, reply_row, rows, with_connection
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line, ndjson
 from tests.program import Program
 from tests.viewers import Viewer, framed, log_of
 
-LONG = 20.0
+LONG = 30.0
 """Seconds that are enough on any machine."""
 
 
@@ -95,6 +95,16 @@ def join(thread: threading.Thread) -> None:
 
 def seen(viewer: Viewer, count: int) -> None:
     eventually(f"{count} lines are shown", lambda: viewer.next_id >= count, LONG)
+
+
+@contextmanager
+def frozen(program: Program) -> Iterator[None]:
+    """Let a process do nothing meanwhile."""
+    program.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        program.process.send_signal(signal.SIGCONT)
 
 
 # 1. Bytes shown over any schedule of disconnects = the log from that line on.
@@ -322,8 +332,12 @@ def test_invariant_2_lines_that_a_crash_of_postgresql_lost_are_written_again(
             watched = [watch(path, owner.url), watch(path, other.url)]
             for viewer, _ in watched:
                 seen(viewer, 20)
-            postgres.restart("immediate")
-            lost = 20 - len(log_of(postgres.url, path))
+            owner_id = reply_row(postgres.url, path)["owner"]
+            with frozen(other):  # which would declare the owner dead, were that slower than the grace to come back
+                with frozen(owner):
+                    postgres.restart("immediate")
+                    lost = 20 - len(log_of(postgres.url, path))
+                eventually("the owner is back", lambda: lock_holders(postgres.url, owner_id))
             gates[20].open()
             gates[40].reached.wait(LONG)
             gates[40].open()
@@ -357,13 +371,10 @@ def test_invariant_2_lines_lost_by_the_death_of_one_backend_are_written_again_by
             for viewer, _ in watched:
                 seen(viewer, 20)
             session = lock_holder(postgres.url, reply_row(postgres.url, path)["owner"])
-            owner.process.send_signal(signal.SIGSTOP)  # it is a moment later than the other to come back
-            try:
+            with frozen(owner):  # it is a moment later than the other to come back
                 os.kill(session, signal.SIGKILL)
                 other.wait_log("announcing this process again", LONG)
                 stays(1.0, lambda: True)
-            finally:
-                owner.process.send_signal(signal.SIGCONT)
             gate.open()
             for viewer, thread in watched:
                 join(thread)

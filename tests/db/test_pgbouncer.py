@@ -40,9 +40,8 @@ def start(start_chatterd: Start, bouncer: PgBouncer, database_url: str) -> Start
 
 @pytest.fixture
 def client(start: Start) -> Iterator[Client]:
-    client = Client(start().url)
-    yield client
-    client.http.close()
+    with Client(start().url) as client:
+        yield client
 
 
 def said(client: Client, path: str) -> str:
@@ -88,13 +87,13 @@ def test_a_viewer_elsewhere_hears_of_each_line(start: Start, client: Client, oll
 def test_another_process_goes_on_when_one_is_killed(start: Start, ollama: ScriptedOllama, database_url: str) -> None:
     ollama.script(Words(hold={3: Gate()}))
     first, second = start(), start()
-    client, other = Client(first.url), Client(second.url)
-    path = client.begin("hi", options={"num_predict": 6})
-    with client.follow(path) as stream:
-        for _ in range(3):
-            assert stream.next()
-        first.kill()
-    client.http.close()
+    other = Client(second.url)
+    with Client(first.url) as client:
+        path = client.begin("hi", options={"num_predict": 6})
+        with client.follow(path) as stream:
+            for _ in range(3):
+                assert stream.next()
+            first.kill()
     with other.http:
         assert said(other, path) == words(6)
     assert reply_row(database_url, path)["status"] == "done"
@@ -149,10 +148,9 @@ def test_without_its_pooler_a_reply_goes_on_and_ends_when_it_is_back(
 def test_a_text_that_is_refused_holds_no_session(start: Start, client: Client) -> None:
     for text in ("\x00", "\ud800"):
         for _ in range(2 * SESSIONS):
-            one = Client(str(client.http.base_url))
-            answer = one.http.post("/llmchat", content=json.dumps(one.body(text)), headers=JSON)
-            assert answer.status_code in (400, 406), answer.text
-            one.http.close()
+            with Client(str(client.http.base_url)) as one:
+                answer = one.http.post("/llmchat", content=json.dumps(one.body(text)), headers=JSON)
+                assert answer.status_code in (400, 406), answer.text
     with ThreadPoolExecutor(2 * SESSIONS) as threads:
         assert set(threads.map(lambda _: client.http.get("/readyz").status_code, range(20))) == {200}
     assert client.ask("hi")[-1].json["done"]
