@@ -17,6 +17,9 @@ class ModelsHandler(BaseHandler):
         answer = await self.services.ollama.get("/api/tags")
         self.set_status(answer.code)
         self.set_header("Content-Type", answer.headers.get("Content-Type", "application/json; charset=utf-8"))
+        # Whatever it is, no browser shall run it as a page of ours.
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Content-Security-Policy", "sandbox")
         self.finish(answer.body or None)  # not even nothing may be written with a 204
 
 

@@ -34,3 +34,9 @@ def test_without_ollama_it_is_503_and_works_when_ollama_is_back(client: Client, 
     assert "Ollama" in answer.json()["error"]
     ollama.listen_again()
     assert client.http.get("/models").status_code == 200
+
+
+def test_what_ollama_calls_a_page_is_not_run_as_one_of_ours(client: Client) -> None:
+    answer = client.http.get("/models")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "sandbox"
