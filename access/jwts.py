@@ -9,7 +9,7 @@ import jwt
 
 from access.asker import Asker
 from access.key_set import KeySet
-from access.tokens import TENANT
+from access.tokens import NAME, TENANT
 from errors import Unauthorized
 from settings import Settings
 
@@ -95,7 +95,7 @@ class Jwts:
                 "invalid_token",
             )
         name = claims.get("name")
-        return Asker(tenant, self._is_operator(claims), name=name if isinstance(name, str) and name else tenant)
+        return Asker(tenant, self._is_operator(claims), name=name if isinstance(name, str) and NAME.fullmatch(name) else tenant)
 
     def _is_operator(self, claims: Mapping[str, Any]) -> bool:
         claim = claims.get(self._operator_claim) if self._operator_claim else None

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import jwt
 import msgspec
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
+from tornado.iostream import UnsatisfiableReadError
 from tornado.options import Error
 
 from errors import Unavailable
@@ -116,8 +117,8 @@ class KeySet:
                     self._take(parse(answer.body))
                     self._body = answer.body
                 self._until = monotonic() + LIFETIME
-            except (HTTPClientError, OSError, Error) as error:
-                self._until = monotonic() + REFETCH_INTERVAL
+            except (HTTPClientError, UnsatisfiableReadError, OSError, Error) as error:
+                self._until = max(self._until, monotonic() + REFETCH_INTERVAL)
                 log.warning("The keys cannot be fetched from %s: %s", self._source, str(error))
             self._next = monotonic() + REFETCH_INTERVAL
 
@@ -142,7 +143,12 @@ class KeySet:
 
 
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        _ = parts.port
+    except ValueError as error:
+        raise Error("--jwt-keys is neither a file nor a URL") from error
     if "@" in parts.netloc:
         raise Error("--jwt-keys may not hold a password: it would be in the log")
     if parts.scheme == "https" and parts.hostname:

@@ -26,8 +26,8 @@ PREFIX = "chatterd_"
 """What a token begins with, so that people and scanners of leaked secrets know what it is."""
 
 TOKEN_BYTES = 32
-NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
-TENANT = re.compile(r"[^\x00-\x1f\x7f]{0,200}")
+NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
+TENANT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,200}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LIMITS = {field.name for field in dataclasses.fields(Limits)}
 

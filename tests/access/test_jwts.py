@@ -62,6 +62,11 @@ def test_a_token_says_whose_it_is(path: Path, signer: Signer) -> None:
     assert check(path, signer.sign(name="Alice A.", aud=["other", AUDIENCE])).name == "Alice A."
 
 
+@pytest.mark.parametrize("name", ["x" * 101, "a\nb", "\ud800", 7])
+def test_a_name_that_no_cookie_or_answer_could_carry_is_left_out(path: Path, name: object) -> None:
+    assert check(path, EC.sign(name=name)).name == "alice"
+
+
 def test_an_rsa_key_signs_with_any_rsa_algorithm_unless_it_names_its_own(path: Path) -> None:
     assert check(path, RSA.sign("PS512"))
     path.write_text(json.dumps({"keys": [RSA.public | {"alg": "RS256"}]}))
@@ -128,6 +133,7 @@ def shared_secret_confusion() -> str:
         EC.sign(aud="other"),
         EC.sign(aud=None),
         EC.sign(sub=None),
+        EC.sign(sub="\ud800"),
         EC.sign(headers={"kid": "rsa"}),
         EC.sign(headers={"kid": "nobody's"}),
         Signer("ec").sign(),
@@ -135,7 +141,7 @@ def shared_secret_confusion() -> str:
         jwt.encode({"sub": "alice"}, None, "none", headers={"kid": "ec"}),  # type: ignore[arg-type]
         shared_secret_confusion(),
     ],
-    ids=range(20),
+    ids=range(21),
 )
 def test_a_token_that_is_not_the_issuers_for_us_and_now_is_refused(path: Path, token: str) -> None:
     with pytest.raises(Unauthorized) as refused:
@@ -243,6 +249,42 @@ def test_while_the_issuer_has_no_keys_the_old_ones_do(
 
 
 @pytest.mark.expects_log("The keys cannot be fetched")
+def test_an_answer_that_is_hardly_http_is_no_reason_to_ask_at_once_again() -> None:
+    with Issuer(EC) as issuer:
+        issuer.location = "/" * 100_000
+
+        async def use(known: Jwts, keys: KeySet) -> None:
+            for _ in range(3):
+                with pytest.raises(Unavailable):
+                    await known.check(EC.sign())
+            assert issuer.asked == 2  # at the start, and for the first token
+
+        run(issuer.url, use)
+
+
+@pytest.mark.expects_log("The keys cannot be fetched")
+def test_a_strangers_token_does_not_make_known_ones_wait_for_an_issuer_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("access.key_set.monotonic", lambda: now)
+    with Issuer(EC) as issuer:
+
+        async def use(known: Jwts, keys: KeySet) -> None:
+            nonlocal now
+            token = EC.sign()
+            await known.check(token)
+            issuer.status = 500
+            with pytest.raises(Unauthorized):
+                await known.check(EC.sign(headers={"kid": "nobody's"}))
+            assert issuer.asked == 2
+            now += key_set.REFETCH_INTERVAL
+            assert known.known(token)
+
+        run(issuer.url, use)
+
+
+@pytest.mark.expects_log("The keys cannot be fetched")
 def test_a_server_that_never_got_keys_says_so_and_goes_on_trying(monkeypatch: pytest.MonkeyPatch) -> None:
     with Issuer(EC) as issuer:
         good, issuer.body = issuer.body, b"{"
@@ -305,6 +347,9 @@ def test_a_lone_key_needs_no_id(path: Path) -> None:
         "ftp://a/b",
         "https://user:password@issuer.example/keys",
         "/no/such/file",
+        "https://[::1/keys",
+        f"https://{'a' * 64}.example/keys",
+        "https://issuer.example:99999/keys",
     ],
 )
 def test_keys_come_from_a_file_or_over_tls(source: str) -> None:

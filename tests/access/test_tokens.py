@@ -89,6 +89,14 @@ def test_a_token_is_added_on_a_line_of_its_own_and_to_no_file_that_is_wrong(tmp_
     assert path.read_text() == "{"
 
 
+@pytest.mark.parametrize(("name", "tenant"), [("\udcff", ""), ("a", "\udcff")])
+def test_a_name_that_is_not_text_makes_no_token(tmp_path: Path, name: str, tenant: str) -> None:
+    """A byte on the command line that is no UTF-8 comes as half of a surrogate pair."""
+    with pytest.raises(Error, match="characters"):
+        make(tmp_path / "tokens", name, tenant, operator=False)
+    assert not (tmp_path / "tokens").exists()
+
+
 @pytest.mark.expects_log("The tokens stay as they were")
 def test_a_file_that_is_wrong_when_it_is_read_again_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "tokens"

@@ -52,6 +52,7 @@ class Issuer:
     """Publishes keys at ``url``.
 
     :ivar body: what it answers.
+    :ivar location: where it says that the keys are, too.
     :ivar asked: how often it was asked.
     """
 
@@ -59,13 +60,14 @@ class Issuer:
         self.status = 200
         self.body = key_set(*signers)
         self.asked = 0
+        self.location = "/elsewhere"
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.asked += 1
                 self.send_response(issuer.status)
-                self.send_header("Location", "/elsewhere")
+                self.send_header("Location", issuer.location)
                 self.send_header("Content-Length", str(len(issuer.body)))
                 self.end_headers()
                 self.wfile.write(issuer.body)
