@@ -40,9 +40,9 @@ class Origins:
         if origin in self._names:
             return True
         scheme, separator, authority = origin.lower().partition("://")
-        if not separator or (secure and scheme != "https"):
+        if not separator or scheme not in DEFAULT_PORTS or (secure and scheme != "https"):
             return False
-        return authority == host.lower().removesuffix(f":{DEFAULT_PORTS.get(scheme)}")
+        return authority == host.lower().removesuffix(f":{DEFAULT_PORTS[scheme]}")
 
 
 def read(text: str) -> Origins:

@@ -67,7 +67,9 @@ def bearer(authorization: str) -> str | None:
 
 
 def _session(request: HTTPServerRequest) -> str | None:
-    for name in (HOST_COOKIE, COOKIE):
+    """The cookie's value. Over TLS the other name does not count: a neighbouring host, or who is in the way of plain HTTP,
+    could have set it, to have what is said in a session of theirs."""
+    for name in (HOST_COOKIE,) if request.protocol == "https" else (HOST_COOKIE, COOKIE):
         if name in request.cookies:
             return request.cookies[name].value
     return None

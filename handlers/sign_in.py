@@ -48,8 +48,8 @@ class SignInHandler(FileHandler):
         return token.strip()
 
     def _travels_over_tls(self) -> bool:
-        """Whether the browser speaks TLS, be it to us or to a balancer: the page's origin says so."""
-        return self.request.headers.get("Origin", self.request.protocol).lower().startswith("https")
+        """Whether the browser speaks TLS, be it to us or to a balancer: the page's origin says so, if nothing else does."""
+        return self.request.protocol == "https" or self.request.headers.get("Origin", "").lower().startswith("https:")
 
     def _set_cookie(self, name: str, value: str, until: float) -> None:
         self.add_header(

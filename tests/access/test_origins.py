@@ -28,6 +28,7 @@ NAMED = read("https://chat.example.org, http://LOCALHOST:5173")
         ("null", "a.example", False, False),
         ("", "", False, False),
         ("a.example", "a.example", False, False),
+        ("capacitor://localhost", "localhost", False, False),  # an app's own pages, not those of port 80
         ("https://chat.example.org", "a.example", False, True),
         ("http://localhost:5173", "a.example", True, True),
         ("http://chat.example.org", "a.example", False, False),

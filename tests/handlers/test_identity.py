@@ -202,6 +202,36 @@ def test_over_tls_the_cookie_is_secure_wherever_tls_ends(stranger: httpx.Client,
     assert stranger.get("/models", headers={"Cookie": f"chatterd=old; {value}"}).status_code == 200
 
 
+def test_over_tls_no_cookie_counts_that_another_host_could_have_set(
+    start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
+) -> None:
+    """Who owns a neighbouring host or sees plain HTTP may give a browser their own session, to read what is said in it."""
+    tokens = TokenFile(tmp_path / "tokens")
+    tokens.add("mallory")
+    program = start_chatterd(
+        database_url=database_url,
+        auth="token",
+        token_file=tokens.path,
+        data_dir=tmp_path,
+        trusted_proxies="127.0.0.1",
+        cors_origins="http://app.example",
+    )
+    over_tls = {"X-Forwarded-Proto": "https"}
+    with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False) as http:
+
+        def status(cookie: str, headers: dict[str, str]) -> int:
+            return http.get("/sign-in/asker", headers=headers | {"Cookie": cookie}).status_code
+
+        plain = sign_in(http, tokens.token["mallory"]).headers["Set-Cookie"].split(";")[0]
+        http.cookies.clear()
+        assert plain.startswith("chatterd=") and (status(plain, {}), status(plain, over_tls)) == (200, 401)
+        for origin in ({}, {"Origin": "http://app.example"}):
+            cookie = sign_in(http, tokens.token["mallory"], **over_tls, **origin).headers["Set-Cookie"]
+            http.cookies.clear()
+            assert cookie.startswith("__Host-chatterd=") and cookie.endswith("; Secure")
+            assert status(f"{plain}; {cookie.split(';')[0]}", over_tls) == 200
+
+
 def test_what_is_no_token_does_not_sign_in(stranger: httpx.Client) -> None:
     headers = {"Content-Type": "application/json"}
     for token in ("chatterd_wrong", "\0", "\udcff", "x" * 100_000):
