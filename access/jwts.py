@@ -95,7 +95,8 @@ class Jwts:
                 "invalid_token",
             )
         name = claims.get("name")
-        return Asker(tenant, self._is_operator(claims), name=name if isinstance(name, str) and NAME.fullmatch(name) else tenant)
+        named = isinstance(name, str) and NAME.fullmatch(name)
+        return Asker(tenant, self._is_operator(claims), name=str(name) if named else tenant)
 
     def _is_operator(self, claims: Mapping[str, Any]) -> bool:
         claim = claims.get(self._operator_claim) if self._operator_claim else None

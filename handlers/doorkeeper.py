@@ -67,8 +67,8 @@ def bearer(authorization: str) -> str | None:
 
 
 def _session(request: HTTPServerRequest) -> str | None:
-    """The cookie's value. Over TLS the other name does not count: a neighbouring host, or who is in the way of plain HTTP,
-    could have set it, to have what is said in a session of theirs."""
+    """The cookie's value. Over TLS only ``__Host-`` counts: the other could be a neighbouring host's, or of whoever is
+    in the way of plain HTTP, for a browser to say in their session what they want to read."""
     for name in (HOST_COOKIE,) if request.protocol == "https" else (HOST_COOKIE, COOKIE):
         if name in request.cookies:
             return request.cookies[name].value

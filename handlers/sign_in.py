@@ -48,7 +48,7 @@ class SignInHandler(FileHandler):
         return token.strip()
 
     def _travels_over_tls(self) -> bool:
-        """Whether the browser speaks TLS, be it to us or to a balancer: the page's origin says so, if nothing else does."""
+        """Whether the browser speaks TLS, be it to us or to a balancer: the page's origin says so if need be."""
         return self.request.protocol == "https" or self.request.headers.get("Origin", "").lower().startswith("https:")
 
     def _set_cookie(self, name: str, value: str, until: float) -> None:

@@ -205,7 +205,7 @@ def test_over_tls_the_cookie_is_secure_wherever_tls_ends(stranger: httpx.Client,
 def test_over_tls_no_cookie_counts_that_another_host_could_have_set(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
-    """Who owns a neighbouring host or sees plain HTTP may give a browser their own session, to read what is said in it."""
+    """Who owns a neighbouring host may give a browser their own session, to read what is said in it."""
     tokens = TokenFile(tmp_path / "tokens")
     tokens.add("mallory")
     program = start_chatterd(
