@@ -93,7 +93,9 @@ function namesIn(area, prefix) {
 
 /** @param {Person | null} whom @returns {string} the tenant that is empty is that of a server where nobody signs in */
 function prefixOf(whom) {
-  return whom?.tenant ? `${EVERYBODY}of.${encodeURIComponent(whom.tenant)}.` : EVERYBODY;
+  if (!whom?.tenant) return EVERYBODY;
+  const name = encodeURIComponent(whom.tenant).replaceAll(".", "%2E"); // or a.b's would begin with all of a's
+  return `${EVERYBODY}of.${name}.`;
 }
 
 if (!PUBLIC.includes(location.pathname.replace(/\/$/, ""))) {

@@ -40,6 +40,7 @@ def site(
     tokens, signer = TokenFile(folder / "tokens"), Signer("key")
     tokens.add("alice")
     tokens.add("bob")
+    tokens.add("anna", tenant="alice.outbox.anna")
     tokens.add("olivia", operator=True)
     shared = {"ollama_host": _session_ollama.url, "embedded_model": False, "drain": 1, "data_dir": folder}
     jwt = {"auth": "jwt", "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
@@ -229,6 +230,25 @@ def test_who_clears_the_browser_leaves_nothing_there(page: Page, site: Site) -> 
     expect(page.get_by_label("Token")).to_be_visible()
     assert page.evaluate("Object.keys(localStorage).length + Object.keys(sessionStorage).length") == 0
     assert page.context.cookies() == []
+
+
+def test_a_tenant_whose_name_goes_on_where_anothers_ends_is_another(page: Page, site: Site) -> None:
+    """As alice@example.com and alice@example.com.au."""
+    sign_in(page, site, "anna")
+    open_chat(page)
+    say(page, "what Anna says")
+    expect_idle(page)
+    kept = "Object.keys(localStorage).filter((name) => name.includes('anna')).sort()"
+    annas = page.evaluate(kept)
+    assert annas
+    page.goto("/sign-in")
+    page.get_by_role("button", name="Sign out", exact=True).click()
+    enter(page, site.tokens.token["alice"])
+    open_chat(page)
+    page.goto("/sign-in")
+    page.get_by_role("button", name="Sign out and clear this browser").click()
+    expect(page.get_by_label("Token")).to_be_visible()
+    assert page.evaluate(kept) == annas
 
 
 def test_a_session_that_ended_shows_nothing_of_whose_it_was(page: Page, site: Site, complaints: list[str]) -> None:
