@@ -9,6 +9,8 @@ from typing import Any
 
 log = logging.getLogger("chatterd")
 
+SOCKET = "\nunix_socket_permissions = 0700\n"
+
 
 class EmbeddedPostgres:
     """PostgreSQL with its data in ``folder``, reached over a socket in the file system only.
@@ -42,8 +44,18 @@ class EmbeddedPostgres:
         if users.path.exists():
             # A process that was killed is still on the list of users, and as long as it is, nobody stops the server.
             users.put([pid for pid in users.get_and_remove(os.getpid()) if psutil.pid_exists(pid)])
+        self._keep_to_ourselves()
         self._server.start()
         return str(self._server.get_uri())
+
+    def _keep_to_ourselves(self) -> None:
+        """Let only the user who starts it, and root, use its socket, wherever that is: it asks for no password."""
+        configuration = self._folder / "postgresql.conf"
+        with self._server._lock:  # between processes
+            self._server.ensure_pgdata_inited()
+            if SOCKET not in configuration.read_text():
+                with configuration.open("a") as file:
+                    file.write(SOCKET)
 
     def stop(self) -> None:
         """Stop it, unless another process uses it. Blocks until it has."""
