@@ -15,7 +15,7 @@ from embedded.postgres import EmbeddedPostgres
 def test_no_other_user_of_the_machine_reaches_it(length: int) -> None:
     """It asks for no password. Where the folder's path is too long for a socket, the socket is in none of ours."""
     base = Path(tempfile.mkdtemp(prefix="chatterd-test-"))
-    server = EmbeddedPostgres(base / ("x" * length) / "postgres")
+    server, folder = EmbeddedPostgres(base / ("x" * length) / "postgres"), base
     try:
         for _ in range(2):
             folder = Path(parse_qs(urlsplit(server.start()).query)["host"][0])
@@ -23,4 +23,6 @@ def test_no_other_user_of_the_machine_reaches_it(length: int) -> None:
             server.stop()
     finally:
         server.stop()
+        if not folder.is_relative_to(base):
+            folder.rmdir()
         shutil.rmtree(base)
