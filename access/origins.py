@@ -46,7 +46,7 @@ class Origins:
 
 
 def read(text: str) -> Origins:
-    """Read ``--cors-origins``: origins with commas between them.
+    """Read ``--cors-origins``: origins with commas between them, of sites or of apps (``capacitor://localhost``).
 
     :raises Error: one of them is no origin.
     """
@@ -60,7 +60,7 @@ def _origin(text: str) -> str:
     except ValueError:
         parts, port = urlsplit(""), None
     rest = parts.path or parts.query or parts.fragment or parts.username or "*" in text
-    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or rest:
+    if not parts.scheme or not parts.hostname or rest:
         raise Error(f"--cors-origins names origins such as https://chat.example.org, with commas between, not {text!r}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}" + (f":{port}" if port and port != DEFAULT_PORTS[parts.scheme] else "")
+    return f"{parts.scheme}://{host}" + (f":{port}" if port and port != DEFAULT_PORTS.get(parts.scheme) else "")

@@ -52,6 +52,7 @@ def test_the_names_of_origins_are_as_browsers_write_them() -> None:
     names = read("https://A.example:443,http://b.example:80 , http://[::1]:9000")
     assert all(name in names for name in ("https://a.example", "http://b.example", "http://[::1]:9000"))
     assert "https://a.example:443" not in names
+    assert "capacitor://localhost" in read("capacitor://localhost")  # an app's own
     assert names and not read("") and not read(" , ")
 
 
@@ -63,7 +64,7 @@ def test_the_names_of_origins_are_as_browsers_write_them() -> None:
         "https://",
         "https://*.a.example",
         "https://a.example/x",
-        "ftp://a",
+        "file://",
         "null",
         "http://u@a",
         "http://a:x",
