@@ -1,12 +1,16 @@
 """The HTTP server: takes connections, and looks after them all now and then."""
 
 import asyncio
+from collections.abc import Iterable
+from socket import socket
 from typing import Any, cast
 
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
 from tornado.iostream import IOStream
+from tornado.netutil import add_accept_handler
 
 from handlers.connection import DROP_LIMIT, Connection
+from handlers.listening import PAUSE_SECONDS, Listener, most_clients
 from settings import Settings
 
 CHECK_SECONDS = 1.0
@@ -25,7 +29,26 @@ class Server(HTTPServer):
         self.conn_params.header_timeout = None  # time is ours to look after
         timeouts = (settings.header_timeout, settings.body_timeout, settings.keep_alive_timeout)
         self._interval = min(CHECK_SECONDS, *(max(timeout, 0.04) / 4 for timeout in timeouts))
+        self._most = most_clients(settings.max_replies + settings.pool_size)
         self._next_check = asyncio.get_running_loop().call_later(self._interval, self._check)
+
+    def add_sockets(self, sockets: Iterable[socket]) -> None:
+        """Take clients from sockets that listen."""
+        for listening in sockets:
+            self._sockets[listening.fileno()] = listening
+            self._accept_from(Listener(listening, self._has_room, self._pause))
+
+    def _has_room(self) -> bool:
+        return len(self._connections) < self._most
+
+    def _accept_from(self, listener: Listener) -> None:
+        if not self._stopped:
+            handler = add_accept_handler(cast(socket, listener), self._handle_connection)
+            self._handlers[listener.fileno()] = handler
+
+    def _pause(self, listener: Listener) -> None:
+        self._handlers[listener.fileno()]()
+        asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._accept_from, listener)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Serve a new connection (called by Tornado)."""

@@ -54,6 +54,7 @@ class Issuer:
     :ivar body: what it answers.
     :ivar location: where it says that the keys are, too.
     :ivar asked: how often it was asked.
+    :ivar delay: seconds before it answers.
     """
 
     def __init__(self, *signers: Signer) -> None:
@@ -61,11 +62,13 @@ class Issuer:
         self.body = key_set(*signers)
         self.asked = 0
         self.location = "/elsewhere"
+        self.delay = 0.0
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.asked += 1
+                time.sleep(issuer.delay)
                 self.send_response(issuer.status)
                 self.send_header("Location", issuer.location)
                 self.send_header("Content-Length", str(len(issuer.body)))

@@ -363,6 +363,25 @@ def test_json_web_tokens_let_in_with_keys_that_rotate(
             assert token not in program.log and token.split(".")[2] not in program.log
 
 
+def test_keys_that_come_slowly_are_not_taken_for_a_slow_client(
+    start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
+) -> None:
+    with Issuer(SIGNER) as issuer:
+        program = start_chatterd(
+            database_url=database_url,
+            auth="jwt",
+            jwt_issuer=ISSUER,
+            jwt_audience=AUDIENCE,
+            jwt_keys=issuer.url,
+            data_dir=tmp_path,
+            header_timeout=0.2,
+        )
+        issuer.body, issuer.delay = key_set(SIGNER, new := Signer("two")), 1.0
+        with Client(program.url) as client:
+            client.http.headers["Authorization"] = f"Bearer {new.sign()}"
+            assert client.http.get("/models").status_code == 200
+
+
 # Starting.
 
 
