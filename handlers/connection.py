@@ -114,6 +114,7 @@ class Connection(HTTP1ServerConnection):
         """Serve one request; False if the connection ends with it."""
         try:
             await self._await_head()
+            self._enter(Stage.ANSWER)  # whether the body may come is ours to say first
             exchange = self._exchange = Exchange(
                 self.stream,
                 self.params,
