@@ -184,6 +184,8 @@ class Connection(HTTP1ServerConnection):
 
         :param now: the event loop's time, in seconds.
         """
+        if self.stream.closed():  # what is under way for it ends by itself
+            return
         waited, settings = now - self._since, self._settings
         if self._stage is Stage.ANSWER:
             if self._exchange and self._exchange.answered and self.stream.writing():

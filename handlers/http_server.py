@@ -59,10 +59,10 @@ class Server(HTTPServer):
 
     def _check(self) -> None:
         loop = asyncio.get_running_loop()
+        self._next_check = loop.call_later(self._interval, self._check)
         now = loop.time()
         for connection in list(self._connections):
             cast(Connection, connection).check(now)
-        self._next_check = loop.call_later(self._interval, self._check)
 
     async def close_all_connections(self) -> None:
         """Close them, and wait until their requests have ended."""

@@ -25,6 +25,7 @@ from tests.fakes.issuer import AUDIENCE, ISSUER, Issuer, Signer, key_set
 from tests.fakes.ollama import Head, Lines, ScriptedOllama, last_line, line
 from tests.handlers.test_openapi import OPERATIONS, check_answer, operation
 from tests.program import ROOT, Program
+from tests.raw import raw
 from tests.tokens import TokenFile
 
 SIGNER = Signer("one")
@@ -379,7 +380,11 @@ def test_keys_that_come_slowly_are_not_taken_for_a_slow_client(
         issuer.body, issuer.delay = key_set(SIGNER, new := Signer("two")), 1.0
         with Client(program.url) as client:
             client.http.headers["Authorization"] = f"Bearer {new.sign()}"
-            assert client.http.get("/models").status_code == 200
+            answer = client.http.get("/models")
+            with raw(program.url) as slow:  # clients are still looked after
+                slow.send(b"GET /healthz")
+                assert slow.answer().status == 408
+            assert answer.status_code == 200
 
 
 # Starting.
