@@ -10,7 +10,8 @@ from tornado.routing import PathMatches, Rule
 from access.needs import Need
 from errors import AnswerBroken, BadRequest, OllamaUnreachable
 from handlers.base import BaseHandler
-from handlers.json_measures import characters
+from handlers.json_measures import characters, more_parts_than
+from handlers.prompt import PARTS_LIMIT, TOO_MANY_PARTS
 from relay.ollama import Call
 
 BACKLOG_LIMIT = 67_108_864
@@ -51,6 +52,8 @@ class LlmpromptHandler(BaseHandler):
 
     def _check_characters(self, body: bytes) -> None:
         if self.services.limits.prompt_characters(self.asker):
+            if more_parts_than(body, PARTS_LIMIT):
+                raise BadRequest(TOO_MANY_PARTS)
             try:
                 prompt = msgspec.json.decode(body)
             except (msgspec.DecodeError, RecursionError) as error:

@@ -7,11 +7,16 @@ import msgspec
 
 from db.chatts import Message
 from errors import BadRequest, Unprocessable
-from handlers.json_measures import deeper_than
+from handlers.json_measures import deeper_than, more_parts_than
 from relay.prompt import Prompt
 
 APPID_LIMIT = 155
 """Characters of an appID: the width of the tutorial's column."""
+
+PARTS_LIMIT = 500_000
+"""Strings, brackets and commas of a body: what they become in memory is bounded by their number, not by its size."""
+
+TOO_MANY_PARTS = "The body has too many values. Send it in parts."
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -23,7 +28,7 @@ def parse(body: bytes, tenant: str, idempotency_key: str | None, max_messages: i
 
     :param max_messages: how many messages it may have.
     :param max_depth: how deep its JSON may be nested.
-    :raises BadRequest: the body is not a JSON object in UTF-8, or nested too deeply.
+    :raises BadRequest: the body is not a JSON object in UTF-8, nested too deeply, or of too many values.
     :raises Unprocessable: a field is missing or wrong; the sentence names it.
     """
     fields = _object(body, max_depth)
@@ -58,6 +63,8 @@ def _check_key(key: str | None) -> str | None:
 def _object(body: bytes, max_depth: int) -> Fields:
     try:
         body.decode()  # msgspec does not look into what it passes on raw
+        if more_parts_than(body, PARTS_LIMIT):
+            raise BadRequest(TOO_MANY_PARTS)
         value = msgspec.json.decode(body)
         if body.count(b"{") + body.count(b"[") > max_depth and deeper_than(value, max_depth):
             raise BadRequest(f"The body is nested too deeply: {max_depth} levels are the most.")

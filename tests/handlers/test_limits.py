@@ -248,6 +248,23 @@ def test_too_many_messages_in_a_prompt_are_422(tight: Client) -> None:
     assert tight.ask("1", "2", "3")[-1].json["done"] is True
 
 
+@pytest.mark.parametrize("wide", ["[],", "{},", '"a",', "1,"])
+def test_json_of_too_many_values_is_400_before_they_are_made(tight: Client, wide: str) -> None:
+    body = ujson.dumps(tight.body("hi"))[:-1] + f', "options": [{wide * 600_000}0]}}'
+    json = {"Content-Type": "application/json"}
+    for path in ("/llmchat", "/llmprompt"):
+        answer = tight.http.post(path, content=body, headers=json)
+        assert (answer.status_code, answer.json()) == (
+            400,
+            {"error": "The body has too many values. Send it in parts."},
+        )
+
+
+def test_commas_and_brackets_in_a_text_are_not_values(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("ok"), last_line()))
+    assert client.ask('[{,"\\' * 200_000)[-1].json["done"]
+
+
 @pytest.mark.parametrize("deep", ["[" * 6 + "]" * 6, "[" * 5000 + "]" * 5000, '{"a":' * 100_000])
 def test_json_that_is_nested_too_deeply_is_400(tight: Client, deep: str) -> None:
     body = ujson.dumps(tight.body("hi"))[:-1] + f', "options": {deep}}}'
