@@ -31,7 +31,8 @@ LEAVE_SECONDS = 5.0
 """Seconds for which a client that was refused may go on sending."""
 
 BODY_RATE = 1_024
-"""Bytes of a body that must come each second on average, once ``--body-timeout`` has passed."""
+"""Bytes of a body that must come each second on average; a pause of ``--body-timeout`` is the longest, whatever came
+before it. What came of a body is kept in memory, and must not be for hours."""
 
 
 class Stage(Enum):
@@ -66,7 +67,7 @@ class Connection(HTTP1ServerConnection):
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._head = b""
         self._exchange: Exchange | None = None
-        self._received = 0
+        self._more_by = 0.0
         self._sent = 0
         self._enter(Stage.FIRST)
 
@@ -76,14 +77,14 @@ class Connection(HTTP1ServerConnection):
 
     def body_expected(self) -> None:
         """The request's body comes (see :class:`handlers.exchange.Watch`)."""
-        self._received = 0
         if self._stage is not Stage.LEAVING:
             self._enter(Stage.BODY)
+            self._more_by = self._since + self._settings.body_timeout
 
     def body_came(self, size: int) -> None:
         """A piece of it came."""
-        self._received += size
         self._heard = self._now()
+        self._more_by = min(self._more_by + size / BODY_RATE, self._heard + self._settings.body_timeout)
 
     def request_read(self) -> None:
         """The request was read."""
@@ -200,7 +201,7 @@ class Connection(HTTP1ServerConnection):
         elif self._stage is Stage.BODY:
             if now - self._heard > settings.body_timeout:
                 self._give_up(f"Nothing of the request's body came for {settings.body_timeout:g} seconds.")
-            elif waited > settings.body_timeout + self._received / BODY_RATE:
+            elif now > self._more_by:
                 self._give_up(f"The request's body comes too slowly: {BODY_RATE} bytes a second are the least.")
         else:
             self._close_if(waited > LEAVE_SECONDS)

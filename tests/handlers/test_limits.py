@@ -209,6 +209,13 @@ def test_a_body_that_does_not_come_is_408(tight: Client, sent: bytes) -> None:
     assert tight.messages() == []
 
 
+def test_a_body_that_drips_after_most_of_it_came_is_408(tight: Client) -> None:
+    with raw(url_of(tight)) as connection:
+        connection.send(head("/llmchat", "Content-Length: 1000000") + b" " * 900_000)
+        connection.drip(b" ")
+        assert "too slowly" in refused(connection, 408)
+
+
 @pytest.mark.parametrize("piece", [b" ", b"1\r\n \r\n"])
 def test_a_body_that_drips_is_408(tight: Client, piece: bytes) -> None:
     chunked = len(piece) > 1
