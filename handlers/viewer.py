@@ -62,7 +62,7 @@ class ViewerHandler(BaseHandler):
             await self._follow(cursor)
             self.finish()
         except (asyncio.CancelledError, StreamClosedError):
-            self.log_fields["end"] = "client left"
+            self.log_fields["end"] = "sent elsewhere" if self.services.replies.leaving else "client left"
         except (TimeoutError, Moved, Unavailable) as error:
             self._figures.viewers_dropped += 1
             self.break_off("client too slow" if isinstance(error, TimeoutError) else "sent elsewhere")

@@ -176,6 +176,21 @@ def test_a_view_that_is_cut_leaves_one_line_too(asker: Client, logged: Program, 
     assert len(ids) == len(set(ids)) == 3
 
 
+def test_viewers_of_a_process_that_leaves_are_not_said_to_have_left(
+    asker: Client, logged: Program, ollama: ScriptedOllama
+) -> None:
+    ollama.script(Head(), Lines(line("a")), Gate())
+    path = asker.begin("hi")
+    with ExitStack() as viewers:
+        for _ in range(60):
+            connection = viewers.enter_context(connected(logged))
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        assert logged.terminate() == 0
+    ends = [one["end"] for one in entries(logged.log) if "end" in one]
+    assert ends == ["sent elsewhere"] * 60
+
+
 def test_lines_for_people_end_with_the_fields(chatterd: Program, client: Client, ollama: ScriptedOllama) -> None:
     client.ask("hi", model="a model=\n", headers={"X-Request-ID": "for-people"})
     place = r"\[I \d{6} \d\d:\d\d:\d\d \w+:\d+\]"
