@@ -192,8 +192,16 @@ class BaseHandler(RequestHandler):
             return
         self._body += chunk[: self.services.settings.max_body_bytes + 1 - len(self._body)]
 
+    def on_connection_close(self) -> None:
+        """Keep nothing of a body that will not be whole (called by Tornado): what is left of the request waits for
+        Python's cyclic garbage collector, which knows nothing of sizes."""
+        if not self.request._body_future.done():
+            self._refused = True
+            self._body.clear()
+        super().on_connection_close()
+
     def json_body(self) -> bytes:
-        """The request's body, which claims to be JSON.
+        """The request's body, which claims to be JSON. It is kept no longer: a reply may be shown for half an hour.
 
         :raises UnsupportedMediaType: the content type is another.
         :raises TooLarge: it exceeds ``--max-body-bytes``.
@@ -203,7 +211,8 @@ class BaseHandler(RequestHandler):
             raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
         if len(self._body) > self.services.settings.max_body_bytes:
             raise self._too_large()
-        return bytes(self._body)
+        body, self._body = bytes(self._body), bytearray()
+        return body
 
     def query(self, name: str) -> str | None:
         """A value from the query, exactly as it was sent (Tornado's own reading drops control characters).

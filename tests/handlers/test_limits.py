@@ -496,3 +496,17 @@ def test_500_slow_heads_and_500_stuck_viewers_neither_hold_the_server_up_nor_fil
         with other.http:
             assert other.ask("still there?")[-1].json["done"] is True
             assert len(other.view(path)) == 1_001
+
+
+def test_bodies_that_break_off_are_not_kept(
+    start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
+) -> None:
+    program = start_chatterd(database_url=database_url)
+    with Client(program.url) as client:
+        client.ask("warm up")
+        before = resident(program)
+        for _ in range(20):
+            with raw(program.url) as connection:
+                connection.send(head("/llmchat", "Content-Length: 30000000") + b" " * 20_000_000)
+        assert client.http.get("/healthz").status_code == 200
+        assert resident(program) - before < 150
