@@ -75,6 +75,7 @@ class Settings:
     max_messages: int = _setting(1_000, "messages in one prompt")
     max_json_depth: int = _setting(100, "levels to which a prompt's JSON may be nested")
     max_body_bytes: int = _setting(33_554_432, "size of a request's body")
+    max_bodies_bytes: int = _setting(536_870_912, "size of all bodies read at once; beyond, 503")
     max_header_bytes: int = _setting(32_768, "size of a request's line and headers together")
     max_url_bytes: int = _setting(8_192, "size of a request's URL")
     max_line_bytes: int = _setting(33_554_432, "size of one line from Ollama; a longer one ends the reply")

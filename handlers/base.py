@@ -20,8 +20,9 @@ from access.needs import Need
 from access.origins import Origins
 from access.proxies import Proxies
 from db.pool import Database
-from errors import BadRequest, ChatterdError, NotFound, TooLarge, UnsupportedMediaType
+from errors import BadRequest, ChatterdError, NotFound, TooLarge, Unavailable, UnsupportedMediaType
 from handlers import doorkeeper
+from handlers.bodies import Bodies
 from handlers.connection import DROP_LIMIT
 from handlers.outbox import Outbox
 from handlers.turns import Turns
@@ -53,10 +54,12 @@ class Services:
     turns: Turns = field(default_factory=Turns)
     limits: RequestLimits = field(init=False)
     proxies: Proxies = field(init=False)
+    bodies: Bodies = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "limits", RequestLimits(self.settings))
         object.__setattr__(self, "proxies", Proxies(self.settings.trusted_proxies))
+        object.__setattr__(self, "bodies", Bodies(self.settings.max_bodies_bytes))
 
 
 @stream_request_body
@@ -148,7 +151,9 @@ class BaseHandler(RequestHandler):
         its client waits for leave to send one."""
         if self._waits_for_leave:
             raise error
+        self._refuse_when_read(error)
 
+    def _refuse_when_read(self, error: ChatterdError) -> None:
         def refuse(*_args: object) -> NoReturn:
             raise error
 
@@ -190,14 +195,25 @@ class BaseHandler(RequestHandler):
         """Keep a part of the body; beyond the limit by one byte only, so that :meth:`json_body` sees the excess."""
         if self._refused:
             return
-        self._body += chunk[: self.services.settings.max_body_bytes + 1 - len(self._body)]
+        kept = chunk[: self.services.settings.max_body_bytes + 1 - len(self._body)]
+        if self.services.bodies.take(len(kept)):
+            self._body += kept
+        else:
+            self._drop_body()
+            self._refuse_when_read(
+                Unavailable("The server is reading as many large requests as it can. Try again in a moment.")
+            )
+
+    def _drop_body(self) -> None:
+        self.services.bodies.give_back(len(self._body))
+        self._body = bytearray()
 
     def on_connection_close(self) -> None:
         """Keep nothing of a body that will not be whole (called by Tornado): what is left of the request waits for
         Python's cyclic garbage collector, which knows nothing of sizes."""
         if not self.request._body_future.done():
             self._refused = True
-            self._body.clear()
+            self._drop_body()
         super().on_connection_close()
 
     def json_body(self) -> bytes:
@@ -211,7 +227,8 @@ class BaseHandler(RequestHandler):
             raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
         if len(self._body) > self.services.settings.max_body_bytes:
             raise self._too_large()
-        body, self._body = bytes(self._body), bytearray()
+        body = bytes(self._body)
+        self._drop_body()
         return body
 
     def query(self, name: str) -> str | None:
@@ -278,6 +295,7 @@ class BaseHandler(RequestHandler):
 
     def on_finish(self) -> None:
         """Count the answered request (called by Tornado)."""
+        self._drop_body()
         method = self.request.method if self.request.method in self.SUPPORTED_METHODS else "other"
         figures = self.services.status.figures
         figures.requests[method or "", self.route, self.get_status()] += 1

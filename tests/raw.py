@@ -75,6 +75,11 @@ class Raw:
         """What comes until the server closes."""
         return self._file.read()
 
+    def hang_up(self) -> None:
+        """Close the connection now."""
+        self._file.close()
+        self._connection.close()
+
     def close_file(self) -> None:
         self._file.close()
 

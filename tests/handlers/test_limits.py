@@ -11,6 +11,7 @@ import pytest
 import ujson
 
 from tests.client import Client
+from tests.database import eventually
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.program import Program
 from tests.raw import Raw, head, raw
@@ -510,3 +511,26 @@ def test_bodies_that_break_off_are_not_kept(
                 connection.send(head("/llmchat", "Content-Length: 30000000") + b" " * 20_000_000)
         assert client.http.get("/healthz").status_code == 200
         assert resident(program) - before < 150
+
+
+def test_a_body_for_which_there_is_no_room_beside_the_others_is_503_until_one_of_them_is_read(
+    start_chatterd: Callable[..., Program], session_database_url: str
+) -> None:
+    program = start_chatterd(database_url=session_database_url, max_bodies_bytes=100_000)
+    with Client(program.url) as client, raw(program.url) as first, raw(program.url) as leaving:
+        body = ujson.dumps(client.body("x" * 60_000)).encode()
+        large = client.body("y" * 60_000)
+        for connection in (first, leaving):
+            connection.send(head("/llmchat", f"Content-Length: {len(body)}"))
+        first.send(body[:-1])
+        eventually("no room is left", lambda: client.http.post("/llmchat", json=large).status_code == 503)
+        answer = client.http.post("/llmchat", json=large)
+        assert int(answer.headers["Retry-After"]) > 0
+        assert "large requests" in answer.json()["error"]
+        assert client.http.post("/llmchat", json=[]).status_code == 400, "a small one finds room"
+        first.send(body[-1:])
+        assert first.answer().status == 200
+        leaving.send(body[:-1])
+        eventually("no room is left", lambda: client.http.post("/llmchat", json=large).status_code == 503)
+        leaving.hang_up()
+        eventually("who left gave it back", lambda: client.http.post("/llmchat", json=large).status_code == 200)
