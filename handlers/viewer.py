@@ -1,11 +1,10 @@
 """A viewer: one HTTP response that shows a reply's lines as server-sent events."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import cast
 
 from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 
 from errors import Unavailable
@@ -13,9 +12,36 @@ from handlers.base import BaseHandler
 from handlers.outbox import Outlet
 from relay import sse
 from relay.cursor import Cursor, Moved
+from relay.figures import Figures
 
 WRITE_LIMIT = 32_768
 """Bytes handed to a socket at once, and so what a viewer that does not read costs."""
+
+SENT = HTTPHeaders()
+"""In the place of headers that have been sent: thousands of viewers may wait for long, and each kept 2 kB of them."""
+
+
+class Place:
+    """One of the viewers that may be there at once. (A generator as context manager would be half a kB of each.)"""
+
+    __slots__ = ("_figures", "_most")
+
+    def __init__(self, figures: Figures, most: int) -> None:
+        self._figures = figures
+        self._most = most
+
+    def __enter__(self) -> None:
+        """Take the place.
+
+        :raises Unavailable: all are taken.
+        """
+        if self._figures.viewers >= self._most:
+            raise Unavailable("The server is showing as many replies as it can. Try again in a moment.")
+        self._figures.viewers += 1
+
+    def __exit__(self, *_error: object) -> None:
+        """Give it back."""
+        self._figures.viewers -= 1
 
 
 class ViewerHandler(BaseHandler):
@@ -34,19 +60,9 @@ class ViewerHandler(BaseHandler):
         if self._showing:
             self._showing.cancel()
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Within the block a reply may be shown.
-
-        :raises Unavailable: as many viewers as may be are there already.
-        """
-        if self._figures.viewers >= self.services.settings.max_viewers:
-            raise Unavailable("The server is showing as many replies as it can. Try again in a moment.")
-        self._figures.viewers += 1
-        try:
-            yield
-        finally:
-            self._figures.viewers -= 1
+    def place(self) -> "Place":
+        """Within the block of this a reply may be shown."""
+        return Place(self._figures, self.services.settings.max_viewers)
 
     async def show(self, cursor: Cursor) -> None:
         """Show the lines from the cursor on, as they come, until the reply's end or the client's."""
@@ -58,6 +74,7 @@ class ViewerHandler(BaseHandler):
         self.ui.clear()  # Tornado's, for templates; thousands of viewers may wait for long
         try:
             await self.flush()
+            self._headers = SENT
             self._outlet = Outlet(cast(HTTP1Connection, self.request.connection).stream)
             await self._follow(cursor)
             self.finish()
