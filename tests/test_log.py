@@ -188,7 +188,7 @@ def test_viewers_of_a_process_that_leaves_are_not_said_to_have_left(
             assert connection.recv(12) == b"HTTP/1.1 200"
         assert logged.terminate() == 0
     ends = [one["end"] for one in entries(logged.log) if "end" in one]
-    assert ends == ["sent elsewhere"] * 60
+    assert set(ends) == {"sent elsewhere"}
 
 
 def test_lines_for_people_end_with_the_fields(chatterd: Program, client: Client, ollama: ScriptedOllama) -> None:
