@@ -26,6 +26,9 @@ LINGER = 5.0
 ROUND_SECONDS = 0.5
 """Seconds that a round under way gets to end before a reply is stored all the same."""
 
+WORDS_SECONDS = 2.0
+"""Seconds that a reply's last words get to be shown before its end is stored all the same."""
+
 STORE_RETRY = 0.5
 """Seconds between two attempts to store a reply while the database is away."""
 
@@ -262,7 +265,7 @@ class Generation:
 
         self.reply.watch(take)
         with suppress(TimeoutError):
-            async with asyncio.timeout(ROUND_SECONDS):
+            async with asyncio.timeout(WORDS_SECONDS):
                 await shown
         self.reply.unwatch(take)
 
