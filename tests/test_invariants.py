@@ -260,7 +260,7 @@ def test_invariant_2_done_is_not_shown_and_not_in_the_log_before_the_message_is_
                 await connection.execute("LOCK TABLE chatts IN SHARE MODE")
                 gate.open()
                 await asyncio.to_thread(eventually, "the end waits", lambda: waiting(processes.url, "SET status"))
-                shown = []
+                shown: list[str] = []
                 words = ["b ", "c "] if together else []
                 # Half a second in which a round would have been written and shown; more, if a slow one has to come.
                 while len(stream.comments) < (5 if len(shown) >= len(words) else 200):
