@@ -5,9 +5,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import ujson
+
+from tests.database import eventually
 
 
 def head(path: str = "/llmchat", *more: str, method: str = "POST", version: str = "1.1") -> bytes:
@@ -29,6 +32,16 @@ class Answer:
         return str(sentence)
 
 
+def _queued(local: int, remote: int) -> str:
+    """Bytes that a connection has still to send, and those that its program has still to read."""
+    for one in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, here, there, _, queues, *_ = one.split()
+        if (int(here.split(":")[1], 16), int(there.split(":")[1], 16)) == (local, remote):
+            sending, reading = (int(size, 16) for size in queues.split(":"))
+            return f"{sending}:{reading}"
+    return "no such connection"
+
+
 class Raw:
     """A connection on which a test says exactly what it wants."""
 
@@ -38,6 +51,11 @@ class Raw:
 
     def send(self, data: bytes) -> None:
         self._connection.sendall(data)
+
+    def wait_until_read(self) -> None:
+        """Poll until the server has taken from its socket all that was sent (Linux's ``/proc/net/tcp``)."""
+        ours, theirs = self._connection.getsockname()[1], self._connection.getpeername()[1]
+        eventually("the server has read all", lambda: _queued(ours, theirs) == _queued(theirs, ours) == "0:0")
 
     def drip(self, piece: bytes, pause: float = 0.02) -> None:
         """Send the same again and again, slowly, until the server has answered.

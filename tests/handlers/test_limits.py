@@ -523,14 +523,16 @@ def test_a_body_for_which_there_is_no_room_beside_the_others_is_503_until_one_of
         for connection in (first, leaving):
             connection.send(head("/llmchat", f"Content-Length: {len(body)}"))
         first.send(body[:-1])
-        eventually("no room is left", lambda: client.http.post("/llmchat", json=large).status_code == 503)
+        first.wait_until_read()
         answer = client.http.post("/llmchat", json=large)
+        assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 0
         assert "large requests" in answer.json()["error"]
         assert client.http.post("/llmchat", json=[]).status_code == 400, "a small one finds room"
         first.send(body[-1:])
         assert first.answer().status == 200
         leaving.send(body[:-1])
-        eventually("no room is left", lambda: client.http.post("/llmchat", json=large).status_code == 503)
+        leaving.wait_until_read()
+        assert client.http.post("/llmchat", json=large).status_code == 503
         leaving.hang_up()
         eventually("who left gave it back", lambda: client.http.post("/llmchat", json=large).status_code == 200)
