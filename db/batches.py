@@ -3,7 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 import asyncpg
 from asyncpg import DeadlockDetectedError
@@ -14,6 +15,9 @@ from errors import Unavailable
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
+GIVE_WAY_SECONDS = 0.05
+"""Seconds for which a statement lets a crowd that waits for others go first, at most."""
+
 
 class Batches(Generic[Asked, Answer]):
     """Does at once what is asked for if few ask, and together with what the others ask if many do.
@@ -23,6 +27,7 @@ class Batches(Generic[Asked, Answer]):
     :param run: the statement: all that is asked or nothing of it; answers in order.
     :param at_once: statements under way at once. With two, one that waits for a lock does not hold up everybody.
     :param limit: what one statement does at most.
+    :param behind: those that go first while a crowd waits for them: more than one statement of theirs does.
     """
 
     def __init__(
@@ -31,11 +36,15 @@ class Batches(Generic[Asked, Answer]):
         run: Callable[[asyncpg.Connection, Sequence[Asked]], Awaitable[Sequence[Answer]]],
         at_once: int,
         limit: int,
+        behind: "Batches[Any, Any] | None" = None,
     ) -> None:
         self._database = database
         self._run = run
         self._at_once = at_once
         self._limit = limit
+        self._behind = behind
+        self._calm = asyncio.Event()
+        self._calm.set()
         self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -48,6 +57,8 @@ class Batches(Generic[Asked, Answer]):
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, answer))
+        if len(self._waiting) > self._limit:
+            self._calm.clear()
         if self._under_way < self._at_once:
             self._under_way += 1
             task = asyncio.create_task(self._work())
@@ -58,9 +69,25 @@ class Batches(Generic[Asked, Answer]):
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await self._do([self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))])
+                if self._behind:
+                    await self._behind.no_crowd()
+                if batch := self._take():  # another of the statements at once may have taken all meanwhile
+                    await self._do(batch)
         finally:
             self._under_way -= 1
+
+    def _take(self) -> list[tuple[Asked, "asyncio.Future[Answer]"]]:
+        batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
+        if len(self._waiting) <= self._limit:
+            self._calm.set()
+        return batch
+
+    async def no_crowd(self) -> None:
+        """Wait until no more is waited for than one statement does, for :data:`GIVE_WAY_SECONDS` at most."""
+        if not self._calm.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GIVE_WAY_SECONDS):
+                    await self._calm.wait()
 
     async def _do(self, batch: Sequence[tuple[Asked, "asyncio.Future[Answer]"]]) -> None:
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from db.batches import Batches
 from db.pool import Database
-from db.replies import Ending, Finished
+from db.replies import Begun, Ending, Finished, NewReply
 from errors import ChatterdError, LineTooLong, OllamaUnreachable, Unavailable, UnreadableLine
 from relay import chat_line, ndjson
 from relay.doorbell import Doorbell
@@ -59,6 +59,7 @@ class Parts:
     database: Database
     doorbell: Doorbell
     journal: Journal
+    beginnings: Batches[NewReply, Begun]
     endings: Batches[Ending, Finished]
     settings: Settings
     figures: Figures

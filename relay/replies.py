@@ -3,16 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
 
 from db import adoption, conversations, lines, replies
-from db.batches import Batches
 from db.lines import Page
-from db.replies import Begun, NewReply, StoredReply
+from db.replies import NewReply, StoredReply
 from errors import Conflict, NotFound, Unavailable
 from relay import chat_line, prompt
 from relay.adoption import Adoption
@@ -49,7 +47,7 @@ class Replies:
         self._settings = parts.settings
         self._presence = presence
         self._doorbell = parts.doorbell
-        self._beginnings = Batches(parts.database, self._begin_all, 2, 16)
+        self._beginnings = parts.beginnings
 
     @property
     def ready(self) -> bool:
@@ -108,14 +106,6 @@ class Replies:
         async with self._database.acquire() as connection:
             known = await replies.by_key(connection, asked.tenant, asked.appid, asked.idempotency_key)
         return None if known is None else await self.follow(asked.tenant, known, 0)
-
-    async def _begin_all(self, connection: Any, new: Sequence[NewReply]) -> list[Begun]:
-        if not self._presence.known:
-            raise Unavailable("The server is not ready yet. Try again in a moment.")
-        started = monotonic()
-        begun = await replies.begin(connection, new)
-        self._parts.figures.begin_statement.observe(monotonic() - started)
-        return begun
 
     async def follow(self, tenant: str, id: UUID, at: int) -> Cursor:
         """Find a reply to show, whichever process generates it, or did.

@@ -9,7 +9,8 @@ import asyncpg
 from db import replies
 from db.batches import Batches
 from db.pool import Database
-from db.replies import Ending, Finished
+from db.replies import Begun, Ending, Finished, NewReply
+from errors import Unavailable
 from relay.adoption import Adoption
 from relay.doorbell import Doorbell
 from relay.figures import Figures
@@ -34,13 +35,23 @@ async def start_relay(
     presence = Presence(database, doorbell)
     journal = Journal(database, presence, doorbell, settings.journal_interval / 1000, figures)
 
+    async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> Sequence[Begun]:
+        if not presence.known:
+            raise Unavailable("The server is not ready yet. Try again in a moment.")
+        started = monotonic()
+        begun = await replies.begin(connection, new)
+        figures.begin_statement.observe(monotonic() - started)
+        return begun
+
     async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> Sequence[Finished]:
         started = monotonic()
         finished = await replies.finish(connection, endings)
         figures.end_statement.observe(monotonic() - started)
         return finished
 
-    relay = Parts(ollama, database, doorbell, journal, Batches(database, finish, 2, 64), settings, figures)
+    beginnings = Batches(database, begin, 2, 16)
+    endings = Batches(database, finish, 2, 64, behind=beginnings)  # what was said is shown already
+    relay = Parts(ollama, database, doorbell, journal, beginnings, endings, settings, figures)
     running = Running(journal, figures)
     adoption = Adoption(relay, presence, running)
     sweep = Sweep(relay, running, adoption)

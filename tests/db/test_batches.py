@@ -35,8 +35,8 @@ class Scene:
         self.watching = watching
         self.runs: list[list[str]] = []
 
-    def batches(self, at_once: int = 1, limit: int = 100) -> Batches[str, str]:
-        return Batches(self.database, self._store, at_once, limit)
+    def batches(self, at_once: int = 1, limit: int = 100, behind: Batches[str, str] | None = None) -> Batches[str, str]:
+        return Batches(self.database, self._store, at_once, limit, behind)
 
     async def _store(self, connection: asyncpg.Connection, asked: Sequence[str]) -> Sequence[str]:
         self.runs.append(list(asked))
@@ -138,10 +138,66 @@ def test_no_more_statements_than_allowed_are_under_way_and_one_that_waits_does_n
         held += ask(batches, "held")
         await at.statements_wait(2)
         waiting = ask(batches, "c")
-        await asyncio.sleep(0.05)  # long enough for a third statement, were one begun
+        await at.kept()  # a round trip is long enough for a third statement to begin, were one to
         assert at.runs == [["held"], ["a", "b"], ["held"]]
         await at.release()
         assert await outcomes(held + waiting) == ["HELD", "HELD", "C"]
+
+    play(database_url, act)
+
+
+def test_a_crowd_goes_before_statements_that_stand_behind_it(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.batches.GIVE_WAY_SECONDS", 30)
+
+    async def act(at: Scene) -> None:
+        first = at.batches(limit=2)
+        behind = at.batches(at_once=2, behind=first)
+        await at.hold()
+        crowd = ask(first, "held", *"abcd")
+        await at.statements_wait()
+        last = ask(behind, "x", "y")
+        await at.kept()
+        last += ask(behind, "z")
+        await at.kept()
+        assert at.runs == [["held", "a"]]
+        await at.release()
+        assert await outcomes(crowd + last) == ["HELD", *"ABCD", *"XYZ"]
+        assert sorted(at.runs[1:]) == [["b", "c"], ["d"], ["x", "y", "z"]]
+        assert at.runs[1] == ["b", "c"]
+
+    play(database_url, act)
+
+
+def test_statements_stand_behind_a_few_of_others_in_no_way(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.batches.GIVE_WAY_SECONDS", 30)
+
+    async def act(at: Scene) -> None:
+        first = at.batches(limit=2)
+        behind = at.batches(behind=first)
+        await at.hold()
+        few = ask(first, "held")
+        await at.statements_wait()
+        few += ask(first, "a", "b")
+        assert await outcomes(ask(behind, "x", "y")) == ["X", "Y"]
+        await at.release()
+        assert await outcomes(few) == ["HELD", "A", "B"]
+
+    play(database_url, act)
+
+
+def test_a_crowd_does_not_hold_up_those_behind_it_for_long(database_url: str) -> None:
+    async def act(at: Scene) -> None:
+        first = at.batches(limit=2)
+        behind = at.batches(behind=first)
+        await at.hold()
+        crowd = ask(first, "held", *"abcd")
+        await at.statements_wait()
+        assert await outcomes(ask(behind, "x", "y")) == ["X", "Y"]
+        assert at.runs == [["held", "a"], ["x", "y"]]
+        await at.release()
+        assert await outcomes(crowd) == ["HELD", *"ABCD"]
 
     play(database_url, act)
 
