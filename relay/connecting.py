@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 from errno import EINPROGRESS
-from functools import cache
+from functools import cache, lru_cache
 from os import strerror
 from socket import (
     AI_NUMERICHOST,
@@ -86,9 +86,18 @@ async def _addresses(host: str, port: int) -> Sequence[tuple[Any, ...]]:
     :raises OSError: nobody knows it.
     """
     try:
-        return getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
+        return _as_number(host, port)
     except gaierror:
         return await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM)
+
+
+@lru_cache(maxsize=16)
+def _as_number(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    """The address that a host's name is.
+
+    :raises OSError: it is none.
+    """
+    return getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
 
 
 @cache

@@ -2,6 +2,8 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import SplitResult, unquote
 
 from tornado.httputil import HTTPHeaders
@@ -20,21 +22,28 @@ def request_head(method: str, url: SplitResult, headers: HTTPHeaders, length: in
     :param length: of the body, in bytes; None if there is none.
     :raises ValueError: something in it would end its line or cannot be sent.
     """
-    request_line = f"{method} {url.path or '/'}{'?' if url.query else ''}{url.query} HTTP/1.1"
-    fields = [
-        f"Host: {_host(url)}",
-        "Connection: close",
-        *_authorization(url),
-        *(f"{name}: {value}" for name, value in headers.get_all() if name not in OURS),
-    ]
+    fields = [f"{name}: {value}" for name, value in headers.get_all() if name not in OURS]
     if length is not None:
         fields.append(f"Content-Length: {length}")
+    _check(fields)
+    return "\r\n".join([*_beginning(method, url), *fields, "", ""]).encode("latin1")
+
+
+@lru_cache(maxsize=16)
+def _beginning(method: str, url: SplitResult) -> list[str]:
+    """The lines that are the same for all requests to a URL."""
+    request_line = f"{method} {url.path or '/'}{'?' if url.query else ''}{url.query} HTTP/1.1"
     if not _REQUEST_LINE.fullmatch(request_line):
         raise ValueError(f"not a request: {request_line!r}")
+    fields = [f"Host: {_host(url)}", "Connection: close", *_authorization(url)]
+    _check(fields)
+    return [request_line, *fields]
+
+
+def _check(fields: Iterable[str]) -> None:
     for field in fields:
         if not _FIELD.fullmatch(field):
             raise ValueError(f"not a header: {field!r}")
-    return "\r\n".join([request_line, *fields, "", ""]).encode("latin1")
 
 
 def _host(url: SplitResult) -> str:
