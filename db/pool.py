@@ -38,8 +38,9 @@ COMMAND_TIMEOUT = 10.0
 """Seconds that a statement may take; migrations may take longer."""
 
 
-PLANNING = {"plan_cache_mode": "force_generic_plan", "jit": "off"}
-"""Every statement here goes by a key, whatever its values: to plan it once is enough, to compile it never pays."""
+PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
+"""Every statement here goes by a key, whatever its values: to plan it once is enough, to compile it never pays, and to
+read a whole table must not seem best because it is empty yet: the plan stays when it is not any more."""
 
 DIRECT: dict[str, Any] = {"server_settings": PLANNING, "max_cached_statement_lifetime": 0}
 """How asyncpg connects to PostgreSQL itself: statements stay prepared for as long as the session lives."""

@@ -267,7 +267,7 @@ async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> l
 # `finished IS NULL`: see STREAMING. Sorted, as two statements that repeat each other's endings must go in order.
 _FINISH = """
     WITH ending AS MATERIALIZED (
-        SELECT * FROM unnest(
+        SELECT *, (SELECT max(seq) FROM reply_lines WHERE reply = ending.id) AS last_logged FROM unnest(
             $1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::int[], $9::int[]
         ) AS ending (id, tenant, owner, status, error, content, extra, first, count)
         ORDER BY id
@@ -278,7 +278,7 @@ _FINISH = """
         FROM ending
         WHERE replies.id = ending.id AND replies.tenant = ending.tenant AND replies.owner = ending.owner
         AND replies.finished IS NULL
-        AND coalesce((SELECT max(seq) FROM reply_lines WHERE reply = ending.id), -1) >= ending.first - 1
+        AND coalesce(ending.last_logged, -1) >= ending.first - 1
         RETURNING replies.id, replies.tenant, appid, message_seq, line_count, ending.content, ending.extra
     ), written AS (
         INSERT INTO reply_lines (reply, seq, line)
@@ -314,10 +314,12 @@ async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> Stor
     """Read a reply and its message; None if there is no such reply."""
     row = await connection.fetchrow(
         """
-        SELECT replies.id, replies.appid, model, status, error, chatts.username, chatts.message, chatts.extra
-        FROM replies LEFT JOIN chatts
-        ON chatts.tenant = replies.tenant AND chatts.appid = replies.appid AND chatts.seq = replies.message_seq
-        WHERE replies.tenant = $1 AND replies.id = $2
+        SELECT id, appid, model, status, error, said.username, said.message, said.extra
+        FROM replies LEFT JOIN LATERAL (
+            SELECT username, message, extra FROM chatts
+            WHERE tenant = $1 AND appid = replies.appid AND seq = replies.message_seq LIMIT 1
+        ) AS said ON true
+        WHERE tenant = $1 AND id = $2
         """,
         tenant,
         reply,

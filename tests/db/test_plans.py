@@ -1,6 +1,8 @@
 """What a statement reads does not grow with the tables, planned once for all values as the program's sessions do it."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,7 +12,7 @@ import pytest
 from db import adoption, chatts, conversations, lines, replies
 from db.chatts import Message
 from db.migrate import migrate
-from db.pool import PLANNING
+from db.pool import DIRECT, PLANNING
 from db.replies import Ending, Finished, NewReply
 from tests.database import execute, with_connection
 
@@ -48,13 +50,70 @@ LOOKED = {
 }
 
 
-@pytest.fixture(scope="module", params=LOOKED)
-def url(request: pytest.FixtureRequest, new_database: Callable[[], str]) -> str:
+PLANNED_WHILE_EMPTY = "never, and sessions have planned while all was empty"
+"""As on a first day: sessions plan at the start and keep to it, and PostgreSQL looks only after a minute."""
+
+
+class Scene:
+    """A database with much in it.
+
+    :param planned: a session that has planned everything before that came.
+    """
+
+    def __init__(self, url: str, loop: asyncio.AbstractEventLoop, planned: asyncpg.Connection | None) -> None:
+        self.url = url
+        self._loop = loop
+        self._planned = planned
+
+    def rows_read(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> int:
+        """How much a piece of work reads, on a connection as the program opens them; it is undone."""
+        return self._loop.run_until_complete(self._rows_read(work))
+
+    async def _rows_read(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> int:
+        connection = self._planned or await asyncpg.connect(self.url, server_settings=PLANNING)
+        try:
+            async with connection.transaction():
+                before: int = await connection.fetchval(READ, TABLES)
+                await work(connection)
+                read: int = await connection.fetchval(READ, TABLES) - before
+                raise asyncpg.exceptions.PostgresError  # undoes it
+        except asyncpg.exceptions.PostgresError:
+            return read
+        finally:
+            if connection is not self._planned:
+                await connection.close()
+
+
+@pytest.fixture(scope="module", params=[*LOOKED, PLANNED_WHILE_EMPTY])
+def scene(request: pytest.FixtureRequest, new_database: Callable[[], str]) -> Iterator[Scene]:
     url = new_database()
     with_connection(url, migrate)
-    tables = "".join(f"ALTER TABLE {table} SET (autovacuum_enabled = off);" for table in (*TABLES, "processes"))
-    execute(url, tables + LOOKED[request.param])
-    return url
+    execute(url, "".join(f"ALTER TABLE {table} SET (autovacuum_enabled = off);" for table in (*TABLES, "processes")))
+    with closing(asyncio.new_event_loop()) as loop:
+        planned = loop.run_until_complete(planned_session(url)) if request.param == PLANNED_WHILE_EMPTY else None
+        execute(url, LOOKED.get(request.param, LOOKED["never"]))
+        yield Scene(url, loop, planned)
+        if planned:
+            loop.run_until_complete(planned.close())
+
+
+async def planned_session(url: str) -> asyncpg.Connection:
+    """A session as the program opens them, with every statement of a request planned."""
+    connection = await asyncpg.connect(url, **DIRECT)
+    nobody = uuid4()
+    await replies.begin(connection, [])
+    await replies.finish(connection, [])
+    for again in (False, True):
+        await lines.append(connection, OWNER, [str(nobody)], [0], [b"line"], [], again)
+    await lines.page(connection, "", nobody, 2, 3600, 1_000, 65_536)
+    await replies.find(connection, "", nobody)
+    await replies.running(connection, "", "nobody")
+    await replies.request_stop(connection, "", nobody)
+    await chatts.page(connection, "", "nobody", 51, None)
+    await adoption.adopt(connection, adoption.Orphan(nobody, OWNER), 2)
+    await adoption.release(connection, 2, [nobody])
+    await conversations.forget(connection, "", "nobody", 0)
+    return connection
 
 
 READ = """
@@ -67,25 +126,6 @@ READ = """
 """How many rows and index entries this transaction has read of the tables."""
 
 
-def rows_read(url: str, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> int:
-    """How much a piece of work reads, on a connection as the program opens them; it is undone."""
-
-    async def run(_: asyncpg.Connection) -> int:
-        connection = await asyncpg.connect(url, server_settings=PLANNING)
-        try:
-            async with connection.transaction():
-                before: int = await connection.fetchval(READ, TABLES)
-                await work(connection)
-                read: int = await connection.fetchval(READ, TABLES) - before
-                raise asyncpg.exceptions.PostgresError  # undoes it
-        except asyncpg.exceptions.PostgresError:
-            return read
-        finally:
-            await connection.close()
-
-    return with_connection(url, run)
-
-
 async def streaming(connection: asyncpg.Connection, count: int) -> list[UUID]:
     query = "SELECT id FROM replies WHERE status = 'streaming' AND owner = $1 ORDER BY id LIMIT $2"
     return [row["id"] for row in await connection.fetch(query, OWNER, count)]
@@ -96,72 +136,72 @@ def new(appid: str) -> NewReply:
 
 
 @pytest.mark.parametrize("count", [1, BATCH])
-def test_beginning_reads_the_conversations_and_no_more(url: str, count: int) -> None:
+def test_beginning_reads_the_conversations_and_no_more(scene: Scene, count: int) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         begun = await replies.begin(connection, [new(f"app{number}") for number in range(count)])
         assert all(len(one.context or ()) == 20 for one in begun)
 
-    assert rows_read(url, work) <= count * 60
+    assert scene.rows_read(work) <= count * 60
 
 
 @pytest.mark.parametrize("count", [1, BATCH])
-def test_being_refused_reads_a_few_rows(url: str, count: int) -> None:
+def test_being_refused_reads_a_few_rows(scene: Scene, count: int) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         begun = await replies.begin(connection, [new(f"running{number + 1}") for number in range(count)])
         assert all(one.running for one in begun)
 
-    assert rows_read(url, work) <= count * 20
+    assert scene.rows_read(work) <= count * 20
 
 
 @pytest.mark.parametrize("count", [1, BATCH, 64])
-def test_ending_reads_the_replies_and_no_more(url: str, count: int) -> None:
+def test_ending_reads_the_replies_and_no_more(scene: Scene, count: int) -> None:
     async def find(connection: asyncpg.Connection) -> list[UUID]:
         return await streaming(connection, count)
 
-    ids = with_connection(url, find)
+    ids = with_connection(scene.url, find)
 
     async def work(connection: asyncpg.Connection) -> None:
         said = Message("assistant", "said")
         endings = [Ending(id, "", OWNER, "done", None, said, 10, ["last"], [f"lines {id}"]) for id in ids]
         assert await replies.finish(connection, endings) == [Finished.YES] * count
 
-    assert rows_read(url, work) <= count * 30
+    assert scene.rows_read(work) <= count * 30
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_round_reads_nothing_but_whether_its_lines_are_there(url: str, again: bool) -> None:
+def test_a_round_reads_nothing_but_whether_its_lines_are_there(scene: Scene, again: bool) -> None:
     async def find(connection: asyncpg.Connection) -> list[UUID]:
         return await streaming(connection, 100)
 
-    keys = [str(id) for id in with_connection(url, find)]
+    keys = [str(id) for id in with_connection(scene.url, find)]
 
     async def work(connection: asyncpg.Connection) -> None:
         assert await lines.append(connection, OWNER, keys, [10] * 100, [b"line"] * 100, [], again)
 
-    assert rows_read(url, work) <= 100
+    assert scene.rows_read(work) <= 100
 
 
 @pytest.mark.parametrize("status", ["streaming", "done"])
-def test_a_page_of_a_log_reads_that_page(url: str, status: str) -> None:
+def test_a_page_of_a_log_reads_that_page(scene: Scene, status: str) -> None:
     async def find(connection: asyncpg.Connection) -> UUID:
         found: UUID = await connection.fetchval("SELECT id FROM replies WHERE status = $1 LIMIT 1", status)
         return found
 
-    id = with_connection(url, find)
+    id = with_connection(scene.url, find)
 
     async def work(connection: asyncpg.Connection) -> None:
         page = await lines.page(connection, "", id, 2, 3600, 1_000, 65_536)
         assert page and len(page.lines) == (8 if status == "streaming" else 2)
 
-    assert rows_read(url, work) <= 30
+    assert scene.rows_read(work) <= 30
 
 
-def test_the_other_statements_of_a_request_read_by_key(url: str) -> None:
+def test_the_other_statements_of_a_request_read_by_key(scene: Scene) -> None:
     async def find(connection: asyncpg.Connection) -> UUID:
         [id] = await streaming(connection, 1)
         return id
 
-    id = with_connection(url, find)
+    id = with_connection(scene.url, find)
 
     async def work(connection: asyncpg.Connection) -> None:
         assert await replies.find(connection, "", id)
@@ -173,20 +213,20 @@ def test_the_other_statements_of_a_request_read_by_key(url: str) -> None:
         assert await conversations.forget(connection, "", "running1", 0)
         assert await conversations.forget(connection, "", "app7", 0) is None
 
-    assert rows_read(url, work) <= 200
+    assert scene.rows_read(work) <= 200
 
 
 @pytest.mark.parametrize("retention", [0, 3600])
-def test_pruning_reads_what_it_deletes(url: str, retention: float) -> None:
+def test_pruning_reads_what_it_deletes(scene: Scene, retention: float) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         assert await lines.prune(connection, retention, 5_000) == (0 if retention else 500)
 
-    assert rows_read(url, work) <= (200 if retention else 5_000)
+    assert scene.rows_read(work) <= (200 if retention else 5_000)
 
 
-def test_a_sweep_reads_those_that_stream_and_no_more(url: str) -> None:
+def test_a_sweep_reads_those_that_stream_and_no_more(scene: Scene) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         assert len(await adoption.owned(connection, OWNER)) in range(STREAMING // 3, STREAMING // 3 + 2)
         assert await adoption.orphans(connection, 5) == []
 
-    assert rows_read(url, work) <= 6 * STREAMING
+    assert scene.rows_read(work) <= 6 * STREAMING
