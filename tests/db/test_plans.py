@@ -99,7 +99,7 @@ def scene(request: pytest.FixtureRequest, new_database: Callable[[], str]) -> It
 
 async def planned_session(url: str) -> asyncpg.Connection:
     """A session as the program opens them, with every statement of a request planned."""
-    connection = await asyncpg.connect(url, **DIRECT)
+    connection: asyncpg.Connection = await asyncpg.connect(url, **DIRECT)
     nobody = uuid4()
     await replies.begin(connection, [])
     await replies.finish(connection, [])
