@@ -22,7 +22,7 @@ from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from handlers import application
-from handlers.base import Services
+from handlers.services import Services
 from handlers.tls import KeyPair, TlsServer
 from relay.ollama import Ollama
 from relay.start import start_relay
