@@ -130,7 +130,8 @@ def _check_address(settings: Settings) -> None:
 
 
 def _listen(services: Services, tls: SSLContext | None) -> TlsServer:
-    return TlsServer(application(services), settings=services.settings, ssl_options=tls)
+    figures = services.status.figures
+    return TlsServer(application(services), settings=services.settings, figures=figures, ssl_options=tls)
 
 
 def _stop_signal() -> asyncio.Event:

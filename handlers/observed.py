@@ -11,11 +11,15 @@ from tornado.web import HTTPError, RequestHandler
 from access.asker import Asker
 from errors import ChatterdError
 from handlers.services import Services
+from relay.figures import Figures
 
 log = logging.getLogger("chatterd.http")
 
 REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 """Which ``X-Request-ID`` is taken over from a client or balancer."""
+
+REFUSED = "refused"
+"""The route under which those are counted that no handler answered."""
 
 
 class ObservedHandler(RequestHandler):
@@ -41,9 +45,8 @@ class ObservedHandler(RequestHandler):
 
     def on_finish(self) -> None:
         """Count the answered request (called by Tornado)."""
-        method = self.request.method if self.request.method in self.SUPPORTED_METHODS else "other"
         figures = self.services.status.figures
-        figures.requests[method or "", self.route, self.get_status()] += 1
+        figures.requests[_method(self.request.method or ""), self.route, self.get_status()] += 1
         if not self.streams:
             figures.request_duration[self.route].observe(self.request.request_time())
 
@@ -76,3 +79,20 @@ def log_request(handler: RequestHandler) -> None:
         **handler.log_fields,
     }
     log.info("answered", extra={"fields": fields})
+
+
+def note_refused(figures: Figures, head: bytes, id: str, address: str, error: ChatterdError) -> None:
+    """Log and count what is refused without a handler: what is no whole request, or over a limit before it is one.
+
+    :param head: what came of the request's head.
+    :param id: the request's, as its client was told.
+    """
+    fields = {"request": id, "status": error.status, "address": address, "error": str(error)}
+    log.info("refused", extra={"fields": fields})
+    method = head.lstrip(b"\r\n").partition(b" ")[0].decode("latin-1")
+    figures.requests[_method(method), REFUSED, error.status] += 1
+
+
+def _method(named: str) -> str:
+    """What a method is counted under: whoever sends requests could make up any number."""
+    return named if named in RequestHandler.SUPPORTED_METHODS else "other"
