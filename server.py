@@ -22,7 +22,7 @@ from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from handlers import application
-from handlers.base import Services
+from handlers.services import Services
 from handlers.tls import KeyPair, TlsServer
 from relay.ollama import Ollama
 from relay.start import start_relay
@@ -130,7 +130,8 @@ def _check_address(settings: Settings) -> None:
 
 
 def _listen(services: Services, tls: SSLContext | None) -> TlsServer:
-    return TlsServer(application(services), settings=services.settings, ssl_options=tls)
+    figures = services.status.figures
+    return TlsServer(application(services), settings=services.settings, figures=figures, ssl_options=tls)
 
 
 def _stop_signal() -> asyncio.Event:

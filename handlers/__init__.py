@@ -3,7 +3,9 @@
 from tornado.web import Application
 
 from handlers import doorkeeper, health, llmchat, llmprompt, metrics, models, pages, sign_in, status
-from handlers.base import Services, UnknownPath, log_request
+from handlers.observed import log_request
+from handlers.services import Services
+from handlers.unknown_path import UnknownPath
 
 ROUTES = [
     *llmchat.ROUTES,

@@ -14,6 +14,8 @@ from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 from errors import AddressTooLong, ChatterdError, HeadersTooLarge, RequestTimeout
 from handlers import refusal
 from handlers.exchange import Delegate, Exchange, say_no_more
+from handlers.observed import note_refused
+from relay.figures import Figures
 from settings import Settings
 
 log = logging.getLogger("chatterd.http")
@@ -60,10 +62,16 @@ class Connection(HTTP1ServerConnection):
     """
 
     def __init__(
-        self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, settings: Settings
+        self,
+        stream: IOStream,
+        params: HTTP1ConnectionParameters,
+        context: object,
+        settings: Settings,
+        figures: Figures,
     ) -> None:
         super().__init__(stream, params, context)
         self._settings = settings
+        self._figures = figures
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._head = b""
         self._exchange: Exchange | None = None
@@ -176,8 +184,7 @@ class Connection(HTTP1ServerConnection):
 
     def _say(self, error: ChatterdError) -> None:
         id = refusal.request_id(self._head)
-        fields = {"request": id, "status": error.status, "address": str(self.context), "error": str(error)}
-        log.info("refused", extra={"fields": fields})
+        note_refused(self._figures, self._head, id, str(self.context), error)
         self.stream.write(refusal.answer(error, id, not self._head.startswith(b"HEAD ")))
 
     def check(self, now: float) -> None:

@@ -8,7 +8,8 @@ from access.needs import Need
 from db import chatts, replies
 from db.chatts import Recorded
 from errors import Unprocessable
-from handlers.base import BaseHandler, whole_number
+from handlers import parameters
+from handlers.base import BaseHandler
 from handlers.prompt import check_appid
 
 PAGE = 50
@@ -48,11 +49,11 @@ class ConversationHandler(BaseHandler):
         self.set_status(204)
 
     def _appid(self) -> str:
-        return check_appid(self.query("appID"))
+        return check_appid(parameters.query(self.request, "appID"))
 
     def _number(self, name: str, default: int) -> int:
-        text = self.query(name)
-        return default if text is None else whole_number(name, text)
+        text = parameters.query(self.request, name)
+        return default if text is None else parameters.whole_number(name, text)
 
 
 def _as_json(recorded: Recorded) -> dict[str, Any]:

@@ -18,20 +18,6 @@ COOKIE = "chatterd"
 HOST_COOKIE = "__Host-chatterd"
 """The cookie's name where it only travels over TLS: no other host can set one of this name (RFC 6265bis, 4.1.3.2)."""
 
-CORS_HEADERS = {
-    "Access-Control-Expose-Headers": (
-        "Content-Location, Location, Preference-Applied, Retry-After, WWW-Authenticate, X-Request-ID"
-    ),
-}
-"""What a page of another site may read beside what it always may."""
-
-PREFLIGHT_HEADERS = {
-    "Access-Control-Allow-Headers": (
-        "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-Request-ID"
-    ),
-    "Access-Control-Max-Age": "600",
-}
-
 
 def check_origin(request: HTTPServerRequest, origins: Origins) -> None:
     """Refuse what a page of another site makes a browser send to change something.

@@ -8,8 +8,7 @@ from tornado.routing import PathMatches, Rule
 
 from access.needs import Need
 from errors import NotFound, TooManyRequests
-from handlers import prompt
-from handlers.base import whole_number
+from handlers import parameters, prompt
 from handlers.conversation import ConversationHandler
 from handlers.json_measures import characters
 from handlers.viewer import ViewerHandler
@@ -86,8 +85,8 @@ class ReplyHandler(ViewerHandler):
         self.clear_header("Content-Type")  # there is no content
 
     def _first(self) -> int:
-        last = self.request.headers.get("Last-Event-ID") or self.query("lastEventId")
-        return whole_number("Last-Event-ID", last) + 1 if last else 0
+        last = self.request.headers.get("Last-Event-ID") or parameters.query(self.request, "lastEventId")
+        return parameters.whole_number("Last-Event-ID", last) + 1 if last else 0
 
 
 def _id(text: str) -> UUID:

@@ -97,7 +97,7 @@ class Figures:
     :ivar end_statement: seconds that PostgreSQL takes to end replies, together.
     :ivar database_wait: seconds until there is a free connection to PostgreSQL.
     :ivar loop_lag: seconds that the event loop comes late to what is due.
-    :ivar requests: answered to their end, by method, route and status.
+    :ivar requests: answered to their end, by method, route and status; those that no handler answered, too.
     :ivar request_duration: by route, seconds from a request's head to the end of its answer; streams are left out.
     """
 

@@ -115,7 +115,7 @@ def _viewers(figures: Figures) -> Iterator[Metric]:
 def _requests(figures: Figures) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "chatterd_http_requests",
-        "Requests answered to the end; a stream counts when it ends.",
+        "Requests answered to the end; a stream counts when it ends. What reaches no handler has the route refused.",
         labels=["method", "route", "status"],
     )
     for (method, route, status), count in figures.requests.items():

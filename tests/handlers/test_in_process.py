@@ -17,7 +17,7 @@ from access.origins import Origins
 from db import chatts, presence
 from db.pool import Database
 from handlers import application
-from handlers.base import Services
+from handlers.services import Services
 from relay import generation, status
 from relay.ollama import Ollama
 from relay.start import start_relay

@@ -16,6 +16,10 @@ from tests.program import ROOT, Program
 
 STATIC = ROOT / "static"
 NAMES = StaticFiles(STATIC).names()
+PAGES = sorted(STATIC.glob("*.html"))
+
+STATIC_IMPORT = re.compile(r"""^\s*(?:import|export)\b[^;"'()]*["'](\.[^"']+)["']""", re.MULTILINE)
+"""The module that another cannot begin without."""
 
 
 def raw(client: Client, path: str, encoding: str = "gzip", **headers: str) -> tuple[httpx.Response, bytes]:
@@ -168,3 +172,36 @@ def test_each_vendored_file_is_named_with_its_version_and_licence() -> None:
         assert any(name.endswith("LICENSE") for name in package["files"])
         texts = [(vendor / name).read_text() for name in package["files"] if name.endswith((".js", "package.json"))]
         assert any(package["version"] in text for text in texts)
+
+
+# The heads of the pages, which say the same again because nothing builds them.
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_page_has_the_colours_of_the_look(page: Path) -> None:
+    light, dark = re.findall(r"--paper: (#\w+);", (STATIC / "look.css").read_text())
+    for line in (
+        '<html lang="en">',
+        '<meta charset="utf-8">',
+        '<meta name="color-scheme" content="light dark">',
+        f'<meta name="theme-color" content="{light}" media="(prefers-color-scheme: light)">',
+        f'<meta name="theme-color" content="{dark}" media="(prefers-color-scheme: dark)">',
+        '<link rel="icon" href="/static/favicon.svg" type="image/svg+xml">',
+        '<link rel="stylesheet" href="/static/look.css">',
+    ):
+        assert line in page.read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_preloads_each_module_that_it_begins_with_and_no_other(page: Path) -> None:
+    """Else a browser finds a module only when it has read the one that imports it, and that one's importer before."""
+    preloaded = re.findall(r'<link rel="modulepreload" href="/static/(.+?)">', page.read_text())
+    [entry] = re.findall(r'<script type="module" src="/static/(.+?)"></script>', page.read_text())
+    imported: set[Path] = set()
+    left = [STATIC / entry]
+    while left:
+        module = left.pop()
+        found = {(module.parent / name).resolve() for name in STATIC_IMPORT.findall(module.read_text())} - imported
+        imported |= found
+        left += found
+    assert preloaded == sorted(one.relative_to(STATIC).as_posix() for one in imported)

@@ -24,7 +24,7 @@ from tornado.web import Application
 from access.needs import Need
 from access.origins import Origins
 from db.pool import Database
-from handlers.base import Services
+from handlers.services import Services
 from handlers.viewer import WRITE_LIMIT, ViewerHandler
 from relay import sse
 from relay.cursor import Cursor

@@ -1,0 +1,17 @@
+"""Any path that no route knows."""
+
+from access.needs import Need
+from errors import NotFound
+from handlers.base import BaseHandler
+
+
+class UnknownPath(BaseHandler):
+    """Says so, whatever the method, when the request's body has been read."""
+
+    needs = Need.ANYONE
+
+    def answer(self) -> None:
+        """Refuse the request."""
+        raise NotFound("There is nothing at this address.")
+
+    get = head = post = put = patch = delete = options = answer
