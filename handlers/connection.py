@@ -13,7 +13,6 @@ from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from errors import AddressTooLong, ChatterdError, HeadersTooLarge, RequestTimeout
 from handlers import refusal
-from handlers.crowd import Crowd
 from handlers.exchange import Delegate, Exchange, say_no_more
 from handlers.observed import note_refused
 from relay.figures import Figures
@@ -23,9 +22,6 @@ log = logging.getLogger("chatterd.http")
 
 HEAD_END = re.compile(rb"\r?\n\r?\n")
 """Where a request's head ends, as Tornado sees it."""
-
-PROMPT = b"POST /llmchat"
-"""How the request begins that may come in a crowd."""
 
 FIELDS_LIMIT = 200
 """Headers of a request."""
@@ -72,10 +68,8 @@ class Connection(HTTP1ServerConnection):
         context: object,
         settings: Settings,
         figures: Figures,
-        crowd: Crowd,
     ) -> None:
         super().__init__(stream, params, context)
-        self._crowd = crowd
         self._settings = settings
         self._figures = figures
         self._now: Callable[[], float] = asyncio.get_running_loop().time
@@ -106,10 +100,6 @@ class Connection(HTTP1ServerConnection):
             self._head = b""
             self._enter(Stage.ANSWER)
 
-    def answer_begins(self) -> None:
-        """Its answer begins; that of a prompt may go on for long."""
-        self._crowd.leave(self)
-
     def leaving(self) -> None:
         """The client was refused while it is still sending."""
         self._enter(Stage.LEAVING)
@@ -134,8 +124,6 @@ class Connection(HTTP1ServerConnection):
         try:
             await self._await_head()
             self._enter(Stage.ANSWER)  # whether the body may come is ours to say first
-            if self._head.startswith(PROMPT):
-                await self._crowd.enter(self)
             exchange = self._exchange = Exchange(
                 self.stream,
                 self.params,
@@ -147,11 +135,8 @@ class Connection(HTTP1ServerConnection):
             goes_on = await exchange.read_response(Delegate(delegate.start_request(self, exchange), exchange))
             return goes_on and not exchange.last
         except ChatterdError as error:
-            self._crowd.leave(self)  # it may take its time to see why
             await self._refuse(error)
             return False
-        finally:
-            self._crowd.leave(self)
 
     async def _await_head(self) -> None:
         """Wait until the head of a request has come, and leave it where Tornado will read it.

@@ -34,9 +34,6 @@ class Watch(Protocol):
     def request_read(self) -> None:
         """The request was read, its answer comes."""
 
-    def answer_begins(self) -> None:
-        """The head of its answer is sent."""
-
     def leaving(self) -> None:
         """The client was told all that it will be, and only what it still sends is read and dropped."""
 
@@ -117,16 +114,6 @@ class Exchange(HTTP1Connection):
     def _deliver_body(self, delegate: HTTPMessageDelegate, data: bytes) -> Coroutine[Any, Any, None]:
         self._watch.body_came(len(data))
         return super()._deliver_body(delegate, data)
-
-    def write_headers(
-        self,
-        start_line: RequestStartLine | ResponseStartLine,
-        headers: HTTPHeaders,
-        chunk: bytes | None = None,
-    ) -> "Future[None]":
-        """Send the head of the answer (called by Tornado)."""
-        self._watch.answer_begins()
-        return super().write_headers(start_line, headers, chunk)
 
     def _finish_request(self, future: "Future[None] | None") -> None:
         """End the exchange when its answer is sent (called by Tornado).

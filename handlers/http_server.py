@@ -10,7 +10,6 @@ from tornado.iostream import IOStream
 from tornado.netutil import add_accept_handler
 
 from handlers.connection import DROP_LIMIT, Connection
-from handlers.crowd import Crowd
 from handlers.listening import PAUSE_SECONDS, Listener, most_clients
 from relay.figures import Figures
 from settings import Settings
@@ -27,7 +26,6 @@ class Server(HTTPServer):
         """Set it up (called by Tornado)."""
         settings = self._settings = cast(Settings, kwargs.pop("settings"))
         self._figures = cast(Figures, kwargs.pop("figures"))
-        self._crowd = Crowd()
         super().initialize(*args, **kwargs)
         self.conn_params.max_body_size = settings.max_body_bytes + DROP_LIMIT
         self.conn_params.max_header_size = settings.max_header_bytes
@@ -58,7 +56,7 @@ class Server(HTTPServer):
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Serve a new connection (called by Tornado)."""
         context = _HTTPRequestContext(stream, address, self.protocol)
-        connection = Connection(stream, self.conn_params, context, self._settings, self._figures, self._crowd)
+        connection = Connection(stream, self.conn_params, context, self._settings, self._figures)
         self._connections.add(connection)
         connection.start_serving(self)
 
