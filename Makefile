@@ -63,7 +63,7 @@ clean:
 .venv/server-is-set-up: requirements.txt
 	@echo "Setting up Python packages in .venv (once) ..."
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "chatterd needs Python 3.11 or newer."; exit 1; }
-	@$(PYTHON3) -m venv .venv || { echo "Python's venv is missing. On Debian: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m pip --version > /dev/null 2>&1 || $(PYTHON3) -m venv --clear .venv || { echo "Python's venv is missing. On Debian: apt-get install python3-venv"; exit 1; }
 	@$(PIP) -r requirements.txt
 	@touch $@
 
