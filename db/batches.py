@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg import DeadlockDetectedError
 
 from db.pool import Database
-from errors import Unavailable
+from errors import ConnectionLost, Unavailable
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -46,6 +46,7 @@ class Batches(Generic[Asked, Answer]):
         self._calm = asyncio.Event()
         self._calm.set()
         self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
+        self._came = 0
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,6 +58,7 @@ class Batches(Generic[Asked, Answer]):
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, answer))
+        self._came += 1
         if len(self._waiting) > self._limit:
             self._calm.clear()
         if self._under_way < self._at_once:
@@ -71,13 +73,13 @@ class Batches(Generic[Asked, Answer]):
             while self._waiting:
                 if self._behind:
                     await self._behind.no_crowd()
-                if batch := self._take():  # another of the statements at once may have taken all meanwhile
+                if batch := self._take(self._limit):  # another of the statements at once may have taken all meanwhile
                     await self._do(batch)
         finally:
             self._under_way -= 1
 
-    def _take(self) -> list[tuple[Asked, "asyncio.Future[Answer]"]]:
-        batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
+    def _take(self, most: int) -> list[tuple[Asked, "asyncio.Future[Answer]"]]:
+        batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
         if len(self._waiting) <= self._limit:
             self._calm.set()
         return batch
@@ -90,6 +92,7 @@ class Batches(Generic[Asked, Answer]):
                     await self._calm.wait()
 
     async def _do(self, batch: Sequence[tuple[Asked, "asyncio.Future[Answer]"]]) -> None:
+        came = self._came
         try:
             async with self._database.acquire() as connection:
                 answers = await self._run(connection, [asked for asked, _ in batch])
@@ -101,7 +104,11 @@ class Batches(Generic[Asked, Answer]):
                 for one in batch:
                     await self._do([one])
                 return
-            for _, answer in batch:
+            failed = list(batch)
+            if isinstance(error, Unavailable) and not isinstance(error, ConnectionLost):
+                # Whoever waited meanwhile has waited for as long, and need not wait for another attempt.
+                failed += self._take(max(0, came - (self._came - len(self._waiting))))
+            for _, answer in failed:
                 if not answer.done():
                     answer.set_exception(error)
             return

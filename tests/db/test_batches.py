@@ -1,8 +1,8 @@
 """Statements that many callers share, on a real PostgreSQL: who goes with whom, and whom another's fault concerns."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -241,6 +241,37 @@ def test_a_database_that_is_away_fails_all_that_wait_and_later_ones_work_again(d
             assert await outcomes(ask(batches, "c", "d")) == ["C", "D"]
 
         play(database_url, act, proxy.url)
+
+
+def test_nobody_waits_for_another_attempt_who_has_waited_for_one_that_failed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(at: Scene) -> None:
+        attempts, over = 0, asyncio.Event()
+
+        @asynccontextmanager
+        async def away() -> AsyncIterator[asyncpg.Connection]:
+            nonlocal attempts
+            attempts += 1
+            await over.wait()
+            if attempts:
+                raise Unavailable("away")
+            yield at.watching
+
+        batches = at.batches(limit=2)
+        with monkeypatch.context() as patch:
+            patch.setattr(at.database, "acquire", away)
+            tasks = ask(batches, *"abcdefgh")
+            while not attempts:
+                await asyncio.sleep(0)
+            tasks += ask(batches, "later")
+            await asyncio.sleep(0)
+            over.set()
+            assert await outcomes(tasks) == [Unavailable] * 9
+            assert attempts == 2, "one for who came during the first"
+        assert await outcomes(ask(batches, "i", "j", "k")) == ["I", "J", "K"]
+
+    play(database_url, act)
 
 
 @pytest.mark.expects_log("connection to the database was lost")
