@@ -75,13 +75,13 @@ clean:
 
 .venv/bench-is-set-up: .venv/server-is-set-up bench/requirements.txt requirements-postgres.txt
 	@echo "Setting up the benchmark in .venv/bench (once) ..."
-	@$(PYTHON3) -m venv .venv/bench
+	@$(PYTHON3) -m venv --clear .venv/bench
 	@.venv/bench/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@touch $@
 
 .venv/audit-is-set-up: .venv/tests-are-set-up
 	@echo "Setting up pip-audit in .venv/audit (once) ..."
-	@$(PYTHON3) -m venv .venv/audit
+	@$(PYTHON3) -m venv --clear .venv/audit
 	@.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.7,<3"
 	@touch $@
 
