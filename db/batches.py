@@ -46,7 +46,7 @@ class Batches(Generic[Asked, Answer]):
         self._calm = asyncio.Event()
         self._calm.set()
         self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
-        self._came = 0
+        self._came = 0  # how many have asked so far
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
