@@ -13,11 +13,8 @@ FLOORS = ["server", "handlers", "relay", "db"]
 """From the top down; a room may import from its own floor and those below."""
 
 COMMON = {"errors", "log_format", "settings"}
-SOURCES = sorted(
-    path
-    for pattern in ("*.py", "handlers/*.py", "access/*.py", "relay/*.py", "db/*.py", "embedded/*.py")
-    for path in ROOT.glob(pattern)
-)
+FOLDERS = ("handlers", "access", "relay", "db", "embedded")
+SOURCES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 
 
 def room(path: Path) -> str:
