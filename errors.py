@@ -68,7 +68,7 @@ class Conflict(ChatterdError):
 
 
 class TooLarge(ChatterdError):
-    """The body exceeds ``--max-body-bytes``, or a prompt's text ``--prompt-characters``."""
+    """The body exceeds ``--max-body-bytes``, or a prompt's text ``--max-prompt-characters``."""
 
     status = 413
 

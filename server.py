@@ -17,7 +17,7 @@ from tornado.netutil import bind_sockets
 
 import log_format
 import settings as configuration
-from access import identity, origins, tokens
+from auth import identity_provider, origins
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
@@ -39,10 +39,7 @@ def main() -> None:
     try:
         settings = configuration.read(sys.argv[1:])
         log_format.set_up(settings.log_format)
-        if settings.new_token:
-            _make_token(settings)
-            return
-        identity.check(settings)
+        identity_provider.authenticate(settings)
         _allow_many_sockets()
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
     except tornado.options.Error as error:
@@ -64,8 +61,8 @@ async def serve(settings: Settings) -> None:
     pair = KeyPair(settings.certfile, settings.keyfile)
     tls = pair.context() if settings.certfile or settings.keyfile else None
     async with AsyncExitStack() as parts:
-        known = await identity.open_identity(parts, settings)
-        pages = origins.read(settings.cors_origins)
+        known = await identity_provider.open_identity_provider(parts, settings)
+        pages = origins.parse_origins(settings.cors_origins)
         database = Database(
             settings.database_url or await _start_postgres(parts, settings),
             settings.pool_size,
@@ -90,7 +87,7 @@ async def serve(settings: Settings) -> None:
         scheme = "https" if tls else "http"
         log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C ends it.", scheme, host, port)
         await stopping.wait()
-        await replies.drain(settings.drain)
+        await replies.drain(settings.drain_timeout)
         await status.end()
         server.stop()
         await server.close_all_connections()
@@ -108,19 +105,6 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
-
-
-def _make_token(settings: Settings) -> None:
-    """Make a token, and show it this once.
-
-    :raises tornado.options.Error: there is no ``--token-file``, or it is wrong.
-    :raises OSError: it cannot be written.
-    """
-    if not settings.token_file:
-        raise tornado.options.Error("--new-token needs --token-file, to add the token's hash to")
-    print(tokens.make(Path(settings.token_file), settings.new_token, settings.tenant, settings.operator))
-    log.info("This is the token of %s. It is shown this once; the file has only its hash.", settings.new_token)
-    log.info("A chatterd that runs already knows it after SIGHUP.")
 
 
 def _check_address(settings: Settings) -> None:

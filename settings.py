@@ -42,11 +42,8 @@ class Settings:
     embedded_model: bool = _setting(True, "start a small model of our own if no Ollama answers at the start")
 
     auth: str = _setting("none", "how who is asking is known: none, token or jwt")
-    insecure: bool = _setting(False, "listen on any address without --auth, too")
+    allow_unauthenticated: bool = _setting(False, "listen on any address without --auth, too")
     token_file: str = _setting("", "file with the hashes of tokens, for --auth=token")
-    new_token: str = _setting("", "make a token of this name, add its hash to --token-file, show it, and end")
-    tenant: str = _setting("", "whose conversations --new-token opens; empty: those of its name")
-    operator: bool = _setting(False, "let --new-token see the figures of the whole server, too")
     jwt_issuer: str = _setting("", "who signs the tokens (claim iss), for --auth=jwt")
     jwt_audience: str = _setting("", "whom they are for (claim aud): this service")
     jwt_keys: str = _setting("", "the issuer's public keys (JWKS): a file, or an https URL")
@@ -64,10 +61,10 @@ class Settings:
 
     trusted_proxies: str = _setting("", "addresses and networks whose X-Forwarded-For and X-Forwarded-Proto count")
     requests_per_minute: int = _setting(0, "requests of one tenant in a minute; 0 is no limit")
-    replies_at_once: int = _setting(0, "replies generated at once for one tenant; 0 is no limit")
-    prompt_characters: int = _setting(0, "characters of text in one prompt, images aside; 0 is no limit")
+    max_replies_per_tenant: int = _setting(0, "replies generated at once for one tenant; 0 is no limit")
+    max_prompt_characters: int = _setting(0, "characters of text in one prompt, images aside; 0 is no limit")
     address_requests_per_minute: int = _setting(0, "requests from one address in a minute; 0 is no limit")
-    address_replies_at_once: int = _setting(0, "replies generated at once for one address; 0 is no limit")
+    max_replies_per_address: int = _setting(0, "replies generated at once for one address; 0 is no limit")
 
     max_replies: int = _setting(2_000, "replies generated at once; one more is refused with 503")
     max_viewers: int = _setting(10_000, "viewers of replies at once; one more is refused with 503")
@@ -75,28 +72,28 @@ class Settings:
     max_messages: int = _setting(1_000, "messages in one prompt")
     max_json_depth: int = _setting(100, "levels to which a prompt's JSON may be nested")
     max_body_bytes: int = _setting(33_554_432, "size of a request's body")
-    max_bodies_bytes: int = _setting(536_870_912, "size of all bodies read at once; beyond, 503")
+    max_total_body_bytes: int = _setting(536_870_912, "size of all bodies read at once; beyond, 503")
     max_header_bytes: int = _setting(32_768, "size of a request's line and headers together")
     max_url_bytes: int = _setting(8_192, "size of a request's URL")
     max_line_bytes: int = _setting(33_554_432, "size of one line from Ollama; a longer one ends the reply")
     connect_timeout: float = _setting(5.0, "seconds to connect to Ollama")
     reply_timeout: float = _setting(1_800.0, "seconds a reply may take in all")
-    silence_timeout: float = _setting(600.0, "seconds without a byte from Ollama that end a reply")
+    ollama_read_timeout: float = _setting(600.0, "seconds without a byte from Ollama that end a reply")
     header_timeout: float = _setting(10.0, "seconds a client may take to send its request's line and headers")
     body_timeout: float = _setting(10.0, "seconds a client may send nothing of its request's body")
     keep_alive_timeout: float = _setting(120.0, "seconds for which a connection is kept for its next request")
 
-    heartbeat: float = _setting(15.0, "seconds of silence after which a stream shows a comment")
-    viewer_timeout: float = _setting(60.0, "seconds a client may take nothing of a stream before it is dropped")
-    log_retention: float = _setting(3_600.0, "seconds for which the lines of a finished reply can be read again")
-    journal_interval: float = _setting(4.0, "milliseconds between two rounds of lines written to the log")
-    drain: float = _setting(10.0, "seconds that running replies get after SIGTERM")
+    heartbeat_interval: float = _setting(15.0, "seconds of silence after which a stream shows a comment")
+    client_write_timeout: float = _setting(60.0, "seconds a client may take nothing of a stream before it is dropped")
+    reply_log_retention: float = _setting(3_600.0, "seconds for which the lines of a finished reply can be read again")
+    journal_interval: float = _setting(0.004, "seconds between two batches of lines written to the reply log")
+    drain_timeout: float = _setting(10.0, "seconds that running replies get after SIGTERM")
 
     log_format: str = _setting("text", "how the log is written: text, or json for one object a line")
 
     pool_size: int = _setting(10, "connections to PostgreSQL")
     acquire_timeout: float = _setting(5.0, "seconds to wait for a connection to PostgreSQL")
-    db_patience: float = _setting(60.0, "seconds to keep trying to store a reply while PostgreSQL is away")
+    db_retry_timeout: float = _setting(60.0, "seconds to keep trying to store a reply while PostgreSQL is away")
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:

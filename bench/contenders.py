@@ -9,7 +9,7 @@ from bench.peers import PEERS, Peer
 from bench.postgres import PEERS_TABLE
 from bench.servers import Contender
 
-OPTIONS = ("--max-replies=4000", "--embedded-model=false", "--drain=0", "--logging=warning")
+OPTIONS = ("--max-replies=4000", "--embedded-model=false", "--drain-timeout=0", "--logging=warning")
 
 RUST = "rust"
 """The key of the peer that all others are compared with."""

@@ -218,7 +218,7 @@ class Connection(HTTP1ServerConnection):
         sent: Any = self.stream._total_write_done_index
         if sent != self._sent:
             self._sent, self._heard = sent, now
-        self._close_if(now - self._heard > self._settings.viewer_timeout)
+        self._close_if(now - self._heard > self._settings.client_write_timeout)
 
     def _give_up(self, sentence: str) -> None:
         """Say what did not come, and close. The client is not sending, so nothing keeps it from seeing that."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from access.needs import Need
+from auth.principal import Access
 from db import chatts, replies
 from db.chatts import Recorded
 from errors import Unprocessable
@@ -19,7 +19,7 @@ PAGE_LIMIT = 500
 class ConversationHandler(BaseHandler):
     """The conversation that the query's appID names."""
 
-    needs = Need.ASKER
+    needs = Access.AUTHENTICATED
 
     async def get(self) -> None:
         """Answer a page of messages, oldest first, and the reply that is being generated."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
-from access.origins import Origins
+from auth.origins import AllowedOrigins
 
 READABLE = "Content-Location, Location, Preference-Applied, Retry-After, WWW-Authenticate, X-Request-ID"
 """Headers that a page may read beside those that it always may."""
@@ -17,7 +17,7 @@ MAX_AGE = "600"
 """Seconds for which a browser need not ask again."""
 
 
-def set_headers(handler: RequestHandler, origins: Origins) -> None:
+def set_headers(handler: RequestHandler, origins: AllowedOrigins) -> None:
     """Let a page of an allowed origin read the answer."""
     handler.set_header("Vary", "Origin")
     if (origin := handler.request.headers.get("Origin", "")) in origins:
@@ -25,7 +25,7 @@ def set_headers(handler: RequestHandler, origins: Origins) -> None:
         handler.set_header("Access-Control-Expose-Headers", READABLE)
 
 
-def is_preflight(request: HTTPServerRequest, origins: Origins) -> bool:
+def is_preflight(request: HTTPServerRequest, origins: AllowedOrigins) -> bool:
     """Whether a browser asks if a page of an allowed origin may use this (section "CORS-preflight request")."""
     return (
         request.method == "OPTIONS"

@@ -5,10 +5,9 @@ from collections.abc import Awaitable, Sequence
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Rule
 
-from access.asker import ANYBODY, NOBODY, Asker
-from access.identity import Identity
-from access.needs import Need
-from access.origins import Origins
+from auth.identity_provider import IdentityProvider
+from auth.origins import AllowedOrigins
+from auth.principal import ANONYMOUS_OPERATOR, UNAUTHENTICATED, Access, Principal
 from errors import Forbidden
 
 READING = ("GET", "HEAD", "OPTIONS")
@@ -19,7 +18,7 @@ HOST_COOKIE = "__Host-chatterd"
 """The cookie's name where it only travels over TLS: no other host can set one of this name (RFC 6265bis, 4.1.3.2)."""
 
 
-def check_origin(request: HTTPServerRequest, origins: Origins) -> None:
+def check_origin(request: HTTPServerRequest, origins: AllowedOrigins) -> None:
     """Refuse what a page of another site makes a browser send to change something.
 
     :raises Forbidden: it is from another site, and ``--cors-origins`` does not name that.
@@ -32,18 +31,20 @@ def check_origin(request: HTTPServerRequest, origins: Origins) -> None:
         raise Forbidden("A page of another site may not do this. An operator can allow its origin with --cors-origins.")
 
 
-def who_asks(request: HTTPServerRequest, need: Need, identity: Identity | None) -> Asker | Awaitable[Asker]:
+def who_asks(
+    request: HTTPServerRequest, need: Access, identity: IdentityProvider | None
+) -> Principal | Awaitable[Principal]:
     """Find out who sent a request, if the route needs to know.
 
     :raises Unauthorized: nothing in it says so. Raised by what is awaited, too.
     """
     if identity is None:
-        return ANYBODY
-    if need is Need.ANYONE:
-        return NOBODY
+        return ANONYMOUS_OPERATOR
+    if need is Access.PUBLIC:
+        return UNAUTHENTICATED
     token = bearer(request.headers.get("Authorization", ""))
-    known = identity.known(token, _session(request) if token is None else None)
-    return known or identity.check(token or "")
+    known = identity.authenticate_now(token, _session(request) if token is None else None)
+    return known or identity.authenticate(token or "")
 
 
 def bearer(authorization: str) -> str | None:
@@ -61,12 +62,12 @@ def _session(request: HTTPServerRequest) -> str | None:
     return None
 
 
-def check_need(need: Need, asker: Asker) -> None:
+def check_need(need: Access, asker: Principal) -> None:
     """Refuse who is known, but may not.
 
     :raises Forbidden: only operators may.
     """
-    if need is Need.OPERATOR and not asker.operator:
+    if need is Access.OPERATOR and not asker.operator:
         raise Forbidden("Only operators of this server may see this. Sign in with a token of an operator.")
 
 
@@ -76,5 +77,5 @@ def check_routes(routes: Sequence[Rule]) -> None:
     :raises TypeError: a handler has no ``needs``.
     """
     for rule in routes:
-        if not isinstance(getattr(rule.target, "needs", None), Need):
+        if not isinstance(getattr(rule.target, "needs", None), Access):
             raise TypeError(f"{rule.target} must say whom it is for: needs = Need.ANYONE, ASKER or OPERATOR")

@@ -4,7 +4,7 @@ import asyncio
 
 from tornado.routing import PathMatches, Rule
 
-from access.needs import Need
+from auth.principal import Access
 from errors import OllamaUnreachable, Unavailable
 from handlers.base import BaseHandler
 
@@ -20,7 +20,7 @@ class AliveHandler(BaseHandler):
 
     route = "/healthz"
     counted = False
-    needs = Need.ANYONE
+    needs = Access.PUBLIC
 
     def get(self) -> None:
         """Say so."""
@@ -32,7 +32,7 @@ class ReadyHandler(BaseHandler):
 
     route = "/readyz"
     counted = False
-    needs = Need.ANYONE
+    needs = Access.PUBLIC
 
     async def get(self) -> None:
         """Answer 503 while draining or without database; a missing Ollama is told but is no reason to go elsewhere."""

@@ -6,7 +6,7 @@ from uuid import UUID
 import msgspec
 from tornado.routing import PathMatches, Rule
 
-from access.needs import Need
+from auth.principal import Access
 from errors import NotFound, TooManyRequests
 from handlers import parameters, prompt
 from handlers.conversation import ConversationHandler
@@ -39,16 +39,16 @@ class LlmchatHandler(ConversationHandler, ViewerHandler):
         body, limits, settings = self.json_body(), self.services.limits, self.services.settings
         key = self.request.headers.get("Idempotency-Key")
         asked = prompt.parse(body, self.tenant, key, settings.max_messages, settings.max_json_depth)
-        if limits.prompt_characters(self.asker):
-            limits.admit_prompt(self.asker, characters(msgspec.json.decode(body)))
-        address = limits.counted_address(str(self.request.remote_ip))
+        if limits.max_prompt_characters(self.asker):
+            limits.check_prompt(self.asker, characters(msgspec.json.decode(body)))
+        address = limits.concurrency_key(str(self.request.remote_ip))
         return replace(asked, address=address) if address else asked
 
     async def _begin(self, asked: Prompt) -> Cursor:
         replies = self.services.replies
         at_once = replies.at_once
         try:
-            self.services.limits.admit_reply(
+            self.services.limits.check_concurrent_replies(
                 self.asker, at_once.tenants[asked.tenant], at_once.addresses[asked.address]
             )
         except TooManyRequests:
@@ -66,7 +66,7 @@ class ReplyHandler(ViewerHandler):
     """One reply."""
 
     route = "/llmchat/{replyId}"
-    needs = Need.ASKER
+    needs = Access.AUTHENTICATED
 
     async def get(self, reply_id: str) -> None:
         """Show the lines after ``Last-Event-ID``, or all. 204 tells an EventSource that there is nothing more

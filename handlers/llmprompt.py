@@ -7,7 +7,7 @@ import msgspec
 from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
-from access.needs import Need
+from auth.principal import Access
 from errors import AnswerBroken, BadRequest, OllamaUnreachable
 from handlers.base import BaseHandler
 from handlers.json_measures import characters, more_parts_than
@@ -25,7 +25,7 @@ class LlmpromptHandler(BaseHandler):
     """Relays one answer to the one client that asked; when the client leaves, Ollama is told to stop."""
 
     route = "/llmprompt"
-    needs = Need.ASKER
+    needs = Access.AUTHENTICATED
 
     def initialize(self) -> None:
         """Nothing asked yet (called by Tornado)."""
@@ -45,20 +45,22 @@ class LlmpromptHandler(BaseHandler):
         """Ask Ollama and pass on status, content type and bytes as they arrive."""
         body, at_once = self.json_body(), self.services.replies.at_once
         self._check_characters(body)
-        address = self.services.limits.counted_address(str(self.request.remote_ip))
-        self.services.limits.admit_reply(self.asker, at_once.tenants[self.tenant], at_once.addresses[address])
+        address = self.services.limits.concurrency_key(str(self.request.remote_ip))
+        self.services.limits.check_concurrent_replies(
+            self.asker, at_once.tenants[self.tenant], at_once.addresses[address]
+        )
         with at_once.counted(self.tenant, address):
             await self._relay(body)
 
     def _check_characters(self, body: bytes) -> None:
-        if self.services.limits.prompt_characters(self.asker):
+        if self.services.limits.max_prompt_characters(self.asker):
             if more_parts_than(body, PARTS_LIMIT):
                 raise BadRequest(TOO_MANY_PARTS)
             try:
                 prompt = msgspec.json.decode(body)
             except (msgspec.DecodeError, RecursionError) as error:
                 raise BadRequest("The body is not JSON, or nested too deeply.") from error
-            self.services.limits.admit_prompt(self.asker, characters(prompt))
+            self.services.limits.check_prompt(self.asker, characters(prompt))
 
     async def _relay(self, body: bytes) -> None:
         call = self._call = self.services.ollama.generate(body, self._take)
@@ -90,7 +92,7 @@ class LlmpromptHandler(BaseHandler):
             while self._backlog:
                 chunk = self._backlog.popleft()
                 self.write(chunk)
-                await asyncio.wait_for(self.flush(), self.services.settings.viewer_timeout)
+                await asyncio.wait_for(self.flush(), self.services.settings.client_write_timeout)
                 self._size -= len(chunk)
         call.ended.result()
 

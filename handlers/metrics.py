@@ -4,7 +4,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.openmetrics import exposition as openmetrics
 from tornado.routing import PathMatches, Rule
 
-from access.needs import Need
+from auth.principal import Access
 from handlers.base import BaseHandler
 
 
@@ -13,7 +13,7 @@ class MetricsHandler(BaseHandler):
 
     route = "/metrics"
     counted = False
-    needs = Need.OPERATOR
+    needs = Access.OPERATOR
 
     async def get(self) -> None:
         """Answer in OpenMetrics if the client takes that, else in Prometheus's older format, which all read."""

@@ -2,7 +2,7 @@
 
 from tornado.routing import PathMatches, Rule
 
-from access.needs import Need
+from auth.principal import Access
 from handlers.base import BaseHandler
 
 
@@ -10,7 +10,7 @@ class ModelsHandler(BaseHandler):
     """Ollama's list of models."""
 
     route = "/models"
-    needs = Need.ASKER
+    needs = Access.AUTHENTICATED
 
     async def get(self) -> None:
         """Answer what ``/api/tags`` answers."""

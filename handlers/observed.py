@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tornado.web import HTTPError, RequestHandler
 
-from access.asker import Asker
+from auth.principal import Principal
 from errors import ChatterdError
 from handlers.services import Services
 from relay.figures import Figures
@@ -33,7 +33,7 @@ class ObservedHandler(RequestHandler):
 
     route: ClassVar[str] = "unknown"
     services: Services
-    asker: Asker
+    asker: Principal
     log_fields: dict[str, object]
     streams = False
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tornado.routing import PathMatches, Rule
 
-from access.needs import Need
+from auth.principal import Access
 from errors import NotFound
 from handlers.base import BaseHandler
 from handlers.static_files import StaticFile, StaticFiles
@@ -31,7 +31,7 @@ class FileHandler(BaseHandler):
 
     route = "/static/{file}"
     counted = False
-    needs = Need.ANYONE
+    needs = Access.PUBLIC
 
     def initialize(self, name: str = "") -> None:
         """Take the name of a page's file (called by Tornado)."""

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from access.identity import Identity
-from access.limits import RequestLimits
-from access.origins import Origins
-from access.proxies import Proxies
+from auth.forwarded import TrustedProxies
+from auth.identity_provider import IdentityProvider
+from auth.origins import AllowedOrigins
+from auth.rate_limit import RequestLimiter
 from db.pool import Database
 from handlers.bodies import Bodies
 from handlers.outbox import Outbox
@@ -25,15 +25,15 @@ class Services:
     ollama: Ollama
     replies: Replies
     status: Status
-    identity: Identity | None
-    origins: Origins
+    identity: IdentityProvider | None
+    origins: AllowedOrigins
     outbox: Outbox = field(default_factory=Outbox)
     turns: Turns = field(default_factory=Turns)
-    limits: RequestLimits = field(init=False)
-    proxies: Proxies = field(init=False)
+    limits: RequestLimiter = field(init=False)
+    proxies: TrustedProxies = field(init=False)
     bodies: Bodies = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "limits", RequestLimits(self.settings))
-        object.__setattr__(self, "proxies", Proxies(self.settings.trusted_proxies))
-        object.__setattr__(self, "bodies", Bodies(self.settings.max_bodies_bytes))
+        object.__setattr__(self, "limits", RequestLimiter(self.settings))
+        object.__setattr__(self, "proxies", TrustedProxies(self.settings.trusted_proxies))
+        object.__setattr__(self, "bodies", Bodies(self.settings.max_total_body_bytes))

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from tornado.routing import PathMatches, Rule
 
-from access.needs import Need
+from auth.principal import Access
 from errors import BadRequest, NotFound, Unprocessable
 from handlers.base import BaseHandler
 from handlers.doorkeeper import COOKIE, HOST_COOKIE
@@ -63,7 +63,7 @@ class AskerHandler(BaseHandler):
     """Who is asking, as this server sees it."""
 
     route = "/sign-in/asker"
-    needs = Need.ASKER
+    needs = Access.AUTHENTICATED
 
     def get(self) -> None:
         """Say who; without a name where nobody has to sign in."""

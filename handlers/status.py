@@ -6,7 +6,7 @@ import re
 from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
-from access.needs import Need
+from auth.principal import Access
 from handlers.base import BaseHandler
 from handlers.pages import page
 from relay import sse
@@ -23,7 +23,7 @@ class StatusEventsHandler(BaseHandler):
     """
 
     route = "/status/events"
-    needs = Need.OPERATOR
+    needs = Access.OPERATOR
 
     def initialize(self) -> None:
         """Nothing told yet (called by Tornado)."""
@@ -68,7 +68,7 @@ class StatusEventsHandler(BaseHandler):
 
     async def _send(self, number: int, name: str, data: bytes) -> None:
         self.write(sse.named_event(f"{self.services.status.key}-{number}", name, data))
-        await asyncio.wait_for(self.flush(), self.services.settings.viewer_timeout)
+        await asyncio.wait_for(self.flush(), self.services.settings.client_write_timeout)
 
 
 ROUTES = [

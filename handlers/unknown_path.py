@@ -1,6 +1,6 @@
 """Any path that no route knows."""
 
-from access.needs import Need
+from auth.principal import Access
 from errors import NotFound
 from handlers.base import BaseHandler
 
@@ -8,7 +8,7 @@ from handlers.base import BaseHandler
 class UnknownPath(BaseHandler):
     """Says so, whatever the method, when the request's body has been read."""
 
-    needs = Need.ANYONE
+    needs = Access.PUBLIC
 
     def answer(self) -> None:
         """Refuse the request."""

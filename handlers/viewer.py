@@ -86,7 +86,7 @@ class ViewerHandler(BaseHandler):
 
     async def _follow(self, cursor: Cursor) -> None:
         while True:
-            lines = await cursor.next(self.services.settings.heartbeat, self._show_now)
+            lines = await cursor.next(self.services.settings.heartbeat_interval, self._show_now)
             self._outbox.send()
             if lines is None:
                 return
@@ -117,4 +117,4 @@ class ViewerHandler(BaseHandler):
             self.write(framed[start : start + WRITE_LIMIT])
             taken = self.flush()
             if not taken.done():
-                await asyncio.wait_for(taken, self.services.settings.viewer_timeout)
+                await asyncio.wait_for(taken, self.services.settings.client_write_timeout)

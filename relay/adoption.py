@@ -125,7 +125,7 @@ class Adoption:
     async def _read_log(self, connection: asyncpg.Connection, adopted: Adopted) -> tuple[Transcript, int]:
         """What the model had said of an adopted reply, and how many lines the log has of it."""
         said, count = Transcript(), 0
-        retention = self._settings.log_retention
+        retention = self._settings.reply_log_retention
         while page := await lines.page(connection, adopted.tenant, adopted.id, count, retention, AT_ONCE, PAGE_BYTES):
             if not page.lines:
                 break

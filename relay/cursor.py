@@ -175,12 +175,12 @@ class Cursor:
         page, self._page = self._page, None
         if page is None:
             async with self._database.acquire() as connection:
-                retention = self._settings.log_retention
+                retention = self._settings.reply_log_retention
                 page = await lines.page(connection, self._tenant, self.id, self.at, retention, AT_ONCE, PAGE_BYTES)
         return page
 
     def _check_patience(self) -> None:
         now = self._loop.time()
         self._away_since = self._away_since or now
-        if now - self._away_since > self._settings.db_patience:
+        if now - self._away_since > self._settings.db_retry_timeout:
             raise Unavailable("The database cannot be reached.")

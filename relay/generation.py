@@ -156,14 +156,14 @@ class Generation:
             self._outcome.set_result(outcome)
 
     def _check_time(self) -> None:
-        silent_until = self._last_byte + self._settings.silence_timeout
+        silent_until = self._last_byte + self._settings.ollama_read_timeout
         if self._loop.time() >= self._deadline:
             self._conclude(
                 _failure("truncated", f"The reply took longer than {self._settings.reply_timeout:g} seconds.")
             )
         elif self._loop.time() >= silent_until:
             self._conclude(
-                _failure("truncated", f"Ollama sent nothing for {self._settings.silence_timeout:g} seconds.")
+                _failure("truncated", f"Ollama sent nothing for {self._settings.ollama_read_timeout:g} seconds.")
             )
         self._timer = self._loop.call_at(min(self._deadline, silent_until), self._check_time)
 
@@ -238,7 +238,7 @@ class Generation:
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROUND_SECONDS):
                     await self._journal.idle()
-        patience_ends = (self._journal.away_since or self._loop.time()) + self._settings.db_patience
+        patience_ends = (self._journal.away_since or self._loop.time()) + self._settings.db_retry_timeout
         while True:
             try:
                 stored = await self._store_once(outcome)

@@ -157,7 +157,7 @@ class Replies:
 
     async def _wait_for_end(self, cursor: Cursor) -> None:
         try:
-            while await cursor.next(self._settings.heartbeat) is not None:
+            while await cursor.next(self._settings.heartbeat_interval) is not None:
                 pass
         except Moved as error:  # somebody else has forgotten it, unless
             if self.leaving:
@@ -202,7 +202,7 @@ class Replies:
         return Cursor(self, self._database, self._doorbell, tenant, id, at, self._settings, **found)
 
     async def _page(self, connection: Any, tenant: str, id: UUID, first: int) -> Page | None:
-        return await lines.page(connection, tenant, id, first, self._settings.log_retention, AT_ONCE, PAGE_BYTES)
+        return await lines.page(connection, tenant, id, first, self._settings.reply_log_retention, AT_ONCE, PAGE_BYTES)
 
 
 def _new_row(reply: Reply, asked: Prompt, context_messages: int, context_bytes: int) -> NewReply:

@@ -33,7 +33,7 @@ async def start_relay(
     database.on_lent = figures.database_wait.observe
     doorbell = Doorbell(database)
     presence = Presence(database, doorbell)
-    journal = Journal(database, presence, doorbell, settings.journal_interval / 1000, figures)
+    journal = Journal(database, presence, doorbell, settings.journal_interval, figures)
 
     async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> Sequence[Begun]:
         if not presence.known:

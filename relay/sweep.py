@@ -65,7 +65,7 @@ class Sweep:
 
     async def _sweep(self) -> None:
         since = self._journal.away_since
-        if since is not None and asyncio.get_running_loop().time() - since > self._settings.db_patience:
+        if since is not None and asyncio.get_running_loop().time() - since > self._settings.db_retry_timeout:
             self._running.fail_all("The reply could not be saved: the database cannot be reached.")
         try:
             await self._adoption.rescue(owned=False)
@@ -80,7 +80,7 @@ class Sweep:
         while True:
             try:
                 async with self._database.acquire() as connection:
-                    pruned = await lines.prune(connection, self._settings.log_retention, PRUNE_BATCH)
+                    pruned = await lines.prune(connection, self._settings.reply_log_retention, PRUNE_BATCH)
             except Unavailable:
                 pruned = 0
             except Exception:

@@ -117,7 +117,7 @@ def _session_ollama() -> Iterator[ScriptedOllama]:
 @pytest.fixture(scope="session")
 def _session_chatterd(_session_ollama: ScriptedOllama, session_database_url: str) -> Iterator[Program]:
     with Program(
-        database_url=session_database_url, ollama_host=_session_ollama.url, embedded_model=False, drain=1
+        database_url=session_database_url, ollama_host=_session_ollama.url, embedded_model=False, drain_timeout=1
     ) as program:
         yield program
 
@@ -157,7 +157,7 @@ def start_chatterd(ollama: ScriptedOllama, expected_log: list[str]) -> Iterator[
     with ExitStack() as programs:
 
         def start(**settings: object) -> Program:
-            defaults: dict[str, object] = {"ollama_host": ollama.url, "embedded_model": False, "drain": 1}
+            defaults: dict[str, object] = {"ollama_host": ollama.url, "embedded_model": False, "drain_timeout": 1}
             started.append(programs.enter_context(Program(**{**defaults, **settings})))
             return started[-1]
 

@@ -33,7 +33,7 @@ ALARMING = re.compile(r'^\[[WEC] |^Traceback |^\{.*"level": "(warning|error|crit
 class Program:
     """A running chatterd on a free port.
 
-    :param settings: by their names with underscores, as ``Program(database_url=..., heartbeat=1)``.
+    :param settings: by their names with underscores, as ``Program(database_url=..., heartbeat_interval=1)``.
     :cvar root: where its code is.
     """
 

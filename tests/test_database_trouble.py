@@ -155,7 +155,7 @@ def test_while_the_database_is_away_a_reply_pauses_with_heartbeats_and_goes_on_w
 ) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(line("b"), last_line("c")))
-    client = ask(heartbeat=0.05)
+    client = ask(heartbeat_interval=0.05)
     with client.prompt("hi") as stream:
         assert said(stream) == "a"
         proxy.cut()
@@ -177,7 +177,7 @@ def test_a_database_away_for_too_long_is_told_and_the_reply_is_kept_when_it_is_b
 ) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
-    client = ask(db_patience=0.2)
+    client = ask(db_retry_timeout=0.2)
     with client.prompt("hi") as stream:
         assert stream.next() is not None
         proxy.cut()
@@ -344,7 +344,7 @@ def test_done_is_not_shown_before_its_message_is_stored(
 ) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(line("b"), last_line("c")))
-    client = ask(heartbeat=0.1, journal_interval=500)
+    client = ask(heartbeat_interval=0.1, journal_interval=0.5)
     with client.prompt("hi") as stream:
         assert said(stream) == "a"
         with reading(stream) as shown, held(database_url, NO_MESSAGE):
@@ -360,7 +360,7 @@ def test_done_is_not_shown_before_its_message_is_stored_after_the_database_was_a
 ) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(line("b"), last_line("c")))
-    client = ask(heartbeat=0.1)
+    client = ask(heartbeat_interval=0.1)
     with client.prompt("hi") as stream:
         assert said(stream) == "a"
         with reading(stream) as shown, held(database_url, NO_MESSAGE):
@@ -396,7 +396,7 @@ def test_an_error_that_a_viewer_saw_is_in_the_log_though_a_round_was_stored_in_i
 ) -> None:
     gate, later = Gate(), Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(line("never confirmed")), later)
-    client = ask(db_patience=0.5, heartbeat=0.2)
+    client = ask(db_retry_timeout=0.5, heartbeat_interval=0.2)
     with client.prompt("hi") as stream:
         path = stream.response.headers["Content-Location"]
         first = stream.next()
@@ -425,7 +425,7 @@ def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollam
     gates = [Gate() for _ in range(3)]
     for gate in gates:
         ollama.script(Head(), Lines(line("partial ")), gate)
-    client = ask(db_patience=1, heartbeat=0.2)
+    client = ask(db_retry_timeout=1, heartbeat_interval=0.2)
     others = [clients.enter_context(Client(str(client.http.base_url))) for _ in gates]
     paths = [other.begin("hi") for other in others]
     for gate in gates:
@@ -480,7 +480,7 @@ def test_a_reply_whose_database_does_not_answer_ends_when_patience_does(
 ) -> None:
     gate, later = Gate(), Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(line("b")), later)
-    client = ask(db_patience=1, heartbeat=0.2)
+    client = ask(db_retry_timeout=1, heartbeat_interval=0.2)
     with client.prompt("hi") as stream:
         path = stream.response.headers["Content-Location"]
         assert said(stream) == "a"
@@ -502,7 +502,7 @@ def test_a_program_whose_database_does_not_answer_ends_in_time_all_the_same(
 ) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate)
-    program = start_chatterd(database_url=proxy.url, drain=0.5, acquire_timeout=1)
+    program = start_chatterd(database_url=proxy.url, drain_timeout=0.5, acquire_timeout=1)
     client = Client(program.url)
     with client.http, client.prompt("hi") as stream:
         assert said(stream) == "a"
@@ -600,7 +600,7 @@ def test_replies_go_through_a_restart_of_postgresql_word_by_word(
 ) -> None:
     ollama.default = (Words(pause=0.005),)
     with OwnPostgres() as postgres:
-        program = start_chatterd(database_url=postgres.url, acquire_timeout=1, heartbeat=0.2)
+        program = start_chatterd(database_url=postgres.url, acquire_timeout=1, heartbeat_interval=0.2)
         stream_through(program.url, 8, 500, lambda: postgres.restart(mode))
         assert not rows(postgres.url, "SELECT FROM replies WHERE status <> 'done'")
         program.terminate()
@@ -618,7 +618,7 @@ def test_replies_go_through_many_cuts_of_the_database_word_by_word(
             proxy.cut()
             proxy.restore()
 
-    stream_through(str(ask(heartbeat=0.2).http.base_url), 6, 600, trouble)
+    stream_through(str(ask(heartbeat_interval=0.2).http.base_url), 6, 600, trouble)
     assert not rows(database_url, "SELECT FROM replies WHERE status <> 'done'")
 
 

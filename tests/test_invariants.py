@@ -46,7 +46,7 @@ class Processes:
         self._stack = stack
 
     def start(self, **settings: object) -> tuple[Program, Client]:
-        program = self._start(database_url=self.url, **{"heartbeat": 0.5, "drain": 0, **settings})
+        program = self._start(database_url=self.url, **{"heartbeat_interval": 0.5, "drain_timeout": 0, **settings})
         client = Client(program.url, self.appid)
         self._stack.callback(client.http.close)
         return program, client
@@ -176,7 +176,7 @@ def test_invariant_1_a_drained_process_gives_its_replies_up_and_viewers_move_wit
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(pause=0.01),)
-    (owner, client), (b, _) = processes.start(drain=0.3), processes.start()
+    (owner, client), (b, _) = processes.start(drain_timeout=0.3), processes.start()
     path = client.begin("hi", options={"num_predict": 200})
     watched = [watch(path, owner.url, b.url), watch(path, owner.url, b.url), watch(path, b.url)]
     for viewer, _ in watched:
@@ -187,8 +187,10 @@ def test_invariant_1_a_drained_process_gives_its_replies_up_and_viewers_move_wit
     for viewer, thread in watched:
         join(thread)
         processes.check(path, viewer.shown, words(200))
-    print(f"\ngone {ended:.2f} s after SIGTERM with --drain=0.3", end="")
-    assert ended < 0.3 + 2 + 1, "gone by --drain plus 2 s; one more second for the interpreter on a busy machine"
+    print(f"\ngone {ended:.2f} s after SIGTERM with --drain-timeout=0.3", end="")
+    assert ended < 0.3 + 2 + 1, (
+        "gone by --drain-timeout plus 2 s; one more second for the interpreter on a busy machine"
+    )
     assert len(ollama.requests) == 2
     ollama.arrival(0).wait().closed.wait()
 
@@ -198,7 +200,7 @@ def test_invariant_1_a_draining_process_refuses_prompts_and_lets_a_short_reply_e
 ) -> None:
     gate = Gate()
     ollama.default = (SignedWords(hold={3: gate}),)
-    (owner, client), _ = processes.start(drain=20), processes.start()
+    (owner, client), _ = processes.start(drain_timeout=20), processes.start()
     path = client.begin("hi")
     gate.reached.wait()
     viewer, thread = watch(path, owner.url)
@@ -222,7 +224,7 @@ def test_invariant_1_a_draining_process_refuses_prompts_and_lets_a_short_reply_e
 def test_invariant_2_no_line_is_shown_before_it_is_committed(processes: Processes, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a ")), gate, Lines(line("b "), line("c ")), again := Gate(), Lines(last_line()))
-    _, client = processes.start(heartbeat=0.1)
+    _, client = processes.start(heartbeat_interval=0.1)
     with client.prompt("hi") as stream:
         first = stream.next()
         assert first and first.id == 0
@@ -250,7 +252,7 @@ def test_invariant_2_done_is_not_shown_and_not_in_the_log_before_the_message_is_
     gate = Gate()
     end = [Body(ndjson(line("b "), line("c "), last_line()))] if together else [Lines(last_line())]
     ollama.script(Head(), Lines(line("a ")), gate, *end)
-    _, client = processes.start(heartbeat=0.1, journal_interval=300)
+    _, client = processes.start(heartbeat_interval=0.1, journal_interval=0.3)
     with client.prompt("hi") as stream:
         assert stream.next()
         path = stream.response.headers["Content-Location"]
@@ -362,7 +364,7 @@ def test_invariant_2_lines_lost_by_the_death_of_one_backend_are_written_again_by
     with OwnPostgres() as postgres:
         execute(postgres.url, "ALTER SYSTEM SET wal_writer_delay = '10s'")
         execute(postgres.url, "SELECT pg_reload_conf()")
-        owner, other = (start_chatterd(database_url=postgres.url, heartbeat=1) for _ in range(2))
+        owner, other = (start_chatterd(database_url=postgres.url, heartbeat_interval=1) for _ in range(2))
         up = "SELECT now() - pg_postmaster_start_time() > make_interval(secs => $1) AS over"
         eventually("the grace is over", lambda: rows(postgres.url, up, presence.GRACE)[0]["over"])
         client = Client(owner.url)
@@ -1005,8 +1007,8 @@ def test_invariant_5_stuck_viewers_cost_sockets_not_text(
     size, count, viewers = 2_000, 2_500, 60 if elsewhere else 200
     chunk = ndjson(*[line("x" * size)] * 100)
     ollama.script(Head(), Lines(line("a ")), gate := Gate(), *[Body(chunk)] * (count // 100), Lines(last_line()))
-    owner, client = processes.start(viewer_timeout=600, log_to_stderr=True)
-    shown_by, watcher = processes.start(viewer_timeout=600) if elsewhere else (owner, client)
+    owner, client = processes.start(client_write_timeout=600, log_to_stderr=True)
+    shown_by, watcher = processes.start(client_write_timeout=600) if elsewhere else (owner, client)
     path = client.begin("hi")
     with ExitStack() as stack:
         stuck = [stack.enter_context(stuck_viewer(shown_by.url, path)) for _ in range(viewers)]
@@ -1028,7 +1030,7 @@ def test_invariant_5_a_stuck_viewer_is_dropped_and_the_reply_goes_on(
 ) -> None:
     chunk = ndjson(*[line("x" * 2_000)] * 100)
     ollama.script(Head(), Lines(line("a ")), gate := Gate(), *[Body(chunk)] * 100, Lines(last_line()))
-    program, client = processes.start(viewer_timeout=1)
+    program, client = processes.start(client_write_timeout=1)
     path = client.begin("hi")
     with stuck_viewer(program.url, path) as stuck:
         assert stuck.recv(1)
@@ -1052,7 +1054,7 @@ def test_invariant_5_a_stuck_viewer_is_dropped_and_the_reply_goes_on(
 def test_invariant_6_ollama_is_drained_when_nobody_reads(processes: Processes, ollama: ScriptedOllama) -> None:
     chunk = ndjson(*[line("x" * 2_000)] * 100)
     ollama.script(Head(), Lines(line("a ")), gate := Gate(), *[Body(chunk)] * 50, Lines(last_line()))
-    program, client = processes.start(viewer_timeout=600)
+    program, client = processes.start(client_write_timeout=600)
     path = client.begin("hi")
     with stuck_viewer(program.url, path) as stuck:
         assert stuck.recv(1)

@@ -13,7 +13,7 @@ FLOORS = ["server", "handlers", "relay", "db"]
 """From the top down; a room may import from its own floor and those below."""
 
 COMMON = {"errors", "log_format", "settings"}
-FOLDERS = ("handlers", "access", "relay", "db", "embedded")
+FOLDERS = ("handlers", "auth", "relay", "db", "embedded")
 SOURCES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 
 
@@ -28,7 +28,7 @@ def imported_rooms(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
-    return {name.split(".")[0] for name in names} & {*FLOORS, *COMMON, "access", "embedded", "tests"}
+    return {name.split(".")[0] for name in names} & {*FLOORS, *COMMON, "auth", "embedded", "tests"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -36,9 +36,9 @@ def test_imports_run_downwards_only(path: Path) -> None:
     home = room(path)
     below = {*FLOORS[FLOORS.index(home) :]} if home in FLOORS else {home}
     allowed = {
-        "server": below | COMMON | {"access", "embedded"},
-        "handlers": below | COMMON | {"access"},
-        "access": {"access"} | COMMON,
+        "server": below | COMMON | {"auth", "embedded"},
+        "handlers": below | COMMON | {"auth"},
+        "auth": {"auth"} | COMMON,
         "embedded": {"embedded", "log_format", "relay", "settings"},
         "settings": {"settings"},
         "errors": {"errors"},

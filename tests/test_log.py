@@ -58,7 +58,7 @@ def entry(program: Program, **fields: object) -> dict[str, Any]:
 @pytest.fixture
 def logged(start_chatterd: Callable[..., Program], database_url: str) -> Program:
     """A chatterd that logs in JSON."""
-    return start_chatterd(database_url=database_url, log_format="json", viewer_timeout=1)
+    return start_chatterd(database_url=database_url, log_format="json", client_write_timeout=1)
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def test_sighup_is_told_and_hurts_nothing(asker: Client, logged: Program, ollama
 
 def test_a_server_whose_terminal_is_closed_ends(ollama: ScriptedOllama, database_url: str) -> None:
     ours, its = pty.openpty()
-    settings = ["--port=0", f"--database-url={database_url}", f"--ollama-host={ollama.url}", "--drain=1"]
+    settings = ["--port=0", f"--database-url={database_url}", f"--ollama-host={ollama.url}", "--drain-timeout=1"]
     process = subprocess.Popen(
         [sys.executable, "server.py", *settings], cwd=ROOT, stdin=its, stderr=its, stdout=its, start_new_session=True
     )

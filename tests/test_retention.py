@@ -19,7 +19,7 @@ LOGGED = "SELECT count(*) FROM reply_lines WHERE reply = $1"
 @pytest.fixture
 def forgetful(start_chatterd: Callable[..., Program], database_url: str) -> Iterator[Client]:
     """A client of a chatterd that reads and keeps a log for a moment only."""
-    client = Client(start_chatterd(database_url=database_url, log_retention=0.2).url)
+    client = Client(start_chatterd(database_url=database_url, reply_log_retention=0.2).url)
     with client.http:
         yield client
 
@@ -82,7 +82,7 @@ def test_nothing_follows_a_line_of_a_log_that_is_gone(forgetful: Client, databas
 def test_a_log_is_not_read_after_its_time_though_it_is_still_there(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
-    client = Client(start_chatterd(database_url=database_url, log_retention=60).url)
+    client = Client(start_chatterd(database_url=database_url, reply_log_retention=60).url)
     with client.http:
         path = client.begin("hi")
         assert len(client.view(path)) == 6

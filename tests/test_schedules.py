@@ -408,8 +408,8 @@ def test_after_any_schedule_what_was_shown_is_the_log_and_the_message() -> None:
             "database_url": postgres.url,
             "ollama_host": ollama.url,
             "embedded_model": False,
-            "drain": 0.3,
-            "heartbeat": 1,
+            "drain_timeout": 0.3,
+            "heartbeat_interval": 1,
         }
         processes = Processes(settings)
         try:

@@ -112,7 +112,7 @@ def test_an_unknown_option_is_refused(arguments: list[str]) -> None:
     ("arguments", "environment"),
     [
         (["--port=many"], {}),
-        (["--drain=long"], {}),
+        (["--drain-timeout=long"], {}),
         (["--port=1.5"], {}),
         ([], {"PORT": "many"}),
         (["--port"], {}),

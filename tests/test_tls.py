@@ -62,8 +62,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def _secure(files: Files, new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[Program]:
-    settings = {"database_url": new_database(), "ollama_host": _session_ollama.url, "embedded_model": False, "drain": 1}
-    with Program(**settings, viewer_timeout=1, heartbeat=0.2, **files.settings) as program:
+    settings = {
+        "database_url": new_database(),
+        "ollama_host": _session_ollama.url,
+        "embedded_model": False,
+        "drain_timeout": 1,
+    }
+    with Program(**settings, client_write_timeout=1, heartbeat_interval=0.2, **files.settings) as program:
         yield program
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from access import tokens
+from auth import token_file
 from tests.client import Client
 
 
@@ -14,12 +14,12 @@ class TokenFile:
         self.token: dict[str, str] = {}
 
     def add(self, name: str, tenant: str = "", operator: bool = False) -> str:
-        self.token[name] = tokens.make(self.path, name, tenant, operator)
+        self.token[name] = token_file.create_token(self.path, name, tenant, operator)
         return self.token[name]
 
     def remove(self, name: str) -> None:
         """Take a token's line out of the file."""
-        digest = tokens.digest(self.token[name])
+        digest = token_file.digest(self.token[name])
         lines = self.path.read_text().splitlines(keepends=True)
         self.path.write_text("".join(line for line in lines if digest not in line))
 

@@ -42,7 +42,7 @@ def site(
     tokens.add("bob")
     tokens.add("anna", tenant="alice.outbox.anna")
     tokens.add("olivia", operator=True)
-    shared = {"ollama_host": _session_ollama.url, "embedded_model": False, "drain": 1, "data_dir": folder}
+    shared = {"ollama_host": _session_ollama.url, "embedded_model": False, "drain_timeout": 1, "data_dir": folder}
     jwt = {"auth": "jwt", "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
     with (
         Issuer(signer) as issuer,

@@ -35,7 +35,7 @@ class Site:
 def site(new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[Site]:
     """The site, and Chromium, which comes last: no other event loop runs in this thread while it does."""
     url = new_database()
-    settings = {"ollama_host": _session_ollama.url, "embedded_model": False, "drain": 1}
+    settings = {"ollama_host": _session_ollama.url, "embedded_model": False, "drain_timeout": 1}
     with (
         CuttingProxy(url) as proxy,
         Program(database_url=proxy.url, acquire_timeout=1, **settings) as watched,

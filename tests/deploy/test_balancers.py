@@ -39,8 +39,8 @@ class Site:
             database_url=self.database_url,
             ollama_host=f"{self.ollama.url}/{port}",  # so that a request tells who sent it
             embedded_model=False,
-            drain=5,
-            heartbeat=0.3,
+            drain_timeout=5,
+            heartbeat_interval=0.3,
         )
 
     def revive(self) -> None:

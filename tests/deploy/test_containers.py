@@ -137,7 +137,7 @@ def test_there_is_time_to_drain(compose: dict[str, Any]) -> None:
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
     for name in CHATTERDS:
         service = compose["services"][name]
-        drain = float(options(service["command"]).get("drain", Settings.drain))
+        drain = float(options(service["command"]).get("drain-timeout", Settings.drain_timeout))
         assert seconds(service["stop_grace_period"]) >= drain + 4
 
 

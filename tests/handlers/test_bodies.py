@@ -17,7 +17,12 @@ HUGE = (2**31, 2**63, 10**30)
 @pytest.fixture(scope="module")
 def small_url(new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[str]:
     """A chatterd that takes small bodies only, and not slowly."""
-    settings: dict[str, object] = {"max_body_bytes": LIMIT, "body_timeout": 1, "drain": 1, "embedded_model": False}
+    settings: dict[str, object] = {
+        "max_body_bytes": LIMIT,
+        "body_timeout": 1,
+        "drain_timeout": 1,
+        "embedded_model": False,
+    }
     with Program(database_url=new_database(), ollama_host=_session_ollama.url, **settings) as program:
         yield program.url
         assert program.alarms([]) == []

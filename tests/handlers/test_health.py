@@ -52,7 +52,7 @@ def test_a_server_that_drains_is_not_ready_and_begins_nothing_and_ends_what_runs
 ) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
-    program = start_chatterd(database_url=database_url, drain=20)
+    program = start_chatterd(database_url=database_url, drain_timeout=20)
     client, other = Client(program.url), Client(program.url)
     with client.http, other.http, client.prompt("hi") as stream:
         assert stream.next() is not None

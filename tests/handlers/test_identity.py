@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,8 +15,8 @@ import httpx
 import pytest
 from tornado.routing import PathMatches, Rule
 
-from access.needs import Need
-from access.tokens import digest
+from auth.principal import Access
+from auth.token_file import digest
 from handlers import ROUTES
 from handlers.base import BaseHandler
 from handlers.doorkeeper import bearer, check_routes
@@ -53,7 +53,7 @@ def program(
         database_url=new_database(),
         ollama_host=_session_ollama.url,
         embedded_model=False,
-        drain=1,
+        drain_timeout=1,
         auth="token",
         token_file=tokens.path,
         data_dir=folder / "data",
@@ -85,18 +85,18 @@ def sign_in(http: httpx.Client, token: str, **headers: str) -> httpx.Response:
 
 
 def test_every_route_says_whom_it_is_for() -> None:
-    needs: dict[Need, set[str]] = {need: set() for need in Need}
+    needs: dict[Access, set[str]] = {need: set() for need in Access}
     for rule in ROUTES:
         assert isinstance(rule.matcher, PathMatches)
         needs[rule.target.needs].add(rule.matcher.regex.pattern)
-    assert {pattern.strip("/?$") for pattern in needs[Need.OPERATOR]} == {"status/events", "metrics"}
-    assert {pattern.strip("/?$") for pattern in needs[Need.ASKER]} >= {
+    assert {pattern.strip("/?$") for pattern in needs[Access.OPERATOR]} == {"status/events", "metrics"}
+    assert {pattern.strip("/?$") for pattern in needs[Access.AUTHENTICATED]} >= {
         "llmchat",
         "llmchat/([^/]+)",
         "llmprompt",
         "models",
     }
-    for pattern in needs[Need.ANYONE]:
+    for pattern in needs[Access.PUBLIC]:
         assert not re.match(r"/(llm|models|status/events|metrics)", pattern)
 
 
@@ -391,9 +391,11 @@ def test_keys_that_come_slowly_are_not_taken_for_a_slow_client(
 # Starting.
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, program: Sequence[str] = ("server.py",), **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "server.py", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
@@ -406,11 +408,11 @@ def test_a_token_is_made_on_the_command_line_and_shown_once(
     tmp_path: Path, start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     path = tmp_path / "tokens"
-    made = run(f"--token-file={path}", "--new-token=alice", "--tenant=family")
+    made = run("alice", f"--token-file={path}", "--tenant=family", program=("-m", "auth.create_token"))
     assert made.returncode == 0
     token = made.stdout.strip()
     assert token not in made.stderr and token not in path.read_text() and digest(token) in path.read_text()
-    again = run(f"--token-file={path}", "--new-token=alice")
+    again = run("alice", f"--token-file={path}", program=("-m", "auth.create_token"))
     assert again.returncode != 0 and "already" in again.stderr
     program = start_chatterd(database_url=database_url, auth="token", token_file=path, data_dir=tmp_path)
     answer = httpx.get(f"{program.url}/sign-in/asker", headers={"Authorization": f"Bearer {token}"})
@@ -427,7 +429,6 @@ def test_a_token_is_made_on_the_command_line_and_shown_once(
         (["--auth=token", "--token-file={good}", "--cookie-secret=short"], "--cookie-secret is too short"),
         (["--auth=jwt", "--jwt-issuer=i", "--jwt-audience=a", "--jwt-keys=http://a.example"], "--jwt-keys must be"),
         (["--cors-origins=*"], "--cors-origins names origins"),
-        (["--new-token=alice"], "--new-token needs --token-file"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_with_a_sentence(

@@ -13,7 +13,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-from access.origins import Origins
+from auth.origins import AllowedOrigins
 from db import chatts, presence
 from db.pool import Database
 from handlers import application
@@ -31,7 +31,7 @@ Steps = Generator[Any, Any, None]
 def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iterator[Services]:
     """All parts of a chatterd but its sockets, wired as ``server.py`` does it."""
     asyncio.set_event_loop(io_loop.asyncio_loop)  # type: ignore[attr-defined]  # what made the database has run a loop of its own meanwhile
-    settings = Settings(database_url=database_url, heartbeat=0.05, viewer_timeout=0.5)
+    settings = Settings(database_url=database_url, heartbeat_interval=0.05, client_write_timeout=0.5)
     database = Database(database_url, settings.pool_size, settings.acquire_timeout)
     stack = AsyncExitStack()
 
@@ -39,7 +39,7 @@ def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iter
         await database.open()
         model = Ollama(ollama.url, settings.max_replies, settings.connect_timeout)
         replies, watched = await start_relay(stack, database, model, settings)
-        return Services(settings, database, model, replies, watched, None, Origins())
+        return Services(settings, database, model, replies, watched, None, AllowedOrigins())
 
     async def stop() -> None:
         await made.replies.drain(0)

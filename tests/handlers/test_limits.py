@@ -32,10 +32,10 @@ def tight_url(new_database: Callable[[], str], _session_ollama: ScriptedOllama) 
         "max_json_depth": 6,
         "max_reply_bytes": REPLY_BYTES,
         "max_viewers": 2,
-        "prompt_characters": 200,
+        "max_prompt_characters": 200,
     }
     with Program(
-        database_url=new_database(), ollama_host=_session_ollama.url, embedded_model=False, drain=1, **settings
+        database_url=new_database(), ollama_host=_session_ollama.url, embedded_model=False, drain_timeout=1, **settings
     ) as program:
         yield program.url
         assert program.alarms([]) == []
@@ -389,7 +389,7 @@ def test_nobody_else_names_an_address(counting: Callable[..., Client]) -> None:
             assert answer.status_code == status
 
 
-@pytest.mark.parametrize("setting", ["replies_at_once", "address_replies_at_once"])
+@pytest.mark.parametrize("setting", ["max_replies_per_tenant", "max_replies_per_address"])
 def test_one_reply_too_many_is_429_until_another_has_ended(
     counting: Callable[..., Client], ollama: ScriptedOllama, setting: str
 ) -> None:
@@ -460,7 +460,7 @@ def slowest_health(client: Client, probes: int = 40) -> list[float]:
 def test_500_slow_heads_and_500_stuck_viewers_neither_hold_the_server_up_nor_fill_its_memory(
     start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
 ) -> None:
-    program = start_chatterd(database_url=database_url, header_timeout=4, viewer_timeout=4)
+    program = start_chatterd(database_url=database_url, header_timeout=4, client_write_timeout=4)
     client = Client(program.url)
     gate = Gate()
     with client.http, contextlib.ExitStack() as open_ones:
@@ -516,7 +516,7 @@ def test_bodies_that_break_off_are_not_kept(
 def test_a_body_for_which_there_is_no_room_beside_the_others_is_503_until_one_of_them_is_read(
     start_chatterd: Callable[..., Program], session_database_url: str
 ) -> None:
-    program = start_chatterd(database_url=session_database_url, max_bodies_bytes=100_000)
+    program = start_chatterd(database_url=session_database_url, max_total_body_bytes=100_000)
     with Client(program.url) as client, raw(program.url) as first, raw(program.url) as leaving:
         body = ujson.dumps(client.body("x" * 60_000)).encode()
         large = client.body("y" * 60_000)

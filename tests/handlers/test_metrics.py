@@ -287,7 +287,7 @@ def test_an_ollama_that_is_away_is_told(chatterd: Program, ollama: ScriptedOllam
 def test_a_server_that_drains_says_so(start_chatterd: Start, ollama: ScriptedOllama, database_url: str) -> None:
     gate = Gate("the end")
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
-    program = start_chatterd(database_url=database_url, drain=20)
+    program = start_chatterd(database_url=database_url, drain_timeout=20)
     client = Client(program.url)
     with client.http, client.prompt("hi") as stream:
         assert stream.next() is not None

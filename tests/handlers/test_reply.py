@@ -332,7 +332,7 @@ def test_after_a_restart_a_finished_reply_is_shown_as_it_was(
 def test_without_retention_a_finished_reply_is_one_line_with_the_whole_text(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
-    client = Client(start_chatterd(database_url=database_url, log_retention=0).url)
+    client = Client(start_chatterd(database_url=database_url, reply_log_retention=0).url)
     with client.http:
         for path, (text, error) in make_replies(client, ollama).items():
             check_from_the_database(client, path, text, error)
@@ -341,7 +341,7 @@ def test_without_retention_a_finished_reply_is_one_line_with_the_whole_text(
 def test_a_viewer_who_has_seen_any_line_sees_nothing_more_after_the_lines_are_gone(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
-    client = Client(start_chatterd(database_url=database_url, log_retention=0).url)
+    client = Client(start_chatterd(database_url=database_url, reply_log_retention=0).url)
     with client.http:
         for path in make_replies(client, ollama):
             assert [status_of(client, path, lastEventId=str(last)) for last in (0, 1, 2)] == [204] * 3
@@ -352,7 +352,7 @@ def test_thinking_and_tool_calls_are_shown_after_the_lines_are_gone(
 ) -> None:
     call = {"function": {"name": "add", "arguments": {"a": 1}}}
     ollama.script(Head(), Lines(line(message={"thinking": "hm"}), last_line("", message={"tool_calls": [call]})))
-    client = Client(start_chatterd(database_url=database_url, log_retention=0).url)
+    client = Client(start_chatterd(database_url=database_url, reply_log_retention=0).url)
     with client.http:
         path = client.begin("hi")
         client.view(path)
@@ -384,7 +384,7 @@ def test_a_reply_that_runs_when_the_server_is_told_to_stop_is_given_up_for_anoth
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     ollama.script(Head(), Lines(line("w0 ")), Gate())
-    program = start_chatterd(database_url=database_url, drain=0)
+    program = start_chatterd(database_url=database_url, drain_timeout=0)
     client = Client(program.url)
     with client.http, client.prompt("hi") as stream:
         take(stream, 1)

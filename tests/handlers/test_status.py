@@ -226,7 +226,7 @@ def test_watchers_are_sent_away_when_the_server_drains(
 ) -> None:
     gate = Gate("the end")
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
-    program = start_chatterd(database_url=database_url, drain=30)
+    program = start_chatterd(database_url=database_url, drain_timeout=30)
     client = Client(program.url)
     with ExitStack() as stack:
         stack.enter_context(client.http)

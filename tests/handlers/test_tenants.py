@@ -39,7 +39,7 @@ def site(
         "database_url": new_database(),
         "ollama_host": _session_ollama.url,
         "embedded_model": False,
-        "drain": 1,
+        "drain_timeout": 1,
         "auth": "token",
         "token_file": tokens.path,
         "data_dir": folder,
@@ -261,7 +261,7 @@ def test_a_reply_whose_lines_are_gone_is_its_tenants(
     tokens.add("alice")
     tokens.add("bob")
     program = start_chatterd(
-        database_url=database_url, auth="token", token_file=tokens.path, data_dir=tmp_path, log_retention=0
+        database_url=database_url, auth="token", token_file=tokens.path, data_dir=tmp_path, reply_log_retention=0
     )
     alice, bob = tokens.client(program.url, "alice"), tokens.client(program.url, "bob")
     with alice.http, bob.http:

@@ -21,8 +21,8 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from access.needs import Need
-from access.origins import Origins
+from auth.origins import AllowedOrigins
+from auth.principal import Access
 from db.pool import Database
 from handlers.services import Services
 from handlers.viewer import WRITE_LIMIT, ViewerHandler
@@ -44,7 +44,7 @@ PATIENCE = 30.0
 class Shown(ViewerHandler):
     """Shows the one reply of the test."""
 
-    needs = Need.ASKER
+    needs = Access.AUTHENTICATED
 
     async def get(self) -> None:
         stage: Stage = self.settings["stage"]
@@ -171,7 +171,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def staged(url: str, certificate: Path | None, changed: dict[str, float]) -> AsyncIterator[Stage]:
-    settings = replace(Settings(database_url=url, heartbeat=HEARTBEAT), **changed)  # type: ignore[arg-type]
+    settings = replace(Settings(database_url=url, heartbeat_interval=HEARTBEAT), **changed)  # type: ignore[arg-type]
     database = Database(url, settings.pool_size, settings.acquire_timeout)
     await database.open()
     async with AsyncExitStack() as parts:
@@ -179,7 +179,7 @@ async def staged(url: str, certificate: Path | None, changed: dict[str, float]) 
         ollama = Ollama("http://127.0.0.1:9", settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
         replies, status = await start_relay(parts, database, ollama, settings)
-        stage = Stage(Services(settings, database, ollama, replies, status, None, Origins()), Doorbell(database))
+        stage = Stage(Services(settings, database, ollama, replies, status, None, AllowedOrigins()), Doorbell(database))
         server_ssl = None
         if certificate:
             server_ssl = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -395,7 +395,7 @@ def test_a_viewer_that_does_not_read_is_dropped_and_the_others_see_everything(
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await views[0].whole()
 
-    play(url, act, viewer_timeout=0.2)
+    play(url, act, client_write_timeout=0.2)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -417,4 +417,4 @@ def test_whatever_connections_take_and_when_each_viewer_sees_everything_in_order
         time.sleep(0.003)
         assert [await view.whole() == stage.whole for view in views] == [True] * len(views)
 
-    play(url, act, heartbeat=0.002)
+    play(url, act, heartbeat_interval=0.002)

@@ -421,7 +421,7 @@ def asking(start_chatterd: Callable[..., Program], database_url: str) -> Asking:
 def test_silence_is_bridged_by_comments_and_what_then_comes_is_shown(asking: Asking, ollama: ScriptedOllama) -> None:
     gate, second = Gate(), Gate()
     ollama.script(gate, Head(), Lines(line("a")), second, Lines(last_line("b")))
-    with asking(heartbeat=0.05) as client, client.prompt("hi") as stream:
+    with asking(heartbeat_interval=0.05) as client, client.prompt("hi") as stream:
         assert [stream.comment() for _ in range(3)] == [": waiting"] * 3
         gate.open()
         event = stream.next()
@@ -432,7 +432,7 @@ def test_silence_is_bridged_by_comments_and_what_then_comes_is_shown(asking: Ask
 
 
 def test_silence_beyond_the_timeout_ends_the_reply(asking: Asking, ollama: ScriptedOllama, database_url: str) -> None:
-    with asking(silence_timeout=0.9) as client:
+    with asking(ollama_read_timeout=0.9) as client:
         ollama.script(Head(), Lines(line("half")), Gate())
         with client.prompt("hi") as stream:
             told = ended(stream, database_url)

@@ -49,7 +49,9 @@ def alone(**settings: object) -> Iterator[Alone]:
         url = postgres.start()
         with (
             ScriptedOllama() as ollama,
-            Program(database_url=url, ollama_host=ollama.url, embedded_model=False, drain=1, **settings) as program,
+            Program(
+                database_url=url, ollama_host=ollama.url, embedded_model=False, drain_timeout=1, **settings
+            ) as program,
         ):
             yield Alone(program, ollama, url)
     finally:

@@ -156,11 +156,11 @@ async def terminate_servers(count: int, seed: int) -> Result:
             await site.revive(number)
             return began + DRAIN  # until then all goes on; there are always replies that take longer
 
-        title = f"{count} SIGTERMs, one server after the other, {viewers} replies streaming (--drain={DRAIN})"
+        title = f"{count} SIGTERMs, one server after the other, {viewers} replies streaming (--drain-timeout={DRAIN})"
         result = await _deaths(title, site, viewers, count, random.Random(seed), die)
     result.figures["from SIGTERM to the process's end: slowest"] = f"{max(drained):.2f} s"
     if max(drained) > DRAIN + 2:
-        result.wrong.append(f"a server took {max(drained):.2f} s to leave, with --drain={DRAIN}")
+        result.wrong.append(f"a server took {max(drained):.2f} s to leave, with --drain-timeout={DRAIN}")
     if any(statuses):
         result.wrong.append(f"{sum(map(bool, statuses))} servers ended with a status other than 0")
     return result

@@ -85,7 +85,7 @@ class Site:
         shutil.rmtree(self._folder)
 
     def _new_server(self, port: int) -> Program:
-        settings: dict[str, Any] = {"drain": DRAIN, **self._settings}
+        settings: dict[str, Any] = {"drain_timeout": DRAIN, **self._settings}
         server = Program(
             port=port, database_url=self.database_url, ollama_host=self._ollama.url, embedded_model=False, **settings
         )

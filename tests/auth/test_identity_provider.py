@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tornado.options import Error
 
-from access.identity import check
+from auth.identity_provider import authenticate
 from settings import Settings
 
 JWT = {"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_keys": "k"}
@@ -18,14 +18,14 @@ JWT = {"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_keys": "k"}
         {"address": "localhost"},
         {"address": "127.8.9.1"},
         {"address": "::1"},
-        {"address": "", "insecure": True},
+        {"address": "", "allow_unauthenticated": True},
         {"address": "0.0.0.0", "auth": "token", "token_file": "f"},
         {"address": "0.0.0.0", **JWT},
         JWT | {"jwt_operator_claim": "roles=admin"},
     ],
 )
 def test_what_goes_together_is_taken(settings: dict[str, Any]) -> None:
-    check(Settings(**settings))
+    authenticate(Settings(**settings))
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_what_goes_together_is_taken(settings: dict[str, Any]) -> None:
         ({"address": "0.0.0.0"}, "without --auth anybody"),
         ({"address": ""}, "without --auth anybody"),
         ({"address": "::"}, "without --auth anybody"),
-        ({"address": "192.168.1.5"}, "--insecure"),
-        ({"address": "chat.example"}, "--insecure"),
+        ({"address": "192.168.1.5"}, "--allow-unauthenticated"),
+        ({"address": "chat.example"}, "--allow-unauthenticated"),
     ],
 )
 def test_what_does_not_is_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(Error, match=sentence):
-        check(Settings(**settings))
+        authenticate(Settings(**settings))

@@ -7,9 +7,9 @@ from typing import Any
 
 import jwt
 
-from access.asker import Asker
-from access.key_set import KeySet
-from access.tokens import NAME, TENANT
+from auth.jwks import JWKSClient
+from auth.principal import Principal
+from auth.token_file import NAME, TENANT
 from errors import Unauthorized
 from settings import Settings
 
@@ -23,22 +23,22 @@ CACHE_LIMIT = 10_000
 """Tokens whose signature is not checked again until they end."""
 
 
-class Jwts:
+class JWTAuthenticator:
     """Knows askers by the claims that the issuer signed.
 
     :param settings: issuer, audience, and which claims name the tenant and the operators.
     """
 
-    def __init__(self, settings: Settings, keys: KeySet) -> None:
+    def __init__(self, settings: Settings, keys: JWKSClient) -> None:
         self._settings = settings
         self._keys = keys
         self._operator_claim, _, self._operator_value = settings.jwt_operator_claim.partition("=")
-        self._cache: dict[bytes, tuple[float, Asker]] = {}
+        self._cache: dict[bytes, tuple[float, Principal]] = {}
         self._version = 0
 
-    def known(self, token: str) -> Asker | None:
+    def lookup(self, token: str) -> Principal | None:
         """Whose token it is, if it was checked before, has not ended, and the keys are still those."""
-        if not self._keys.fresh or self._version != self._keys.version:
+        if not self._keys.is_fresh or self._version != self._keys.version:
             return None
         key = _digest(token)
         ends, asker = self._cache.get(key, (0.0, None))
@@ -47,14 +47,14 @@ class Jwts:
             return None
         return asker
 
-    async def check(self, token: str) -> Asker:
+    async def verify(self, token: str) -> Principal:
         """Whose token it is.
 
         :raises Unauthorized: the issuer did not sign it for us, or it has ended.
         :raises Unavailable: there are no keys to check it with.
         """
         claims = await self._claims(token)
-        asker = self._asker(claims)
+        asker = self._principal(claims)
         if self._version != self._keys.version:
             self._cache.clear()
             self._version = self._keys.version
@@ -87,7 +87,7 @@ class Jwts:
             ) from error
         return claims
 
-    def _asker(self, claims: Mapping[str, Any]) -> Asker:
+    def _principal(self, claims: Mapping[str, Any]) -> Principal:
         tenant = claims.get(self._settings.jwt_tenant_claim)
         if not isinstance(tenant, str) or not tenant or not TENANT.fullmatch(tenant):
             raise Unauthorized(
@@ -96,7 +96,7 @@ class Jwts:
             )
         name = claims.get("name")
         named = isinstance(name, str) and NAME.fullmatch(name)
-        return Asker(tenant, self._is_operator(claims), name=str(name) if named else tenant)
+        return Principal(tenant, self._is_operator(claims), name=str(name) if named else tenant)
 
     def _is_operator(self, claims: Mapping[str, Any]) -> bool:
         claim = claims.get(self._operator_claim) if self._operator_claim else None
@@ -104,18 +104,18 @@ class Jwts:
             return claim is True
         return self._operator_value in claim if isinstance(claim, list) else claim == self._operator_value
 
-    def remember(self, token: str, asker: Asker) -> dict[str, object]:
+    def to_session(self, token: str, asker: Principal) -> dict[str, object]:
         """What a session keeps of a token: whose it is. It ends when the token would have."""
         issuer = self._settings.jwt_issuer
         return {"issuer": issuer, "tenant": asker.tenant, "operator": asker.operator, "name": asker.name}
 
-    def recall(self, kept: Mapping[str, object]) -> Asker | None:
+    def from_session(self, kept: Mapping[str, object]) -> Principal | None:
         """Whose session it is."""
         if kept.get("issuer") != self._settings.jwt_issuer:
             return None  # of the time when --auth or the issuer was another
-        return Asker(str(kept["tenant"]), kept.get("operator") is True, name=str(kept.get("name")))
+        return Principal(str(kept["tenant"]), kept.get("operator") is True, name=str(kept.get("name")))
 
-    def ends(self, token: str) -> float | None:
+    def expires_at(self, token: str) -> float | None:
         """When a token that was checked ends, in seconds since 1970."""
         return self._cache[_digest(token)][0]
 

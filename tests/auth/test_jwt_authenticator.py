@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.options import Error
 
-from access import jwts, key_set
-from access.asker import Asker
-from access.jwts import Jwts
-from access.key_set import KeySet, parse
+from auth import jwks, jwt_authenticator
+from auth.jwks import JWKSClient, parse
+from auth.jwt_authenticator import JWTAuthenticator
+from auth.principal import Principal
 from errors import Unauthorized, Unavailable
 from settings import Settings
 from tests.fakes.issuer import AUDIENCE, ISSUER, Issuer, Signer
@@ -38,27 +38,29 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def run(source: str | Path, use: Callable[[Jwts, KeySet], Awaitable[Result]], settings: Settings = SETTINGS) -> Result:
+def run(
+    source: str | Path, use: Callable[[JWTAuthenticator, JWKSClient], Awaitable[Result]], settings: Settings = SETTINGS
+) -> Result:
     """Do something with keys from there, in a loop of its own."""
 
     async def run() -> Result:
-        keys = KeySet(str(source))
+        keys = JWKSClient(str(source))
         await keys.open()
         try:
-            return await use(Jwts(settings, keys), keys)
+            return await use(JWTAuthenticator(settings, keys), keys)
         finally:
             keys.close()
 
     return asyncio.run(run())
 
 
-def check(source: str | Path, token: str, settings: Settings = SETTINGS) -> Asker:
-    return run(source, lambda known, _: known.check(token), settings)
+def check(source: str | Path, token: str, settings: Settings = SETTINGS) -> Principal:
+    return run(source, lambda known, _: known.verify(token), settings)
 
 
 @pytest.mark.parametrize("signer", [EC, RSA, OKP], ids=lambda signer: signer.algorithm)
 def test_a_token_says_whose_it_is(path: Path, signer: Signer) -> None:
-    assert check(path, signer.sign()) == Asker("alice", name="alice")
+    assert check(path, signer.sign()) == Principal("alice", name="alice")
     assert check(path, signer.sign(name="Alice A.", aud=["other", AUDIENCE])).name == "Alice A."
 
 
@@ -152,10 +154,10 @@ def test_a_token_that_is_not_the_issuers_for_us_and_now_is_refused(path: Path, t
 @given(st.text() | st.lists(st.text(), min_size=3, max_size=3).map(".".join))
 def test_whatever_a_token_holds_is_refused_with_a_sentence(token: str) -> None:
     async def use() -> None:
-        keys = object.__new__(KeySet)
+        keys = object.__new__(JWKSClient)
         keys.version, keys._keys, keys._published = 0, parse(document(EC)), False
         with pytest.raises(Unauthorized):
-            await Jwts(SETTINGS, keys).check(token)
+            await JWTAuthenticator(SETTINGS, keys).verify(token)
 
     asyncio.run(use())
 
@@ -163,22 +165,22 @@ def test_whatever_a_token_holds_is_refused_with_a_sentence(token: str) -> None:
 def test_a_token_is_checked_once_until_it_ends_or_the_keys_change(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token, now = EC.sign(), time.time()
 
-    async def use(known: Jwts, keys: KeySet) -> None:
-        assert known.known(token) is None
-        asker = await known.check(token)
-        assert known.known(token) == asker
+    async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
+        assert known.lookup(token) is None
+        asker = await known.verify(token)
+        assert known.lookup(token) == asker
         monkeypatch.setattr("access.jwts.time", lambda: now + 640)
-        assert known.known(token) is None
+        assert known.lookup(token) is None
         monkeypatch.undo()
-        await known.check(token)
+        await known.verify(token)
         keys.reload()
-        assert known.known(token) is None
-        await known.check(token)
-        assert known.known(token)
-        monkeypatch.setattr(jwts, "CACHE_LIMIT", 2)
+        assert known.lookup(token) is None
+        await known.verify(token)
+        assert known.lookup(token)
+        monkeypatch.setattr(jwt_authenticator, "CACHE_LIMIT", 2)
         for sub in "bcd":
-            await known.check(EC.sign(sub=sub))
-        assert len(known._cache) == 2 and known.known(token) is None
+            await known.verify(EC.sign(sub=sub))
+        assert len(known._cache) == 2 and known.lookup(token) is None
 
     run(path, use)
 
@@ -189,20 +191,20 @@ def test_keys_that_are_published_are_fetched_again_for_a_new_one_but_not_often(m
     monkeypatch.setattr("access.key_set.monotonic", lambda: now)
     with Issuer(EC) as issuer:
 
-        async def use(known: Jwts, keys: KeySet) -> None:
+        async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
             nonlocal now
-            await known.check(EC.sign())
+            await known.verify(EC.sign())
             assert issuer.asked == 1
             issuer.body = document(new)
-            await known.check(new.sign())
+            await known.verify(new.sign())
             assert issuer.asked == 2
             with pytest.raises(Unauthorized):  # it was withdrawn
-                await known.check(EC.sign())
+                await known.verify(EC.sign())
             issuer.body = document(new, newer)
-            results = await asyncio.gather(*(known.check(newer.sign()) for _ in range(20)), return_exceptions=True)
+            results = await asyncio.gather(*(known.verify(newer.sign()) for _ in range(20)), return_exceptions=True)
             assert {type(result) for result in results} == {Unauthorized} and issuer.asked == 2
-            now += key_set.REFETCH_INTERVAL
-            await asyncio.gather(*(known.check(newer.sign()) for _ in range(20)))
+            now += jwks.REFETCH_INTERVAL
+            await asyncio.gather(*(known.verify(newer.sign()) for _ in range(20)))
             assert issuer.asked == 3
 
         run(issuer.url, use)
@@ -213,15 +215,15 @@ def test_a_key_that_is_withdrawn_counts_for_an_hour_at_most(monkeypatch: pytest.
     monkeypatch.setattr("access.key_set.monotonic", lambda: now)
     with Issuer(EC) as issuer:
 
-        async def use(known: Jwts, keys: KeySet) -> None:
+        async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
             nonlocal now
-            await known.check(token)
+            await known.verify(token)
             issuer.body = document(RSA)
-            assert known.known(token)
-            now += key_set.LIFETIME
-            assert known.known(token) is None
+            assert known.lookup(token)
+            now += jwks.LIFETIME
+            assert known.lookup(token) is None
             with pytest.raises(Unauthorized):
-                await known.check(token)
+                await known.verify(token)
 
         run(issuer.url, use)
 
@@ -237,12 +239,12 @@ def test_while_the_issuer_has_no_keys_the_old_ones_do(
     monkeypatch.setattr("access.key_set.monotonic", lambda: now)
     with Issuer(EC) as issuer:
 
-        async def use(known: Jwts, keys: KeySet) -> None:
+        async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
             nonlocal now
-            await known.check(EC.sign())
+            await known.verify(EC.sign())
             issuer.status, issuer.body = status, body
-            now += key_set.LIFETIME
-            assert await known.check(EC.sign())
+            now += jwks.LIFETIME
+            assert await known.verify(EC.sign())
             assert issuer.asked == 2
 
         run(issuer.url, use)
@@ -253,10 +255,10 @@ def test_an_answer_that_is_hardly_http_is_no_reason_to_ask_at_once_again() -> No
     with Issuer(EC) as issuer:
         issuer.location = "/" * 100_000
 
-        async def use(known: Jwts, keys: KeySet) -> None:
+        async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
             for _ in range(3):
                 with pytest.raises(Unavailable):
-                    await known.check(EC.sign())
+                    await known.verify(EC.sign())
             assert issuer.asked == 2  # at the start, and for the first token
 
         run(issuer.url, use)
@@ -270,16 +272,16 @@ def test_a_strangers_token_does_not_make_known_ones_wait_for_an_issuer_that_is_a
     monkeypatch.setattr("access.key_set.monotonic", lambda: now)
     with Issuer(EC) as issuer:
 
-        async def use(known: Jwts, keys: KeySet) -> None:
+        async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
             nonlocal now
             token = EC.sign()
-            await known.check(token)
+            await known.verify(token)
             issuer.status = 500
             with pytest.raises(Unauthorized):
-                await known.check(EC.sign(headers={"kid": "nobody's"}))
+                await known.verify(EC.sign(headers={"kid": "nobody's"}))
             assert issuer.asked == 2
-            now += key_set.REFETCH_INTERVAL
-            assert known.known(token)
+            now += jwks.REFETCH_INTERVAL
+            assert known.lookup(token)
 
         run(issuer.url, use)
 
@@ -289,28 +291,28 @@ def test_a_server_that_never_got_keys_says_so_and_goes_on_trying(monkeypatch: py
     with Issuer(EC) as issuer:
         good, issuer.body = issuer.body, b"{"
 
-        async def use(known: Jwts, keys: KeySet) -> None:
+        async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
             with pytest.raises(Unavailable):
-                await known.check(EC.sign())
+                await known.verify(EC.sign())
             issuer.body = good
-            now = time.monotonic() + key_set.REFETCH_INTERVAL
+            now = time.monotonic() + jwks.REFETCH_INTERVAL
             monkeypatch.setattr("access.key_set.monotonic", lambda: now)
-            assert await known.check(EC.sign())
+            assert await known.verify(EC.sign())
 
         run(issuer.url, use)
 
 
 @pytest.mark.expects_log("The keys stay as they were")
 def test_a_file_of_keys_is_read_again_on_demand(path: Path) -> None:
-    async def use(known: Jwts, keys: KeySet) -> None:
+    async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
         path.write_text("{")
         known.reload()
-        assert await known.check(EC.sign())
+        assert await known.verify(EC.sign())
         path.write_bytes(document(RSA))
         known.reload()
-        assert await known.check(RSA.sign())
+        assert await known.verify(RSA.sign())
         with pytest.raises(Unauthorized):
-            await known.check(EC.sign())
+            await known.verify(EC.sign())
 
     run(path, use)
 
@@ -354,5 +356,5 @@ def test_a_lone_key_needs_no_id(path: Path) -> None:
 )
 def test_keys_come_from_a_file_or_over_tls(source: str) -> None:
     with pytest.raises(Error) as refused:
-        run(source, lambda known, _: known.check(""))
+        run(source, lambda known, _: known.verify(""))
     assert "password@" not in str(refused.value)

@@ -17,10 +17,10 @@ from pathlib import Path
 import msgspec
 from tornado.options import Error
 
-from access.asker import Asker, Limits
+from auth.principal import Principal, TenantLimits
 from errors import Unauthorized
 
-log = logging.getLogger("chatterd.access")
+log = logging.getLogger("chatterd.auth")
 
 PREFIX = "chatterd_"
 """What a token begins with, so that people and scanners of leaked secrets know what it is."""
@@ -29,10 +29,10 @@ TOKEN_BYTES = 32
 NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 TENANT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,200}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-LIMITS = {field.name for field in dataclasses.fields(Limits)}
+LIMITS = {field.name for field in dataclasses.fields(TenantLimits)}
 
 
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
+class _TokenEntry(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     tenant: str
     sha256: str
@@ -40,7 +40,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     limits: dict[str, int] = {}
 
 
-class Tokens:
+class TokenFileAuthenticator:
     """The askers whom a file names; those of the file as it was when it was read last and had no mistake.
 
     :raises Error: the file cannot be read, or a line of it is wrong.
@@ -48,44 +48,44 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._askers = _read(path)
+        self._principals = _read(path)
 
-    def known(self, token: str) -> Asker | None:
+    def lookup(self, token: str) -> Principal | None:
         """Whose token it is."""
-        return self._askers.get(digest(token))
+        return self._principals.get(digest(token))
 
-    async def check(self, token: str) -> Asker:
+    async def verify(self, token: str) -> Principal:
         """Whose token it is.
 
         :raises Unauthorized: nobody's.
         """
-        asker = self.known(token)
+        asker = self.lookup(token)
         if asker is None:
             raise Unauthorized(
                 "This token is not known here. Check that it is whole, or ask for a new one.", "invalid_token"
             )
         return asker
 
-    def remember(self, token: str, asker: Asker) -> dict[str, object]:
+    def to_session(self, token: str, asker: Principal) -> dict[str, object]:
         """What a session keeps of a token: enough to end with it."""
         return {"token": digest(token)}
 
-    def recall(self, kept: Mapping[str, object]) -> Asker | None:
+    def from_session(self, kept: Mapping[str, object]) -> Principal | None:
         """Whose session it is; None if the token is not in the file any more."""
-        return self._askers.get(str(kept.get("token")))
+        return self._principals.get(str(kept.get("token")))
 
-    def ends(self, token: str) -> float | None:
+    def expires_at(self, token: str) -> float | None:
         """A token ends when its line is taken out of the file."""
         return None
 
     def reload(self) -> None:
         """Read the file again. If it is wrong, the tokens stay as they were."""
         try:
-            self._askers = _read(self._path)
+            self._principals = _read(self._path)
         except Error as error:
             log.error("The tokens stay as they were: %s", str(error))
         else:
-            log.info("Read %d tokens from %s", len(self._askers), self._path)
+            log.info("Read %d tokens from %s", len(self._principals), self._path)
 
 
 def digest(token: str) -> str:
@@ -93,7 +93,7 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
-def make(path: Path, name: str, tenant: str, operator: bool) -> str:
+def create_token(path: Path, name: str, tenant: str, operator: bool) -> str:
     """Make a token and write its hash into a file, which is made if it is missing, readable for its owner only.
 
     :param tenant: whose conversations it opens; empty: those of ``name``.
@@ -105,7 +105,7 @@ def make(path: Path, name: str, tenant: str, operator: bool) -> str:
     if any(asker.name == name for asker in askers):
         raise Error(f"{path} has a token of the name {name!r} already; choose another name, or take its line out first")
     token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-    line = _Line(name, tenant or name, digest(token), operator)
+    line = _TokenEntry(name, tenant or name, digest(token), operator)
     _check(line)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
@@ -115,7 +115,7 @@ def make(path: Path, name: str, tenant: str, operator: bool) -> str:
     return token
 
 
-def _read(path: Path) -> dict[str, Asker]:
+def _read(path: Path) -> dict[str, Principal]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -128,30 +128,30 @@ def _read(path: Path) -> dict[str, Asker]:
         raise Error(f"{path}, {error}") from error
 
 
-def parse(text: str) -> dict[str, Asker]:
+def parse(text: str) -> dict[str, Principal]:
     """Read the lines of a file of tokens; blank lines and those that begin with ``#`` do not count.
 
     :returns: the askers, by the hashes of their tokens.
     :raises Error: a line is wrong; the sentence begins with its number.
     """
-    askers: dict[str, Asker] = {}
+    askers: dict[str, Principal] = {}
     names: set[str] = set()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            entry = msgspec.json.decode(line, type=_Line)
+            entry = msgspec.json.decode(line, type=_TokenEntry)
             _check(entry)
             if entry.name in names or entry.sha256 in askers:
                 raise Error(f"{entry.name!r} or its hash is in the file already")
         except (msgspec.DecodeError, UnicodeEncodeError, RecursionError, Error) as error:
             raise Error(f"line {number}: {error}") from error
         names.add(entry.name)
-        askers[entry.sha256] = Asker(entry.tenant, entry.operator, Limits(**entry.limits), entry.name)
+        askers[entry.sha256] = Principal(entry.tenant, entry.operator, TenantLimits(**entry.limits), entry.name)
     return askers
 
 
-def _check(entry: _Line) -> None:
+def _check(entry: _TokenEntry) -> None:
     if not NAME.fullmatch(entry.name):
         raise Error("name must have 1 to 100 characters and no control characters")
     if not TENANT.fullmatch(entry.tenant):

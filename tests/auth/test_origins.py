@@ -3,9 +3,9 @@
 import pytest
 from tornado.options import Error
 
-from access.origins import Origins, read
+from auth.origins import AllowedOrigins, parse_origins
 
-NAMED = read("https://chat.example.org, http://LOCALHOST:5173")
+NAMED = parse_origins("https://chat.example.org, http://LOCALHOST:5173")
 
 
 @pytest.mark.parametrize(
@@ -45,15 +45,15 @@ def test_what_comes_from_the_same_host_or_a_named_origin_is_allowed(
     ("site", "allowed"), [("same-origin", True), ("none", True), ("same-site", False), ("cross-site", False)]
 )
 def test_a_browser_that_names_no_origin_says_whether_it_is_another(site: str, allowed: bool) -> None:
-    assert Origins().allow(None, site, "a.example", False) is allowed
+    assert AllowedOrigins().allow(None, site, "a.example", False) is allowed
 
 
 def test_the_names_of_origins_are_as_browsers_write_them() -> None:
-    names = read("https://A.example:443,http://b.example:80 , http://[::1]:9000")
+    names = parse_origins("https://A.example:443,http://b.example:80 , http://[::1]:9000")
     assert all(name in names for name in ("https://a.example", "http://b.example", "http://[::1]:9000"))
     assert "https://a.example:443" not in names
-    assert "capacitor://localhost" in read("capacitor://localhost")  # an app's own
-    assert names and not read("") and not read(" , ")
+    assert "capacitor://localhost" in parse_origins("capacitor://localhost")  # an app's own
+    assert names and not parse_origins("") and not parse_origins(" , ")
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_the_names_of_origins_are_as_browsers_write_them() -> None:
 )
 def test_what_is_no_origin_is_refused(text: str) -> None:
     with pytest.raises(Error, match="--cors-origins"):
-        read(f"https://good.example,{text}")
+        parse_origins(f"https://good.example,{text}")

@@ -8,7 +8,7 @@ from tornado.options import Error
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class Origins:
+class AllowedOrigins:
     """The origins of other sites whose pages may use the API (WHATWG Fetch, "CORS protocol").
 
     :param names: as a browser writes them: scheme, host, and a port that is not the scheme's own.
@@ -45,12 +45,12 @@ class Origins:
         return authority == host.lower().removesuffix(f":{DEFAULT_PORTS[scheme]}")
 
 
-def read(text: str) -> Origins:
+def parse_origins(text: str) -> AllowedOrigins:
     """Read ``--cors-origins``: origins with commas between them, of sites or of apps (``capacitor://localhost``).
 
     :raises Error: one of them is no origin.
     """
-    return Origins([_origin(one.strip()) for one in text.split(",") if one.strip()])
+    return AllowedOrigins([_origin(one.strip()) for one in text.split(",") if one.strip()])
 
 
 def _origin(text: str) -> str:

@@ -17,7 +17,7 @@ from tornado.options import Error
 
 from errors import Unavailable
 
-log = logging.getLogger("chatterd.access")
+log = logging.getLogger("chatterd.auth")
 
 LIFETIME = 3_600.0
 """Seconds after which published keys are fetched again."""
@@ -50,7 +50,7 @@ class Key:
     algorithms: tuple[str, ...]
 
 
-class KeySet:
+class JWKSClient:
     """Finds keys by their ids.
 
     :param source: a path, or an https URL (http for this machine only).
@@ -64,8 +64,8 @@ class KeySet:
         self._keys: Mapping[str, Key] = {}
         self._published = "://" in source
         self._body = b""
-        self._until = 0.0
-        self._next = 0.0
+        self._fresh_until = 0.0
+        self._next_fetch = 0.0
         self._lock = asyncio.Lock()
         if self._published:
             _check_url(source)
@@ -74,16 +74,16 @@ class KeySet:
             self._keys = _read(Path(source))
 
     @property
-    def fresh(self) -> bool:
+    def is_fresh(self) -> bool:
         """Whether the keys need not be fetched again yet."""
-        return not self._published or monotonic() < self._until
+        return not self._published or monotonic() < self._fresh_until
 
     async def find(self, id: str | None) -> Key | None:
         """Find a key, among newly fetched ones if need be; without an id, the only one there is.
 
         :raises Unavailable: there are no keys yet, and none can be fetched.
         """
-        if not self.fresh:
+        if not self.is_fresh:
             await self._refetch()
         found = self._find(id)
         if found is None and self._published:
@@ -102,37 +102,37 @@ class KeySet:
         """Fetch published keys for the first time. If that fails, the first token to check tries again."""
         if self._published:
             await self._refetch()
-            self._next = 0.0
+            self._next_fetch = 0.0
 
     async def _refetch(self) -> None:
         """Fetch the keys, unless that was done just now. If it fails, those that are there stay."""
         async with self._lock:
-            if monotonic() < self._next:
+            if monotonic() < self._next_fetch:
                 return
             try:
                 answer = await self._client.fetch(
                     self._source, connect_timeout=FETCH_TIMEOUT, request_timeout=FETCH_TIMEOUT, follow_redirects=False
                 )
                 if answer.body != self._body:
-                    self._take(parse(answer.body))
+                    self._replace_keys(parse(answer.body))
                     self._body = answer.body
-                self._until = monotonic() + LIFETIME
+                self._fresh_until = monotonic() + LIFETIME
             except (HTTPClientError, UnsatisfiableReadError, OSError, Error) as error:
-                self._until = max(self._until, monotonic() + REFETCH_INTERVAL)
+                self._fresh_until = max(self._fresh_until, monotonic() + REFETCH_INTERVAL)
                 log.warning("The keys cannot be fetched from %s: %s", self._source, str(error))
-            self._next = monotonic() + REFETCH_INTERVAL
+            self._next_fetch = monotonic() + REFETCH_INTERVAL
 
-    def _take(self, keys: Mapping[str, Key]) -> None:
+    def _replace_keys(self, keys: Mapping[str, Key]) -> None:
         self._keys = keys
         self.version += 1
 
     def reload(self) -> None:
         """Read the file again, or have published keys fetched with the next token. Keys stay if the file is wrong."""
         if self._published:
-            self._until = self._next = 0.0
+            self._fresh_until = self._next_fetch = 0.0
             return
         try:
-            self._take(_read(Path(self._source)))
+            self._replace_keys(_read(Path(self._source)))
         except Error as error:
             log.error("The keys stay as they were: %s", str(error))
 

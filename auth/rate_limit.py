@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-from access.asker import Asker
+from auth.principal import Principal
 from errors import TooLarge, TooManyRequests
 from settings import Settings
 
@@ -19,7 +19,7 @@ REPLY_SECONDS = 5
 """Seconds after which to ask again for a reply where too many are generated; nobody knows when one ends."""
 
 
-class Rates:
+class RateLimiter:
     """Token buckets, one for each key: a minute's worth at once, refilled evenly.
 
     Kept is, for each key, the time at which its bucket will be full again (the generic cell rate algorithm, ITU-T
@@ -56,7 +56,7 @@ class Rates:
 
 
 @lru_cache(maxsize=4_096)
-def block(address: str) -> str:
+def network_of(address: str) -> str:
     """Who counts as one address: an IPv4 address, or an IPv6 network of /64, which is what one household is given.
 
     >>> block("2001:db8::1:2:3:4")
@@ -71,67 +71,67 @@ def block(address: str) -> str:
     return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
 
 
-class RequestLimits:
+class RequestLimiter:
     """The limits of ``--requests-per-minute`` and its neighbours; a tenant's own come first."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
-        self._tenants = Rates(clock)
-        self._addresses = Rates(clock)
+        self._tenants = RateLimiter(clock)
+        self._addresses = RateLimiter(clock)
 
-    def admit_address(self, address: str) -> None:
+    def check_address(self, address: str) -> None:
         """Count a request from an address.
 
         :raises TooManyRequests: it has sent too many.
         """
         if per_minute := self._settings.address_requests_per_minute:
-            _admit(self._addresses, block(address), per_minute, "Your address")
+            _check(self._addresses, network_of(address), per_minute, "Your address")
 
-    def admit_tenant(self, asker: Asker) -> None:
+    def check_tenant(self, asker: Principal) -> None:
         """Count a request of a tenant.
 
         :raises TooManyRequests: it has sent too many.
         """
-        if per_minute := _own(asker.limits.requests_per_minute, self._settings.requests_per_minute):
-            _admit(self._tenants, asker.tenant, per_minute, "Your account")
+        if per_minute := _override(asker.limits.requests_per_minute, self._settings.requests_per_minute):
+            _check(self._tenants, asker.tenant, per_minute, "Your account")
 
-    def counted_address(self, address: str) -> str:
+    def concurrency_key(self, address: str) -> str:
         """By what name replies for an address are counted; empty if they are not."""
-        return block(address) if self._settings.address_replies_at_once else ""
+        return network_of(address) if self._settings.max_replies_per_address else ""
 
-    def admit_reply(self, asker: Asker, of_tenant: int, of_address: int) -> None:
+    def check_concurrent_replies(self, asker: Principal, of_tenant: int, of_address: int) -> None:
         """Let one more reply be generated.
 
         :param of_tenant: how many are being generated for the tenant.
         :param of_address: how many for the address.
         :raises TooManyRequests: that is as many as may be.
         """
-        most = _own(asker.limits.replies_at_once, self._settings.replies_at_once)
+        most = _override(asker.limits.max_replies, self._settings.max_replies)
         if most and of_tenant >= most:
             raise TooManyRequests(_too_many_replies("Your account", most), REPLY_SECONDS)
-        most = self._settings.address_replies_at_once
+        most = self._settings.max_replies_per_address
         if most and of_address >= most:
             raise TooManyRequests(_too_many_replies("Your address", most), REPLY_SECONDS)
 
-    def prompt_characters(self, asker: Asker) -> int:
+    def max_prompt_characters(self, asker: Principal) -> int:
         """How many characters a prompt may have; 0 if that does not matter."""
-        return _own(asker.limits.prompt_characters, self._settings.prompt_characters)
+        return _override(asker.limits.max_prompt_characters, self._settings.max_prompt_characters)
 
-    def admit_prompt(self, asker: Asker, characters: int) -> None:
+    def check_prompt(self, asker: Principal, characters: int) -> None:
         """Let a prompt be answered.
 
         :raises TooLarge: it is longer than it may be. Not 429: to try it again would not help.
         """
-        most = self.prompt_characters(asker)
+        most = self.max_prompt_characters(asker)
         if most and characters > most:
             raise TooLarge(f"The prompt has {characters} characters; it may have {most}. Shorten it.")
 
 
-def _own(own: int | None, setting: int) -> int:
+def _override(own: int | None, setting: int) -> int:
     return setting if own is None else own
 
 
-def _admit(rates: Rates, key: str, per_minute: int, who: str) -> None:
+def _check(rates: RateLimiter, key: str, per_minute: int, who: str) -> None:
     if wait := rates.take(key, per_minute):
         seconds = math.ceil(wait)
         raise TooManyRequests(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from access.asker import NOBODY, Asker, Limits
-from access.limits import MINUTE, Rates, RequestLimits, block
+from auth.principal import UNAUTHENTICATED, Principal, TenantLimits
+from auth.rate_limit import MINUTE, RateLimiter, RequestLimiter, network_of
 from errors import TooLarge, TooManyRequests
 from settings import Settings
 
@@ -29,7 +29,7 @@ rates = st.integers(1, 12)
 @given(rates, pauses)
 def test_no_more_pass_than_a_minutes_worth_and_what_was_refilled(per_minute: int, waits: list[float]) -> None:
     clock = Clock()
-    bucket = Rates(clock)
+    bucket = RateLimiter(clock)
     passed = []
     for wait in waits:
         clock.now += wait
@@ -43,7 +43,7 @@ def test_no_more_pass_than_a_minutes_worth_and_what_was_refilled(per_minute: int
 @given(rates, pauses)
 def test_who_is_told_to_wait_passes_after_that_and_not_before(per_minute: int, waits: list[float]) -> None:
     clock = Clock()
-    bucket = Rates(clock)
+    bucket = RateLimiter(clock)
     for wait in waits:
         clock.now += wait
         seconds = bucket.take("a", per_minute)
@@ -58,7 +58,7 @@ def test_who_is_told_to_wait_passes_after_that_and_not_before(per_minute: int, w
 @given(rates, st.integers(1, 100))
 def test_who_keeps_the_pace_is_never_refused_and_may_begin_with_a_minutes_worth(per_minute: int, count: int) -> None:
     clock = Clock()
-    bucket = Rates(clock)
+    bucket = RateLimiter(clock)
     assert not any(bucket.take("a", per_minute) for _ in range(per_minute))
     for _ in range(count):
         clock.now += MINUTE / per_minute
@@ -66,14 +66,14 @@ def test_who_keeps_the_pace_is_never_refused_and_may_begin_with_a_minutes_worth(
 
 
 def test_each_key_has_its_own_bucket() -> None:
-    bucket = Rates(Clock())
+    bucket = RateLimiter(Clock())
     assert bucket.take("a", 1) == 0 and bucket.take("b", 1) == 0
     assert bucket.take("a", 1) > 0
 
 
 def test_a_flood_of_addresses_costs_bounded_memory_and_forgets_those_that_are_silent_first() -> None:
     clock = Clock()
-    bucket = Rates(clock, most=80)
+    bucket = RateLimiter(clock, most=80)
     for number in range(10_000):
         bucket.take(f"{number}", 1)
         assert bucket.take("busy", 1) > 0 or number == 0
@@ -92,53 +92,53 @@ def test_a_flood_of_addresses_costs_bounded_memory_and_forgets_those_that_are_si
     ],
 )
 def test_what_counts_as_one_address(address: str, expected: str) -> None:
-    assert block(address) == expected
+    assert network_of(address) == expected
 
 
 @given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
 def test_all_of_a_network_of_64_bits_is_one_address(address: ipaddress.IPv6Address, host: int) -> None:
     other = ipaddress.IPv6Address((int(address) >> 64 << 64) | host)
     if not address.ipv4_mapped and not other.ipv4_mapped:
-        assert block(str(address)) == block(str(other))
+        assert network_of(str(address)) == network_of(str(other))
 
 
 def test_without_settings_nothing_is_limited_and_nothing_remembered() -> None:
-    limits = RequestLimits(Settings(), Clock())
+    limits = RequestLimiter(Settings(), Clock())
     for number in range(1_000):
-        limits.admit_address(f"10.0.0.{number}")
-        limits.admit_tenant(NOBODY)
-    limits.admit_reply(NOBODY, 10**6, 10**6)
-    limits.admit_prompt(NOBODY, 10**9)
-    assert limits.counted_address("10.0.0.1") == ""
+        limits.check_address(f"10.0.0.{number}")
+        limits.check_tenant(UNAUTHENTICATED)
+    limits.check_concurrent_replies(UNAUTHENTICATED, 10**6, 10**6)
+    limits.check_prompt(UNAUTHENTICATED, 10**9)
+    assert limits.concurrency_key("10.0.0.1") == ""
     assert len(limits._tenants) == len(limits._addresses) == 0
 
 
 def test_a_tenants_own_limits_come_before_the_settings() -> None:
-    limits = RequestLimits(Settings(requests_per_minute=1, replies_at_once=1, prompt_characters=1), Clock())
-    rich, free = Asker("rich", limits=Limits(3, 3, 3)), Asker("free", limits=Limits(0, 0, 0))
+    limits = RequestLimiter(Settings(requests_per_minute=1, max_replies_per_tenant=1, max_prompt_characters=1), Clock())
+    rich, free = Principal("rich", limits=TenantLimits(3, 3, 3)), Principal("free", limits=TenantLimits(0, 0, 0))
     for _ in range(3):
-        limits.admit_tenant(rich)
+        limits.check_tenant(rich)
     for _ in range(100):
-        limits.admit_tenant(free)
-    limits.admit_tenant(NOBODY)
-    limits.admit_reply(rich, 2, 0)
-    limits.admit_reply(free, 100, 0)
-    limits.admit_prompt(rich, 3)
-    limits.admit_prompt(free, 10**9)
-    for asker in (rich, NOBODY):
+        limits.check_tenant(free)
+    limits.check_tenant(UNAUTHENTICATED)
+    limits.check_concurrent_replies(rich, 2, 0)
+    limits.check_concurrent_replies(free, 100, 0)
+    limits.check_prompt(rich, 3)
+    limits.check_prompt(free, 10**9)
+    for asker in (rich, UNAUTHENTICATED):
         with pytest.raises(TooManyRequests):
-            limits.admit_tenant(asker)
+            limits.check_tenant(asker)
         with pytest.raises(TooManyRequests):
-            limits.admit_reply(asker, 3, 0)
+            limits.check_concurrent_replies(asker, 3, 0)
         with pytest.raises(TooLarge):
-            limits.admit_prompt(asker, 4)
+            limits.check_prompt(asker, 4)
 
 
 def test_a_refusal_says_how_much_is_allowed_and_when_to_try_again() -> None:
-    limits = RequestLimits(Settings(address_requests_per_minute=7), Clock())
+    limits = RequestLimiter(Settings(address_requests_per_minute=7), Clock())
     for _ in range(7):
-        limits.admit_address("10.0.0.1")
+        limits.check_address("10.0.0.1")
     with pytest.raises(TooManyRequests) as refused:
-        limits.admit_address("10.0.0.1")
+        limits.check_address("10.0.0.1")
     assert int(refused.value.headers["Retry-After"]) == math.ceil(60 / 7)
     assert "7 requests" in str(refused.value)

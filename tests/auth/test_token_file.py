@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.options import Error
 
-from access import tokens
-from access.asker import Asker, Limits
-from access.tokens import Tokens, digest, make, parse
+from auth import token_file
+from auth.principal import Principal, TenantLimits
+from auth.token_file import TokenFileAuthenticator, create_token, digest, parse
 
 HASH = digest("secret")
 
@@ -22,9 +22,9 @@ def entry(**fields: Any) -> str:
 
 
 def test_a_line_says_who_has_the_token_and_how_much_they_may() -> None:
-    askers = parse(f"# who may come\n\n{entry(operator=True, limits={'replies_at_once': 3})}\n")
-    assert askers == {HASH: Asker("t", True, Limits(replies_at_once=3), "a")}
-    assert parse(entry())[HASH] == Asker("t", name="a")
+    askers = parse(f"# who may come\n\n{entry(operator=True, limits={'max_replies': 3})}\n")
+    assert askers == {HASH: Principal("t", True, TenantLimits(max_replies=3), "a")}
+    assert parse(entry())[HASH] == Principal("t", name="a")
     assert parse("") == {}
 
 
@@ -43,8 +43,8 @@ def test_a_line_says_who_has_the_token_and_how_much_they_may() -> None:
         (entry(sha256="secret"), "line 2: sha256"),
         (entry(sha256=HASH.upper()), "line 2: sha256"),
         (entry(limits={"replies": 3}), "line 2: limits has 'replies'"),
-        (entry(limits={"replies_at_once": -1}), "line 2: limits"),
-        (entry(limits={"replies_at_once": "3"}), "line 2: .*limits"),
+        (entry(limits={"max_replies": -1}), "line 2: limits"),
+        (entry(limits={"max_replies": "3"}), "line 2: .*limits"),
         (entry(name="b"), "line 2: 'b' or its hash"),
         (entry(sha256="0" * 64), "line 2: 'a' or its hash"),
         ("[" * 10_000, "line 2: "),
@@ -65,27 +65,27 @@ def test_whatever_a_file_holds_is_read_or_refused_with_a_sentence(text: str) -> 
 
 def test_a_token_is_made_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
-    token = make(path, "alice", "", operator=False)
-    other = make(path, "bob", "family", operator=True)
-    assert len(token) == len(tokens.PREFIX) + 43 and token != other
+    token = create_token(path, "alice", "", operator=False)
+    other = create_token(path, "bob", "family", operator=True)
+    assert len(token) == len(token_file.PREFIX) + 43 and token != other
     assert token not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    known = Tokens(path)
-    assert known.known(token) == Asker("alice", name="alice")
-    assert known.known(other) == Asker("family", True, name="bob")
-    assert known.known(token[:-1]) is known.known("") is known.known("\ud800") is None
+    known = TokenFileAuthenticator(path)
+    assert known.lookup(token) == Principal("alice", name="alice")
+    assert known.lookup(other) == Principal("family", True, name="bob")
+    assert known.lookup(token[:-1]) is known.lookup("") is known.lookup("\ud800") is None
     with pytest.raises(Error, match="'alice' already"):
-        make(path, "alice", "", operator=False)
+        create_token(path, "alice", "", operator=False)
 
 
 def test_a_token_is_added_on_a_line_of_its_own_and_to_no_file_that_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text(entry())
-    make(path, "b", "", operator=False)
+    create_token(path, "b", "", operator=False)
     assert [json.loads(line)["name"] for line in path.read_text().splitlines()] == ["a", "b"]
     path.write_text("{")
     with pytest.raises(Error, match="line 1"):
-        make(path, "c", "", operator=False)
+        create_token(path, "c", "", operator=False)
     assert path.read_text() == "{"
 
 
@@ -93,24 +93,24 @@ def test_a_token_is_added_on_a_line_of_its_own_and_to_no_file_that_is_wrong(tmp_
 def test_a_name_that_is_not_text_makes_no_token(tmp_path: Path, name: str, tenant: str) -> None:
     """A byte on the command line that is no UTF-8 comes as half of a surrogate pair."""
     with pytest.raises(Error, match="characters"):
-        make(tmp_path / "tokens", name, tenant, operator=False)
+        create_token(tmp_path / "tokens", name, tenant, operator=False)
     assert not (tmp_path / "tokens").exists()
 
 
 @pytest.mark.expects_log("The tokens stay as they were")
 def test_a_file_that_is_wrong_when_it_is_read_again_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
-    alice = make(path, "alice", "", operator=False)
-    known = Tokens(path)
+    alice = create_token(path, "alice", "", operator=False)
+    known = TokenFileAuthenticator(path)
     good = path.read_text()
     path.write_text(good + "{")
     known.reload()
-    assert known.known(alice)
+    assert known.lookup(alice)
     path.unlink()
     known.reload()
-    assert known.known(alice)
+    assert known.lookup(alice)
     path.write_text("")
     known.reload()
-    assert known.known(alice) is None
+    assert known.lookup(alice) is None
     with pytest.raises(Error):
-        Tokens(tmp_path / "nothing")
+        TokenFileAuthenticator(tmp_path / "nothing")

@@ -13,7 +13,7 @@ WITH_PORT = re.compile(r"\[([^\]]*)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 """How some write an address: RFC 7239, section 6, and HTTP's own way."""
 
 
-class Proxies:
+class TrustedProxies:
     """The balancers that are trusted to say for whom they ask.
 
     :param trusted: addresses and networks, separated by commas or white space.
@@ -31,7 +31,7 @@ class Proxies:
     def __bool__(self) -> bool:
         return bool(self._networks)
 
-    def client(self, peer: str, forwarded_for: Sequence[str]) -> str:
+    def client_address(self, peer: str, forwarded_for: Sequence[str]) -> str:
         """Find the address that asks: the last one that is not a trusted proxy's.
 
         What stands before it was said by nobody who is trusted, and does not count.
