@@ -67,13 +67,13 @@ class Conflict(ChatterdError):
         super().__init__(sentence, {"Location": location})
 
 
-class TooLarge(ChatterdError):
+class ContentTooLarge(ChatterdError):
     """The body exceeds ``--max-body-bytes``, or a prompt's text ``--max-prompt-characters``."""
 
     status = 413
 
 
-class AddressTooLong(ChatterdError):
+class URITooLong(ChatterdError):
     """The URL exceeds ``--max-url-bytes``."""
 
     status = 414
@@ -85,7 +85,7 @@ class UnsupportedMediaType(ChatterdError):
     status = 415
 
 
-class Unprocessable(ChatterdError):
+class UnprocessableContent(ChatterdError):
     """The body is JSON, but a field is missing or of the wrong kind; the sentence names the field."""
 
     status = 422
@@ -106,7 +106,7 @@ class HeadersTooLarge(ChatterdError):
     status = 431
 
 
-class Unavailable(ChatterdError):
+class ServiceUnavailable(ChatterdError):
     """The server cannot do this now, but may soon: ``Retry-After`` says when to ask again, in seconds."""
 
     status = 503
@@ -115,15 +115,15 @@ class Unavailable(ChatterdError):
         super().__init__(sentence, {"Retry-After": str(retry_after)})
 
 
-class ConnectionLost(Unavailable):
+class ConnectionLost(ServiceUnavailable):
     """The database went away inside a statement: it may have been committed or not."""
 
 
-class OllamaUnreachable(Unavailable):
+class UpstreamUnreachable(ServiceUnavailable):
     """Nothing answers at Ollama's address."""
 
 
-class AnswerBroken(ChatterdError):
+class UpstreamDisconnected(ChatterdError):
     """Ollama's answer broke off."""
 
     status = 502

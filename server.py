@@ -15,17 +15,18 @@ import tornado.options
 import uvloop
 from tornado.netutil import bind_sockets
 
-import log_format
+import logging_setup
 import settings as configuration
 from auth import identity_provider, origins
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from handlers import application
-from handlers.services import Services
+from handlers.services import Services, create_services
 from handlers.tls import KeyPair, TlsServer
-from relay.ollama import Ollama
-from relay.start import start_relay
+from relay.factory import create_relay
+from relay.metrics import Metrics
+from relay.ollama.client import OllamaClient
 from settings import Settings, ollama_url
 
 log = logging.getLogger("chatterd")
@@ -38,7 +39,7 @@ def main() -> None:
     """Run the server until SIGTERM or Ctrl-C. Exits with 1 and a sentence if it cannot start."""
     try:
         settings = configuration.read(sys.argv[1:])
-        log_format.set_up(settings.log_format)
+        logging_setup.set_up(settings.log_format)
         identity_provider.authenticate(settings)
         _allow_many_sockets()
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
@@ -54,7 +55,7 @@ async def serve(settings: Settings) -> None:
     :raises OSError: the address is taken, or an embedded part cannot start.
     :raises tornado.options.Error: a file that a setting names is wrong.
     """
-    asyncio.get_running_loop().set_exception_handler(log_format.log_loop_error)
+    asyncio.get_running_loop().set_exception_handler(logging_setup.log_loop_error)
     stopping = _stop_signal()
     reloads = _reload_signal(stopping)
     _check_address(settings)
@@ -63,18 +64,21 @@ async def serve(settings: Settings) -> None:
     async with AsyncExitStack() as parts:
         known = await identity_provider.open_identity_provider(parts, settings)
         pages = origins.parse_origins(settings.cors_origins)
+        metrics = Metrics()
         database = Database(
             settings.database_url or await _start_postgres(parts, settings),
             settings.pool_size,
             settings.acquire_timeout,
             settings.session_database_url,
+            on_acquired=metrics.database_wait.observe,
         )
         parts.push_async_callback(database.close)
         await database.open()
-        ollama = Ollama(await _find_model(parts, settings), settings.max_replies, settings.connect_timeout)
+        ollama = OllamaClient(await _find_model(parts, settings), settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
-        replies, status = await start_relay(parts, database, ollama, settings)
-        server = _listen(Services(settings, database, ollama, replies, status, known, pages), tls)
+        relay = await create_relay(parts, database, ollama, settings, metrics)
+        services = create_services(settings, database, ollama, relay, metrics, known, pages)
+        server = _listen(services, tls)
         if tls:
             reloads.append(lambda: server.exchange(pair))
         if known:
@@ -87,8 +91,8 @@ async def serve(settings: Settings) -> None:
         scheme = "https" if tls else "http"
         log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C ends it.", scheme, host, port)
         await stopping.wait()
-        await replies.drain(settings.drain_timeout)
-        await status.end()
+        await relay.replies.drain(settings.drain_timeout)
+        await relay.status.end()
         server.stop()
         await server.close_all_connections()
     log.info("chatterd has ended.")
@@ -114,8 +118,7 @@ def _check_address(settings: Settings) -> None:
 
 
 def _listen(services: Services, tls: SSLContext | None) -> TlsServer:
-    figures = services.status.figures
-    return TlsServer(application(services), settings=services.settings, figures=figures, ssl_options=tls)
+    return TlsServer(application(services), settings=services.settings, metrics=services.metrics, ssl_options=tls)
 
 
 def _stop_signal() -> asyncio.Event:
@@ -155,7 +158,7 @@ async def _start_postgres(parts: AsyncExitStack, settings: Settings) -> str:
 async def _find_model(parts: AsyncExitStack, settings: Settings) -> str:
     """Say where the model is: Ollama, or if none answers there, the embedded one."""
     url = ollama_url(settings.ollama_host)
-    if await Ollama.answers(url):
+    if await OllamaClient.is_reachable(url):
         log.info("Using the Ollama at %s", url)
         return url
     if not settings.embedded_model:

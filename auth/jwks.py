@@ -15,7 +15,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.iostream import UnsatisfiableReadError
 from tornado.options import Error
 
-from errors import Unavailable
+from errors import ServiceUnavailable
 
 log = logging.getLogger("chatterd.auth")
 
@@ -90,7 +90,7 @@ class JWKSClient:
             await self._refetch()
             found = self._find(id)
         if not self._keys:
-            raise Unavailable("The keys that tokens are checked with cannot be fetched. Try again in a moment.")
+            raise ServiceUnavailable("The keys that tokens are checked with cannot be fetched. Try again in a moment.")
         return found
 
     def _find(self, id: str | None) -> Key | None:

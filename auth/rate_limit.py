@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from auth.principal import Principal
-from errors import TooLarge, TooManyRequests
+from errors import ContentTooLarge, TooManyRequests
 from settings import Settings
 
 MINUTE = 60.0
@@ -106,7 +106,7 @@ class RequestLimiter:
         :param of_address: how many for the address.
         :raises TooManyRequests: that is as many as may be.
         """
-        most = _override(asker.limits.max_replies, self._settings.max_replies)
+        most = _override(asker.limits.max_replies, self._settings.max_replies_per_tenant)
         if most and of_tenant >= most:
             raise TooManyRequests(_too_many_replies("Your account", most), REPLY_SECONDS)
         most = self._settings.max_replies_per_address
@@ -124,7 +124,7 @@ class RequestLimiter:
         """
         most = self.max_prompt_characters(asker)
         if most and characters > most:
-            raise TooLarge(f"The prompt has {characters} characters; it may have {most}. Shorten it.")
+            raise ContentTooLarge(f"The prompt has {characters} characters; it may have {most}. Shorten it.")
 
 
 def _override(own: int | None, setting: int) -> int:

@@ -8,8 +8,8 @@ from unittest.mock import patch
 import asyncpg
 
 import server
-from db import lines, replies
-from db.replies import Ending, Finished
+from db import replies, reply_lines
+from db.replies import FinishRequest, FinishResult
 
 _finish = replies.finish
 
@@ -19,11 +19,11 @@ async def _append(*_: Any) -> bool:
     return True
 
 
-async def _finish_without_lines(connection: asyncpg.Connection, endings: Sequence[Ending]) -> list[Finished]:
+async def _finish_without_lines(connection: asyncpg.Connection, endings: Sequence[FinishRequest]) -> list[FinishResult]:
     """End replies that have no lines in the log."""
     return await _finish(connection, [replace(ending, first=0, lines=()) for ending in endings])
 
 
 if __name__ == "__main__":
-    with patch.object(lines, "append", _append), patch.object(replies, "finish", _finish_without_lines):
+    with patch.object(reply_lines, "append", _append), patch.object(replies, "finish", _finish_without_lines):
         server.main()

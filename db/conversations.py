@@ -5,7 +5,7 @@ from uuid import UUID
 import asyncpg
 
 
-async def forget(connection: asyncpg.Connection, tenant: str, appid: str, since: int) -> UUID | None:
+async def delete_messages(connection: asyncpg.Connection, tenant: str, appid: str, since: int) -> UUID | None:
     """Delete the messages from ``since`` (a seq) on and the replies that made them, unless a reply is streaming.
 
     :param since: 0 forgets the whole conversation, replies that left no message among it.

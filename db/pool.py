@@ -11,13 +11,13 @@ import asyncpg
 
 from db import replies
 from db.migrate import migrate
-from errors import ChatterdError, ConnectionLost, NotAcceptable, Unavailable
-from log_format import described
+from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavailable
+from logging_setup import describe
 
 log = logging.getLogger("chatterd.db")
 logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # it warns with a stack trace of what is logged here already
 
-AWAY = (
+UNAVAILABLE_ERRORS = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -29,7 +29,7 @@ AWAY = (
 )
 """What asyncpg raises while PostgreSQL is absent, starting, stopping, full or no longer the primary."""
 
-AWAY_SENTENCE = "The database cannot be reached. Try again in a moment."
+UNAVAILABLE_MESSAGE = "The database cannot be reached. Try again in a moment."
 
 RETRY_INTERVAL = 1.0
 """Seconds between two attempts to reach a database that was away when chatterd started."""
@@ -38,21 +38,21 @@ COMMAND_TIMEOUT = 10.0
 """Seconds that a statement may take; migrations may take longer."""
 
 
-PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
+SESSION_SETTINGS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
 """Every statement here goes by a key, whatever its values: to plan it once is enough, to compile it never pays, and to
 read a whole table must not seem best because it is empty yet: the plan stays when it is not any more."""
 
-DIRECT: dict[str, Any] = {"server_settings": PLANNING, "max_cached_statement_lifetime": 0}
+DIRECT_OPTIONS: dict[str, Any] = {"server_settings": SESSION_SETTINGS, "max_cached_statement_lifetime": 0}
 """How asyncpg connects to PostgreSQL itself: statements stay prepared for as long as the session lives."""
 
-POOLED: dict[str, Any] = {"statement_cache_size": 0}
+POOLER_OPTIONS: dict[str, Any] = {"statement_cache_size": 0}
 """How it connects to a pooler in transaction mode, where each transaction may be another session's: nothing stays
 prepared, and the session's settings are the pooler's to make (``connect_query`` in deploy/pgbouncer.ini)."""
 
 POOLER_HINT = ". If it is a pooler in transaction mode, say with --session-database-url where PostgreSQL itself is."
 """What a pooler's refusal of a session's settings is about."""
 
-READY = 4
+MIN_CONNECTIONS = 4
 """Connections that are there from the start: as many as statements begin and end replies at once."""
 
 
@@ -67,20 +67,27 @@ class Database:
     """Lends connections to a migrated database.
 
     :ivar size: how many it lends at most.
-    :ivar on_lent: called with the seconds that somebody has waited for a connection.
     :param url: libpq connection URI.
     :param size: connections at most.
     :param acquire_timeout: seconds to wait for a free connection, and to open one.
+    :param on_acquired: called with the seconds that a caller waited for a connection.
     :param session_url: PostgreSQL itself, if ``url`` leads to a pooler in transaction mode. What needs a session of its
-        own (advisory locks, LISTEN, a session's settings) goes there: see :meth:`dedicated`, and migrations.
+        own (advisory locks, LISTEN, a session's settings) goes there: see :meth:`open_dedicated`, and migrations.
     """
 
-    def __init__(self, url: str, size: int, acquire_timeout: float, session_url: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        size: int,
+        acquire_timeout: float,
+        session_url: str = "",
+        on_acquired: Callable[[float], object] = lambda seconds: None,
+    ) -> None:
         self._url = url
         self._session_url = session_url or url
         self._pooled = bool(session_url)
         self.size = size
-        self.on_lent: Callable[[float], object] = lambda seconds: None
+        self._on_acquired = on_acquired
         self._acquire_timeout = acquire_timeout
         self._pool: Any = None
         self._opening: asyncio.Task[None] | None = None
@@ -92,14 +99,16 @@ class Database:
         """
         try:
             await self._connect()
-        except AWAY as error:
+        except UNAVAILABLE_ERRORS as error:
             hint = POOLER_HINT if isinstance(error, asyncpg.ProtocolViolationError) else ""
             log.warning("The database cannot be reached, trying on: %s%s", error, hint)
             self._opening = asyncio.create_task(self._keep_connecting())
 
     async def _connect(self) -> None:
         # With settings though it needs none: a pooler refuses them, and a migration's lock needs a session.
-        connection = await asyncpg.connect(self._session_url, timeout=self._acquire_timeout, server_settings=PLANNING)
+        connection = await asyncpg.connect(
+            self._session_url, timeout=self._acquire_timeout, server_settings=SESSION_SETTINGS
+        )
         try:
             if self._pooled:
                 await self._check_same(connection)
@@ -108,26 +117,26 @@ class Database:
             await connection.close()
         pool = await asyncpg.create_pool(
             self._url,
-            min_size=min(READY, self.size),
+            min_size=min(MIN_CONNECTIONS, self.size),
             max_size=self.size,
             max_inactive_connection_lifetime=0,
             timeout=self._acquire_timeout,
             command_timeout=COMMAND_TIMEOUT,
             connection_class=_Connection,
-            **(POOLED if self._pooled else DIRECT),
+            **(POOLER_OPTIONS if self._pooled else DIRECT_OPTIONS),
         )
         try:
             if not self._pooled:
-                await _plan(pool, min(READY, self.size))
+                await _warm_plans(pool, min(MIN_CONNECTIONS, self.size))
         except BaseException:
             pool.terminate()
             raise
         self._pool = pool
 
     async def _check_same(self, direct: asyncpg.Connection) -> None:
-        pooled = await asyncpg.connect(self._url, timeout=self._acquire_timeout, **POOLED)
+        pooled = await asyncpg.connect(self._url, timeout=self._acquire_timeout, **POOLER_OPTIONS)
         try:
-            same = await pooled.fetchval(_WHICH) == await direct.fetchval(_WHICH)
+            same = await pooled.fetchval(_DATABASE_IDENTITY) == await direct.fetchval(_DATABASE_IDENTITY)
         finally:
             await pooled.close()
         if not same:
@@ -139,7 +148,7 @@ class Database:
             try:
                 await self._connect()
                 log.info("The database is reachable now.")
-            except AWAY:
+            except UNAVAILABLE_ERRORS:
                 continue
             except Exception:
                 log.exception("The database is there, but cannot be used; trying on.")
@@ -162,14 +171,14 @@ class Database:
         """
         pool = self._pool
         if pool is None:
-            raise Unavailable(AWAY_SENTENCE)
+            raise ServiceUnavailable(UNAVAILABLE_MESSAGE)
         asked = monotonic()
         try:
             connection = await pool.acquire(timeout=self._acquire_timeout)
-        except (*AWAY, asyncpg.PostgresError) as error:  # whatever keeps a session from beginning
-            log.warning("No connection to the database: %s", described(error))
-            raise Unavailable(AWAY_SENTENCE) from error
-        self.on_lent(monotonic() - asked)
+        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:  # whatever keeps a session from beginning
+            log.warning("No connection to the database: %s", describe(error))
+            raise ServiceUnavailable(UNAVAILABLE_MESSAGE) from error
+        self._on_acquired(monotonic() - asked)
         try:
             yield connection
         except ChatterdError:
@@ -181,16 +190,16 @@ class Database:
             ) from error
         except Exception as error:
             # A connection that is cut at a bad moment makes asyncpg raise what is in no list.
-            if not isinstance(error, AWAY) and not _lost(connection):
+            if not isinstance(error, UNAVAILABLE_ERRORS) and not _is_lost(connection):
                 raise
             level = logging.WARNING if self._pool else logging.INFO
-            log.log(level, "The connection to the database was lost: %s", described(error))
+            log.log(level, "The connection to the database was lost: %s", describe(error))
             await pool.expire_connections()  # what became of this one may have become of all
-            raise ConnectionLost(AWAY_SENTENCE) from error
+            raise ConnectionLost(UNAVAILABLE_MESSAGE) from error
         finally:
             await _release(pool, connection)
 
-    async def dedicated(self, **settings: str) -> asyncpg.Connection:
+    async def open_dedicated(self, **settings: str) -> asyncpg.Connection:
         """Open a connection outside the pool, and past a pooler, for what lives as long as a session does. The caller
         closes it.
 
@@ -198,16 +207,16 @@ class Database:
         :raises Unavailable: the database cannot be reached, or was not migrated yet.
         """
         if self._pool is None:
-            raise Unavailable(AWAY_SENTENCE)
+            raise ServiceUnavailable(UNAVAILABLE_MESSAGE)
         try:
             return await asyncpg.connect(
                 self._session_url,
                 timeout=self._acquire_timeout,
                 command_timeout=COMMAND_TIMEOUT,
-                **DIRECT | {"server_settings": PLANNING | settings},
+                **DIRECT_OPTIONS | {"server_settings": SESSION_SETTINGS | settings},
             )
-        except (*AWAY, asyncpg.PostgresError) as error:
-            raise Unavailable(AWAY_SENTENCE) from error
+        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
+            raise ServiceUnavailable(UNAVAILABLE_MESSAGE) from error
 
     async def close(self) -> None:
         """Close all connections, those still lent too."""
@@ -218,14 +227,14 @@ class Database:
             pool.terminate()
 
 
-_WHICH = """
+_DATABASE_IDENTITY = """
     SELECT concat(oid, ' ', extract(epoch FROM pg_postmaster_start_time()))
     FROM pg_database WHERE datname = current_database()
 """
 """Tells a database from all others."""
 
 
-def _lost(connection: asyncpg.Connection) -> bool:
+def _is_lost(connection: asyncpg.Connection) -> bool:
     try:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:  # so much so that the pool has taken it back from under its borrower
@@ -235,11 +244,11 @@ def _lost(connection: asyncpg.Connection) -> bool:
 async def _release(pool: Any, connection: asyncpg.Connection) -> None:
     try:
         await pool.release(connection)
-    except AWAY as error:
+    except UNAVAILABLE_ERRORS as error:
         log.info("A connection could not be given back: %s", error)
 
 
-async def _plan(pool: Any, count: int) -> None:
+async def _warm_plans(pool: Any, count: int) -> None:
     """Let PostgreSQL plan, on so many connections, what each prompt needs before anybody waits for it: a session's
     first takes ten times as long.
 

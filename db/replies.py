@@ -7,9 +7,9 @@ from uuid import UUID
 
 import asyncpg
 
-from db import chatts
-from db.chatts import Message
-from db.presence import CHANNEL
+from db import messages
+from db.messages import Message
+from db.processes import CHANNEL
 
 STREAMING = "streaming"
 """The status of a reply until it is finished. A statement that goes by an id says ``finished IS NULL`` instead: to a
@@ -41,17 +41,17 @@ class NewReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class BeginResult:
     """How :func:`begin` ended. Exactly one of the three is not None.
 
     :param context: the conversation's earlier messages, oldest first.
     :param running: the reply that is being generated for this conversation already.
-    :param known: the reply that the same idempotency key began.
+    :param existing: the reply that the same idempotency key began.
     """
 
     context: list[Message] | None = None
     running: UUID | None = None
-    known: UUID | None = None
+    existing: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class StoredReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class FinishRequest:
     """What :func:`finish` stores of a reply at its end.
 
     :param owner: the process that generates it.
@@ -91,18 +91,18 @@ class Ending:
     notices: Sequence[str]
 
 
-class Finished(Enum):
+class FinishResult(Enum):
     """Whether :func:`finish` ended a reply."""
 
-    YES = auto()
-    NOT_OURS = auto()
+    STORED = auto()
+    NOT_OWNER = auto()
     """Another process owns it, or it has ended otherwise, or was forgotten."""
 
     LINES_MISSING = auto()
     """PostgreSQL crashed and lost lines that it had taken: write them again first."""
 
 
-async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[Begun]:
+async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[BeginResult]:
     """Record replies with their prompts, and read the conversations before them: one statement, all or nothing.
 
     Each is refused by itself, with nothing of it recorded, if a reply is streaming in its conversation or if its
@@ -130,11 +130,11 @@ async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list
     found: dict[UUID, list[asyncpg.Record]] = {one.id: [] for one in new}
     for row in rows:
         found[row["id"]].append(row)
-    return [await _begun(connection, one, found[one.id]) for one in new]
+    return [await _begin_result(connection, one, found[one.id]) for one in new]
 
 
-# `running` and `known` are asked for row by row: PostgreSQL, which thinks that few replies are streaming at any time,
-# would otherwise read the index of all that are. Sorted, as two statements that meet at several keys must go in order.
+# `running` and `existing` are looked up row by row: PostgreSQL assumes that few replies are streaming at any time and
+# would otherwise read the whole index of them. Sorted, so that concurrent statements lock their keys in one order.
 _BEGIN = f"""
     WITH new AS MATERIALIZED (
         SELECT * FROM unnest(
@@ -163,30 +163,30 @@ _BEGIN = f"""
     ) END AS recorded_from, (
         SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid
         AND idempotency_key = new.idempotency_key
-    ) AS known
+    ) AS existing
     FROM new LEFT JOIN begun ON begun.id = new.id
     LEFT JOIN LATERAL (
         SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid AND status = 'streaming' LIMIT 1
     ) AS running ON true
     LEFT JOIN LATERAL ({
-    chatts.CONTEXT.format(
+    messages.CONTEXT.format(
         tenant="new.tenant",
         appid="new.appid",
         messages="new.messages",
         size="new.size",
         least="new.least",
-        before=chatts.NO_END,
+        before=messages.MAX_SEQ,
     )
 }) AS context ON begun.id IS NOT NULL
     ORDER BY context.seq
 """
 
 
-async def _begun(connection: asyncpg.Connection, new: NewReply, rows: Sequence[asyncpg.Record]) -> Begun:
+async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Sequence[asyncpg.Record]) -> BeginResult:
     first = rows[0]
     if not first["begun"]:
-        if first["known"] is not None:
-            return Begun(known=first["known"])
+        if first["existing"] is not None:
+            return BeginResult(existing=first["existing"])
         refused_by = await _conflict(connection, new)
         if refused_by is not None:
             return refused_by
@@ -194,15 +194,15 @@ async def _begun(connection: asyncpg.Connection, new: NewReply, rows: Sequence[a
         return begun
     if first["running"] is not None:
         # The statement's snapshot is older than the end of the reply before this one: its message is not in the rows.
-        context = await chatts.context(
+        context = await messages.context(
             connection, new.tenant, new.appid, new.context_messages, new.context_bytes, before=first["recorded_from"]
         )
-        return Begun(context=context)
+        return BeginResult(context=context)
     earlier = [Message(row["username"], row["message"], row["extra"]) for row in rows if row["seq"] is not None]
-    return Begun(context=earlier)
+    return BeginResult(context=earlier)
 
 
-async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun | None:
+async def _conflict(connection: asyncpg.Connection, new: NewReply) -> BeginResult | None:
     """Find the row that refused ``new``, if it still would.
 
     A statement of its own: that row may be too young for the other's snapshot, which may still show as running what
@@ -210,7 +210,7 @@ async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun | No
     """
     rows = await connection.fetch(
         """
-        SELECT id, true AS known FROM replies WHERE tenant = $1 AND appid = $2 AND idempotency_key = $3
+        SELECT id, true AS existing FROM replies WHERE tenant = $1 AND appid = $2 AND idempotency_key = $3
         UNION ALL
         SELECT id, false FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'
         """,
@@ -218,13 +218,15 @@ async def _conflict(connection: asyncpg.Connection, new: NewReply) -> Begun | No
         new.appid,
         new.idempotency_key,
     )
-    found = {row["known"]: row["id"] for row in rows}
+    found = {row["existing"]: row["id"] for row in rows}
     if True in found:
-        return Begun(known=found[True])
-    return Begun(running=found[False]) if found else None
+        return BeginResult(existing=found[True])
+    return BeginResult(running=found[False]) if found else None
 
 
-async def by_key(connection: asyncpg.Connection, tenant: str, appid: str, idempotency_key: str) -> UUID | None:
+async def find_by_idempotency_key(
+    connection: asyncpg.Connection, tenant: str, appid: str, idempotency_key: str
+) -> UUID | None:
     """Find the reply that an idempotency key began."""
     known: UUID | None = await connection.fetchval(
         "SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND idempotency_key = $3",
@@ -235,7 +237,7 @@ async def by_key(connection: asyncpg.Connection, tenant: str, appid: str, idempo
     return known
 
 
-async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> list[Finished]:
+async def finish(connection: asyncpg.Connection, endings: Sequence[FinishRequest]) -> list[FinishResult]:
     """End streaming replies: last lines, the assistant's message and the status, in one statement, all or nothing.
 
     Safe to repeat when the answer was lost.
@@ -261,7 +263,7 @@ async def finish(connection: asyncpg.Connection, endings: Sequence[Ending]) -> l
         [notice for one in endings for notice in one.notices],
     )
     stored = {row["id"] for row in rows}
-    return [Finished.YES if one.id in stored else await _ended_so(connection, one) for one in endings]
+    return [FinishResult.STORED if one.id in stored else await _why_not_finished(connection, one) for one in endings]
 
 
 # `finished IS NULL`: see STREAMING. Sorted, as two statements that repeat each other's endings must go in order.
@@ -299,15 +301,15 @@ _FINISH = """
 """
 
 
-async def _ended_so(connection: asyncpg.Connection, ending: Ending) -> Finished:
+async def _why_not_finished(connection: asyncpg.Connection, ending: FinishRequest) -> FinishResult:
     """Find out why a reply could not be ended. A statement of its own: the other's snapshot may be older than an end
     for which it had to wait, that of its own first try."""
     row = await connection.fetchrow(
         "SELECT status, owner FROM replies WHERE tenant = $1 AND id = $2", ending.tenant, ending.id
     )
     if row is None or row["owner"] != ending.owner or row["status"] not in (ending.status, STREAMING):
-        return Finished.NOT_OURS
-    return Finished.YES if row["status"] == ending.status else Finished.LINES_MISSING
+        return FinishResult.NOT_OWNER
+    return FinishResult.STORED if row["status"] == ending.status else FinishResult.LINES_MISSING
 
 
 async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> StoredReply | None:
@@ -330,7 +332,7 @@ async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> Stor
     return StoredReply(row["id"], row["appid"], row["model"], row["status"], row["error"], message)
 
 
-async def running(connection: asyncpg.Connection, tenant: str, appid: str) -> UUID | None:
+async def find_streaming(connection: asyncpg.Connection, tenant: str, appid: str) -> UUID | None:
     """Find the reply that is being generated for a conversation."""
     found: UUID | None = await connection.fetchval(
         "SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'", tenant, appid

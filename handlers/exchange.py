@@ -17,7 +17,7 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream, StreamClosedError
 
-from errors import AddressTooLong, BadRequest, ChatterdError, TooLarge
+from errors import BadRequest, ChatterdError, ContentTooLarge, URITooLong
 
 FAR_TOO_LARGE = "The body is far larger than it may be."
 
@@ -81,7 +81,7 @@ class Exchange(HTTP1Connection):
         if version == "HTTP/1.0" and "Transfer-Encoding" in headers:  # what stands in front may not see chunks here
             raise BadRequest("HTTP/1.0 knows no chunks: announce the body's length with Content-Length.")
         if len(url) > self._url:
-            raise AddressTooLong(f"The URL is longer than {self._url} bytes.")
+            raise URITooLong(f"The URL is longer than {self._url} bytes.")
         return line, headers
 
     def _read_body(
@@ -91,7 +91,7 @@ class Exchange(HTTP1Connection):
             raise self.fault
         length = headers.get("Content-Length", "")
         if length.isascii() and length.isdecimal() and (len(length) > 18 or int(length) > self._most):
-            raise TooLarge(FAR_TOO_LARGE)
+            raise ContentTooLarge(FAR_TOO_LARGE)
         try:
             reading = super()._read_body(code, headers, delegate)
         except HTTPInputError as error:
@@ -107,7 +107,7 @@ class Exchange(HTTP1Connection):
             await reading
         except HTTPInputError as error:
             if "too large" in str(error):  # of a chunk; Tornado has no kinds of this error
-                raise TooLarge(FAR_TOO_LARGE) from error
+                raise ContentTooLarge(FAR_TOO_LARGE) from error
             raise BadRequest("The body's chunks are malformed.") from error
         self._watch.request_read()
 

@@ -5,7 +5,7 @@ import asyncio
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
-from errors import OllamaUnreachable, Unavailable
+from errors import ServiceUnavailable, UpstreamUnreachable
 from handlers.base import BaseHandler
 
 PROBE_TIMEOUT = 3.0
@@ -49,7 +49,7 @@ class ReadyHandler(BaseHandler):
         try:
             async with asyncio.timeout(PROBE_TIMEOUT), self.services.database.acquire() as connection:
                 await connection.execute("SELECT 1")
-        except (Unavailable, TimeoutError):
+        except (ServiceUnavailable, TimeoutError):
             return "unreachable"
         return "ok"
 
@@ -57,7 +57,7 @@ class ReadyHandler(BaseHandler):
         try:
             async with asyncio.timeout(OLLAMA_TIMEOUT):
                 return await self.services.ollama.state()
-        except OllamaUnreachable:
+        except UpstreamUnreachable:
             return "unreachable"
         except TimeoutError:
             return "silent"

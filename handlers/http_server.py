@@ -11,7 +11,7 @@ from tornado.netutil import add_accept_handler
 
 from handlers.connection import DROP_LIMIT, Connection
 from handlers.listening import PAUSE_SECONDS, Listener, most_clients
-from relay.figures import Figures
+from relay.metrics import Metrics
 from settings import Settings
 
 CHECK_SECONDS = 1.0
@@ -20,12 +20,12 @@ CHECK_SECONDS = 1.0
 
 class Server(HTTPServer):
     """Tornado's server with connections of our own. Made where the event loop runs; takes ``settings=`` besides, and
-    ``figures=`` to count what is refused."""
+    ``metrics=`` to count what is refused."""
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         """Set it up (called by Tornado)."""
         settings = self._settings = cast(Settings, kwargs.pop("settings"))
-        self._figures = cast(Figures, kwargs.pop("figures"))
+        self._metrics = cast(Metrics, kwargs.pop("metrics"))
         super().initialize(*args, **kwargs)
         self.conn_params.max_body_size = settings.max_body_bytes + DROP_LIMIT
         self.conn_params.max_header_size = settings.max_header_bytes
@@ -56,7 +56,7 @@ class Server(HTTPServer):
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Serve a new connection (called by Tornado)."""
         context = _HTTPRequestContext(stream, address, self.protocol)
-        connection = Connection(stream, self.conn_params, context, self._settings, self._figures)
+        connection = Connection(stream, self.conn_params, context, self._settings, self._metrics)
         self._connections.add(connection)
         connection.start_serving(self)
 

@@ -12,8 +12,8 @@ from handlers import parameters, prompt
 from handlers.conversation import ConversationHandler
 from handlers.json_measures import characters
 from handlers.viewer import ViewerHandler
-from relay.cursor import Cursor
-from relay.prompt import Prompt
+from relay.generation.prompt import Prompt
+from relay.stream.cursor import Cursor
 
 
 class LlmchatHandler(ConversationHandler, ViewerHandler):
@@ -52,7 +52,7 @@ class LlmchatHandler(ConversationHandler, ViewerHandler):
                 self.asker, at_once.tenants[asked.tenant], at_once.addresses[asked.address]
             )
         except TooManyRequests:
-            if known := await replies.begun_before(asked):
+            if known := await replies.find_by_idempotency_key(asked):
                 return known
             raise
         return await replies.begin(asked)

@@ -8,16 +8,16 @@ from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
-from errors import AnswerBroken, BadRequest, OllamaUnreachable
+from errors import BadRequest, UpstreamDisconnected, UpstreamUnreachable
 from handlers.base import BaseHandler
 from handlers.json_measures import characters, more_parts_than
 from handlers.prompt import PARTS_LIMIT, TOO_MANY_PARTS
-from relay.ollama import Call
+from relay.ollama.client import StreamingCall
 
 BACKLOG_LIMIT = 67_108_864
 """Bytes that a client may be behind Ollama before its request is given up: Ollama is always read."""
 
-ENDS = {StreamClosedError: "client left", TimeoutError: "client too slow", AnswerBroken: "answer broken off"}
+ENDS = {StreamClosedError: "client left", TimeoutError: "client too slow", UpstreamDisconnected: "answer broken off"}
 """Why an answer was not passed on to its end, for the log."""
 
 
@@ -30,7 +30,7 @@ class LlmpromptHandler(BaseHandler):
     def initialize(self) -> None:
         """Nothing asked yet (called by Tornado)."""
         super().initialize()
-        self._call: Call | None = None
+        self._call: StreamingCall | None = None
         self._backlog: deque[bytes] = deque()
         self._size = 0
         self._more = asyncio.Event()
@@ -64,15 +64,15 @@ class LlmpromptHandler(BaseHandler):
 
     async def _relay(self, body: bytes) -> None:
         call = self._call = self.services.ollama.generate(body, self._take)
-        call.ended.add_done_callback(lambda _: self._more.set())
-        await asyncio.wait([call.head, call.ended], return_when=asyncio.FIRST_COMPLETED)
+        call.done.add_done_callback(lambda _: self._more.set())
+        await asyncio.wait([call.headers, call.done], return_when=asyncio.FIRST_COMPLETED)
         if not call.status:
-            raise call.ended.exception() or OllamaUnreachable("Ollama gave no answer.")
+            raise call.done.exception() or UpstreamUnreachable("Ollama gave no answer.")
         self.set_status(call.status)
         self.start_stream(call.content_type or "application/x-ndjson")
         try:
             await self._pass_on(call)
-        except (StreamClosedError, TimeoutError, AnswerBroken) as error:
+        except (StreamClosedError, TimeoutError, UpstreamDisconnected) as error:
             call.cancel()
             self.break_off(ENDS[type(error)])
         else:
@@ -85,8 +85,8 @@ class LlmpromptHandler(BaseHandler):
         if self._size > BACKLOG_LIMIT and self._call:
             self._call.cancel()
 
-    async def _pass_on(self, call: Call) -> None:
-        while self._backlog or not call.ended.done():
+    async def _pass_on(self, call: StreamingCall) -> None:
+        while self._backlog or not call.done.done():
             await self._more.wait()
             self._more.clear()
             while self._backlog:
@@ -94,7 +94,7 @@ class LlmpromptHandler(BaseHandler):
                 self.write(chunk)
                 await asyncio.wait_for(self.flush(), self.services.settings.client_write_timeout)
                 self._size -= len(chunk)
-        call.ended.result()
+        call.done.result()
 
 
 ROUTES = [Rule(PathMatches(r"/llmprompt/?"), LlmpromptHandler)]

@@ -9,7 +9,7 @@ from handlers.base import BaseHandler
 
 
 class MetricsHandler(BaseHandler):
-    """The figures of the process that answers."""
+    """The metrics of the process that answers."""
 
     route = "/metrics"
     counted = False
@@ -17,8 +17,8 @@ class MetricsHandler(BaseHandler):
 
     async def get(self) -> None:
         """Answer in OpenMetrics if the client takes that, else in Prometheus's older format, which all read."""
-        metrics = self.services.status.metrics
-        await metrics.look()
+        metrics = self.services.prometheus
+        await metrics.refresh()
         # prometheus_client's own choose_encoder() fails at a version in Accept that is no number.
         if takes_openmetrics(self.request.headers.get("Accept", "")):
             self.set_header("Content-Type", openmetrics.CONTENT_TYPE_LATEST)

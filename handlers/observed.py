@@ -11,7 +11,7 @@ from tornado.web import HTTPError, RequestHandler
 from auth.principal import Principal
 from errors import ChatterdError
 from handlers.services import Services
-from relay.figures import Figures
+from relay.metrics import Metrics
 
 log = logging.getLogger("chatterd.http")
 
@@ -45,10 +45,10 @@ class ObservedHandler(RequestHandler):
 
     def on_finish(self) -> None:
         """Count the answered request (called by Tornado)."""
-        figures = self.services.status.figures
-        figures.requests[_method(self.request.method or ""), self.route, self.get_status()] += 1
+        metrics = self.services.metrics
+        metrics.requests[_method(self.request.method or ""), self.route, self.get_status()] += 1
         if not self.streams:
-            figures.request_duration[self.route].observe(self.request.request_time())
+            metrics.request_duration[self.route].observe(self.request.request_time())
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log an error once: what the client was told in the request's line, what is ours with a stack trace (called
@@ -81,7 +81,7 @@ def log_request(handler: RequestHandler) -> None:
     log.info("answered", extra={"fields": fields})
 
 
-def note_refused(figures: Figures, head: bytes, id: str, address: str, error: ChatterdError) -> None:
+def note_refused(metrics: Metrics, head: bytes, id: str, address: str, error: ChatterdError) -> None:
     """Log and count what is refused without a handler: what is no whole request, or over a limit before it is one.
 
     :param head: what came of the request's head.
@@ -90,7 +90,7 @@ def note_refused(figures: Figures, head: bytes, id: str, address: str, error: Ch
     fields = {"request": id, "status": error.status, "address": address, "error": str(error)}
     log.info("refused", extra={"fields": fields})
     method = head.lstrip(b"\r\n").partition(b" ")[0].decode("latin-1")
-    figures.requests[_method(method), REFUSED, error.status] += 1
+    metrics.requests[_method(method), REFUSED, error.status] += 1
 
 
 def _method(named: str) -> str:

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from db.chatts import Message
-from errors import BadRequest, Unprocessable
+from db.messages import Message
+from errors import BadRequest, UnprocessableContent
 from handlers.json_measures import deeper_than, more_parts_than
-from relay.prompt import Prompt
+from relay.generation.prompt import Prompt
 
 APPID_LIMIT = 155
 """Characters of an appID: the width of the tutorial's column."""
@@ -35,7 +35,7 @@ def parse(body: bytes, tenant: str, idempotency_key: str | None, max_messages: i
     appid = check_appid(_value(fields.pop("appID", None)))
     model = _value(fields.pop("model", None))
     if not isinstance(model, str) or not model:
-        raise Unprocessable("model is missing: name the model that is to answer.")
+        raise UnprocessableContent("model is missing: name the model that is to answer.")
     messages = _messages(fields.pop("messages", None), max_messages)
     return Prompt(tenant, appid, model, messages, fields, _check_key(idempotency_key))
 
@@ -46,17 +46,17 @@ def check_appid(appid: object) -> str:
     :raises Unprocessable: not a string of 1 to 155 characters.
     """
     if appid is None or appid == "":
-        raise Unprocessable("appID is missing: send the tag of your conversation.")
+        raise UnprocessableContent("appID is missing: send the tag of your conversation.")
     if not isinstance(appid, str):
-        raise Unprocessable("appID must be a string.")
+        raise UnprocessableContent("appID must be a string.")
     if len(appid) > APPID_LIMIT:
-        raise Unprocessable(f"appID is too long: it may have {APPID_LIMIT} characters.")
+        raise UnprocessableContent(f"appID is too long: it may have {APPID_LIMIT} characters.")
     return appid
 
 
 def _check_key(key: str | None) -> str | None:
     if key is not None and not re.fullmatch(r"[^\0]{1,255}", key):
-        raise Unprocessable("Idempotency-Key must have 1 to 255 characters.")
+        raise UnprocessableContent("Idempotency-Key must have 1 to 255 characters.")
     return key
 
 
@@ -83,24 +83,26 @@ def _value(raw: msgspec.Raw | None) -> Any:
 
 def _messages(raw: msgspec.Raw | None, most: int) -> list[Message]:
     if raw is None or not isinstance(_value(raw), list):
-        raise Unprocessable("messages must be a list.")
+        raise UnprocessableContent("messages must be a list.")
     messages = msgspec.json.decode(raw, type=list[msgspec.Raw])
     if len(messages) > most:
-        raise Unprocessable(f"messages has {len(messages)} entries; one prompt may have {most}. Send them in parts.")
+        raise UnprocessableContent(
+            f"messages has {len(messages)} entries; one prompt may have {most}. Send them in parts."
+        )
     return [_message(number, one) for number, one in enumerate(messages)]
 
 
 def _message(number: int, raw: msgspec.Raw) -> Message:
     where = f"messages[{number}]"
     if not isinstance(_value(raw), dict):
-        raise Unprocessable(f"{where} must be an object with role and content.")
+        raise UnprocessableContent(f"{where} must be an object with role and content.")
     fields = msgspec.json.decode(raw, type=Fields)
     role = _value(fields.pop("role", None))
     content = _value(fields.pop("content", None))
     if role not in ROLES:
-        raise Unprocessable(f"{where}.role must be one of {', '.join(ROLES)}.")
+        raise UnprocessableContent(f"{where}.role must be one of {', '.join(ROLES)}.")
     if content is None and "tool_calls" in fields:
         content = ""  # Ollama's own clients leave the content of a message out that only calls tools
     if not isinstance(content, str):
-        raise Unprocessable(f"{where}.content must be a string.")
+        raise UnprocessableContent(f"{where}.content must be a string.")
     return Message(role, content, msgspec.json.encode(fields).decode() if fields else None)

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from tornado.web import RequestHandler, stream_request_body
 
-from errors import ChatterdError, TooLarge, Unavailable, UnsupportedMediaType
+from errors import ChatterdError, ContentTooLarge, ServiceUnavailable, UnsupportedMediaType
 from handlers.connection import DROP_LIMIT
 from handlers.services import Services
 
@@ -64,7 +64,7 @@ class ReadingHandler(RequestHandler):
         else:
             self._drop_body()
             self._refuse_when_read(
-                Unavailable("The server is reading as many large requests as it can. Try again in a moment.")
+                ServiceUnavailable("The server is reading as many large requests as it can. Try again in a moment.")
             )
 
     def _drop_body(self) -> None:
@@ -101,5 +101,5 @@ class ReadingHandler(RequestHandler):
         self._drop_body()
         return whole
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"The body is larger than {self.services.settings.max_body_bytes} bytes.")
+    def _too_large(self) -> ContentTooLarge:
+        return ContentTooLarge(f"The body is larger than {self.services.settings.max_body_bytes} bytes.")

@@ -1,6 +1,6 @@
-"""What the handlers call: the parts that ``server.py`` wired, and what counts across their requests."""
+"""The application's components as handlers reach them: ``self.services`` in every handler."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from auth.forwarded import TrustedProxies
 from auth.identity_provider import IdentityProvider
@@ -10,30 +10,64 @@ from db.pool import Database
 from handlers.bodies import Bodies
 from handlers.outbox import Outbox
 from handlers.turns import Turns
-from relay.ollama import Ollama
-from relay.replies import Replies
-from relay.status import Status
+from relay.factory import Relay
+from relay.metrics import Metrics
+from relay.ollama.client import OllamaClient
+from relay.reporting.prometheus import PrometheusCollector
+from relay.reporting.sampler import StatusSampler
+from relay.service import ReplyService
 from settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts, one of each for all handlers."""
+    """One instance of each component, shared by all handlers.
+
+    :ivar identity: None with ``--auth=none``.
+    """
 
     settings: Settings
     database: Database
-    ollama: Ollama
-    replies: Replies
-    status: Status
+    ollama: OllamaClient
+    replies: ReplyService
+    status: StatusSampler
+    prometheus: PrometheusCollector
+    metrics: Metrics
     identity: IdentityProvider | None
     origins: AllowedOrigins
-    outbox: Outbox = field(default_factory=Outbox)
-    turns: Turns = field(default_factory=Turns)
-    limits: RequestLimiter = field(init=False)
-    proxies: TrustedProxies = field(init=False)
-    bodies: Bodies = field(init=False)
+    limits: RequestLimiter
+    proxies: TrustedProxies
+    bodies: Bodies
+    outbox: Outbox
+    turns: Turns
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "limits", RequestLimiter(self.settings))
-        object.__setattr__(self, "proxies", TrustedProxies(self.settings.trusted_proxies))
-        object.__setattr__(self, "bodies", Bodies(self.settings.max_total_body_bytes))
+
+def create_services(
+    settings: Settings,
+    database: Database,
+    ollama: OllamaClient,
+    relay: Relay,
+    metrics: Metrics,
+    identity: IdentityProvider | None,
+    origins: AllowedOrigins,
+) -> Services:
+    """Combine the running components with those that only count or limit requests.
+
+    :raises tornado.options.Error: ``--trusted-proxies`` is invalid.
+    """
+    return Services(
+        settings=settings,
+        database=database,
+        ollama=ollama,
+        replies=relay.replies,
+        status=relay.status,
+        prometheus=relay.prometheus,
+        metrics=metrics,
+        identity=identity,
+        origins=origins,
+        limits=RequestLimiter(settings),
+        proxies=TrustedProxies(settings.trusted_proxies),
+        bodies=Bodies(settings.max_total_body_bytes),
+        outbox=Outbox(),
+        turns=Turns(),
+    )

@@ -7,7 +7,7 @@ import msgspec
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
-from errors import BadRequest, NotFound, Unprocessable
+from errors import BadRequest, NotFound, UnprocessableContent
 from handlers.base import BaseHandler
 from handlers.doorkeeper import COOKIE, HOST_COOKIE
 from handlers.pages import FileHandler
@@ -44,7 +44,7 @@ class SignInHandler(FileHandler):
             raise BadRequest("The body is nested too deeply.") from error
         token = body.get("token") if isinstance(body, dict) else None
         if not isinstance(token, str) or not token.strip():
-            raise Unprocessable("token is missing: send the token to sign in with.")
+            raise UnprocessableContent("token is missing: send the token to sign in with.")
         return token.strip()
 
     def _travels_over_tls(self) -> bool:

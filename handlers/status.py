@@ -1,4 +1,4 @@
-"""GET /status: the status page. GET /status/events: its figures as they come, as server-sent events."""
+"""GET /status: the status page. GET /status/events: its metrics as they come, as server-sent events."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ from tornado.routing import PathMatches, Rule
 from auth.principal import Access
 from handlers.base import BaseHandler
 from handlers.pages import page
-from relay import sse
+from relay.stream import sse
 
 EVENT_ID = re.compile(r"([0-9a-f]+)-([0-9]{1,15})")
 """A process's key and how many of its samples were seen."""

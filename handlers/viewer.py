@@ -7,12 +7,12 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 
-from errors import Unavailable
+from errors import ServiceUnavailable
 from handlers.base import BaseHandler
 from handlers.outbox import Outlet
-from relay import sse
-from relay.cursor import Cursor, Moved
-from relay.figures import Figures
+from relay.metrics import Metrics
+from relay.stream import sse
+from relay.stream.cursor import Cursor, CursorInvalidated
 
 WRITE_LIMIT = 32_768
 """Bytes handed to a socket at once, and so what a viewer that does not read costs."""
@@ -24,10 +24,10 @@ SENT = HTTPHeaders()
 class Place:
     """One of the viewers that may be there at once. (A generator as context manager would be half a kB of each.)"""
 
-    __slots__ = ("_figures", "_most")
+    __slots__ = ("_metrics", "_most")
 
-    def __init__(self, figures: Figures, most: int) -> None:
-        self._figures = figures
+    def __init__(self, metrics: Metrics, most: int) -> None:
+        self._metrics = metrics
         self._most = most
 
     def __enter__(self) -> None:
@@ -35,13 +35,13 @@ class Place:
 
         :raises Unavailable: all are taken.
         """
-        if self._figures.viewers >= self._most:
-            raise Unavailable("The server is showing as many replies as it can. Try again in a moment.")
-        self._figures.viewers += 1
+        if self._metrics.viewers >= self._most:
+            raise ServiceUnavailable("The server is showing as many replies as it can. Try again in a moment.")
+        self._metrics.viewers += 1
 
     def __exit__(self, *_error: object) -> None:
         """Give it back."""
-        self._figures.viewers -= 1
+        self._metrics.viewers -= 1
 
 
 class ViewerHandler(BaseHandler):
@@ -52,7 +52,7 @@ class ViewerHandler(BaseHandler):
         super().initialize()
         self._showing: asyncio.Task[None] | None = None
         self._outbox = self.services.outbox
-        self._figures = self.services.status.figures
+        self._metrics = self.services.metrics
 
     def on_connection_close(self) -> None:
         """End the viewer whose client has gone (called by Tornado)."""
@@ -62,7 +62,7 @@ class ViewerHandler(BaseHandler):
 
     def place(self) -> "Place":
         """Within the block of this a reply may be shown."""
-        return Place(self._figures, self.services.settings.max_viewers)
+        return Place(self._metrics, self.services.settings.max_viewers)
 
     async def show(self, cursor: Cursor) -> None:
         """Show the lines from the cursor on, as they come, until the reply's end or the client's."""
@@ -80,8 +80,8 @@ class ViewerHandler(BaseHandler):
             self.finish()
         except (asyncio.CancelledError, StreamClosedError):
             self.log_fields["end"] = "sent elsewhere" if self.services.replies.leaving else "client left"
-        except (TimeoutError, Moved, Unavailable) as error:
-            self._figures.viewers_dropped += 1
+        except (TimeoutError, CursorInvalidated, ServiceUnavailable) as error:
+            self._metrics.viewers_dropped += 1
             self.break_off("client too slow" if isinstance(error, TimeoutError) else "sent elsewhere")
 
     async def _follow(self, cursor: Cursor) -> None:
@@ -92,7 +92,7 @@ class ViewerHandler(BaseHandler):
                 return
             number = cursor.at - len(lines)
             if not lines:
-                await self._send(sse.WAITING)
+                await self._send(sse.HEARTBEAT)
             while lines:
                 framed, count = sse.events(number, lines, WRITE_LIMIT)
                 number += count

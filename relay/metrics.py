@@ -1,176 +1,123 @@
-"""The figures of this process as Prometheus's metrics, read where they are counted whenever somebody asks."""
+"""What this process counts and times as it works: counters that only grow, gauges, histograms. Pure: no clock, no I/O.
 
-import platform
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import accumulate
+Names, kinds and units are Prometheus's: seconds, and buckets that count what is up to their upper bound.
+"""
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
-from relay.figures import Figures, Histogram
-from relay.generation import Parts
-from relay.health import OK, UNKNOWN, Health, State
-from relay.replies import Replies
-from relay.running import Running
-from settings import VERSION
+STATUSES = ("done", "stopped", "failed", "truncated", "interrupted")
+"""How a reply can end, as in ``replies.status``."""
+
+FAILURES = ("failed", "truncated", "interrupted")
+"""Those of them that nobody wanted."""
+
+SECONDS = (
+    *(0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.012, 0.016, 0.025, 0.04, 0.06),
+    *(0.1, 0.16, 0.25, 0.4, 0.6, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
+)
+"""Upper bounds of the buckets for most times: from a line's way to a large model's load."""
+
+REPLY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0)
+"""Upper bounds of the buckets for what a whole reply takes."""
 
 
-class Metrics(Collector):
-    """Makes them. Nothing is counted here, so there is no second count that could say something else.
+class Histogram:
+    """How often values of which size were seen.
 
-    Labels are few by design: no tenant, no conversation, no model, as whoever sends prompts could make any number.
-
-    :ivar registry: these, and those of every Python process: memory, processor, open files, garbage collector.
+    :ivar counts: for each bucket, the last one being without bound, how many values fell into it.
+    :ivar sum: all values together.
     """
 
-    def __init__(self, parts: Parts, running: Running, replies: Replies, health: Health) -> None:
-        self._figures = parts.figures
-        self._database = parts.database
-        self._settings = parts.settings
-        self._running = running
-        self._replies = replies
-        self._health = health
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-        self.registry.register(self)
+    __slots__ = ("bounds", "counts", "sum")
 
-    async def look(self) -> None:
-        """See how the database and Ollama are, before the metrics are made; a few seconds at most."""
-        await self._health.look_again()
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0.0] * (len(bounds) + 1)
+        self.sum = 0.0
 
-    def collect(self) -> Iterator[Metric]:
-        """Make the metrics (called by the registry)."""
-        yield from self._process()
-        yield from _replies(self._figures)
-        yield _gauge("replies_running", "Replies that this process generates now.", len(self._running))
-        yield _gauge("replies_max", "Replies that it generates at most (--max-replies).", self._settings.max_replies)
-        yield _counter("lines", "Lines of replies that viewers may see, from this process.", self._running.lines)
-        yield from _viewers(self._figures)
-        yield from _requests(self._figures)
-        yield from self._outside()
-        yield from _database(self._figures)
+    def observe(self, value: float) -> None:
+        """Take one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
 
-    def _process(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("chatterd_build_info", "What runs here; always 1.", labels=["version", "python"])
-        build.add_metric([VERSION, platform.python_version()], 1)
-        yield build
-        ready = self._replies.ready and self._health.database.name == OK
-        yield _gauge("ready", "Whether prompts are welcome here, as /readyz says it: 1 or 0.", ready)
-        yield _gauge("draining", "Whether this process is about to end: 1 or 0.", self._replies.draining)
-        yield _histogram(
-            "event_loop_lag_seconds", "How late the event loop comes to what is due.", self._figures.loop_lag
-        )
-
-    def _outside(self) -> Iterator[Metric]:
-        yield from _up("database_up", "Whether PostgreSQL answers: 1 or 0.", self._health.database)
-        yield from _up("ollama_up", "Whether Ollama answers: 1 or 0.", self._health.ollama)
-        lent, idle = self._database.connections
-        yield _by(
-            GaugeMetricFamily("chatterd_database_connections", "Connections of the pool.", labels=["state"]),
-            {"lent": lent, "idle": idle},
-        )
-        yield _gauge("database_connections_max", "Connections of the pool at most (--pool-size).", self._database.size)
+    def spread(self, least: float, most: float, count: int) -> None:
+        """Take ``count`` values of which only the least and the most are known, as if they lay evenly between them."""
+        self.sum += count * (least + most) / 2
+        first, last = bisect_left(self.bounds, least), bisect_left(self.bounds, most)
+        if first >= last:
+            self.counts[first] += count
+            return
+        density = count / (most - least)
+        for index in range(first, last):
+            self.counts[index] += density * (self.bounds[index] - least)
+            least = self.bounds[index]
+        self.counts[last] += density * (most - least)
 
 
-def _replies(figures: Figures) -> Iterator[Metric]:
-    yield _counter("replies_begun", "Replies begun by a prompt.", figures.replies_begun)
-    yield _counter("replies_adopted", "Replies taken over from a process that is gone.", figures.replies_adopted)
-    yield _counter("replies_moved", "Replies that went on, or will, in another process.", figures.replies_moved)
-    yield _by(
-        CounterMetricFamily("chatterd_replies_ended", "Replies that ended in this process.", labels=["status"]),
-        figures.replies_ended,
-    )
-    yield _histograms(
-        "reply_duration_seconds",
-        "From a prompt's arrival, or its reply's adoption, to the reply's end.",
-        "status",
-        figures.reply_duration,
-    )
-    yield _histogram("first_event_seconds", "From a prompt's arrival to its reply's first event.", figures.first_event)
-    yield _histogram(
-        "line_latency_seconds",
-        "From reading a line of Ollama's to handing it to the viewers' sockets.",
-        figures.line_latency,
-    )
-    yield _by(
-        CounterMetricFamily(
-            "chatterd_tokens", "Tokens of replies that are done, as Ollama counts them.", labels=["kind"]
-        ),
-        {"prompt": figures.prompt_tokens, "reply": figures.reply_tokens},
-    )
+def quantile(part: float, counts: Sequence[float], bounds: Sequence[float] = SECONDS) -> float | None:
+    """Estimate the value that ``part`` of all values do not exceed, as Prometheus's ``histogram_quantile`` does.
+
+    :param part: from 0 to 1.
+    :param counts: of the buckets, see :class:`Histogram`.
+    :returns: None if there are no values; the last bound if it is somewhere beyond.
+    """
+    left = part * sum(counts)
+    if not left:
+        return None
+    lower = 0.0
+    for count, upper in zip(counts, bounds, strict=False):
+        if count and left <= count:
+            return lower + (upper - lower) * left / count
+        left -= count
+        lower = upper
+    return lower
 
 
-def _viewers(figures: Figures) -> Iterator[Metric]:
-    yield _gauge("viewers", "Responses that show a reply now.", figures.viewers)
-    yield _counter(
-        "viewers_dropped",
-        "Viewers whose client took nothing for too long, or whose reply could not be shown further.",
-        figures.viewers_dropped,
-    )
+class Metrics:
+    """The metrics of one process.
 
+    Nothing here is touched for each line: what happens to lines is counted by round, by reply, or when asked for.
 
-def _requests(figures: Figures) -> Iterator[Metric]:
-    requests = CounterMetricFamily(
-        "chatterd_http_requests",
-        "Requests answered to the end; a stream counts when it ends. What reaches no handler has the route refused.",
-        labels=["method", "route", "status"],
-    )
-    for (method, route, status), count in figures.requests.items():
-        requests.add_metric([method, route, str(status)], count)
-    yield requests
-    yield _histograms(
-        "http_request_duration_seconds",
-        "From a request's head to the end of its answer; streams are left out.",
-        "route",
-        figures.request_duration,
-    )
+    :ivar replies_begun: by a prompt.
+    :ivar replies_adopted: from a process that is gone.
+    :ivar replies_moved: went on in another process, or will.
+    :ivar replies_ended: here, by their status.
+    :ivar reply_duration: by how it ended, seconds from a prompt's arrival, or the reply's failover, to its end.
+    :ivar prompt_tokens: that Ollama says it has read for replies that are done.
+    :ivar reply_tokens: that Ollama says it has generated for them.
+    :ivar lines_settled: lines shown of replies that run no more, less those that adopted ones brought with them.
+    :ivar viewers: that are shown a reply now.
+    :ivar viewers_dropped: whose connection took nothing for too long, or whose reply could not be shown further.
+    :ivar first_event: seconds from a prompt's arrival to its reply's first event; the model's time is most of it.
+    :ivar line_latency: seconds from reading a line of Ollama's to handing it to the viewers' sockets.
+    :ivar journal_round: seconds that PostgreSQL takes for a round of lines.
+    :ivar begin_statement: seconds that PostgreSQL takes to begin replies, together.
+    :ivar end_statement: seconds that PostgreSQL takes to end replies, together.
+    :ivar database_wait: seconds until there is a free connection to PostgreSQL.
+    :ivar loop_lag: seconds that the event loop comes late to what is due.
+    :ivar requests: answered to their end, by method, route and status; those that no handler answered, too.
+    :ivar request_duration: by route, seconds from a request's head to the end of its answer; streams are left out.
+    """
 
-
-def _database(figures: Figures) -> Iterator[Metric]:
-    for name, help, histogram in [
-        ("database_wait_seconds", "Until a connection of the pool is free.", figures.database_wait),
-        ("journal_round_seconds", "PostgreSQL's time for a round of lines.", figures.journal_round),
-        ("begin_statement_seconds", "PostgreSQL's time to begin replies.", figures.begin_statement),
-        ("end_statement_seconds", "PostgreSQL's time to end replies.", figures.end_statement),
-    ]:
-        yield _histogram(name, help, histogram)
-
-
-def _up(name: str, help: str, state: State) -> Iterator[Metric]:
-    if state.name != UNKNOWN:
-        yield _gauge(name, help, state.name == OK)
-
-
-def _counter(name: str, help: str, value: float) -> Metric:
-    return CounterMetricFamily(f"chatterd_{name}", help, value=value)
-
-
-def _gauge(name: str, help: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"chatterd_{name}", help, value=float(value))
-
-
-def _by(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> Metric:
-    for label, value in values.items():
-        family.add_metric([label], value)
-    return family
-
-
-def _histogram(name: str, help: str, histogram: Histogram) -> Metric:
-    return HistogramMetricFamily(f"chatterd_{name}", help, _buckets(histogram), histogram.sum)
-
-
-def _histograms(name: str, help: str, label: str, histograms: Mapping[str, Histogram]) -> Metric:
-    family = HistogramMetricFamily(f"chatterd_{name}", help, labels=[label])
-    for value, histogram in histograms.items():
-        family.add_metric([value], _buckets(histogram), histogram.sum)
-    return family
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """How many values there are up to each bound. Whole numbers (OpenMetrics 1.0, section "Histogram"), though
-    :meth:`Histogram.spread` counts parts of them."""
-    bounds: Iterable[str] = [*map(str, histogram.bounds), "+Inf"]
-    return [(bound, round(count)) for bound, count in zip(bounds, accumulate(histogram.counts), strict=True)]
+    def __init__(self) -> None:
+        self.replies_begun = 0
+        self.replies_adopted = 0
+        self.replies_moved = 0
+        self.replies_ended = dict.fromkeys(STATUSES, 0)
+        self.reply_duration = {status: Histogram(REPLY_SECONDS) for status in STATUSES}
+        self.prompt_tokens = 0
+        self.reply_tokens = 0
+        self.lines_settled = 0
+        self.viewers = 0
+        self.viewers_dropped = 0
+        self.first_event = Histogram()
+        self.line_latency = Histogram()
+        self.journal_round = Histogram()
+        self.begin_statement = Histogram()
+        self.end_statement = Histogram()
+        self.database_wait = Histogram()
+        self.loop_lag = Histogram()
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.request_duration: defaultdict[str, Histogram] = defaultdict(Histogram)

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from db.pool import Database
@@ -127,10 +127,12 @@ def put_everything_behind() -> None:
     """Have every :class:`db.pool.Database` of this process ask a PgBouncer."""
     direct = Database.__init__
 
-    def pooled(self: Database, url: str, size: int, acquire_timeout: float, session_url: str = "") -> None:
-        direct(self, url if session_url else behind(url), size, acquire_timeout, session_url or url)
+    def pooled(
+        self: Database, url: str, size: int, acquire_timeout: float, session_url: str = "", **options: Any
+    ) -> None:
+        direct(self, url if session_url else behind(url), size, acquire_timeout, session_url or url, **options)
 
-    Database.__init__ = pooled  # type: ignore[method-assign]
+    Database.__init__ = pooled  # type: ignore[method-assign,assignment]
 
 
 def stop_all() -> None:

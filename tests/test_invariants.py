@@ -19,11 +19,12 @@ import httpx
 import psutil
 import pytest
 
-from db import adoption, lines, presence, replies
-from db.adoption import Orphan
-from db.chatts import Message
+from db import ownership, replies, reply_lines
+from db import processes as process_table
+from db.messages import Message
 from db.migrate import migrate
-from db.replies import Begun, Ending, Finished, NewReply
+from db.ownership import Orphan
+from db.replies import BeginResult, FinishRequest, FinishResult, NewReply
 from tests import pgbouncer
 from tests.client import Client, Event
 from tests.cluster import OwnPostgres, SignedWords, lock_holder, lock_holders, words
@@ -366,7 +367,7 @@ def test_invariant_2_lines_lost_by_the_death_of_one_backend_are_written_again_by
         execute(postgres.url, "SELECT pg_reload_conf()")
         owner, other = (start_chatterd(database_url=postgres.url, heartbeat_interval=1) for _ in range(2))
         up = "SELECT now() - pg_postmaster_start_time() > make_interval(secs => $1) AS over"
-        eventually("the grace is over", lambda: rows(postgres.url, up, presence.GRACE)[0]["over"])
+        eventually("the grace is over", lambda: rows(postgres.url, up, process_table.RECOVERY_GRACE)[0]["over"])
         client = Client(owner.url)
         with client.http:
             path = client.begin("hi", options={"num_predict": 60})
@@ -377,7 +378,7 @@ def test_invariant_2_lines_lost_by_the_death_of_one_backend_are_written_again_by
             session = lock_holder(postgres.url, reply_row(postgres.url, path)["owner"])
             with frozen(owner):  # it is a moment later than the other to come back
                 os.kill(session, signal.SIGKILL)
-                other.wait_log("announcing this process again", LONG)
+                other.wait_log("lease's session was lost", LONG)
                 stays(1.0, lambda: True)
             gate.open()
             for viewer, thread in watched:
@@ -595,9 +596,9 @@ class Race:
         first = await self.session()
         await migrate(first)
         for owner in (self.old, self.new):
-            await presence.announce(await self.session(), owner)
+            await process_table.register(await self.session(), owner)
         new = NewReply(self.reply, "", "a", "fake", "{}", self.old, None, [Message("user", "hi")], 10, 1000)
-        assert await replies.begin(first, [new]) == [Begun(context=[])]
+        assert await replies.begin(first, [new]) == [BeginResult(context=[])]
         await self.append(first, 0, "old 0", "old 1")
         return self
 
@@ -617,11 +618,11 @@ class Race:
     async def append(self, session: asyncpg.Connection, first: int, *said: str, owner: int | None = None) -> bool:
         numbers = range(first, first + len(said))
         written = [text.encode() for text in said]
-        return await lines.append(session, owner or self.old, [str(self.reply)] * len(said), numbers, written, [])
+        return await reply_lines.append(session, owner or self.old, [str(self.reply)] * len(said), numbers, written, [])
 
-    async def finish(self, session: asyncpg.Connection, first: int, owner: int | None = None) -> Finished:
+    async def finish(self, session: asyncpg.Connection, first: int, owner: int | None = None) -> FinishResult:
         message = Message("assistant", f"of {owner or self.old}")
-        ending = Ending(self.reply, "", owner or self.old, "done", None, message, first, ["the end"], [])
+        ending = FinishRequest(self.reply, "", owner or self.old, "done", None, message, first, ["the end"], [])
         [finished] = await replies.finish(session, [ending])
         return finished
 
@@ -648,7 +649,7 @@ def race(database_url: str) -> Callable[[Callable[[Race], Any]], None]:
         async def scene() -> None:
             async with asyncio.timeout(60), Race(database_url) as race:
                 up = "SELECT extract(epoch FROM now() - pg_postmaster_start_time())"
-                while await (await race.session()).fetchval(up) <= presence.GRACE:
+                while await (await race.session()).fetchval(up) <= process_table.RECOVERY_GRACE:
                     await asyncio.sleep(0.1)
                 await scenario(race)
 
@@ -666,15 +667,15 @@ def test_invariant_3_race_burial_waits_for_the_round_under_way_and_the_adopter_s
         await round_under_way.start()
         assert await race.append(owner, 2, "old 2", "old 3")
         await race.die(race.old)
-        burial = asyncio.create_task(presence.bury(adopter, 0))
+        burial = asyncio.create_task(process_table.delete_dead(adopter, 0))
         await race.waits(adopter)
         looking = await race.session()
-        assert await adoption.orphans(looking, 10) == []
+        assert await ownership.find_orphans(looking, 10) == []
         await round_under_way.commit()
         assert await burial == [race.old]
-        assert await adoption.orphans(adopter, 10) == [Orphan(race.reply, race.old)]
-        assert await adoption.adopt(adopter, Orphan(race.reply, race.old), race.new)
-        page = await lines.page(adopter, "", race.reply, 0, 60, 100, 10_000)
+        assert await ownership.find_orphans(adopter, 10) == [Orphan(race.reply, race.old)]
+        assert await ownership.adopt(adopter, Orphan(race.reply, race.old), race.new)
+        page = await reply_lines.read_page(adopter, "", race.reply, 0, 60, 100, 10_000)
         assert page and page.lines == [b"old 0", b"old 1", b"old 2", b"old 3"]
         assert not await race.append(owner, 4, "old 4")
         assert await race.append(adopter, 4, "new 4", owner=race.new)
@@ -694,12 +695,12 @@ def test_invariant_3_race_a_round_that_began_before_the_burial_was_committed_wri
         await race.die(race.old)
         burial = adopter.transaction()
         await burial.start()
-        assert await presence.bury(adopter, 0) == [race.old]
-        assert await adoption.orphans(adopter, 10) == [Orphan(race.reply, race.old)]
+        assert await process_table.delete_dead(adopter, 0) == [race.old]
+        assert await ownership.find_orphans(adopter, 10) == [Orphan(race.reply, race.old)]
         writing = asyncio.create_task(_in_transaction(owner, isolation, race.append(owner, 2, "old 2")))
         await race.waits(owner)
         await burial.commit()
-        assert await adoption.adopt(adopter, Orphan(race.reply, race.old), race.new)
+        assert await ownership.adopt(adopter, Orphan(race.reply, race.old), race.new)
         if isolation == "read_committed":
             assert await writing is False
         else:
@@ -722,7 +723,7 @@ def test_invariant_3_race_a_burial_that_is_rolled_back_lets_the_waiting_round_wr
         await race.die(race.old)
         burial = adopter.transaction()
         await burial.start()
-        assert await presence.bury(adopter, 0) == [race.old]
+        assert await process_table.delete_dead(adopter, 0) == [race.old]
         writing = asyncio.create_task(race.append(owner, 2, "old 2"))
         await race.waits(owner)
         await burial.rollback()
@@ -735,15 +736,15 @@ def test_invariant_3_race_a_burial_that_is_rolled_back_lets_the_waiting_round_wr
 def test_invariant_3_race_of_two_who_adopt_at_once_one_does(race: Callable[..., None]) -> None:
     async def scenario(race: Race) -> None:
         one, two = await race.session(), await race.session()
-        await presence.announce(await race.session(), 303)
+        await process_table.register(await race.session(), 303)
         await race.die(race.old)
-        assert await presence.bury(one, 0) == [race.old]
-        [orphan] = await adoption.orphans(one, 10)
-        assert await adoption.orphans(two, 10) == [orphan]
+        assert await process_table.delete_dead(one, 0) == [race.old]
+        [orphan] = await ownership.find_orphans(one, 10)
+        assert await ownership.find_orphans(two, 10) == [orphan]
         adopting = one.transaction()
         await adopting.start()
-        first = await adoption.adopt(one, orphan, race.new)
-        second = asyncio.create_task(adoption.adopt(two, orphan, 303))
+        first = await ownership.adopt(one, orphan, race.new)
+        second = asyncio.create_task(ownership.adopt(two, orphan, 303))
         await race.waits(two)
         await adopting.commit()
         assert first and first.attempts == 1
@@ -759,9 +760,9 @@ def test_invariant_3_race_of_two_who_bury_at_once_one_does_and_neither_waits(rac
         await race.die(race.old)
         burial = one.transaction()
         await burial.start()
-        assert await presence.bury(one, 0) == [race.old]
+        assert await process_table.delete_dead(one, 0) == [race.old]
         async with asyncio.timeout(LONG):
-            assert await presence.bury(two, 0) == []
+            assert await process_table.delete_dead(two, 0) == []
         await burial.commit()
 
     race(scenario)
@@ -772,21 +773,21 @@ def test_invariant_3_race_the_old_owner_cannot_finish_what_was_adopted(race: Cal
     async def scenario(race: Race) -> None:
         owner, adopter = await race.session(), await race.session()
         await race.die(race.old)
-        assert await presence.bury(adopter, 0) == [race.old]
+        assert await process_table.delete_dead(adopter, 0) == [race.old]
         adopting = adopter.transaction()
         await adopting.start()
-        assert await adoption.adopt(adopter, Orphan(race.reply, race.old), race.new)
+        assert await ownership.adopt(adopter, Orphan(race.reply, race.old), race.new)
         if waits:
             finishing = asyncio.create_task(race.finish(owner, 2))
             await race.waits(owner)
             await adopting.commit()
-            assert await finishing is not Finished.YES
+            assert await finishing is not FinishResult.STORED
         else:
             await adopting.commit()
-        assert await race.finish(owner, 2) is Finished.NOT_OURS
+        assert await race.finish(owner, 2) is FinishResult.NOT_OWNER
         assert await race.log() == ["old 0", "old 1"]
         assert await owner.fetchval("SELECT count(*) FROM chatts WHERE username = 'assistant'") == 0
-        assert await race.finish(adopter, 2, race.new) is Finished.YES
+        assert await race.finish(adopter, 2, race.new) is FinishResult.STORED
         assert await owner.fetchval("SELECT message FROM chatts WHERE username = 'assistant'") == "of 202"
 
     race(scenario)
@@ -797,20 +798,20 @@ def test_invariant_3_race_what_was_finished_cannot_be_adopted(race: Callable[...
     async def scenario(race: Race) -> None:
         owner, adopter = await race.session(), await race.session()
         await race.die(race.old)
-        assert await presence.bury(adopter, 0) == [race.old]
-        [orphan] = await adoption.orphans(adopter, 10)
+        assert await process_table.delete_dead(adopter, 0) == [race.old]
+        [orphan] = await ownership.find_orphans(adopter, 10)
         ending = owner.transaction()
         await ending.start()
-        assert await race.finish(owner, 2) is Finished.YES
+        assert await race.finish(owner, 2) is FinishResult.STORED
         if waits:
-            adopting = asyncio.create_task(adoption.adopt(adopter, orphan, race.new))
+            adopting = asyncio.create_task(ownership.adopt(adopter, orphan, race.new))
             await race.waits(adopter)
             await ending.commit()
             assert await adopting is None
         else:
             await ending.commit()
-            assert await adoption.adopt(adopter, orphan, race.new) is None
-        assert await adoption.orphans(adopter, 10) == []
+            assert await ownership.adopt(adopter, orphan, race.new) is None
+        assert await ownership.find_orphans(adopter, 10) == []
         assert await race.log() == ["old 0", "old 1", "the end"]
 
     race(scenario)
@@ -821,8 +822,8 @@ def test_invariant_3_race_a_process_that_is_buried_itself_adopts_nothing(race: C
         session = await race.session()
         await race.die(race.old)
         await race.die(race.new)
-        assert sorted(await presence.bury(session, 0)) == [race.old, race.new]
-        assert await adoption.adopt(session, Orphan(race.reply, race.old), race.new) is None
+        assert sorted(await process_table.delete_dead(session, 0)) == [race.old, race.new]
+        assert await ownership.adopt(session, Orphan(race.reply, race.old), race.new) is None
 
     race(scenario)
 
@@ -830,12 +831,12 @@ def test_invariant_3_race_a_process_that_is_buried_itself_adopts_nothing(race: C
 def test_invariant_3_announcing_a_process_is_safe_to_repeat_when_the_answer_was_lost(race: Callable[..., None]) -> None:
     async def scenario(race: Race) -> None:
         session = await race.session()
-        await presence.announce(session, 303)
+        await process_table.register(session, 303)
         session.terminate()
         again = await race.session()
         async with asyncio.timeout(LONG):
-            await presence.announce(again, 303)
-        assert 303 not in await presence.bury(await race.session(), 0)
+            await process_table.register(again, 303)
+        assert 303 not in await process_table.delete_dead(await race.session(), 0)
 
     race(scenario)
 

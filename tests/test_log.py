@@ -23,9 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.log import gen_log
 
-import log_format
+import logging_setup
 from errors import NotFound
-from log_format import JsonFormatter, TextFormatter, described, stack_trace
+from logging_setup import JsonFormatter, TextFormatter, describe, stack_trace
 from tests.client import Client
 from tests.database import eventually, execute
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, failure, last_line, line
@@ -58,7 +58,7 @@ def entry(program: Program, **fields: object) -> dict[str, Any]:
 @pytest.fixture
 def logged(start_chatterd: Callable[..., Program], database_url: str) -> Program:
     """A chatterd that logs in JSON."""
-    return start_chatterd(database_url=database_url, log_format="json", client_write_timeout=1)
+    return start_chatterd(database_url=database_url, logging_setup="json", client_write_timeout=1)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_prompt_leaves_two_lines_with_all_that_is_known(
 def test_each_line_of_a_program_is_json_from_its_start_to_its_end(
     start_chatterd: Callable[..., Program], start_client: Callable[..., Client], database_url: str
 ) -> None:
-    program = start_chatterd(database_url=database_url, log_format="json")
+    program = start_chatterd(database_url=database_url, logging_setup="json")
     start_client(program).http.get("/nothing/here\u2028")
     assert program.terminate() == 0
     lines = entries(program.log)
@@ -223,7 +223,7 @@ def test_nothing_that_is_said_and_no_secret_is_in_the_log(
     style: str,
     level: str,
 ) -> None:
-    program = start_chatterd(database_url=database_url, log_format=style, logging=level)
+    program = start_chatterd(database_url=database_url, logging_setup=style, logging=level)
     execute(database_url, "ALTER TABLE chatts ADD CONSTRAINT barred CHECK (message NOT LIKE '%BARRED%')")
     secrets = {"Authorization": f"Bearer {MARK}", "Cookie": f"session={MARK}", "X-Api-Key": MARK}
     client = start_client(program, f"{MARK}-conversation")
@@ -312,7 +312,7 @@ def test_a_server_whose_terminal_is_closed_ends(ollama: ScriptedOllama, database
 
 def record(name: str, message: str, *values: object, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
     made = logging.getLogger(name).makeRecord(name, level, "x.py", 1, message, values, None, extra={"fields": fields})
-    assert log_format.tidy(made)
+    assert logging_setup.redact(made)
     return made
 
 
@@ -324,7 +324,7 @@ def test_whatever_a_value_holds_it_is_one_line(value: str, fields: dict[str, Any
     made = record("chatterd", "said", value=value, **fields)
     written = JsonFormatter().format(made)
     assert written.isascii() and written.isprintable()
-    assert json.loads(written)["value"] == value[: log_format.TEXT_LIMIT]
+    assert json.loads(written)["value"] == value[: logging_setup.TEXT_LIMIT]
     shown = TextFormatter(color=False).format(made)
     assert shown.isprintable()
 
@@ -337,13 +337,13 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
 
 
 def test_exceptions_speak_only_if_they_quote_nobody() -> None:
-    assert described(ValueError(f"invalid literal: {MARK}")) == "ValueError"
-    assert described(KeyError(MARK)) == "KeyError"
-    assert described(NotFound("There is no such reply.")) == "NotFound: There is no such reply."
-    assert described(ConnectionRefusedError(111, "Connect call failed")).endswith("[Errno 111] Connect call failed")
-    assert described(TimeoutError()) == "TimeoutError"
+    assert describe(ValueError(f"invalid literal: {MARK}")) == "ValueError"
+    assert describe(KeyError(MARK)) == "KeyError"
+    assert describe(NotFound("There is no such reply.")) == "NotFound: There is no such reply."
+    assert describe(ConnectionRefusedError(111, "Connect call failed")).endswith("[Errno 111] Connect call failed")
+    assert describe(TimeoutError()) == "TimeoutError"
     asleep = asyncpg.CannotConnectNowError("the database system is starting up")
-    assert described(asleep) == "CannotConnectNowError: the database system is starting up"
+    assert describe(asleep) == "CannotConnectNowError: the database system is starting up"
     refused = asyncpg.UniqueViolationError.new(
         {
             "C": "23505",
@@ -353,7 +353,7 @@ def test_exceptions_speak_only_if_they_quote_nobody() -> None:
             "n": "one",
         }
     )
-    assert described(refused) == "UniqueViolationError (23505, replies, one)"
+    assert describe(refused) == "UniqueViolationError (23505, replies, one)"
     assert MARK in str(refused)
 
 
@@ -382,7 +382,7 @@ def test_what_libraries_log_is_shown_without_their_values() -> None:
 def test_what_nobody_caught_in_the_loop_is_told_without_values(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(log_format.log_loop_error)
+        loop.set_exception_handler(logging_setup.log_loop_error)
         loop.call_soon(int, MARK)
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -20,7 +20,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers import tls
-from relay.figures import Figures
+from relay.metrics import Metrics
 from settings import Settings
 from tests.client import Client
 from tests.database import eventually
@@ -306,7 +306,7 @@ def test_a_handshake_that_does_not_end_is_given_up(files: Files, monkeypatch: py
         server = tls.TlsServer(
             Application(),
             settings=Settings(),
-            figures=Figures(),
+            figures=Metrics(),
             ssl_options=tls.KeyPair(str(files.cert), str(files.key)).context(),
         )
         [listening] = bind_sockets(0, "127.0.0.1")

@@ -19,7 +19,7 @@ from auth import jwks, jwt_authenticator
 from auth.jwks import JWKSClient, parse
 from auth.jwt_authenticator import JWTAuthenticator
 from auth.principal import Principal
-from errors import Unauthorized, Unavailable
+from errors import ServiceUnavailable, Unauthorized
 from settings import Settings
 from tests.fakes.issuer import AUDIENCE, ISSUER, Issuer, Signer
 from tests.fakes.issuer import key_set as document
@@ -169,7 +169,7 @@ def test_a_token_is_checked_once_until_it_ends_or_the_keys_change(path: Path, mo
         assert known.lookup(token) is None
         asker = await known.verify(token)
         assert known.lookup(token) == asker
-        monkeypatch.setattr("access.jwts.time", lambda: now + 640)
+        monkeypatch.setattr("auth.jwt_authenticator.time", lambda: now + 640)
         assert known.lookup(token) is None
         monkeypatch.undo()
         await known.verify(token)
@@ -188,7 +188,7 @@ def test_a_token_is_checked_once_until_it_ends_or_the_keys_change(path: Path, mo
 def test_keys_that_are_published_are_fetched_again_for_a_new_one_but_not_often(monkeypatch: pytest.MonkeyPatch) -> None:
     new, newer = Signer("new"), Signer("newer")
     now = time.monotonic()
-    monkeypatch.setattr("access.key_set.monotonic", lambda: now)
+    monkeypatch.setattr("auth.jwks.monotonic", lambda: now)
     with Issuer(EC) as issuer:
 
         async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
@@ -212,7 +212,7 @@ def test_keys_that_are_published_are_fetched_again_for_a_new_one_but_not_often(m
 
 def test_a_key_that_is_withdrawn_counts_for_an_hour_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     now, token = time.monotonic(), EC.sign(exp=int(time.time()) + 90_000)
-    monkeypatch.setattr("access.key_set.monotonic", lambda: now)
+    monkeypatch.setattr("auth.jwks.monotonic", lambda: now)
     with Issuer(EC) as issuer:
 
         async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
@@ -236,7 +236,7 @@ def test_while_the_issuer_has_no_keys_the_old_ones_do(
     status: int, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("access.key_set.monotonic", lambda: now)
+    monkeypatch.setattr("auth.jwks.monotonic", lambda: now)
     with Issuer(EC) as issuer:
 
         async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
@@ -257,7 +257,7 @@ def test_an_answer_that_is_hardly_http_is_no_reason_to_ask_at_once_again() -> No
 
         async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
             for _ in range(3):
-                with pytest.raises(Unavailable):
+                with pytest.raises(ServiceUnavailable):
                     await known.verify(EC.sign())
             assert issuer.asked == 2  # at the start, and for the first token
 
@@ -269,7 +269,7 @@ def test_a_strangers_token_does_not_make_known_ones_wait_for_an_issuer_that_is_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("access.key_set.monotonic", lambda: now)
+    monkeypatch.setattr("auth.jwks.monotonic", lambda: now)
     with Issuer(EC) as issuer:
 
         async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
@@ -292,11 +292,11 @@ def test_a_server_that_never_got_keys_says_so_and_goes_on_trying(monkeypatch: py
         good, issuer.body = issuer.body, b"{"
 
         async def use(known: JWTAuthenticator, keys: JWKSClient) -> None:
-            with pytest.raises(Unavailable):
+            with pytest.raises(ServiceUnavailable):
                 await known.verify(EC.sign())
             issuer.body = good
             now = time.monotonic() + jwks.REFETCH_INTERVAL
-            monkeypatch.setattr("access.key_set.monotonic", lambda: now)
+            monkeypatch.setattr("auth.jwks.monotonic", lambda: now)
             assert await known.verify(EC.sign())
 
         run(issuer.url, use)

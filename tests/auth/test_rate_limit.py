@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from auth.principal import UNAUTHENTICATED, Principal, TenantLimits
 from auth.rate_limit import MINUTE, RateLimiter, RequestLimiter, network_of
-from errors import TooLarge, TooManyRequests
+from errors import ContentTooLarge, TooManyRequests
 from settings import Settings
 
 
@@ -130,7 +130,7 @@ def test_a_tenants_own_limits_come_before_the_settings() -> None:
             limits.check_tenant(asker)
         with pytest.raises(TooManyRequests):
             limits.check_concurrent_replies(asker, 3, 0)
-        with pytest.raises(TooLarge):
+        with pytest.raises(ContentTooLarge):
             limits.check_prompt(asker, 4)
 
 

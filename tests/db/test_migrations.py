@@ -9,9 +9,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from db import chatts, conversations, replies
+from db import conversations, messages, replies
 from db.migrate import migrate
-from db.replies import Ending, Finished, NewReply
+from db.replies import FinishRequest, FinishResult, NewReply
 from tests.client import Client
 from tests.database import execute, rows, with_connection
 from tests.fakes.ollama import ScriptedOllama
@@ -126,7 +126,7 @@ def test_the_reference_can_go_on_with_an_upgraded_table(database_url: str) -> No
         )
     found = rows(database_url, "SELECT username, message FROM chatts WHERE appID = 'a' ORDER BY time ASC")
     assert [tuple(row) for row in found] == [("user", f"m{number}") for number in range(3)]
-    page = with_connection(database_url, lambda connection: chatts.page(connection, "", "a", 10, None))
+    page = with_connection(database_url, lambda connection: messages.read_page(connection, "", "a", 10, None))
     assert [recorded.message.content for recorded in page] == ["m0", "m1", "m2"]
 
 
@@ -267,12 +267,12 @@ def check_index_used(url: str, work: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize("before", [None, 100_000])
 @pytest.mark.parametrize("appid", ["long", "other17", "nobody"])
 def test_a_page_of_history_is_read_from_the_index(large_database: str, appid: str, before: int | None) -> None:
-    check_index_used(large_database, lambda connection: chatts.page(connection, "", appid, 51, before))
+    check_index_used(large_database, lambda connection: messages.read_page(connection, "", appid, 51, before))
 
 
 @pytest.mark.parametrize("appid", ["long", "other17", "nobody"])
 def test_the_context_is_read_from_the_index(large_database: str, appid: str) -> None:
-    check_index_used(large_database, lambda connection: chatts.context(connection, "", appid, 500, 1_000_000))
+    check_index_used(large_database, lambda connection: messages.context(connection, "", appid, 500, 1_000_000))
 
 
 @pytest.mark.parametrize("query", ["page", "context"])
@@ -280,8 +280,8 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_the_others(
     large_database: str, query: str
 ) -> None:
     async def pages_read(connection: asyncpg.Connection) -> int:
-        statement = chatts._CONTEXT if query == "context" else PAGE
-        arguments = ("", "long", 500, 1_000_000, 1, chatts.NO_END) if query == "context" else ("", "long", 500)
+        statement = messages._CONTEXT if query == "context" else PAGE
+        arguments = ("", "long", 500, 1_000_000, 1, messages.MAX_SEQ) if query == "context" else ("", "long", 500)
         explained = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *arguments)
         plan = json.loads(explained)[0]["Plan"]
         return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
@@ -292,16 +292,16 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_the_others(
 
 
 def test_beginning_and_finishing_and_forgetting_use_the_index(large_database: str) -> None:
-    hi = chatts.Message("user", "hi")
+    hi = messages.Message("user", "hi")
     new = NewReply(uuid4(), "", "long", "m", "{}", 1, "key", [hi], 500, 1_000_000)
 
     async def work(connection: Any) -> None:
         [begun] = await replies.begin(connection, [new])
         assert begun.context
-        said = chatts.Message("assistant", "x")
-        ending = Ending(new.id, "", new.owner, "done", None, said, 0, ["line"], [])
-        assert await replies.finish(connection, [ending]) == [Finished.YES]
+        said = messages.Message("assistant", "x")
+        ending = FinishRequest(new.id, "", new.owner, "done", None, said, 0, ["line"], [])
+        assert await replies.finish(connection, [ending]) == [FinishResult.STORED]
         assert await replies.find(connection, "", new.id)
-        assert await conversations.forget(connection, "", "long", 199_000) is None
+        assert await conversations.delete_messages(connection, "", "long", 199_000) is None
 
     check_index_used(large_database, work)

@@ -9,11 +9,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import adoption, chatts, conversations, lines, replies
-from db.chatts import Message
+from db import conversations, messages, ownership, replies, reply_lines
+from db.messages import Message
 from db.migrate import migrate
-from db.pool import DIRECT, PLANNING
-from db.replies import Ending, Finished, NewReply
+from db.pool import DIRECT_OPTIONS, SESSION_SETTINGS
+from db.replies import FinishRequest, FinishResult, NewReply
 from tests.database import execute, with_connection
 
 TABLES = ("chatts", "replies", "reply_lines")
@@ -70,7 +70,7 @@ class Scene:
         return self._loop.run_until_complete(self._rows_read(work))
 
     async def _rows_read(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> int:
-        connection = self._planned or await asyncpg.connect(self.url, server_settings=PLANNING)
+        connection = self._planned or await asyncpg.connect(self.url, server_settings=SESSION_SETTINGS)
         try:
             async with connection.transaction():
                 before: int = await connection.fetchval(READ, TABLES)
@@ -99,20 +99,20 @@ def scene(request: pytest.FixtureRequest, new_database: Callable[[], str]) -> It
 
 async def planned_session(url: str) -> asyncpg.Connection:
     """A session as the program opens them, with every statement of a request planned."""
-    connection: asyncpg.Connection = await asyncpg.connect(url, **DIRECT)
+    connection: asyncpg.Connection = await asyncpg.connect(url, **DIRECT_OPTIONS)
     nobody = uuid4()
     await replies.begin(connection, [])
     await replies.finish(connection, [])
     for again in (False, True):
-        await lines.append(connection, OWNER, [str(nobody)], [0], [b"line"], [], again)
-    await lines.page(connection, "", nobody, 2, 3600, 1_000, 65_536)
+        await reply_lines.append(connection, OWNER, [str(nobody)], [0], [b"line"], [], again)
+    await reply_lines.read_page(connection, "", nobody, 2, 3600, 1_000, 65_536)
     await replies.find(connection, "", nobody)
-    await replies.running(connection, "", "nobody")
+    await replies.find_streaming(connection, "", "nobody")
     await replies.request_stop(connection, "", nobody)
-    await chatts.page(connection, "", "nobody", 51, None)
-    await adoption.adopt(connection, adoption.Orphan(nobody, OWNER), 2)
-    await adoption.release(connection, 2, [nobody])
-    await conversations.forget(connection, "", "nobody", 0)
+    await messages.read_page(connection, "", "nobody", 51, None)
+    await ownership.adopt(connection, ownership.Orphan(nobody, OWNER), 2)
+    await ownership.release(connection, 2, [nobody])
+    await conversations.delete_messages(connection, "", "nobody", 0)
     return connection
 
 
@@ -162,8 +162,8 @@ def test_ending_reads_the_replies_and_no_more(scene: Scene, count: int) -> None:
 
     async def work(connection: asyncpg.Connection) -> None:
         said = Message("assistant", "said")
-        endings = [Ending(id, "", OWNER, "done", None, said, 10, ["last"], [f"lines {id}"]) for id in ids]
-        assert await replies.finish(connection, endings) == [Finished.YES] * count
+        endings = [FinishRequest(id, "", OWNER, "done", None, said, 10, ["last"], [f"lines {id}"]) for id in ids]
+        assert await replies.finish(connection, endings) == [FinishResult.STORED] * count
 
     assert scene.rows_read(work) <= count * 30
 
@@ -176,7 +176,7 @@ def test_a_round_reads_nothing_but_whether_its_lines_are_there(scene: Scene, aga
     keys = [str(id) for id in with_connection(scene.url, find)]
 
     async def work(connection: asyncpg.Connection) -> None:
-        assert await lines.append(connection, OWNER, keys, [10] * 100, [b"line"] * 100, [], again)
+        assert await reply_lines.append(connection, OWNER, keys, [10] * 100, [b"line"] * 100, [], again)
 
     assert scene.rows_read(work) <= 100
 
@@ -190,7 +190,7 @@ def test_a_page_of_a_log_reads_that_page(scene: Scene, status: str) -> None:
     id = with_connection(scene.url, find)
 
     async def work(connection: asyncpg.Connection) -> None:
-        page = await lines.page(connection, "", id, 2, 3600, 1_000, 65_536)
+        page = await reply_lines.read_page(connection, "", id, 2, 3600, 1_000, 65_536)
         assert page and len(page.lines) == (8 if status == "streaming" else 2)
 
     assert scene.rows_read(work) <= 30
@@ -205,13 +205,13 @@ def test_the_other_statements_of_a_request_read_by_key(scene: Scene) -> None:
 
     async def work(connection: asyncpg.Connection) -> None:
         assert await replies.find(connection, "", id)
-        assert await replies.running(connection, "", "running1")
+        assert await replies.find_streaming(connection, "", "running1")
         assert await replies.request_stop(connection, "", id)
-        assert len(await chatts.page(connection, "", "app7", 51, None)) == 20
-        assert await adoption.adopt(connection, adoption.Orphan(id, OWNER), 2)
-        await adoption.release(connection, 2, [id])
-        assert await conversations.forget(connection, "", "running1", 0)
-        assert await conversations.forget(connection, "", "app7", 0) is None
+        assert len(await messages.read_page(connection, "", "app7", 51, None)) == 20
+        assert await ownership.adopt(connection, ownership.Orphan(id, OWNER), 2)
+        await ownership.release(connection, 2, [id])
+        assert await conversations.delete_messages(connection, "", "running1", 0)
+        assert await conversations.delete_messages(connection, "", "app7", 0) is None
 
     assert scene.rows_read(work) <= 200
 
@@ -219,14 +219,14 @@ def test_the_other_statements_of_a_request_read_by_key(scene: Scene) -> None:
 @pytest.mark.parametrize("retention", [0, 3600])
 def test_pruning_reads_what_it_deletes(scene: Scene, retention: float) -> None:
     async def work(connection: asyncpg.Connection) -> None:
-        assert await lines.prune(connection, retention, 5_000) == (0 if retention else 500)
+        assert await reply_lines.prune(connection, retention, 5_000) == (0 if retention else 500)
 
     assert scene.rows_read(work) <= (200 if retention else 5_000)
 
 
 def test_a_sweep_reads_those_that_stream_and_no_more(scene: Scene) -> None:
     async def work(connection: asyncpg.Connection) -> None:
-        assert len(await adoption.owned(connection, OWNER)) in range(STREAMING // 3, STREAMING // 3 + 2)
-        assert await adoption.orphans(connection, 5) == []
+        assert len(await ownership.find_owned(connection, OWNER)) in range(STREAMING // 3, STREAMING // 3 + 2)
+        assert await ownership.find_orphans(connection, 5) == []
 
     assert scene.rows_read(work) <= 6 * STREAMING

@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import adoption, chatts, conversations, lines, presence, replies
-from db.adoption import Orphan
-from db.chatts import Message
+from db import conversations, messages, ownership, processes, replies, reply_lines
+from db.messages import Message
 from db.migrate import migrate
-from db.replies import Begun, Ending, Finished, NewReply
+from db.ownership import Orphan
+from db.replies import BeginResult, FinishRequest, FinishResult, NewReply
 
 HI = Message("user", "hi")
 
@@ -82,7 +82,7 @@ def another(first: NewReply, key: str | None = None) -> NewReply:
 
 async def begin(
     connection: asyncpg.Connection, reply: NewReply, *messages: Message, limit: int = 500, size: int = 1_000_000
-) -> Begun:
+) -> BeginResult:
     asked = replace(reply, messages=messages, context_messages=limit, context_bytes=size)
     [begun] = await replies.begin(connection, [asked])
     return begun
@@ -93,12 +93,12 @@ async def finish(
 ) -> bool:
     message = Message("assistant", said) if said is not None else None
     error = None if status == "done" else "why"
-    ending = Ending(reply.id, reply.tenant, reply.owner, status, error, message, 0, ["the last line"], [])
-    return await replies.finish(connection, [ending]) == [Finished.YES]
+    ending = FinishRequest(reply.id, reply.tenant, reply.owner, status, error, message, 0, ["the last line"], [])
+    return await replies.finish(connection, [ending]) == [FinishResult.STORED]
 
 
 async def said(connection: asyncpg.Connection, reply: NewReply) -> list[tuple[str, str]]:
-    page = await chatts.page(connection, reply.tenant, reply.appid, 500, None)
+    page = await messages.read_page(connection, reply.tenant, reply.appid, 500, None)
     return [(recorded.message.role, recorded.message.content) for recorded in page]
 
 
@@ -113,11 +113,11 @@ async def ids(connection: asyncpg.Connection, reply: NewReply) -> set[UUID]:
 def test_a_reply_is_begun_with_its_messages_and_the_conversation_before_them(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), new()
-        assert await begin(connection, first, HI, Message("system", "be")) == Begun(context=[])
+        assert await begin(connection, first, HI, Message("system", "be")) == BeginResult(context=[])
         assert await finish(connection, first)
         second = another(first)
         begun = await begin(connection, second, Message("user", "more", '{"images":["x"]}'))
-        assert begun == Begun(context=[HI, Message("system", "be"), Message("assistant", "said")])
+        assert begun == BeginResult(context=[HI, Message("system", "be"), Message("assistant", "said")])
         assert (await said(connection, first))[-1] == ("user", "more")
         assert await ids(connection, first) == {first.id, second.id}
         row = await connection.fetchrow("SELECT * FROM replies WHERE id = $1", second.id)
@@ -131,8 +131,8 @@ def test_a_reply_to_a_conversation_with_a_running_one_is_refused_and_leaves_no_t
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), new()
         await begin(connection, first, HI)
-        assert await begin(connection, another(first), HI, HI) == Begun(running=first.id)
-        assert await begin(connection, another(first, key="k"), HI) == Begun(running=first.id)
+        assert await begin(connection, another(first), HI, HI) == BeginResult(running=first.id)
+        assert await begin(connection, another(first, key="k"), HI) == BeginResult(running=first.id)
         assert await said(connection, first) == [("user", "hi")]
         assert await ids(connection, first) == {first.id}
 
@@ -146,7 +146,7 @@ def test_a_known_key_names_its_reply_and_leaves_no_trace(url: str, ended: bool) 
         await begin(connection, first, HI)
         if ended:
             await finish(connection, first)
-        assert await begin(connection, another(first, key="k"), HI) == Begun(known=first.id)
+        assert await begin(connection, another(first, key="k"), HI) == BeginResult(existing=first.id)
         assert len(await said(connection, first)) == 1 + ended
         assert (await begin(connection, new(key="k"), HI)).context == []
 
@@ -159,7 +159,7 @@ def test_a_known_key_wins_over_a_running_reply(url: str) -> None:
         await begin(connection, first, HI)
         await finish(connection, first)
         await begin(connection, another(first), HI)
-        assert await begin(connection, another(first, key="k"), HI) == Begun(known=first.id)
+        assert await begin(connection, another(first, key="k"), HI) == BeginResult(existing=first.id)
 
     play(url, act)
 
@@ -183,14 +183,14 @@ def test_another_tenant_has_other_conversations(url: str) -> None:
         connection, first = await at.connect(), new(key="k")
         theirs = replace(another(first, key="k"), tenant="they")
         await begin(connection, first, HI)
-        assert await begin(connection, theirs, Message("user", "secret")) == Begun(context=[])
+        assert await begin(connection, theirs, Message("user", "secret")) == BeginResult(context=[])
         assert await replies.find(connection, "they", first.id) is None
         assert await replies.find(connection, "", theirs.id) is None
         assert not await finish(connection, replace(theirs, tenant=""))
-        assert await replies.running(connection, "they", first.appid) == theirs.id
-        assert await conversations.forget(connection, "they", first.appid, 0) == theirs.id
+        assert await replies.find_streaming(connection, "they", first.appid) == theirs.id
+        assert await conversations.delete_messages(connection, "they", first.appid, 0) == theirs.id
         await finish(connection, theirs)
-        assert await conversations.forget(connection, "they", first.appid, 0) is None
+        assert await conversations.delete_messages(connection, "they", first.appid, 0) is None
         assert await said(connection, first) == [("user", "hi")]
 
     play(url, act)
@@ -209,7 +209,7 @@ def test_a_reply_that_waits_for_the_end_of_the_one_before_has_its_message_in_the
         begun = asyncio.ensure_future(begin(beginning, another(first), Message("user", "more")))
         await at.waits(beginning)
         await transaction.commit()
-        assert await begun == Begun(context=[HI, Message("assistant", "said")])
+        assert await begun == BeginResult(context=[HI, Message("assistant", "said")])
         assert await said(beginning, first) == [("user", "hi"), ("assistant", "said"), ("user", "more")]
 
     play(url, act)
@@ -225,7 +225,7 @@ def test_a_retry_that_waits_for_the_end_of_the_one_before_continues_its_message(
         begun = asyncio.ensure_future(begin(beginning, another(first), size=10))
         await at.waits(beginning)
         await transaction.commit()
-        assert await begun == Begun(context=[Message("assistant", "x" * 100)])
+        assert await begun == BeginResult(context=[Message("assistant", "x" * 100)])
 
     play(url, act)
 
@@ -240,7 +240,7 @@ def test_a_reply_that_waits_for_an_end_that_is_rolled_back_is_refused(url: str) 
         begun = asyncio.ensure_future(begin(beginning, another(first), HI))
         await at.waits(beginning)
         await transaction.rollback()
-        assert await begun == Begun(running=first.id)
+        assert await begun == BeginResult(running=first.id)
         assert await said(beginning, first) == [("user", "hi")]
 
     play(url, act)
@@ -256,7 +256,7 @@ def test_of_two_that_begin_at_once_the_second_is_told_of_the_first(url: str, key
         begun = asyncio.ensure_future(begin(loser, another(first, key), HI))
         await at.waits(loser)
         await transaction.commit()
-        assert await begun == (Begun(known=first.id) if key else Begun(running=first.id))
+        assert await begun == (BeginResult(existing=first.id) if key else BeginResult(running=first.id))
         assert await said(loser, first) == [("user", "hi")]
         assert await ids(loser, first) == {first.id}
 
@@ -270,7 +270,7 @@ def test_of_many_that_begin_at_once_with_one_key_one_begins(url: str) -> None:
         tries = [another(first, "k") for _ in connections]
         begun = await asyncio.gather(*map(begin, connections, tries, [HI] * 8))
         [winner] = [reply for reply, one in zip(tries, begun, strict=True) if one.context is not None]
-        assert [one for one in begun if one.context is None] == [Begun(known=winner.id)] * 7
+        assert [one for one in begun if one.context is None] == [BeginResult(existing=winner.id)] * 7
         assert await said(connections[0], first) == [("user", "hi")]
 
     play(url, act)
@@ -296,7 +296,7 @@ def test_a_reply_refused_by_one_that_has_ended_meanwhile_is_told_something(url: 
         await finish(between, first)
         await locking.commit()
         told = await begun
-        assert [one is not None for one in (told.context, told.running, told.known)].count(True) == 1
+        assert [one is not None for one in (told.context, told.running, told.existing)].count(True) == 1
         if told.context is not None:
             assert told.context == [HI, Message("assistant", "said")]
 
@@ -349,7 +349,7 @@ def test_the_context_is_the_newest_that_fits_and_every_system_message(
         connection = await at.connect()
         reply = await conversation(*LONG)(connection)
         begun = await begin(connection, another(reply), *([HI] if own else []), limit=limit, size=size)
-        assert begun == Begun(context=expected)
+        assert begun == BeginResult(context=expected)
 
     play(url, act)
 
@@ -360,9 +360,9 @@ def test_bytes_of_the_context_are_bytes_and_extras_count(url: str) -> None:
         reply = await conversation(user("a"), user("é" * 10), Message("user", "", '{"images":["' + "x" * 500 + '"]}'))(
             connection
         )
-        assert len(await chatts.context(connection, "", reply.appid, 10, 400)) == 1
-        assert len(await chatts.context(connection, "", reply.appid, 10, 1_000)) == 3
-        newest = await chatts.context(connection, "", reply.appid, 10, 1)
+        assert len(await messages.context(connection, "", reply.appid, 10, 400)) == 1
+        assert len(await messages.context(connection, "", reply.appid, 10, 1_000)) == 3
+        newest = await messages.context(connection, "", reply.appid, 10, 1)
         assert newest[0].extra is not None
 
     play(url, act)
@@ -372,8 +372,8 @@ def test_the_bytes_of_characters_are_counted_not_the_characters(url: str) -> Non
     async def act(at: Scene) -> None:
         connection = await at.connect()
         reply = await conversation(user("é" * 10), user("é" * 10))(connection)
-        assert len(await chatts.context(connection, "", reply.appid, 10, 39)) == 1
-        assert len(await chatts.context(connection, "", reply.appid, 10, 40)) == 2
+        assert len(await messages.context(connection, "", reply.appid, 10, 39)) == 1
+        assert len(await messages.context(connection, "", reply.appid, 10, 40)) == 2
 
     play(url, act)
 
@@ -440,7 +440,7 @@ def test_a_message_that_the_database_refuses_leaves_the_reply_as_it_was(url: str
         await begin(connection, reply, HI)
         with pytest.raises(asyncpg.DataError):
             await finish(connection, reply, said="a\0b")
-        assert await replies.running(connection, "", reply.appid) == reply.id
+        assert await replies.find_streaming(connection, "", reply.appid) == reply.id
         assert await finish(connection, reply, "failed", None)
         assert await said(connection, reply) == [("user", "hi")]
 
@@ -454,12 +454,12 @@ async def bury(connection: asyncpg.Connection, owner: int) -> None:
     """Declare dead whose sessions have ended, until ``owner`` is among them."""
     async with asyncio.timeout(10):
         # The lock goes when the session's process has seen its end, and nobody is buried just after PostgreSQL's start.
-        while owner not in await presence.bury(connection, 0):
+        while owner not in await processes.delete_dead(connection, 0):
             await asyncio.sleep(0.005)
 
 
 async def is_orphan(connection: asyncpg.Connection, reply: NewReply) -> bool:
-    return Orphan(reply.id, reply.owner) in await adoption.orphans(connection, 1_000)
+    return Orphan(reply.id, reply.owner) in await ownership.find_orphans(connection, 1_000)
 
 
 @pytest.mark.parametrize("owner", [1, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 2**63 - 1, 0x7FFFFFFF_FFFFFFFE])
@@ -467,21 +467,21 @@ def test_a_reply_is_an_orphan_when_the_session_of_its_owner_has_ended(url: str, 
     async def act(at: Scene) -> None:
         connection, owning, adopting = await at.connect(), await at.connect(), await at.connect()
         reply, mine = replace(new(), owner=owner), replace(new(), owner=42)
-        await presence.announce(adopting, 42)
-        await presence.announce(owning, owner)
+        await processes.register(adopting, 42)
+        await processes.register(owning, owner)
         await begin(connection, reply, HI)
         await begin(connection, mine, HI)
-        assert await presence.bury(connection, 0) == []
+        assert await processes.delete_dead(connection, 0) == []
         assert not await is_orphan(connection, reply) and not await is_orphan(connection, mine)
         await owning.close()
         await bury(connection, owner)
         assert await is_orphan(connection, reply) and not await is_orphan(connection, mine)
-        adopted = await adoption.adopt(connection, Orphan(reply.id, owner), 42)
+        adopted = await ownership.adopt(connection, Orphan(reply.id, owner), 42)
         assert adopted is not None and (adopted.id, adopted.attempts, adopted.stop) == (reply.id, 1, False)
-        assert await adoption.adopt(connection, Orphan(reply.id, owner), 42) is None
+        assert await ownership.adopt(connection, Orphan(reply.id, owner), 42) is None
         assert not await is_orphan(connection, reply)
         assert await finish(connection, replace(reply, owner=42)) and await finish(connection, mine)
-        await presence.leave(connection, 42)
+        await processes.unregister(connection, 42)
 
     play(url, act)
 
@@ -490,19 +490,19 @@ def test_adoptions_count_while_a_reply_gets_no_further(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, reply = await at.connect(), replace(new(), owner=1)
         for owner in range(1, 5):
-            await presence.announce(connection, owner)
+            await processes.register(connection, owner)
         await begin(connection, reply, HI)
 
         async def adopt(owner: int) -> int:
-            adopted = await adoption.adopt(connection, Orphan(reply.id, owner - 1), owner)
+            adopted = await ownership.adopt(connection, Orphan(reply.id, owner - 1), owner)
             assert adopted is not None
             return adopted.attempts
 
         assert [await adopt(2), await adopt(3)] == [1, 2]
-        await lines.append(connection, 3, [str(reply.id)], [0], [b"a line"], [])
+        await reply_lines.append(connection, 3, [str(reply.id)], [0], [b"a line"], [])
         assert await adopt(4) == 1
         for owner in range(1, 5):
-            await presence.leave(connection, owner)
+            await processes.unregister(connection, owner)
 
     play(url, act)
 
@@ -517,7 +517,7 @@ def test_another_database_or_another_kind_of_lock_does_not_keep_a_process_alive(
         elsewhere = await asyncpg.connect(other_url)
         try:
             owner = 7 * 2**32 + 9
-            await presence.announce(owning, owner)
+            await processes.register(owning, owner)
             await elsewhere.execute("SELECT pg_advisory_lock($1)", owner)
             await pair.execute("SELECT pg_advisory_lock(7, 9)")
             await owning.close()
@@ -531,10 +531,10 @@ def test_another_database_or_another_kind_of_lock_does_not_keep_a_process_alive(
 def test_a_process_that_was_cut_takes_its_place_back_from_its_own_old_session(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, old, fresh = await at.connect(), await at.connect(), await at.connect()
-        await presence.announce(old, 77)
-        assert await presence.announce_again(fresh, 77)
-        assert await presence.bury(connection, 0) == []
-        await presence.leave(connection, 77)
-        assert not await presence.announce_again(await at.connect(), 77)
+        await processes.register(old, 77)
+        assert await processes.register_again(fresh, 77)
+        assert await processes.delete_dead(connection, 0) == []
+        await processes.unregister(connection, 77)
+        assert not await processes.register_again(await at.connect(), 77)
 
     play(url, act)

@@ -9,10 +9,10 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from db import chatts, lines, presence, replies
-from db.chatts import Message
+from db import messages, processes, replies, reply_lines
+from db.messages import Message
 from db.migrate import migrate
-from db.replies import Begun, Ending, Finished, NewReply
+from db.replies import BeginResult, FinishRequest, FinishResult, NewReply
 from tests.database import with_connection
 from tests.db.test_replies import Scene, another, ids, new, play, said, user
 
@@ -29,9 +29,11 @@ def prompt(of: NewReply, *contents: str, **changed: Any) -> NewReply:
     return replace(of, messages=[user(content) for content in contents], **changed)
 
 
-def ending(of: NewReply, content: str | None = "said", **changed: Any) -> Ending:
+def ending(of: NewReply, content: str | None = "said", **changed: Any) -> FinishRequest:
     message = Message("assistant", content) if content is not None else None
-    return replace(Ending(of.id, of.tenant, of.owner, "done", None, message, 0, ["the last line"], []), **changed)
+    return replace(
+        FinishRequest(of.id, of.tenant, of.owner, "done", None, message, 0, ["the last line"], []), **changed
+    )
 
 
 async def logged(connection: asyncpg.Connection, reply: UUID) -> list[str]:
@@ -44,7 +46,7 @@ async def exchange(connection: asyncpg.Connection, of: NewReply, *contents: str)
     for content in contents:
         reply = another(of)
         assert [one.context is not None for one in await replies.begin(connection, [prompt(reply, content)])] == [True]
-        assert await replies.finish(connection, [ending(reply, f"re {content}")]) == [Finished.YES]
+        assert await replies.finish(connection, [ending(reply, f"re {content}")]) == [FinishResult.STORED]
 
 
 # Begin.
@@ -58,11 +60,11 @@ def test_each_of_many_has_its_own_messages_in_order_and_its_own_conversation(url
             await exchange(connection, one, "before")
         before = [user("before"), Message("assistant", "re before")]
         begun = await replies.begin(connection, batch)
-        assert begun == [Begun(context=before if number % 2 == 0 else []) for number in range(16)]
+        assert begun == [BeginResult(context=before if number % 2 == 0 else []) for number in range(16)]
         for number, one in enumerate(batch):
             earlier = before if number % 2 == 0 else []
             assert await said(connection, one) == [(m.role, m.content) for m in [*earlier, *one.messages]]
-            assert await replies.running(connection, "", one.appid) == one.id
+            assert await replies.find_streaming(connection, "", one.appid) == one.id
 
     play(url, act)
 
@@ -73,9 +75,9 @@ def test_the_messages_of_prompts_that_were_mixed_keep_their_roles_and_fields(url
         told = [Message("system", "be"), Message("user", "x", '{"images": ["y"]}'), Message("tool", "", None)]
         asked = [Message("user", "", '{"images": []}'), Message("assistant", "half", '{"thinking": "hm"}')]
         batch = [replace(first, messages=told), replace(second, messages=asked)]
-        assert await replies.begin(connection, batch) == [Begun(context=[]), Begun(context=[])]
+        assert await replies.begin(connection, batch) == [BeginResult(context=[]), BeginResult(context=[])]
         for one in batch:
-            page = await chatts.page(connection, "", one.appid, 10, None)
+            page = await messages.read_page(connection, "", one.appid, 10, None)
             assert [recorded.message for recorded in page] == one.messages
 
     play(url, act)
@@ -97,7 +99,7 @@ def test_the_limits_of_one_prompt_are_not_another_s(url: str) -> None:
         ]
         everything = [rules, user("one"), Message("assistant", "said"), two, answer]
         expected = [everything, [rules, answer], [rules], [rules, answer]]
-        assert await replies.begin(connection, asked) == [Begun(context=context) for context in expected]
+        assert await replies.begin(connection, asked) == [BeginResult(context=context) for context in expected]
 
     play(url, act)
 
@@ -110,8 +112,8 @@ def test_of_several_for_one_conversation_one_begins_and_the_others_are_told_of_i
         batch.insert(2, beside)
         begun = await replies.begin(connection, batch)
         [winner] = [one for one, told in zip(batch, begun, strict=True) if told.context is not None and one != beside]
-        other = Begun(known=winner.id) if key else Begun(running=winner.id)
-        assert begun == [Begun(context=[]) if one in (winner, beside) else other for one in batch]
+        other = BeginResult(existing=winner.id) if key else BeginResult(running=winner.id)
+        assert begun == [BeginResult(context=[]) if one in (winner, beside) else other for one in batch]
         assert winner == batch[0]  # first come, first served
         assert await said(connection, first) == [("user", winner.messages[0].content)]
         assert await said(connection, beside) == [("user", "beside")]
@@ -124,7 +126,7 @@ def test_the_same_key_in_different_conversations_and_of_different_tenants_are_di
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), prompt(new("k"), "mine")
         batch = [first, prompt(new("k"), "mine too"), prompt(another(first, "k"), "theirs", tenant="they")]
-        assert await replies.begin(connection, batch) == [Begun(context=[])] * 3
+        assert await replies.begin(connection, batch) == [BeginResult(context=[])] * 3
         for one in batch:
             assert await said(connection, one) == [("user", one.messages[0].content)]
 
@@ -139,7 +141,7 @@ def test_each_is_refused_by_itself_and_leaves_no_trace(url: str) -> None:
         await replies.finish(connection, [ending(known)])
         batch = [prompt(another(running, "other"), "x"), prompt(another(known, "k"), "y"), free]
         begun = await replies.begin(connection, batch)
-        assert begun == [Begun(running=running.id), Begun(known=known.id), Begun(context=[])]
+        assert begun == [BeginResult(running=running.id), BeginResult(existing=known.id), BeginResult(context=[])]
         assert await said(connection, running) == [("user", "running")]
         assert await said(connection, known) == [("user", "known"), ("assistant", "said")]
         assert await said(connection, free) == [("user", "free")]
@@ -172,8 +174,8 @@ def test_two_that_wait_for_the_end_of_the_reply_before_are_told_of_each_other_no
         begun = asyncio.ensure_future(replies.begin(beginning, batch))
         await at.waits(beginning)
         await transaction.commit()
-        refused = Begun(known=batch[0].id) if key else Begun(running=batch[0].id)
-        assert await begun == [Begun(context=[user("one"), Message("assistant", "said")]), refused]
+        refused = BeginResult(existing=batch[0].id) if key else BeginResult(running=batch[0].id)
+        assert await begun == [BeginResult(context=[user("one"), Message("assistant", "said")]), refused]
         assert await said(beginning, first) == [("user", "one"), ("assistant", "said"), ("user", "two")]
 
     play(url, act)
@@ -221,7 +223,7 @@ def test_many_batches_of_many_processes_begin_each_conversation_once(url: str) -
         began = [one for some in await asyncio.gather(*map(process, range(6))) for one in some]
         assert len({one.appid for one in began}) == len(began)
         endings = [ending(one) for one in began]
-        assert await replies.finish(connections[0], endings) == [Finished.YES] * len(endings)
+        assert await replies.finish(connections[0], endings) == [FinishResult.STORED] * len(endings)
 
     play(url, act)
 
@@ -244,7 +246,7 @@ def test_each_of_many_endings_has_its_own_lines_message_and_status(url: str) -> 
             )
             for number, one in enumerate(batch)
         ]
-        assert await replies.finish(connection, endings) == [Finished.YES] * 12
+        assert await replies.finish(connection, endings) == [FinishResult.STORED] * 12
         for number, (one, end) in enumerate(zip(batch, endings, strict=True)):
             stored = await replies.find(connection, "", one.id)
             assert stored is not None
@@ -260,13 +262,13 @@ async def listen(at: Scene) -> list[str]:
     """A list that every notice is added to, in order."""
     heard: list[str] = []
     listening = await at.connect()
-    await listening.add_listener(presence.CHANNEL, lambda *notice: heard.append(notice[-1]))
+    await listening.add_listener(processes.CHANNEL, lambda *notice: heard.append(notice[-1]))
     return heard
 
 
 async def hear(connection: asyncpg.Connection, heard: list[str]) -> list[str]:
     """The notices that were sent before now."""
-    await presence.ring(connection, "end")
+    await processes.notify(connection, "end")
     async with asyncio.timeout(10):
         while heard[-1:] != ["end"]:
             await asyncio.sleep(0.005)
@@ -281,7 +283,7 @@ def test_endings_that_cannot_be_stored_change_nothing_and_notices_are_rung_once_
         forgotten = new()
         await replies.begin(connection, batch)
         repeat, other_end = ending(repeated, notices=["repeated"]), ending(otherwise, status="stopped")
-        assert await replies.finish(connection, [repeat, other_end]) == [Finished.YES] * 2
+        assert await replies.finish(connection, [repeat, other_end]) == [FinishResult.STORED] * 2
         endings = [
             ending(ours, notices=["ours", "ours too"]),
             ending(theirs, owner=2, notices=["theirs"]),
@@ -292,13 +294,13 @@ def test_endings_that_cannot_be_stored_change_nothing_and_notices_are_rung_once_
             ending(last, notices=["last"]),
         ]
         expected = [
-            Finished.YES,
-            Finished.NOT_OURS,
-            Finished.LINES_MISSING,
-            Finished.YES,
-            Finished.NOT_OURS,
-            Finished.NOT_OURS,
-            Finished.YES,
+            FinishResult.STORED,
+            FinishResult.NOT_OWNER,
+            FinishResult.LINES_MISSING,
+            FinishResult.STORED,
+            FinishResult.NOT_OWNER,
+            FinishResult.NOT_OWNER,
+            FinishResult.STORED,
         ]
         assert await replies.finish(connection, endings) == expected
         assert sorted(await hear(connection, heard)) == ["last", "ours", "ours too", "repeated"]
@@ -307,8 +309,8 @@ def test_endings_that_cannot_be_stored_change_nothing_and_notices_are_rung_once_
             assert [role for role, _ in await said(connection, one)] == ["user"] + ["assistant"] * answers
             assert len(await logged(connection, one.id)) == answers
         for one in (theirs, holed):
-            assert await replies.running(connection, "", one.appid) == one.id
-        assert await replies.finish(connection, [ending(holed), ending(theirs)]) == [Finished.YES] * 2
+            assert await replies.find_streaming(connection, "", one.appid) == one.id
+        assert await replies.finish(connection, [ending(holed), ending(theirs)]) == [FinishResult.STORED] * 2
 
     play(url, act)
 
@@ -316,15 +318,15 @@ def test_endings_that_cannot_be_stored_change_nothing_and_notices_are_rung_once_
 def test_lines_beyond_the_end_of_one_reply_go_and_no_other_s(url: str) -> None:
     async def act(at: Scene) -> None:
         connection = await at.connect()
-        await presence.announce(connection, 1)
+        await processes.register(connection, 1)
         batch = [prompt(new(), "hi") for _ in range(3)]
         await replies.begin(connection, batch)
         for one in batch:
-            await lines.append(connection, 1, [str(one.id)] * 4, range(4), [b"a", b"b", b"c", b"d"], [])
+            await reply_lines.append(connection, 1, [str(one.id)] * 4, range(4), [b"a", b"b", b"c", b"d"], [])
         endings = [ending(batch[0], first=2, lines=["x"]), ending(batch[1], first=4, lines=["y"])]
-        assert await replies.finish(connection, endings) == [Finished.YES] * 2
+        assert await replies.finish(connection, endings) == [FinishResult.STORED] * 2
         assert [await logged(connection, one.id) for one in batch] == [list("abx"), list("abcdy"), list("abcd")]
-        await presence.leave(connection, 1)
+        await processes.unregister(connection, 1)
 
     play(url, act)
 
@@ -337,11 +339,11 @@ def test_a_batch_that_repeats_endings_under_way_stores_each_once(url: str) -> No
         endings = [ending(reply) for reply in batch]
         transaction = one.transaction()
         await transaction.start()
-        assert await replies.finish(one, endings[:4]) == [Finished.YES] * 4
+        assert await replies.finish(one, endings[:4]) == [FinishResult.STORED] * 4
         again = asyncio.ensure_future(replies.finish(two, endings[::-1]))
         await at.waits(two)
         await transaction.commit()
-        assert await again == [Finished.YES] * 6
+        assert await again == [FinishResult.STORED] * 6
         for reply in batch:
             assert await said(one, reply) == [("user", "hi"), ("assistant", "said")]
 
@@ -365,6 +367,6 @@ def test_repeated_endings_in_opposite_order_do_not_deadlock(url: str) -> None:
         await at.waits(one)
         await at.waits(two)
         await transaction.rollback()
-        assert list(await both) == [[Finished.YES] * 7] * 2
+        assert list(await both) == [[FinishResult.STORED] * 7] * 2
 
     play(url, act)

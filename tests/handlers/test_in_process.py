@@ -14,13 +14,15 @@ from tornado.ioloop import IOLoop
 from tornado.web import Application
 
 from auth.origins import AllowedOrigins
-from db import chatts, presence
+from db import messages, processes
 from db.pool import Database
 from handlers import application
-from handlers.services import Services
-from relay import generation, status
-from relay.ollama import Ollama
-from relay.start import start_relay
+from handlers.services import Services, create_services
+from relay.factory import create_relay
+from relay.generation import generation
+from relay.metrics import Metrics
+from relay.ollama.client import OllamaClient
+from relay.reporting import sampler
 from settings import Settings
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 
@@ -37,9 +39,10 @@ def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iter
 
     async def start() -> Services:
         await database.open()
-        model = Ollama(ollama.url, settings.max_replies, settings.connect_timeout)
-        replies, watched = await start_relay(stack, database, model, settings)
-        return Services(settings, database, model, replies, watched, None, AllowedOrigins())
+        model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
+        metrics = Metrics()
+        relay = await create_relay(stack, database, model, settings, metrics)
+        return create_services(settings, database, model, relay, metrics, None, AllowedOrigins())
 
     async def stop() -> None:
         await made.replies.drain(0)
@@ -72,7 +75,7 @@ def test_a_prompt_is_answered_and_recorded(http_client: AsyncHTTPClient, base_ur
 
     async def recorded() -> list[str]:
         async with services.database.acquire() as connection:
-            return [one.message.content for one in await chatts.page(connection, "", "a", 10, None)]
+            return [one.message.content for one in await messages.read_page(connection, "", "a", 10, None)]
 
     contents = yield recorded()
     assert contents == ["hi", "w0 w1 w2 w3 w4 "]
@@ -108,7 +111,7 @@ def test_while_draining_nothing_is_begun(http_client: AsyncHTTPClient, base_url:
 def test_an_answer_that_ollama_keeps_open_after_done_is_closed_in_the_end(
     http_client: AsyncHTTPClient, base_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
-    monkeypatch.setattr(generation, "LINGER", 0.01)
+    monkeypatch.setattr(generation, "DONE_GRACE", 0.01)
     ollama.script(Head(), Lines(last_line("z")), Gate())
     yield http_client.fetch(prompt(base_url))
     yield ollama.requests[0].closed
@@ -118,16 +121,16 @@ def test_an_answer_that_ollama_keeps_open_after_done_is_closed_in_the_end(
 def test_any_number_of_watchers_cost_one_look_and_none_cost_none(
     http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
-    monkeypatch.setattr(status, "INTERVAL", 0.01)
-    monkeypatch.setattr(status, "LOOK_INTERVAL", 1_000.0)
+    monkeypatch.setattr(sampler, "INTERVAL", 0.01)
+    monkeypatch.setattr(sampler, "LOOK_INTERVAL", 1_000.0)
     looks: list[None] = []
-    processes = presence.processes
+    list_processes = processes.list_processes
 
     def count_looks(connection: Any) -> Any:
         looks.append(None)
-        return processes(connection)
+        return list_processes(connection)
 
-    monkeypatch.setattr(presence, "processes", count_looks)
+    monkeypatch.setattr(processes, "list_processes", count_looks)
     yield services.status.wait(services.status.count + 1)
     assert not looks
     told = [0, 0, 0]
@@ -149,8 +152,8 @@ def test_any_number_of_watchers_cost_one_look_and_none_cost_none(
 def test_a_watcher_that_takes_nothing_is_dropped(
     http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
-    monkeypatch.setattr(status, "INTERVAL", 0.01)
-    monkeypatch.setattr(status.Status, "newest", b'"' + 1_000_000 * b"x" + b'"')
+    monkeypatch.setattr(sampler, "INTERVAL", 0.01)
+    monkeypatch.setattr(sampler.StatusSampler, "newest", b'"' + 1_000_000 * b"x" + b'"')
     address = urlsplit(base_url)
     with socket.create_connection((address.hostname, address.port)) as stuck:
         stuck.sendall(b"GET /status/events HTTP/1.1\r\nHost: x\r\n\r\n")

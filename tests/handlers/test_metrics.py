@@ -15,8 +15,9 @@ from tornado.routing import PathMatches
 from db.pool import Database
 from handlers import ROUTES
 from handlers.pages import FileHandler
-from relay.ollama import Ollama
-from relay.start import start_relay
+from relay.factory import create_relay
+from relay.metrics import Metrics
+from relay.ollama.client import OllamaClient
 from settings import VERSION, Settings
 from tests.client import Client
 from tests.database import eventually
@@ -233,16 +234,16 @@ def test_each_figure_is_told(database_url: str, ollama: ScriptedOllama) -> None:
             database = Database(database_url, settings.pool_size, settings.acquire_timeout)
             parts.push_async_callback(database.close)
             await database.open()
-            model = Ollama(ollama.url, settings.max_replies, settings.connect_timeout)
+            model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
             parts.callback(model.close)
-            _, status = await start_relay(parts, database, model, settings)
-            figures = status.figures
+            figures = Metrics()
+            relay = await create_relay(parts, database, model, settings, figures)
             figures.replies_adopted, figures.replies_moved, figures.viewers_dropped = 3, 4, 5
             figures.line_latency.spread(0.0005, 0.0015, 3)  # of which 1.5 lie in each of two buckets
             figures.loop_lag.observe(7.0)
             async with database.acquire(), database.acquire(), database.acquire():
-                await status.metrics.look()
-                return Scraped(generate_latest(status.metrics.registry).decode())
+                await relay.prometheus.refresh()
+                return Scraped(generate_latest(relay.prometheus.registry).decode())
 
     told = asyncio.run(put_and_scrape())
     totals = ("replies_adopted_total", "replies_moved_total", "viewers_dropped_total")

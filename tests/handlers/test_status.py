@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from relay.status import INTERVAL
+from relay.reporting.sampler import INTERVAL
 from tests.client import Client
 from tests.database import execute, rows
 from tests.fakes.ollama import Close, Gate, Head, Lines, ScriptedOllama, failure, last_line, line

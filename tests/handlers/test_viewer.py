@@ -24,14 +24,15 @@ from tornado.web import Application
 from auth.origins import AllowedOrigins
 from auth.principal import Access
 from db.pool import Database
-from handlers.services import Services
+from handlers.services import Services, create_services
 from handlers.viewer import WRITE_LIMIT, ViewerHandler
-from relay import sse
-from relay.cursor import Cursor
-from relay.doorbell import Doorbell
-from relay.ollama import Ollama
-from relay.reply import Reply
-from relay.start import start_relay
+from relay.cluster.notifications import Notifier
+from relay.factory import create_relay
+from relay.generation.reply_buffer import ReplyBuffer
+from relay.metrics import Metrics
+from relay.ollama.client import OllamaClient
+from relay.stream import sse
+from relay.stream.cursor import Cursor
 from settings import Settings
 
 HEARTBEAT = 0.05
@@ -55,8 +56,8 @@ class Shown(ViewerHandler):
 class Stage:
     """A reply, a server that shows it, and clients of that server."""
 
-    def __init__(self, services: Services, doorbell: Doorbell) -> None:
-        self.reply = Reply(uuid4(), "", "fake", owner=1)
+    def __init__(self, services: Services, doorbell: Notifier) -> None:
+        self.reply = ReplyBuffer(uuid4(), "", "fake", owner=1)
         self.viewers: list[Shown] = []
         self.views: list[View] = []
         self.lines: list[bytes] = []
@@ -176,10 +177,13 @@ async def staged(url: str, certificate: Path | None, changed: dict[str, float]) 
     await database.open()
     async with AsyncExitStack() as parts:
         parts.push_async_callback(database.close)
-        ollama = Ollama("http://127.0.0.1:9", settings.max_replies, settings.connect_timeout)
+        ollama = OllamaClient("http://127.0.0.1:9", settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
-        replies, status = await start_relay(parts, database, ollama, settings)
-        stage = Stage(Services(settings, database, ollama, replies, status, None, AllowedOrigins()), Doorbell(database))
+        metrics = Metrics()
+        relay = await create_relay(parts, database, ollama, settings, metrics)
+        stage = Stage(
+            create_services(settings, database, ollama, relay, metrics, None, AllowedOrigins()), Notifier(database)
+        )
         server_ssl = None
         if certificate:
             server_ssl = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -196,7 +200,7 @@ async def staged(url: str, certificate: Path | None, changed: dict[str, float]) 
         finally:
             for view in stage.views:
                 await view.close()
-            await replies.drain(0)
+            await relay.replies.drain(0)
             server.stop()
             await server.close_all_connections()
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from db.presence import GRACE
+from db.processes import RECOVERY_GRACE
 from tests.soak import abuse
 from tests.soak.figures import Result, judge, pauses
 from tests.soak.site import DRAIN, Site
@@ -77,7 +77,7 @@ async def _traffic(site: Site, viewers: int, chance: random.Random) -> AsyncIter
     traffic = Traffic(viewers, chance, _viewers(site, chance))
     await site.ready()
     await traffic.flow()
-    await asyncio.sleep(GRACE)  # PostgreSQL has just started: nobody would be declared dead yet
+    await asyncio.sleep(RECOVERY_GRACE)  # PostgreSQL has just started: nobody would be declared dead yet
     yield traffic
 
 

@@ -1,0 +1,153 @@
+"""Statements shared by concurrent callers: items submitted while a statement runs are executed by the next one."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+import asyncpg
+from asyncpg import DeadlockDetectedError
+
+from db.pool import Database
+from errors import ConnectionLost, ServiceUnavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+YIELD_TIMEOUT = 0.05
+"""Seconds at most for which a batcher lets the backlog of the one it yields to go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[Item, Result]):
+    """One submitted item.
+
+    :ivar number: entries are numbered in the order of their submission.
+    """
+
+    number: int
+    item: Item
+    result: "asyncio.Future[Result]"
+
+    def succeed(self, result: Result) -> None:
+        if not self.result.done():
+            self.result.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+
+
+class StatementBatcher(Generic[Item, Result]):
+    """Executes items at once under low load, and many per statement under high load.
+
+    The cost of beginning or ending a reply is mostly per statement, not per reply, in PostgreSQL and in this process.
+
+    :param run: executes the statement for all given items or none of them; returns their results in order.
+    :param concurrency: statements in progress at once. With two, one that waits for a lock does not block all callers.
+    :param limit: items per statement at most.
+    :param yields_to: a batcher whose backlog goes first for up to :data:`YIELD_TIMEOUT` seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        run: Callable[[asyncpg.Connection, Sequence[Item]], Awaitable[Sequence[Result]]],
+        concurrency: int,
+        limit: int,
+        yields_to: "StatementBatcher[Any, Any] | None" = None,
+    ) -> None:
+        self._database = database
+        self._run = run
+        self._concurrency = concurrency
+        self._limit = limit
+        self._yields_to = yields_to
+        self._no_backlog = asyncio.Event()
+        self._no_backlog.set()
+        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._next_number = 0
+        self._workers: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Result:
+        """Execute one item.
+
+        :raises ServiceUnavailable: the database is unavailable; the statement may or may not have been committed.
+        :raises NotAcceptable: the database rejects a text of the item.
+        """
+        entry: _Entry[Item, Result] = _Entry(self._next_number, item, asyncio.get_running_loop().create_future())
+        self._next_number += 1
+        self._waiting.append(entry)
+        if len(self._waiting) > self._limit:
+            self._no_backlog.clear()
+        if len(self._workers) < self._concurrency:
+            self._workers.add(asyncio.create_task(self._work()))
+        return await entry.result
+
+    async def wait_for_backlog(self) -> None:
+        """Wait until at most one statement's worth of items is waiting, but not longer than :data:`YIELD_TIMEOUT`."""
+        if not self._no_backlog.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(YIELD_TIMEOUT):
+                    await self._no_backlog.wait()
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                if self._yields_to:
+                    await self._yields_to.wait_for_backlog()
+                if batch := self._take_batch():  # another worker may have taken all entries in the meantime
+                    await self._execute(batch)
+        finally:  # not in a done callback, which runs later: an entry submitted in between would find no worker
+            self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    def _take_batch(self) -> list[_Entry[Item, Result]]:
+        batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
+        self._update_backlog()
+        return batch
+
+    def _take_below(self, number: int) -> list[_Entry[Item, Result]]:
+        """Take the waiting entries that were submitted before the entry of this number."""
+        taken = []
+        while self._waiting and self._waiting[0].number < number:
+            taken.append(self._waiting.popleft())
+        self._update_backlog()
+        return taken
+
+    def _update_backlog(self) -> None:
+        if len(self._waiting) <= self._limit:
+            self._no_backlog.set()
+
+    async def _execute(self, batch: Sequence[_Entry[Item, Result]]) -> None:
+        next_number = self._next_number
+        try:
+            async with self._database.acquire() as connection:
+                results = await self._run(connection, [entry.item for entry in batch])
+            pairs = list(zip(batch, results, strict=True))
+        except Exception as error:
+            if _must_run_separately(error, batch):
+                for entry in batch:
+                    await self._execute([entry])
+                return
+            failed = list(batch)
+            if isinstance(error, ServiceUnavailable) and not isinstance(error, ConnectionLost):
+                # Entries that were waiting when this attempt began have waited for all of it; they need not wait for
+                # another one.
+                failed += self._take_below(next_number)
+            for entry in failed:
+                entry.fail(error)
+        else:
+            for entry, result in pairs:
+                entry.succeed(result)
+
+
+def _must_run_separately(error: Exception, batch: Sequence[object]) -> bool:
+    """Whether to repeat a failed batch item by item.
+
+    An error in one item must not fail the others. After a deadlock PostgreSQL has rolled back one of the statements
+    involved, and repeating it resolves the conflict.
+    """
+    if isinstance(error, DeadlockDetectedError):
+        return True
+    return len(batch) > 1 and not isinstance(error, ServiceUnavailable)

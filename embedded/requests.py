@@ -1,0 +1,110 @@
+"""What Ollama's clients send: the bodies of their requests, and the options in llama.cpp's words."""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from embedded.llama import CONTEXT, ApiError
+from embedded.smollm2 import FULL_NAME
+
+
+class Message(msgspec.Struct):
+    """One message of a conversation."""
+
+    role: str
+    content: str | None = None
+    images: list[str] | None = None
+
+
+class Options(msgspec.Struct):
+    """Ollama's options and defaults (api/types.go, DefaultOptions); others are ignored, as Ollama does."""
+
+    temperature: float = (
+        0.2  # as the makers of SmolLM2 recommend on its card; Ollama takes such values from a Modelfile
+    )
+    seed: int = -1
+    num_predict: int = -1
+    stop: list[str] = []
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_last_n: int = 64
+    repeat_penalty: float = 1.1
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+class ModelRequest(msgspec.Struct):
+    """What every request about a model holds; `name` is the older word for `model`."""
+
+    model: str = ""
+    name: str = ""
+
+
+class CompletionRequest(ModelRequest):
+    """What /api/chat and /api/generate have in common."""
+
+    stream: bool | None = None
+    options: dict[str, Any] | None = None
+    format: str | dict[str, Any] | None = None
+    think: bool | str | None = None
+    truncate: bool | None = None
+    keep_alive: int | float | str | None = None
+
+
+class ChatRequest(CompletionRequest):
+    """The body of POST /api/chat."""
+
+    messages: list[Message] | None = None
+    tools: list[Any] | None = None
+
+
+class GenerateRequest(CompletionRequest):
+    """The body of POST /api/generate."""
+
+    prompt: str | None = None
+    system: str | None = None
+    suffix: str | None = None
+    template: str | None = None
+    raw: bool | None = None
+    images: list[str] | None = None
+
+
+AnyNamed = TypeVar("AnyNamed", bound=ModelRequest)
+
+
+def sampling_options(request: CompletionRequest) -> dict[str, Any]:
+    """The request's options by llama.cpp's names. Raises `Refused` (400) for one of the wrong type."""
+    given = {name: value for name, value in (request.options or {}).items() if value is not None}
+    try:
+        options: dict[str, Any] = msgspec.to_builtins(msgspec.convert(given, Options))
+    except msgspec.ValidationError as error:
+        raise ApiError(400, f"invalid options: {error}") from error
+    limit = options.pop("num_predict")
+    # llama.cpp's seed has 32 bits, all ones for "any"; its "no limit" is -1; it allocates what it is told.
+    options["seed"] &= 0xFFFFFFFF
+    options["n_predict"] = limit if limit > 0 else -1
+    options["repeat_last_n"] = max(-1, min(options["repeat_last_n"], CONTEXT))
+    return {**options, **schema(request.format)}
+
+
+def schema(wanted: str | dict[str, Any] | None) -> dict[str, Any]:
+    """What makes llama.cpp keep to `format`: "json", or a JSON schema."""
+    match wanted:
+        case None | "":
+            return {}
+        case "json":
+            return {"json_schema": {"type": "object"}}
+        case dict():
+            return {"json_schema": wanted}
+    raise ApiError(400, f'invalid format: "{wanted}"; expected "json" or a valid JSON Schema object')
+
+
+def reject_unsupported(request: CompletionRequest, **wanted: object) -> None:
+    """Raise `Refused` (400) for the first thing asked of this model that it cannot do."""
+    if request.think:
+        raise ApiError(400, f'"{request.model}" does not support thinking')
+    for ability, asked in wanted.items():
+        if asked:
+            raise ApiError(400, f"{FULL_NAME} does not support {ability}")

@@ -1,0 +1,107 @@
+"""Creates the relay's components, connects them and starts them. All callbacks between components are passed here."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from time import monotonic
+from typing import TypeVar
+
+import asyncpg
+
+from db import replies
+from db.batching import StatementBatcher
+from db.pool import Database
+from db.replies import BeginResult, NewReply
+from errors import ServiceUnavailable
+from relay.cluster.lease import ProcessLease
+from relay.cluster.notifications import NotificationRouter, Notifier
+from relay.failover import Failover
+from relay.generation.generation import RelayContext
+from relay.generation.journal import Journal
+from relay.generation.registry import GenerationRegistry
+from relay.metrics import Histogram, Metrics
+from relay.ollama.client import OllamaClient
+from relay.reporting.health import HealthMonitor
+from relay.reporting.prometheus import PrometheusCollector
+from relay.reporting.sampler import StatusSampler
+from relay.service import ReplyService
+from relay.sweeper import Sweeper
+from settings import Settings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Statement = Callable[[asyncpg.Connection, Sequence[Item]], Awaitable[Sequence[Result]]]
+
+CONCURRENT_STATEMENTS = 2
+"""Batched statements of each kind in progress at once."""
+
+BEGIN_BATCH = 16
+"""Replies begun by one statement at most."""
+
+FINISH_BATCH = 64
+"""Replies finished by one statement at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """The components that handlers use."""
+
+    replies: ReplyService
+    status: StatusSampler
+    prometheus: PrometheusCollector
+
+
+async def create_relay(
+    stack: AsyncExitStack, database: Database, ollama: OllamaClient, settings: Settings, metrics: Metrics
+) -> Relay:
+    """Create and start the relay, and adopt orphaned replies. ``stack`` stops it in reverse order."""
+    notifier = Notifier(database)
+    lease = ProcessLease(database)
+    journal = Journal(database, lease, notifier, settings.journal_interval, metrics)
+    begin_batcher = StatementBatcher(
+        database, _timed(_begin_while_registered(lease), metrics.begin_statement), CONCURRENT_STATEMENTS, BEGIN_BATCH
+    )
+    finish_batcher = StatementBatcher(
+        database,
+        _timed(replies.finish, metrics.end_statement),
+        CONCURRENT_STATEMENTS,
+        FINISH_BATCH,
+        yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
+    )
+    context = RelayContext(ollama, database, notifier, journal, begin_batcher, finish_batcher, settings, metrics)
+    registry = GenerationRegistry(journal, metrics)
+    failover = Failover(context, lease, registry)
+    service = ReplyService(context, lease, registry, failover)
+    sweeper = Sweeper(context, registry, failover)
+    router = NotificationRouter(notifier, on_stop=registry.stop, on_orphan=failover.on_orphan)
+
+    stack.push_async_callback(lease.stop)
+    await lease.start(on_notification=router.dispatch, on_lost=registry.abandon_all)
+    stack.push_async_callback(journal.stop)
+    journal.start()
+    stack.push_async_callback(sweeper.stop)
+    await sweeper.start()
+    health = HealthMonitor(database, ollama, journal, lease)
+    sampler = StatusSampler(metrics, settings, health, lease, registry, service)
+    stack.push_async_callback(sampler.end)
+    sampler.start()
+    return Relay(service, sampler, PrometheusCollector(metrics, database, settings, health, registry, service))
+
+
+def _begin_while_registered(lease: ProcessLease) -> Statement[NewReply, BeginResult]:
+    async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> Sequence[BeginResult]:
+        if not lease.registered:  # a process without a row in ``processes`` cannot own replies
+            raise ServiceUnavailable("The server is not ready yet. Try again in a moment.")
+        return await replies.begin(connection, new)
+
+    return begin
+
+
+def _timed(statement: Statement[Item, Result], duration: Histogram) -> Statement[Item, Result]:
+    async def timed(connection: asyncpg.Connection, items: Sequence[Item]) -> Sequence[Result]:
+        started = monotonic()
+        results = await statement(connection, items)
+        duration.observe(monotonic() - started)
+        return results
+
+    return timed

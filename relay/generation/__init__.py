@@ -1,0 +1,1 @@
+"""One reply from the request to Ollama to the commit of the assistant's message."""

@@ -1,0 +1,1 @@
+"""The HTTP client of Ollama's API and the format of its lines."""

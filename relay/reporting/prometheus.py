@@ -1,0 +1,184 @@
+"""The metrics of this process as Prometheus's metrics, read where they are counted whenever somebody asks."""
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from db.pool import Database
+from relay.generation.registry import GenerationRegistry
+from relay.metrics import Histogram, Metrics
+from relay.reporting.health import OK, UNKNOWN, HealthMonitor, State
+from relay.service import ReplyService
+from settings import VERSION, Settings
+
+
+class PrometheusCollector(Collector):
+    """Makes them. Nothing is counted here, so there is no second count that could say something else.
+
+    Labels are few by design: no tenant, no conversation, no model, as whoever sends prompts could make any number.
+
+    :ivar registry: these, and those of every Python process: memory, processor, open files, garbage collector.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        database: Database,
+        settings: Settings,
+        health: HealthMonitor,
+        registry: GenerationRegistry,
+        replies: ReplyService,
+    ) -> None:
+        self._metrics = metrics
+        self._database = database
+        self._settings = settings
+        self._registry = registry
+        self._replies = replies
+        self._health = health
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.registry.register(self)
+
+    async def refresh(self) -> None:
+        """See how the database and Ollama are, before the metrics are made; a few seconds at most."""
+        await self._health.look_again()
+
+    def collect(self) -> Iterator[Metric]:
+        """Make the metrics (called by the registry)."""
+        yield from self._process()
+        yield from _replies(self._metrics)
+        yield _gauge("replies_running", "Replies that this process generates now.", len(self._registry))
+        yield _gauge("replies_max", "Replies that it generates at most (--max-replies).", self._settings.max_replies)
+        yield _counter("lines", "Lines of replies that viewers may see, from this process.", self._registry.lines)
+        yield from _viewers(self._metrics)
+        yield from _requests(self._metrics)
+        yield from self._outside()
+        yield from _database(self._metrics)
+
+    def _process(self) -> Iterator[Metric]:
+        build = GaugeMetricFamily("chatterd_build_info", "What runs here; always 1.", labels=["version", "python"])
+        build.add_metric([VERSION, platform.python_version()], 1)
+        yield build
+        ready = self._replies.ready and self._health.database.name == OK
+        yield _gauge("ready", "Whether prompts are welcome here, as /readyz says it: 1 or 0.", ready)
+        yield _gauge("draining", "Whether this process is about to end: 1 or 0.", self._replies.draining)
+        yield _histogram(
+            "event_loop_lag_seconds", "How late the event loop comes to what is due.", self._metrics.loop_lag
+        )
+
+    def _outside(self) -> Iterator[Metric]:
+        yield from _up("database_up", "Whether PostgreSQL answers: 1 or 0.", self._health.database)
+        yield from _up("ollama_up", "Whether Ollama answers: 1 or 0.", self._health.ollama)
+        lent, idle = self._database.connections
+        yield _by(
+            GaugeMetricFamily("chatterd_database_connections", "Connections of the pool.", labels=["state"]),
+            {"lent": lent, "idle": idle},
+        )
+        yield _gauge("database_connections_max", "Connections of the pool at most (--pool-size).", self._database.size)
+
+
+def _replies(metrics: Metrics) -> Iterator[Metric]:
+    yield _counter("replies_begun", "Replies begun by a prompt.", metrics.replies_begun)
+    yield _counter("replies_adopted", "Replies taken over from a process that is gone.", metrics.replies_adopted)
+    yield _counter("replies_moved", "Replies that went on, or will, in another process.", metrics.replies_moved)
+    yield _by(
+        CounterMetricFamily("chatterd_replies_ended", "Replies that ended in this process.", labels=["status"]),
+        metrics.replies_ended,
+    )
+    yield _histograms(
+        "reply_duration_seconds",
+        "From a prompt's arrival, or its reply's failover, to the reply's end.",
+        "status",
+        metrics.reply_duration,
+    )
+    yield _histogram("first_event_seconds", "From a prompt's arrival to its reply's first event.", metrics.first_event)
+    yield _histogram(
+        "line_latency_seconds",
+        "From reading a line of Ollama's to handing it to the viewers' sockets.",
+        metrics.line_latency,
+    )
+    yield _by(
+        CounterMetricFamily(
+            "chatterd_tokens", "Tokens of replies that are done, as Ollama counts them.", labels=["kind"]
+        ),
+        {"prompt": metrics.prompt_tokens, "reply": metrics.reply_tokens},
+    )
+
+
+def _viewers(metrics: Metrics) -> Iterator[Metric]:
+    yield _gauge("viewers", "Responses that show a reply now.", metrics.viewers)
+    yield _counter(
+        "viewers_dropped",
+        "Viewers whose client took nothing for too long, or whose reply could not be shown further.",
+        metrics.viewers_dropped,
+    )
+
+
+def _requests(metrics: Metrics) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "chatterd_http_requests",
+        "Requests answered to the end; a stream counts when it ends. What reaches no handler has the route refused.",
+        labels=["method", "route", "status"],
+    )
+    for (method, route, status), count in metrics.requests.items():
+        requests.add_metric([method, route, str(status)], count)
+    yield requests
+    yield _histograms(
+        "http_request_duration_seconds",
+        "From a request's head to the end of its answer; streams are left out.",
+        "route",
+        metrics.request_duration,
+    )
+
+
+def _database(metrics: Metrics) -> Iterator[Metric]:
+    for name, help, histogram in [
+        ("database_wait_seconds", "Until a connection of the pool is free.", metrics.database_wait),
+        ("journal_round_seconds", "PostgreSQL's time for a round of lines.", metrics.journal_round),
+        ("begin_statement_seconds", "PostgreSQL's time to begin replies.", metrics.begin_statement),
+        ("end_statement_seconds", "PostgreSQL's time to end replies.", metrics.end_statement),
+    ]:
+        yield _histogram(name, help, histogram)
+
+
+def _up(name: str, help: str, state: State) -> Iterator[Metric]:
+    if state.name != UNKNOWN:
+        yield _gauge(name, help, state.name == OK)
+
+
+def _counter(name: str, help: str, value: float) -> Metric:
+    return CounterMetricFamily(f"chatterd_{name}", help, value=value)
+
+
+def _gauge(name: str, help: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"chatterd_{name}", help, value=float(value))
+
+
+def _by(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> Metric:
+    for label, value in values.items():
+        family.add_metric([label], value)
+    return family
+
+
+def _histogram(name: str, help: str, histogram: Histogram) -> Metric:
+    return HistogramMetricFamily(f"chatterd_{name}", help, _buckets(histogram), histogram.sum)
+
+
+def _histograms(name: str, help: str, label: str, histograms: Mapping[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(f"chatterd_{name}", help, labels=[label])
+    for value, histogram in histograms.items():
+        family.add_metric([value], _buckets(histogram), histogram.sum)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """How many values there are up to each bound. Whole numbers (OpenMetrics 1.0, section "Histogram"), though
+    :meth:`Histogram.spread` counts relay of them."""
+    bounds: Iterable[str] = [*map(str, histogram.bounds), "+Inf"]
+    return [(bound, round(count)) for bound, count in zip(bounds, accumulate(histogram.counts), strict=True)]

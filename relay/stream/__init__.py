@@ -1,0 +1,1 @@
+"""A viewer's position in a reply, and the format of server-sent events."""

@@ -1,0 +1,115 @@
+"""The request to Ollama that a prompt becomes, and which of its messages fit."""
+
+import msgspec
+import pytest
+import ujson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from db.messages import Message
+from relay.generation import prompt
+from relay.generation.prompt import Prompt, chat_body, trim_to_context
+
+NO_LIMIT = 1 << 30
+
+
+def user(content: str) -> Message:
+    return Message("user", content)
+
+
+def system(content: str) -> Message:
+    return Message("system", content)
+
+
+roles = st.sampled_from(["system", "user", "assistant", "tool"])
+extras = st.none() | st.just('{"images":["eA=="]}')
+messages = st.lists(st.builds(Message, roles, st.text(max_size=12), extras), max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+names = st.text(max_size=6).filter(lambda name: name not in ("model", "messages", "appID"))
+
+
+def asked(options: bytes) -> Prompt:
+    return Prompt("", "a", "m", [], msgspec.json.decode(options, type=dict[str, msgspec.Raw]))
+
+
+@given(st.dictionaries(names, values, max_size=4), messages)
+def test_a_request_holds_the_clients_fields_and_the_messages(
+    options: dict[str, object], conversation: list[Message]
+) -> None:
+    body = ujson.loads(chat_body(asked(ujson.dumps(options).encode()).stored_request(), conversation))
+    assert body.pop("model") == "m"
+    assert body.pop("messages") == [
+        {"role": message.role, "content": message.content} | ujson.loads(message.extra or "{}")
+        for message in conversation
+    ]
+    assert body == options
+
+
+def test_the_clients_fields_are_kept_as_they_were_written() -> None:
+    options = rb'{"options":{"seed":1e2 , "stop":["\u0000","\u00e9"]},"x":12345678901234567890123}'
+    body = chat_body(asked(options).stored_request(), [])
+    assert rb'{"seed":1e2 , "stop":["\u0000","\u00e9"]}' in body
+    assert b"12345678901234567890123" in body
+
+
+def test_an_extra_is_kept_as_it_was_written() -> None:
+    body = chat_body('{"model":"m"}', [Message("user", "é\u2028", '{"images": ["a"],"n":1.0}')])
+    [message] = ujson.loads(body)["messages"]
+    assert message == {"role": "user", "content": "é\u2028", "images": ["a"], "n": 1.0}
+    assert b"1.0" in body
+
+
+@pytest.mark.parametrize(
+    ("own", "limit", "size", "chosen", "left"),
+    [
+        ([], 5, 10, [], (5, 10)),
+        ([user("abc")], 5, 10, [user("abc")], (4, 7)),
+        ([user("abc")], 0, 0, [user("abc")], (0, 0)),
+        ([user("a"), user("b")], 1, 10, [user("b")], (0, 9)),
+        ([user("a"), user("bb")], 5, 2, [user("bb")], (0, 0)),
+        ([user("aa"), user("bb")], 5, 4, [user("aa"), user("bb")], (3, 0)),
+        ([user("a"), user("bbb"), user("c")], 5, 3, [user("c")], (0, 2)),
+        ([system("s"), user("a"), user("b")], 1, 1, [system("s"), user("b")], (0, 0)),
+        ([user("a"), system("s" * 100), user("b")], 2, 5, [system("s" * 100), user("b")], (0, 0)),
+        ([user("é")], 5, 10, [user("é")], (4, 8)),
+        ([Message("user", "a", '{"x":1}')], 5, 10, [Message("user", "a", '{"x":1}')], (4, 2)),
+    ],
+)
+def test_the_newest_messages_that_fit_are_chosen(
+    own: list[Message], limit: int, size: int, chosen: list[Message], left: tuple[int, int]
+) -> None:
+    assert trim_to_context(own, limit, size) == (chosen, *left)
+
+
+@given(messages, st.integers(0, 10), st.integers(0, 60))
+def test_what_is_chosen_keeps_its_order_its_newest_and_its_system_messages(
+    own: list[Message], limit: int, size: int
+) -> None:
+    chosen, messages_left, bytes_left = trim_to_context(own, limit, size)
+    remaining = iter(own)
+    assert all(any(one is other for other in remaining) for one in chosen)
+    assert chosen[-1:] == own[-1:]
+    system_messages = [message for message in own if message.role == "system"]
+    assert [message for message in chosen if message.role == "system"] == system_messages
+    assert 0 <= messages_left <= limit and 0 <= bytes_left <= size
+    others = [message for message in chosen[:-1] if message.role != "system"]
+    assert sum(len(message.content.encode()) for message in others) <= size
+    assert len(others) < max(limit, 1)
+
+
+@given(messages)
+def test_without_limits_all_are_chosen(own: list[Message]) -> None:
+    assert trim_to_context(own, NO_LIMIT, NO_LIMIT)[0] == own
+
+
+@given(messages, st.integers(0, 10), st.integers(0, 60))
+def test_nothing_older_is_read_when_one_of_the_prompts_own_did_not_fit(
+    own: list[Message], limit: int, size: int
+) -> None:
+    chosen, messages_left, _ = prompt.trim_to_context(own, limit, size)
+    if len(chosen) < len(own):
+        assert messages_left == 0

@@ -1,0 +1,174 @@
+"""What a line of /api/chat says, whatever it looks like, and the lines that chatterd says itself."""
+
+import contextlib
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from errors import UnreadableLine
+from relay.ollama import chat_line
+from relay.ollama.chat_line import ChatLine
+from relay.stream import sse
+from tests.fakes.ollama import last_line, line
+
+values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (line("a"), ChatLine("a")),
+        (last_line("z"), ChatLine("z", done=True)),
+        (line("", message={"thinking": "hm"}), ChatLine(thinking="hm")),
+        (line("a", message={"tool_calls": [{"x": 1}]}), ChatLine("a", tool_calls=[{"x": 1}])),
+        (line("a", message={"images": ["x"], "tool_name": None}), ChatLine("a")),
+        (b'{"model":"m"}', ChatLine()),
+        (b' {"done" : true , "model":"m"} ', ChatLine(done=True)),
+        (b'{"model":"m","message":{"content":null}}', ChatLine()),
+        (b'{"model":"m","message":null,"done":null}', ChatLine()),
+        (b'{"model":"m","message":[],"done":"true"}', ChatLine()),
+        (b'{"model":"m","message":{"content":5,"thinking":[],"tool_calls":{}},"done":1}', ChatLine()),
+        (b'{"model":"m","error":null,"message":{"content":"a"}}', ChatLine("a")),
+        (b'{"model":"m","message":{"content":"\xe2\x80\xa8\\u00e9\\ud83d\\ude00"}}', ChatLine("\u2028é😀")),
+        (b'{"model":"m","message":{"content":"\\u0000\\ud83d\\ude00\\ude00"}}', ChatLine("\ufffd😀\ufffd")),
+        (b'{"model":"m","message":{"thinking":"\\ud800"}}', ChatLine(thinking="\ufffd")),
+        (
+            b'{"model":"m","message":{"tool_calls":[{"a\\u0000":["\\udfff",1]}]}}',
+            ChatLine(tool_calls=[{"a\ufffd": ["\ufffd", 1]}]),
+        ),
+        (b'{"model":"m","x":123456789012345678901234567890,"y":1e999}', ChatLine()),
+        (b'{"error":"no"}', ChatLine(error="no")),
+        (b'{"error":"no","model":"m","done":true}', ChatLine(error="no")),
+        (b'{"error":{"message":"no"}}', ChatLine(error='{"message":"no"}')),
+        (b'{"error":"\\u0000\\ud800"}', ChatLine(error="\ufffd\ufffd")),
+        (b'{"error":"a/b"}', ChatLine(error="a/b")),
+    ],
+)
+def test_a_line_is_read(text: bytes, said: ChatLine) -> None:
+    assert chat_line.read(text) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"x",
+        b"null",
+        b"1",
+        b'"m"',
+        b"[]",
+        b'[{"model":"m"}]',
+        b"{}",
+        b'{"model":""}',
+        b'{"model":null}',
+        b'{"model":7}',
+        b'{"Model":"m"}',
+        b'{"model":"m"',
+        b'{"model":"m"}}',
+        b'{"model":"m"} {"model":"m"}',
+        b"{'model':'m'}",
+        b'{"model":"\xff"}',
+        b'{"model":"m","message":{"content":"\xed\xa0\x80"}}',
+        b'\xef\xbb\xbf{"model":"m"}',
+        b'{"error":null}',
+        b"[" * 100_000,
+        b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+    ids=lambda text: repr(text[:20]),
+)
+def test_a_line_that_is_none_cannot_be_read_and_is_given_back(text: bytes) -> None:
+    with pytest.raises(UnreadableLine) as refused:
+        chat_line.read(text)
+    assert refused.value.line == text
+
+
+@given(values)
+def test_no_json_breaks_the_reader(value: Any) -> None:
+    for candidate in (value, {"model": "m", "message": value}, {"model": "m", "error": value}, {"model": value}):
+        try:
+            said = chat_line.read(json.dumps(candidate).encode())
+        except UnreadableLine:
+            continue
+        assert isinstance(said.content, str) and isinstance(said.thinking, str) and isinstance(said.tool_calls, list)
+        assert isinstance(said.done, bool)
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_break_the_reader(text: bytes) -> None:
+    with contextlib.suppress(UnreadableLine):
+        assert isinstance(chat_line.read(b"{" + text), ChatLine)
+
+
+@given(st.text(st.characters(), max_size=50))
+def test_what_is_read_can_be_stored(text: str) -> None:
+    said = chat_line.read(
+        json.dumps({"model": "m", "message": {"content": text, "tool_calls": [{text: text}]}}).encode()
+    )
+    for one in (said.content, *said.tool_calls[0].keys(), *said.tool_calls[0].values()):
+        one.encode()
+        assert "\0" not in one
+
+
+@given(st.text(st.characters(exclude_characters="\0"), max_size=50))
+def test_what_can_be_stored_is_stored_as_it_is(text: str) -> None:
+    clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert chat_line.storable(clean) == clean
+    assert chat_line.storable(text) == clean
+
+
+@given(st.text(st.characters(), max_size=200))
+def test_an_error_line_is_one_line_of_json_that_is_shown_as_an_error_without_double_quotes(text: str) -> None:
+    made = chat_line.error_line(text)
+    assert made.startswith(sse.ERROR_PREFIX) and b"\n" not in made and b"\r" not in made
+    assert json.loads(made) == {"error": chat_line.storable(text).replace('"', "'")}
+
+
+@pytest.mark.parametrize(("length", "shown"), [(4096, 4096), (4097, 4096 + 4), (10**6, 4096 + 4)])
+def test_an_error_line_is_cut_where_it_is_too_long(length: int, shown: int) -> None:
+    assert len(json.loads(chat_line.error_line("é" * length))["error"]) == shown
+
+
+@given(st.binary(max_size=100))
+def test_an_unreadable_line_is_told_with_replacement_characters(text: bytes) -> None:
+    told = json.loads(chat_line.unreadable_line(text))["error"]
+    assert told == text.decode(errors="replace").replace("\0", "\ufffd").replace('"', "'")
+
+
+@pytest.mark.parametrize("reason", [None, "stop", "stopped"])
+def test_a_line_of_our_own_has_ollamas_shape(reason: str | None) -> None:
+    made = chat_line.own_line("m", {"content": "é\n", "thinking": "x"}, reason)
+    assert b"\n" not in made
+    said = json.loads(made)
+    created = said.pop("created_at")
+    assert datetime.fromisoformat(created).tzinfo is not None and created.endswith("Z")
+    assert said.pop("message") == {"role": "assistant", "content": "é\n", "thinking": "x"}
+    assert said == {"model": "m", "done": reason is not None} | ({"done_reason": reason} if reason else {})
+    assert chat_line.read(made) == ChatLine("é\n", thinking="x", done=reason is not None)
+
+
+@pytest.mark.parametrize(
+    ("last", "counts"),
+    [
+        (last_line("z"), (10, 5)),
+        (line("z", done=True), (0, 0)),
+        (b'{"eval_count":7}', (0, 7)),
+        (b'{"prompt_eval_count":-1,"eval_count":7}', (0, 0)),
+        (b'{"eval_count":' + b"9" * 400 + b"}", (0, 0)),
+        (b'{"eval_count":"7"}', (0, 0)),
+        (b'{"eval_count":1e999}', (0, 0)),
+        (b'{"x":"\xff"}', (0, 0)),
+        (b"[", (0, 0)),
+    ],
+)
+def test_tokens_are_counted_where_the_last_line_says_them_and_no_nonsense_is(
+    last: bytes, counts: tuple[int, int]
+) -> None:
+    assert chat_line.tokens(last) == counts

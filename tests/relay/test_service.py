@@ -1,0 +1,115 @@
+"""Prompts that have to wait in PostgreSQL for what another process has not committed yet."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from db import pool
+from db import replies as table
+from db.messages import Message
+from db.pool import Database
+from db.replies import NewReply
+from errors import Conflict, ServiceUnavailable
+from relay.factory import create_relay
+from relay.generation.prompt import Prompt
+from relay.metrics import Metrics
+from relay.ollama.client import OllamaClient
+from relay.service import ReplyService
+from relay.stream.cursor import Cursor
+from settings import Settings
+from tests.fakes.ollama import ScriptedOllama
+
+
+def play(url: str, ollama: ScriptedOllama, act: Callable[..., Coroutine[Any, Any, None]]) -> None:
+    """Act with the replies of a process, and with another's session."""
+
+    async def run() -> None:
+        settings = Settings(database_url=url)
+        async with AsyncExitStack() as parts, asyncio.timeout(30):
+            database = Database(url, settings.pool_size, settings.acquire_timeout)
+            parts.push_async_callback(database.close)
+            await database.open()
+            model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
+            parts.callback(model.close)
+            replies = (await create_relay(parts, database, model, settings, Metrics())).replies
+            parts.push_async_callback(replies.drain, 5)
+            other = await asyncpg.connect(url)
+            parts.push_async_callback(other.close)
+            await act(replies, other)
+
+    asyncio.run(run())
+
+
+def prompt(appid: str) -> Prompt:
+    return Prompt("", appid, "fake", [Message("user", "hi")], {})
+
+
+async def hold(other: asyncpg.Connection, *appids: str) -> None:
+    """Begin replies there without committing them."""
+    await other.execute("BEGIN")
+    held = [NewReply(uuid4(), "", appid, "m", "{}", 1, None, [], 0, 0) for appid in appids]
+    await table.begin(other, held)
+
+
+async def statements_wait(other: asyncpg.Connection, count: int) -> None:
+    """Poll until so many statements wait for a lock. The other's transaction may look: it sees sessions as they are."""
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+    async with asyncio.timeout(10):
+        while await other.fetchval(query) != count:
+            await asyncio.sleep(0.005)
+
+
+async def read(cursor: Cursor) -> int:
+    """Follow a reply to its end; how many lines it had."""
+    while await cursor.next(10) is not None:
+        pass
+    return cursor.at
+
+
+def test_a_prompt_that_waits_for_another_process_holds_up_no_other_conversation(
+    database_url: str, ollama: ScriptedOllama
+) -> None:
+    async def act(replies: ReplyService, other: asyncpg.Connection) -> None:
+        await hold(other, "held")
+        waiting = asyncio.create_task(replies.begin(prompt("held")))
+        await statements_wait(other, 1)
+        for number in range(5):
+            cursors = await asyncio.gather(*(replies.begin(prompt(f"{number} {n}")) for n in range(20)))
+            assert [await read(cursor) for cursor in cursors] == [6] * 20
+        await other.execute("COMMIT")
+        with pytest.raises(Conflict):
+            await waiting
+
+    play(database_url, ollama, act)
+
+
+@pytest.mark.expects_log("The connection to the database was lost: TimeoutError")
+def test_prompts_that_wait_in_every_statement_are_refused_in_time_and_can_be_sent_again(
+    database_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "COMMAND_TIMEOUT", 2.0)
+
+    async def act(replies: ReplyService, other: asyncpg.Connection) -> None:
+        await hold(other, "a", "b")
+        waiting = []
+        for appid in ("a", "b"):
+            waiting.append(asyncio.create_task(replies.begin(prompt(appid))))
+            await statements_wait(other, len(waiting))
+        behind = asyncio.create_task(replies.begin(prompt("c")))
+        for one in waiting:
+            with pytest.raises(ServiceUnavailable) as refused:
+                await one
+            assert refused.value.status == 503
+            assert int(refused.value.headers["Retry-After"]) > 0
+        assert await read(await behind) == 6
+        await other.execute("ROLLBACK")
+        assert [await read(await replies.begin(prompt(appid))) for appid in ("a", "b", "c")] == [6] * 3
+        recorded = "SELECT appid, count(*) FROM chatts WHERE username = 'user' GROUP BY appid ORDER BY appid"
+        assert [tuple(row) for row in await other.fetch(recorded)] == [("a", 1), ("b", 1), ("c", 2)]
+
+    play(database_url, ollama, act)
