@@ -138,6 +138,7 @@ class CompletionHandler(ApiHandler):
         self.completion = self.llama.complete(prompts, sampling_options(request))
         load_ns = time.monotonic_ns() - began
         pieces: list[str] = []
+        flushed = False
         self.set_header("Content-Type", NDJSON if streaming else JSON)
         try:
             async for part in self.completion:
@@ -145,13 +146,14 @@ class CompletionHandler(ApiHandler):
                     figures = final_metrics(part, time.monotonic_ns() - began, load_ns)
                     self.finish(self.line(request, "".join(pieces), True, **figures) + "\n" * streaming)
                 elif streaming:
+                    flushed = True
                     await self.flush_line(self.line(request, part, False))
                 else:
                     pieces.append(part)
-        except ApiError as refusal:
-            if not self._headers_written:
+        except ApiError as error:
+            if not flushed:
                 raise
-            self.write(encode({"error": str(refusal)}) + "\n")
+            self.write(encode({"error": str(error)}) + "\n")
         except StreamClosedError:
             log.info("the client left")
         finally:

