@@ -1,4 +1,5 @@
 # The two commands are `make run` and `make test`. Each sets up what it needs, says so, and is quick the second time.
+# `make test-all` runs everything; where Debian or npm packages cannot be installed, tests are left out, unless CI=true.
 
 # What .venv is made with: the system's Python if it will do, for a distribution builds it with profile-guided
 # optimisation, which pyenv does not: a tenth of the CPU of a prompt. Another: make PYTHON3=python3.13 clean run
@@ -10,23 +11,36 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 # How long random schedules run in `make soak`, after its campaigns.
 SECONDS ?= 600
 
+# Files are handed out whole, in the order of tests/conftest.py; waiting tests leave two cores room for four at once.
+PYTEST := $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
 # The tests whose program has a database that matters, for `make test-pgbouncer`.
 ON_DATABASES := tests/handlers tests/relay tests/db tests/test_invariants.py tests/test_database_trouble.py \
 	tests/test_retention.py tests/test_first_chat.py
 
-.PHONY: run test test-pgbouncer soak bench screenshots vendor audit check format clean
+.PHONY: run test test-all test-extended test-pgbouncer soak bench screenshots vendor audit check format clean
 
 run: .venv/server-is-set-up
 	@$(PYTHON) -m embedded.install $(ARGS)
 	@exec $(PYTHON) server.py $(ARGS)
 
 test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
-	@sh .ci/debian-packages chromium-headless-shell haproxy nginx pgbouncer prometheus
-	@$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
+	@$(PYTEST) -m "not extended" $(ARGS)
+
+# What takes long and seldom fails; then the database's tests once more, behind PgBouncer.
+test-extended: .venv/tests-are-set-up tests/node_modules/.package-lock.json
+	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
+	@$(PYTEST) -m extended $(ARGS)
+	@$(MAKE) --no-print-directory test-pgbouncer
+
+test-all:
+	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test-extended
 
 test-pgbouncer: .venv/tests-are-set-up tests/node_modules/.package-lock.json
-	@sh .ci/debian-packages pgbouncer
-	@CHATTERD_BEHIND_PGBOUNCER=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ON_DATABASES) $(ARGS)
+	@sh .ci/debian-packages --optional pgbouncer
+	@CHATTERD_BEHIND_PGBOUNCER=1 $(PYTEST) $(ON_DATABASES) $(ARGS)
 
 soak: .venv/tests-are-set-up
 	@sh .ci/debian-packages haproxy nginx
@@ -86,7 +100,4 @@ clean:
 	@touch $@
 
 tests/node_modules/.package-lock.json: tests/package-lock.json
-	@sh .ci/debian-packages npm
-	@echo "Setting up the event stream parser and axe-core, which tests compare with (once) ..."
-	@cd tests && npm ci --silent --no-audit --no-fund
-	@touch $@
+	@sh .ci/npm-packages

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ import asyncpg
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
-from tests import pgbouncer
+from tests import pgbouncer, system_packages
 from tests.client import Client
 from tests.fakes.ollama import ScriptedOllama
 from tests.program import Program
@@ -24,11 +25,26 @@ _numbers = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare our marker, and see that loops are only made on purpose."""
-    config.addinivalue_line("markers", "expects_log(*patterns): log lines at warning or above that belong to the test")
+    """Prepare the process: find daemons, and let event loops be created only on purpose."""
+    os.environ["PATH"] += ":/usr/sbin"  # where Debian keeps HAProxy, nginx and PgBouncer, and users do not look
     if pgbouncer.EVERYTHING:
         pgbouncer.put_everything_behind()
-    asyncio.set_event_loop(None)  # else Tornado's first look for a current loop makes one that nobody closes
+    asyncio.set_event_loop(None)  # else Tornado's first request for a current loop creates one that is never closed
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what cannot run on this machine before any of its fixtures is set up."""
+    system_packages.check(item)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Report which tests were left out and why."""
+    skipped = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
+    if skipped:
+        terminalreporter.section("left out on this machine")
+        for line in system_packages.summary(reason.removeprefix("Skipped: ") for reason in skipped):
+            terminalreporter.line(line)
 
 
 def pytest_unconfigure() -> None:
@@ -54,8 +70,14 @@ turns with those that compute, so that the two cores always have something to do
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long (pytest-xdist hands files out in this order, see the Makefile)."""
-    places = {Path(__file__).parent / name: place for place, name in enumerate(FIRST)}
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    for item in items:
+        if item.path.is_relative_to(here / "browser"):
+            item.add_marker(pytest.mark.needs("chromium-headless-shell"))
+        if pgbouncer.EVERYTHING:
+            item.add_marker(pytest.mark.needs("pgbouncer"))
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ def findings(page: Page) -> list[str]:
     ]
 
 
+@pytest.mark.needs("npm")
 @pytest.mark.parametrize("width", [320, 1000])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(
@@ -87,6 +88,7 @@ def test_axe_finds_nothing_serious(
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+@pytest.mark.needs("npm")
 def test_axe_finds_nothing_serious_in_an_unsent_prompt(
     page: Page, ollama: ScriptedOllama, complaints: list[str]
 ) -> None:

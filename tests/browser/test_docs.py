@@ -203,6 +203,7 @@ def test_an_operation_can_be_linked_to(page: Page) -> None:
     expect(page.get_by_role("form", name="Try GET /llmchat", exact=True)).to_be_visible()
 
 
+@pytest.mark.needs("npm")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_of_it_fits_a_narrow_window_and_is_accessible(docs: Page, scheme: str) -> None:
     docs.emulate_media(color_scheme="light" if scheme == "light" else "dark")

@@ -13,6 +13,8 @@ from tests.fakes.ollama import Gate, ScriptedOllama, Words
 from tests.pgbouncer import PgBouncer
 from tests.program import Program
 
+pytestmark = pytest.mark.needs("pgbouncer")
+
 JSON = {"Content-Type": "application/json"}
 
 SESSIONS = 2

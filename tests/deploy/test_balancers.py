@@ -73,7 +73,7 @@ def site(_site: Site) -> Site:
     return _site
 
 
-@pytest.fixture(params=BALANCERS)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.needs(name)) for name in BALANCERS])
 def balancer(request: pytest.FixtureRequest, site: Site) -> Iterator[Balancer]:
     with Balancer(request.param, site.ports[3 + BALANCERS.index(request.param)], site.ports[:3]) as balancer:
         yield balancer
@@ -89,12 +89,14 @@ def words(events: list[Event]) -> str:
     return "".join(event.json["message"]["content"] for event in events)
 
 
+@pytest.mark.needs("haproxy")
 def test_haproxy_accepts_the_shipped_file() -> None:
     done = subprocess.run(["haproxy", "-c", "-f", str(DEPLOY / "haproxy.cfg")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
 
 
+@pytest.mark.needs("nginx")
 def test_nginx_accepts_the_shipped_file(tmp_path: Path) -> None:
     done = subprocess.run([*command("nginx", DEPLOY / "nginx.conf", tmp_path), "-t"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

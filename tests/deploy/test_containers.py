@@ -119,6 +119,7 @@ def test_haproxy_asks_where_chatterd_listens(compose: dict[str, Any]) -> None:
     assert f"bind :{published.split(':')[-1]}\n" in (DEPLOY / "haproxy-compose.cfg").read_text()
 
 
+@pytest.mark.needs("haproxy")
 def test_haproxy_of_compose_is_the_one_that_is_tested() -> None:
     """But for the lines that say where it listens, and where the servers are."""
     differing = re.compile(r"^(#.*\n|$)|^ *(server |bind |#.*(machine|reaches it)|default-server )")

@@ -61,14 +61,17 @@ def promtool(*arguments: object) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.needs("prometheus")
 def test_promtool_accepts_the_alerts() -> None:
     assert f"SUCCESS: {len(ALERTS)} rules found" in promtool("check", "rules", DEPLOY / "alerts.yml")
 
 
+@pytest.mark.needs("prometheus")
 def test_promtool_accepts_the_configuration() -> None:
     assert "1 rule files found" in promtool("check", "config", DEPLOY / "prometheus.yml")
 
 
+@pytest.mark.needs("prometheus")
 def test_each_alert_fires_when_it_should() -> None:
     assert "SUCCESS" in promtool("test", "rules", ROOT / "tests" / "deploy" / "alerts_test.yml")
 
@@ -180,6 +183,7 @@ def prometheus(
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.needs("prometheus")
 def test_a_real_prometheus_reads_chatterd_and_answers_the_dashboard(prometheus: tuple[Prometheus, Program]) -> None:
     server, program = prometheus
     client = Client(program.url)

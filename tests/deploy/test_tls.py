@@ -24,7 +24,7 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-@pytest.fixture(params=["haproxy", "nginx"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.needs(name)) for name in ("haproxy", "nginx")])
 def balancer(
     request: pytest.FixtureRequest, chatterd: Program, authority: trustme.CA, tmp_path: Path
 ) -> Iterator[Balancer]:

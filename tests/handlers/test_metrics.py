@@ -35,6 +35,7 @@ DOCUMENT = json.loads((ROOT / "static" / "openapi.json").read_text())
 # Its form.
 
 
+@pytest.mark.needs("prometheus")
 def test_promtool_finds_nothing_to_complain_of(client: Client) -> None:
     client.ask("hi")
     answer = client.http.get("/metrics")
