@@ -22,6 +22,7 @@ from tests.fakes.ollama import Gate, ScriptedOllama, Words
 from tests.program import Program
 
 BALANCERS = ("haproxy", "nginx")
+EACH_BALANCER = [pytest.param(name, marks=pytest.mark.needs(name)) for name in BALANCERS]
 
 
 class Site:
@@ -73,7 +74,7 @@ def site(_site: Site) -> Site:
     return _site
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.needs(name)) for name in BALANCERS])
+@pytest.fixture(params=EACH_BALANCER)
 def balancer(request: pytest.FixtureRequest, site: Site) -> Iterator[Balancer]:
     with Balancer(request.param, site.ports[3 + BALANCERS.index(request.param)], site.ports[:3]) as balancer:
         yield balancer
@@ -223,7 +224,7 @@ class DyingServers:
             listener.close()
 
 
-@pytest.mark.parametrize("name", BALANCERS)
+@pytest.mark.parametrize("name", EACH_BALANCER)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_only_a_get_is_asked_again_when_its_server_dies_without_an_answer(name: str, method: str) -> None:
     port, *ports = free_ports(4)
@@ -241,7 +242,7 @@ def test_only_a_get_is_asked_again_when_its_server_dies_without_an_answer(name: 
         assert answer.headers["Retry-After"] == "2"
 
 
-@pytest.mark.parametrize("name", BALANCERS)
+@pytest.mark.parametrize("name", EACH_BALANCER)
 def test_a_post_that_a_dead_server_refuses_goes_to_a_living_one(name: str) -> None:
     port, *ports = free_ports(4)
     servers = DyingServers(ports[2:], deaths=0)
@@ -253,7 +254,7 @@ def test_a_post_that_a_dead_server_refuses_goes_to_a_living_one(name: str) -> No
     assert (answers, servers.asked) == ([200] * 6, ["POST /llmchat"] * 6)
 
 
-@pytest.mark.parametrize("name", BALANCERS)
+@pytest.mark.parametrize("name", EACH_BALANCER)
 def test_without_a_server_the_balancer_answers_in_the_words_of_the_api(name: str) -> None:
     port, *ports = free_ports(4)
     with Balancer(name, port, ports) as balancer:
