@@ -45,7 +45,7 @@ test-pgbouncer: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 soak: .venv/tests-are-set-up
 	@sh .ci/debian-packages haproxy nginx
 	@$(PYTHON) -m tests.soak $(ARGS)
-	@CHATTERD_SECONDS=$(SECONDS) $(PYTHON) -m pytest -q -s tests/test_schedules.py
+	@CHATTERD_SECONDS=$(SECONDS) $(PYTHON) -m pytest -q -s -m "not extended" tests/test_schedules.py
 
 bench: .venv/server-is-set-up .venv/bench-is-set-up
 	@.venv/bench/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)

@@ -339,22 +339,6 @@ def check_not_done(stream: Stream, shown: list[Event]) -> None:
     assert not any(event.json["done"] for event in shown), shown
 
 
-def test_done_is_not_shown_before_its_message_is_stored(
-    ask: Callable[..., Client], ollama: ScriptedOllama, database_url: str
-) -> None:
-    gate = Gate()
-    ollama.script(Head(), Lines(line("a")), gate, Lines(line("b"), last_line("c")))
-    client = ask(heartbeat_interval=0.1, journal_interval=0.5)
-    with client.prompt("hi") as stream:
-        assert said(stream) == "a"
-        with reading(stream) as shown, held(database_url, NO_MESSAGE):
-            gate.open()
-            ollama.arrival(0).wait().answered.wait()
-            check_not_done(stream, shown)
-        assert [event.json["message"]["content"] for event in shown] == ["b", "c"]
-        assert client.messages() == [("user", "hi"), ("assistant", "abc")]
-
-
 def test_done_is_not_shown_before_its_message_is_stored_after_the_database_was_away_either(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:

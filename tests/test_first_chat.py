@@ -62,6 +62,7 @@ def test_a_conversation_with_the_embedded_model_outlives_a_restart(data_dir: Pat
         ]
 
 
+@pytest.mark.extended
 def test_the_embedded_model_ends_when_chatterd_is_killed(data_dir: Path) -> None:
     program = start(data_dir)
     children = psutil.Process(program.process.pid).children()

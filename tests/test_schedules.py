@@ -15,6 +15,7 @@ from typing import NoReturn
 from uuid import UUID
 
 import httpx
+import pytest
 
 from tests.client import Event
 from tests.cluster import OwnPostgres, SignedWords, words
@@ -23,7 +24,7 @@ from tests.fakes.ollama import ScriptedOllama
 from tests.program import Program
 from tests.viewers import Viewer, framed, log_of
 
-SECONDS = float(os.environ.get("CHATTERD_SECONDS", "15"))
+SECONDS = float(os.environ.get("CHATTERD_SECONDS", "5"))
 SEED = int(os.environ.get("CHATTERD_SEED", str(random.SystemRandom().randrange(10**6))))
 
 PROCESSES = 3
@@ -399,10 +400,11 @@ class Schedule:
         raise AssertionError("unreachable")
 
 
-def test_after_any_schedule_what_was_shown_is_the_log_and_the_message() -> None:
-    print(f"\nCHATTERD_SEED={SEED} CHATTERD_SECONDS={SECONDS:g}")
+@pytest.mark.parametrize("seconds", [SECONDS, pytest.param(60.0, marks=pytest.mark.extended)])
+def test_after_any_schedule_what_was_shown_is_the_log_and_the_message(seconds: float) -> None:
+    print(f"\nCHATTERD_SEED={SEED} CHATTERD_SECONDS={seconds:g}")
     COUNTED.clear()
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
     with OwnPostgres() as postgres, ScriptedOllama() as ollama:
         settings: dict[str, object] = {
             "database_url": postgres.url,

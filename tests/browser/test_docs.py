@@ -204,7 +204,7 @@ def test_an_operation_can_be_linked_to(page: Page) -> None:
 
 
 @pytest.mark.needs("npm")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.extended)])
 def test_all_of_it_fits_a_narrow_window_and_is_accessible(docs: Page, scheme: str) -> None:
     docs.emulate_media(color_scheme="light" if scheme == "light" else "dark")
     docs.set_viewport_size({"width": 320, "height": 568})

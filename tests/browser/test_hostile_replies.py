@@ -69,6 +69,9 @@ HOSTILE = {
     "prototype": "[__proto__]: https://a.example\n[constructor]: https://b.example\n\n"
     "[constructor] [__proto__] [toString]\n\n"
     "```__proto__\nx\n```\n\n```constructor\nx\n```\n\n```toString\nx\n```",
+}
+
+LARGE = {
     "nested quotes": ">" * 3_000 + " deep",
     "nested lists": "\n".join(["  " * depth + "- item" for depth in range(150)]),
     "nested numbers": "1. " * 3_000 + "deep",
@@ -97,23 +100,46 @@ def check(page: Page, reply: Locator) -> None:
     assert page.evaluate("document.querySelectorAll('#prompt, main, #messages').length") == 3
 
 
-def take(page: Page, ollama: ScriptedOllama, text: str, pieces: int) -> None:
-    """Have the model say it in so many lines, and wait until the page has taken the last."""
+def take(page: Page, ollama: ScriptedOllama, text: str, pieces: int, number: int = 1) -> None:
+    """Have the model say it in so many lines, and wait until the page has taken the last.
+
+    :param number: which of the conversation's replies it is.
+    """
     size = -(-len(text) // pieces)
     lines = [line(text[at : at + size]) for at in range(0, len(text), size)]
     ollama.script(Head(), Lines(*lines, last_line()))
     say(page, "Go on")
-    expect(messages(page)).to_have_count(2)
+    expect(messages(page)).to_have_count(2 * number)
     expect(page.locator(".streaming")).to_have_count(0, timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_nothing_runs_and_the_page_goes_on(page: Page, reply: Locator, ollama: ScriptedOllama, text: str) -> None:
+def test_nothing_runs_and_the_page_goes_on(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+    for number, text in enumerate(HOSTILE.values(), 1):
+        take(page, ollama, text, pieces=25, number=number)
+    for _ in both_ways(page):
+        for number, name in enumerate(HOSTILE, 1):
+            one = messages(page).nth(2 * number - 1).locator(".markdown")
+            expect(one, name).not_to_be_empty()
+            for element in one.locator("a, b, code").all()[:20]:
+                element.dispatch_event("mouseover")
+            check(page, one)
+    say(page, "And now?")
+    expect(messages(page).last).to_have_text("w0 w1 w2 w3 w4")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(text, id=name, marks=[] if name in ("nested lists", "many blocks") else pytest.mark.extended)
+        for name, text in LARGE.items()
+    ],
+)
+def test_a_large_reply_does_not_keep_the_page_from_working(
+    page: Page, reply: Locator, ollama: ScriptedOllama, text: str
+) -> None:
     take(page, ollama, text, pieces=25)
     for _ in both_ways(page):
         expect(reply).not_to_be_empty()
-        for element in reply.locator("a, b, code").all()[:20]:
-            element.dispatch_event("mouseover")
         check(page, reply)
     say(page, "And now?")
     expect(messages(page).last).to_have_text("w0 w1 w2 w3 w4")
@@ -129,7 +155,12 @@ def test_what_is_not_allowed_is_shown_as_the_text_that_it_is(
 
 
 @pytest.mark.parametrize(
-    "unit", ["x", "word ", "**b** [l](http://a.example) `c` "], ids=["letters", "words", "markdown"]
+    "unit",
+    [
+        pytest.param("x", id="letters", marks=pytest.mark.extended),
+        pytest.param("word ", id="words", marks=pytest.mark.extended),
+        pytest.param("**b** [l](http://a.example) `c` ", id="markdown"),
+    ],
 )
 def test_a_line_of_five_megabytes(page: Page, reply: Locator, ollama: ScriptedOllama, unit: str) -> None:
     text = unit * (5_000_000 // len(unit))

@@ -50,6 +50,7 @@ def said(client: Client, path: str) -> str:
     return "".join(event.json["message"]["content"] for event in client.view(path))
 
 
+@pytest.mark.extended
 def test_many_prompts_share_few_sessions(start: Start, database_url: str) -> None:
     urls = [start().url for _ in range(2)]
 
@@ -65,6 +66,7 @@ def test_many_prompts_share_few_sessions(start: Start, database_url: str) -> Non
     assert [row["message"] for row in stored] == [words(10)] * 60
 
 
+@pytest.mark.extended
 def test_a_stop_reaches_the_process_that_generates(start: Start, client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Words(hold={1: Gate()}))
     other = Client(start().url)
@@ -86,6 +88,7 @@ def test_a_viewer_elsewhere_hears_of_each_line(start: Start, client: Client, oll
         assert len(stream.rest()) == 5
 
 
+@pytest.mark.extended
 def test_another_process_goes_on_when_one_is_killed(start: Start, ollama: ScriptedOllama, database_url: str) -> None:
     ollama.script(Words(hold={3: Gate()}))
     first, second = start(), start()
@@ -119,6 +122,7 @@ def test_sessions_that_are_cut_are_replaced(client: Client, ollama: ScriptedOlla
 
 
 @pytest.mark.expects_log("database", "declared dead")
+@pytest.mark.extended
 def test_without_its_pooler_a_reply_goes_on_and_ends_when_it_is_back(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
@@ -147,6 +151,7 @@ def test_without_its_pooler_a_reply_goes_on_and_ends_when_it_is_back(
         bouncer.stop()
 
 
+@pytest.mark.extended
 def test_a_text_that_is_refused_holds_no_session(start: Start, client: Client) -> None:
     for text in ("\x00", "\ud800"):
         for _ in range(2 * SESSIONS):

@@ -175,6 +175,7 @@ def container(
             process.wait()
 
 
+@pytest.mark.extended
 def test_the_images_files_and_the_services_command_make_a_chatterd(
     compose: dict[str, Any], tmp_path: Path, database_url: str, ollama: ScriptedOllama
 ) -> None:

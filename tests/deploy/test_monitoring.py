@@ -72,6 +72,7 @@ def test_promtool_accepts_the_configuration() -> None:
 
 
 @pytest.mark.needs("prometheus")
+@pytest.mark.extended
 def test_each_alert_fires_when_it_should() -> None:
     assert "SUCCESS" in promtool("test", "rules", ROOT / "tests" / "deploy" / "alerts_test.yml")
 
@@ -184,6 +185,7 @@ def prometheus(
 
 
 @pytest.mark.needs("prometheus")
+@pytest.mark.extended
 def test_a_real_prometheus_reads_chatterd_and_answers_the_dashboard(prometheus: tuple[Prometheus, Program]) -> None:
     server, program = prometheus
     client = Client(program.url)

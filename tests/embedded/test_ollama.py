@@ -161,6 +161,7 @@ def test_a_last_assistant_message_is_continued(client: ollama.Client) -> None:
     assert continued.done_reason == "length"
 
 
+@pytest.mark.extended
 def test_a_reply_cut_anywhere_is_continued_to_the_same_text(client: ollama.Client) -> None:
     question = ask("Name the days of the week.")
     greedy = {"temperature": 0, "num_predict": 24, "repeat_penalty": 1.0}
@@ -172,6 +173,7 @@ def test_a_reply_cut_anywhere_is_continued_to_the_same_text(client: ollama.Clien
         assert rest.message.content == "".join(pieces[cut:])
 
 
+@pytest.mark.extended
 def test_a_seed_decides_what_a_warm_model_says(client: ollama.Client) -> None:
     def said(seed: int) -> str | None:
         options = {"temperature": 1.5, "seed": seed, "num_predict": 12}
@@ -278,6 +280,7 @@ def test_two_at_once_both_progress(http: httpx.Client) -> None:
             assert not json.loads(next(second))["done"]
 
 
+@pytest.mark.extended
 def test_more_than_its_slots_wait_and_are_all_answered(client: ollama.Client) -> None:
     with ThreadPoolExecutor(5) as threads:
         asked = [threads.submit(client.chat, MODEL, COUNTING, options=SHORT) for _ in range(5)]

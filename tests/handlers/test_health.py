@@ -2,12 +2,8 @@
 
 from collections.abc import Callable
 
-import pytest
-
 from tests.client import Client
-from tests.database import eventually
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
-from tests.fakes.proxy import CuttingProxy
 from tests.program import Program
 
 READY = {"ready": True, "draining": False, "database": "ok", "ollama": "ok"}
@@ -28,23 +24,6 @@ def test_a_server_without_ollama_is_ready_and_says_so(client: Client, ollama: Sc
     assert (answer.status_code, answer.json()) == (200, READY | {"ollama": "unreachable"})
     ollama.listen_again()
     assert client.http.get("/readyz").json() == READY
-
-
-@pytest.mark.expects_log("database", "presence session was lost", "pool connection floor")
-def test_a_server_without_database_is_alive_and_not_ready_and_recovers(
-    start_chatterd: Callable[..., Program], database_url: str
-) -> None:
-    with CuttingProxy(database_url) as proxy:
-        client = Client(start_chatterd(database_url=proxy.url, acquire_timeout=1).url)
-        with client.http:
-            assert client.http.get("/readyz").json() == READY
-            proxy.cut()
-            answer = client.http.get("/readyz")
-            assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "database": "unreachable"})
-            assert int(answer.headers["Retry-After"]) > 0
-            assert client.http.get("/healthz").status_code == 200
-            proxy.restore()
-            eventually("ready again", lambda: client.http.get("/readyz").json() == READY)
 
 
 def test_a_server_that_drains_is_not_ready_and_begins_nothing_and_ends_what_runs(

@@ -457,6 +457,7 @@ def slowest_health(client: Client, probes: int = 40) -> list[float]:
     return sorted(took)
 
 
+@pytest.mark.extended
 def test_500_slow_heads_and_500_stuck_viewers_neither_hold_the_server_up_nor_fill_its_memory(
     start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
 ) -> None:

@@ -180,15 +180,6 @@ def test_lines_come_whole_however_they_are_cut(client: Client, ollama: ScriptedO
     assert [event.data.encode() for event in client.ask("hi")] == lines
 
 
-def test_a_line_cut_at_every_byte_comes_back_whole(client: Client, ollama: ScriptedOllama) -> None:
-    lines = [line("é\u2028😀"), last_line()]
-    body = ndjson(*lines)
-    for cut in range(1, len(body)):
-        ollama.script(Head(), Body(body[:cut]), Body(body[cut:]))
-        assert [event.data.encode() for event in client.ask("hi")] == lines, cut
-    assert client.messages()[-1] == ("assistant", "é\u2028😀")
-
-
 def test_twenty_lines_in_one_chunk_are_twenty_events(client: Client, ollama: ScriptedOllama) -> None:
     lines = [*(line(f"{number} ") for number in range(19)), last_line()]
     ollama.script(Head(), Body(ndjson(*lines)))
@@ -201,6 +192,7 @@ def test_lines_may_end_in_cr_lf_and_the_last_in_nothing(client: Client, ollama: 
     assert client.messages()[-1] == ("assistant", "abc")
 
 
+@pytest.mark.extended
 def test_a_line_of_8_mb_goes_through(client: Client, ollama: ScriptedOllama) -> None:
     long = line("x" * 8_000_000)
     ollama.script(Head(), Lines(long, last_line("y")))
@@ -209,6 +201,7 @@ def test_a_line_of_8_mb_goes_through(client: Client, ollama: ScriptedOllama) -> 
     assert client.messages()[-1] == ("assistant", "x" * 8_000_000 + "y")
 
 
+@pytest.mark.extended
 def test_a_reply_of_100_000_lines_is_whole_and_in_order(client: Client, ollama: ScriptedOllama) -> None:
     count = 100_000
     lines = [line(f"{number} ") for number in range(count)]

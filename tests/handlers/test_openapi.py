@@ -167,9 +167,10 @@ def check_events(stream: str) -> None:
         validator({"$ref": f"#/components/schemas/{name}"}).validate(json.loads(event["data"]))
 
 
+@pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.extended)])
 @pytest.mark.parametrize("id", sorted(OPERATIONS.keys() - ENDLESS))
 def test_whatever_the_document_allows_is_answered_as_it_says(
-    chatterd: Program, ollama: ScriptedOllama, session: requests.Session, id: str
+    chatterd: Program, ollama: ScriptedOllama, session: requests.Session, id: str, examples: int
 ) -> None:
     """Requests made from the document's schemas, the same each time (schemathesis)."""
     ollama.default = (Brief(),)
@@ -177,7 +178,7 @@ def test_whatever_the_document_allows_is_answered_as_it_says(
 
     @given(case=SCHEMA[path][method.upper()].as_strategy())
     @settings(
-        max_examples=25,
+        max_examples=examples,
         derandomize=True,
         database=None,
         deadline=None,

@@ -1,4 +1,4 @@
-"""A thousand mutated requests, the same each time; `python -m tests.soak requests` sends ten thousand others."""
+"""Mutated requests, the same each time; `python -m tests.soak requests` sends ten thousand others."""
 
 import asyncio
 import json
@@ -24,7 +24,6 @@ from tests.program import ROOT, Program
 from tests.raw import raw
 
 SEED = 6
-COUNT = 1_000
 SCHEMA = schemathesis.openapi.from_dict(json.loads((ROOT / "static" / "openapi.json").read_text()))
 OPERATIONS = [
     (path, method.upper())
@@ -34,12 +33,15 @@ OPERATIONS = [
 ]
 
 
-def test_mutated_requests_do_no_harm(chatterd: Program, ollama: ScriptedOllama, session_database_url: str) -> None:
-    verdict = assault(chatterd, ollama, session_database_url, SEED, range(COUNT))
+@pytest.mark.parametrize("count", [250, pytest.param(1_000, marks=pytest.mark.extended)])
+def test_mutated_requests_do_no_harm(
+    chatterd: Program, ollama: ScriptedOllama, session_database_url: str, count: int
+) -> None:
+    verdict = assault(chatterd, ollama, session_database_url, SEED, range(count))
     assert not verdict.wrong, f"seed {SEED}\n" + "\n".join(verdict.wrong)
-    assert verdict.statuses.total() > COUNT
+    assert verdict.statuses.total() > count
     assert {200, 202, 204, 400, 404, 405, 415, 422} <= verdict.statuses.keys()
-    assert verdict.unanswered.total() < COUNT / 20
+    assert verdict.unanswered.total() < count / 20
 
 
 def test_the_same_seed_makes_the_same_attempts() -> None:
@@ -49,9 +51,10 @@ def test_the_same_seed_makes_the_same_attempts() -> None:
     assert some() == some()
 
 
+@pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.extended)])
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_requests_of_wrong_types_are_refused_in_a_sentence(
-    chatterd: Program, ollama: ScriptedOllama, path: str, method: str
+    chatterd: Program, ollama: ScriptedOllama, path: str, method: str, examples: int
 ) -> None:
     """Requests that are not as the document allows them (schemathesis)."""
     ollama.default = (Brief(),)
@@ -61,7 +64,7 @@ def test_requests_of_wrong_types_are_refused_in_a_sentence(
         @seed(SEED)
         @given(case=SCHEMA[path][method].as_strategy(generation_mode=GenerationMode.NEGATIVE))
         @settings(
-            max_examples=20,
+            max_examples=examples,
             database=None,
             deadline=None,
             phases=[Phase.generate],
