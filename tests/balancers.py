@@ -18,7 +18,7 @@ DEPLOY = Path(__file__).parent.parent / "deploy"
 SHIPPED_PORTS = (8001, 8002, 8003)
 """Where the files in deploy/ look for servers."""
 
-START_TIMEOUT = 10.0
+START_TIMEOUT = 30.0
 """Seconds until a balancer must listen."""
 
 

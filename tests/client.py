@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 import ujson
 
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 """Seconds of silence after which a request has failed."""
 
 

@@ -10,7 +10,7 @@ import asyncpg
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which something that a test polls for has failed to come true."""
 
 

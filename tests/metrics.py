@@ -34,6 +34,6 @@ class Scraped:
 
 def scrape(url: str) -> Scraped:
     """Ask one process."""
-    answer = httpx.get(f"{url}/metrics", trust_env=False, timeout=20)
+    answer = httpx.get(f"{url}/metrics", trust_env=False, timeout=60)
     assert answer.status_code == 200
     return Scraped(answer.text)

@@ -20,7 +20,7 @@ from tests.balancers import DEPLOY, free_ports
 EVERYTHING = os.environ.get("CHATTERD_BEHIND_PGBOUNCER") == "1"
 """Whether all tests run behind one."""
 
-START_TIMEOUT = 10.0
+START_TIMEOUT = 30.0
 """Seconds until it must listen."""
 
 PASSWORD = "secret"

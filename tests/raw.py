@@ -105,7 +105,7 @@ class Raw:
 @contextmanager
 def raw(url: str) -> Iterator[Raw]:
     host = urlsplit(url)
-    with socket.create_connection((str(host.hostname), int(host.port or 0)), timeout=10) as connection:
+    with socket.create_connection((str(host.hostname), int(host.port or 0)), timeout=30) as connection:
         it = Raw(connection)
         try:
             yield it

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import ujson
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which something that a watcher waits to be told never will be."""
 
 

@@ -476,9 +476,9 @@ def test_a_reply_whose_database_does_not_answer_ends_when_patience_does(
         took = time.monotonic() - since
     ollama.arrival(0).wait().closed.wait()
     proxy.restore()
-    eventually("stored", lambda: reply_row(database_url, path)["status"] == "failed", timeout=45)
+    eventually("stored", lambda: reply_row(database_url, path)["status"] == "failed", timeout=90)
     assert client.messages() == [("user", "hi"), ("assistant", "ab")]
-    assert took < 20, f"patience of 1 s took {took:.1f} s"
+    assert took < 40, f"patience of 1 s took {took:.1f} s"
 
 
 def test_a_program_whose_database_does_not_answer_ends_in_time_all_the_same(
@@ -493,7 +493,7 @@ def test_a_program_whose_database_does_not_answer_ends_in_time_all_the_same(
         proxy.swallow()
         since = time.monotonic()
         assert program.terminate() == 0
-        assert time.monotonic() - since < 6
+        assert time.monotonic() - since < 15
     proxy.restore()
 
 

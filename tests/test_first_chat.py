@@ -69,7 +69,7 @@ def test_the_embedded_model_ends_when_chatterd_is_killed(data_dir: Path) -> None
     models = [child for child in children if "embedded.ollama" in child.cmdline()]
     assert len(models) == 1
     program.kill()
-    gone, alive = psutil.wait_procs(models, timeout=10)
+    gone, alive = psutil.wait_procs(models, timeout=30)
     assert gone and not alive
 
 

@@ -32,7 +32,7 @@ ACTIONS = 14
 """Of one schedule, after which all comes to rest and is checked."""
 
 CONVERSATIONS = 4
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds within which all comes to rest: every reply ends, every viewer sees the end."""
 
 EXPECTED = (r"[Dd]atabase", r"pool connection floor", r"was declared dead")
@@ -163,7 +163,7 @@ class Schedule:
         self._events: list[str] = []
         self._conversations = [Conversation(f"{seed}-{n}") for n in range(CONVERSATIONS)]
         self._viewers: list[tuple[Viewer, _Thread]] = []
-        self._http = httpx.Client(timeout=20, trust_env=False)
+        self._http = httpx.Client(timeout=60, trust_env=False)
         ollama.default = (SignedWords(pause=self._choice.choice([0.002, 0.005, 0.01])),)
 
     def run(self) -> None:

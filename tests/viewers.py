@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from tests.database import rows
 
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 """Seconds without a byte, heartbeats included, after which a stream hangs."""
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which a reply that has not been seen to its end never will be."""
 
 RETRY = 0.02

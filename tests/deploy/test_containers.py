@@ -186,7 +186,7 @@ def test_the_images_files_and_the_services_command_make_a_chatterd(
 
     assert not healthy()
     with container(compose, tmp_path, port, database_url, ollama) as process:
-        eventually("healthy", lambda: healthy() or process.poll() is not None, timeout=30)
+        eventually("healthy", lambda: healthy() or process.poll() is not None)
         assert process.poll() is None, (tmp_path / "log").read_text()
         client = Client(f"http://127.0.0.1:{port}")
         with client.http:

@@ -26,7 +26,7 @@ ALERTS_TEST: dict[str, Any] = yaml.safe_load((ROOT / "tests" / "deploy" / "alert
 NAME = re.compile(r"\b(?:chatterd|process|python)_\w+")
 """What may be a metric in an expression."""
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 60.0
 """Seconds until Prometheus must have asked chatterd."""
 
 

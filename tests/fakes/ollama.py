@@ -31,7 +31,7 @@ from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
 
 CREATED_AT = "2026-08-01T12:00:00.123456789Z"

@@ -21,7 +21,7 @@ AT_ONCE = 40
 QUIET = 0.3
 """Seconds without a byte after which the client says that nothing more will come; judged is only what comes then."""
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds for one attempt, after which the server hangs."""
 
 

@@ -71,7 +71,7 @@ def test_requests_of_wrong_types_are_refused_in_a_sentence(
             suppress_health_check=list(HealthCheck),
         )
         def check(case: schemathesis.Case[Any]) -> None:
-            response = case.call(base_url=chatterd.url, session=session, timeout=20)
+            response = case.call(base_url=chatterd.url, session=session, timeout=60)
             headers = {name.lower().encode(): values[0].encode() for name, values in response.headers.items()}
             assert complaint(Answer(response.status_code, headers, response.content, whole=True)) is None
 
