@@ -306,7 +306,7 @@ def test_a_handshake_that_does_not_end_is_given_up(files: Files, monkeypatch: py
         server = tls.TlsServer(
             Application(),
             settings=Settings(),
-            figures=Metrics(),
+            metrics=Metrics(),
             ssl_options=tls.KeyPair(str(files.cert), str(files.key)).context(),
         )
         [listening] = bind_sockets(0, "127.0.0.1")

