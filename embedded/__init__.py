@@ -1,1 +1,1 @@
-"""What a machine without PostgreSQL or Ollama starts instead."""
+"""The embedded PostgreSQL and the embedded model, for a machine without PostgreSQL or Ollama."""

@@ -1,4 +1,4 @@
-"""Installs the packages of the embedded parts that this machine needs: ``python -m embedded.install [settings]``."""
+"""Install the packages of the embedded parts that this machine needs: ``python -m embedded.install [settings]``."""
 
 import asyncio
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Install what server.py, started with the same settings, would start here and what is not there yet."""
+    """Install what is missing of the parts that server.py would embed with the same settings."""
     if any(argument.startswith("--help") for argument in sys.argv[1:]):
         return
     settings = configuration.read(sys.argv[1:])

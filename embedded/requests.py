@@ -1,4 +1,4 @@
-"""What Ollama's clients send: the bodies of their requests, and the options in llama.cpp's words."""
+"""Parse the request bodies of Ollama's API, and translate their options into llama.cpp's."""
 
 from typing import Any, TypeVar
 
@@ -17,11 +17,9 @@ class Message(msgspec.Struct):
 
 
 class Options(msgspec.Struct):
-    """Ollama's options and defaults (api/types.go, DefaultOptions); others are ignored, as Ollama does."""
+    """Ollama's options and defaults (api/types.go, DefaultOptions). Unknown options are ignored, as in Ollama."""
 
-    temperature: float = (
-        0.2  # as the makers of SmolLM2 recommend on its card; Ollama takes such values from a Modelfile
-    )
+    temperature: float = 0.2  # as SmolLM2's model card recommends; Ollama takes such values from a Modelfile
     seed: int = -1
     num_predict: int = -1
     stop: list[str] = []
@@ -36,14 +34,14 @@ class Options(msgspec.Struct):
 
 
 class ModelRequest(msgspec.Struct):
-    """What every request about a model holds; `name` is the older word for `model`."""
+    """The fields of every request about a model; `name` is the deprecated form of `model`."""
 
     model: str = ""
     name: str = ""
 
 
 class CompletionRequest(ModelRequest):
-    """What /api/chat and /api/generate have in common."""
+    """The common fields of /api/chat and /api/generate."""
 
     stream: bool | None = None
     options: dict[str, Any] | None = None
@@ -75,14 +73,17 @@ AnyNamed = TypeVar("AnyNamed", bound=ModelRequest)
 
 
 def sampling_options(request: CompletionRequest) -> dict[str, Any]:
-    """The request's options by llama.cpp's names. Raises `Refused` (400) for one of the wrong type."""
+    """Return the request's options under llama.cpp's names.
+
+    :raises ApiError: 400, an option has the wrong type.
+    """
     given = {name: value for name, value in (request.options or {}).items() if value is not None}
     try:
         options: dict[str, Any] = msgspec.to_builtins(msgspec.convert(given, Options))
     except msgspec.ValidationError as error:
         raise ApiError(400, f"invalid options: {error}") from error
     limit = options.pop("num_predict")
-    # llama.cpp's seed has 32 bits, all ones for "any"; its "no limit" is -1; it allocates what it is told.
+    # llama.cpp: a seed has 32 bits, all ones for a random one; -1 is no limit; repeat_last_n is allocated unchecked.
     options["seed"] &= 0xFFFFFFFF
     options["n_predict"] = limit if limit > 0 else -1
     options["repeat_last_n"] = max(-1, min(options["repeat_last_n"], CONTEXT))
@@ -90,7 +91,10 @@ def sampling_options(request: CompletionRequest) -> dict[str, Any]:
 
 
 def schema(wanted: str | dict[str, Any] | None) -> dict[str, Any]:
-    """What makes llama.cpp keep to `format`: "json", or a JSON schema."""
+    """Return the option that constrains llama.cpp to `format`: "json", or a JSON schema.
+
+    :raises ApiError: 400, another format.
+    """
     match wanted:
         case None | "":
             return {}
@@ -102,7 +106,11 @@ def schema(wanted: str | dict[str, Any] | None) -> dict[str, Any]:
 
 
 def reject_unsupported(request: CompletionRequest, **wanted: object) -> None:
-    """Raise `Refused` (400) for the first thing asked of this model that it cannot do."""
+    """Reject a request for an ability that this model lacks.
+
+    :param wanted: by the name of each ability, what the request asks of it.
+    :raises ApiError: 400, for the first of them.
+    """
     if request.think:
         raise ApiError(400, f'"{request.model}" does not support thinking')
     for ability, asked in wanted.items():

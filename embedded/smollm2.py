@@ -1,4 +1,4 @@
-"""What Ollama's API says of the embedded model, SmolLM2-135M-Instruct: its names, details and size."""
+"""Descriptions of the embedded model, SmolLM2-135M-Instruct, for Ollama's API: names, details and size."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +10,7 @@ Record = dict[str, Any]
 
 MODEL = "smollm2:135m"
 NAMES = {MODEL, "smollm2", "smollm2:latest"}
-"""What it answers to, in any case of letters."""
+"""Names that requests may use, in upper or lower case."""
 FULL_NAME = f"registry.ollama.ai/library/{MODEL}"
 DETAILS = {
     "parent_model": "",
@@ -32,18 +32,18 @@ INFO = {
 
 
 def tags_response(weights: Weights) -> Record:
-    """GET /api/tags: the models there are."""
+    """Return the answer to GET /api/tags: the installed models."""
     return {"models": [{**_identity(weights), "modified_at": _modified(weights)}]}
 
 
 def ps_response(weights: Weights) -> Record:
-    """GET /api/ps: the models in memory, this one for good."""
+    """Return the answer to GET /api/ps: the loaded models. This one is never unloaded."""
     never = (datetime.now(UTC) + timedelta(days=365)).isoformat()
     return {"models": [{**_identity(weights), "expires_at": never, "size_vram": 0, "context_length": CONTEXT}]}
 
 
 def show_response(weights: Weights) -> Record:
-    """POST /api/show: what is known of it."""
+    """Return the answer to POST /api/show: the model's details."""
     return {
         "license": "Apache-2.0",
         "modelfile": f"FROM {weights.path}\n",
@@ -59,5 +59,5 @@ def _identity(weights: Weights) -> Record:
 
 
 def _modified(weights: Weights) -> str:
-    # When the package was installed.
+    # The time of the package's installation.
     return datetime.fromtimestamp(weights.path.stat().st_mtime, UTC).isoformat()
