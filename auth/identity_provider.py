@@ -72,7 +72,7 @@ class IdentityProvider:
         self._authenticator.reload()
 
 
-def authenticate(settings: Settings) -> None:
+def validate_settings(settings: Settings) -> None:
     """Refuse settings that do not go together.
 
     :raises Error: with a sentence that says what to change.

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = ["server", "handlers", "relay", "db"]
 """From the top down; a room may import from its own floor and those below."""
 
-COMMON = {"errors", "log_format", "settings"}
+COMMON = {"errors", "logging_setup", "settings"}
 FOLDERS = ("handlers", "auth", "relay", "db", "embedded")
 SOURCES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 
@@ -39,10 +39,10 @@ def test_imports_run_downwards_only(path: Path) -> None:
         "server": below | COMMON | {"auth", "embedded"},
         "handlers": below | COMMON | {"auth"},
         "auth": {"auth"} | COMMON,
-        "embedded": {"embedded", "log_format", "relay", "settings"},
+        "embedded": {"embedded", "logging_setup", "relay", "settings"},
         "settings": {"settings"},
         "errors": {"errors"},
-        "log_format": {"errors", "log_format"},
+        "logging_setup": {"errors", "logging_setup"},
     }.get(home, below | COMMON)
     assert imported_rooms(path) <= allowed
 

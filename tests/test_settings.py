@@ -43,7 +43,7 @@ def another(field: "dataclasses.Field[Any]") -> tuple[str, Any]:
 
 
 def test_without_arguments_and_environment_everything_has_its_default() -> None:
-    assert settings.read([], {}) == Settings()
+    assert settings.load([], {}) == Settings()
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
@@ -52,7 +52,7 @@ def test_every_setting_is_read_from_the_command_line_and_changes_no_other(
 ) -> None:
     written, value = another(field)
     for name in (field.name, field.name.replace("_", "-")):
-        read = settings.read([f"--{name}={written}"], {})
+        read = settings.load([f"--{name}={written}"], {})
         assert read == dataclasses.replace(Settings(), **{field.name: value})
 
 
@@ -61,7 +61,7 @@ def test_every_setting_has_help_that_names_its_environment_variable(
     field: "dataclasses.Field[Any]", capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        settings.read(["--help"], {})
+        settings.load(["--help"], {})
     assert not left.value.code
     shown = " ".join("".join(capsys.readouterr()).split())
     option = "--" + field.name.replace("_", "-")
@@ -90,22 +90,22 @@ def test_every_setting_has_help_that_names_its_environment_variable(
 def test_the_command_line_wins_over_the_environment_and_that_over_the_default(
     arguments: list[str], environment: dict[str, str], port: int
 ) -> None:
-    assert settings.read(arguments, environment) == dataclasses.replace(Settings(), port=port)
+    assert settings.load(arguments, environment) == dataclasses.replace(Settings(), port=port)
 
 
 def test_a_value_from_the_environment_is_taken_as_it_is() -> None:
     url = "postgresql://me:--p=w:1,2@host:5432/db?options=-c%20a%3Db"
-    assert settings.read([], {"DATABASE_URL": url}).database_url == url
+    assert settings.load([], {"DATABASE_URL": url}).database_url == url
 
 
 def test_an_empty_value_on_the_command_line_wins_over_the_environment() -> None:
-    assert settings.read(["--database-url="], {"DATABASE_URL": "postgresql://host/db"}).database_url == ""
+    assert settings.load(["--database-url="], {"DATABASE_URL": "postgresql://host/db"}).database_url == ""
 
 
 @pytest.mark.parametrize("arguments", [["--prot=1"], ["--x"], ["--port=1", "--no-such"]])
 def test_an_unknown_option_is_refused(arguments: list[str]) -> None:
     with pytest.raises(tornado.options.Error):
-        settings.read(arguments, {})
+        settings.load(arguments, {})
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_an_unknown_option_is_refused(arguments: list[str]) -> None:
 )
 def test_a_value_of_the_wrong_kind_is_refused(arguments: list[str], environment: dict[str, str]) -> None:
     with pytest.raises(tornado.options.Error):
-        settings.read(arguments, environment)
+        settings.load(arguments, environment)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tornado.options import Error
 
-from auth.identity_provider import authenticate
+from auth.identity_provider import validate_settings
 from settings import Settings
 
 JWT = {"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_keys": "k"}
@@ -25,7 +25,7 @@ JWT = {"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_keys": "k"}
     ],
 )
 def test_what_goes_together_is_taken(settings: dict[str, Any]) -> None:
-    authenticate(Settings(**settings))
+    validate_settings(Settings(**settings))
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,4 @@ def test_what_goes_together_is_taken(settings: dict[str, Any]) -> None:
 )
 def test_what_does_not_is_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(Error, match=sentence):
-        authenticate(Settings(**settings))
+        validate_settings(Settings(**settings))

@@ -83,7 +83,7 @@ def test_a_connection_that_breaks_keeps_the_partial(asker: Client, behind_tls: S
     assert asker.messages()[-1] == ("assistant", "a")
 
 
-@pytest.mark.expects_log("No Ollama answers at")
+@pytest.mark.expects_log("Ollama is unreachable at")
 @pytest.mark.parametrize("tls", ["elsewhere.example"], indirect=True)
 def test_a_wrong_certificate_is_told_and_nothing_is_asked(
     asker: Client, behind_tls: ScriptedOllama, database_url: str
