@@ -107,7 +107,7 @@ def test_a_stranger_signs_in_and_chats(page: Page, site: Site) -> None:
     page.wait_for_url("**/sign-in?then=%2F")
     enter(page, "chatterd_wrong")
     expect(page.get_by_role("alert").first).to_have_text(
-        "This token is not known here. Check that it is whole, or ask for a new one."
+        "The token is not valid. Check that it is complete, or get a new one."
     )
     page.get_by_label("Token").fill(f"  {site.tokens.token['alice']} ")
     page.get_by_label("Token").press("Enter")
@@ -135,7 +135,7 @@ def test_a_prompt_that_meets_the_end_of_a_session_is_sent_after_signing_in_again
             route.continue_()
             return
         page.context.clear_cookies()
-        route.fulfill(status=401, json={"error": "Say who you are."})
+        route.fulfill(status=401, json={"error": "Authentication required."})
 
     page.route("**/llmchat", end_session)
     say(page, "a prompt that took long to write")

@@ -400,7 +400,7 @@ def test_one_reply_too_many_is_429_until_another_has_ended(
     key = {"Idempotency-Key": "k"}
     with client.http, other.http:
         path = client.begin("hi", headers=key)
-        assert "1 replies generated at once" in too_many(other.http.post("/llmchat", json=other.body("me too")))
+        assert "1 replies in progress" in too_many(other.http.post("/llmchat", json=other.body("me too")))
         assert other.messages() == []
         too_many(other.http.post("/llmprompt", json={"model": "fake", "prompt": "me too"}))
         too_many(client.http.post("/llmchat", json=client.body("hi"), headers={"Idempotency-Key": "other"}))
