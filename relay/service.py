@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from db import conversations, ownership, replies, reply_lines
+from db import messages, ownership, replies, reply_lines
 from db.replies import NewReply, StoredReply
 from db.reply_lines import LogPage
 from errors import Conflict, NotFound, ServiceUnavailable
@@ -151,7 +151,7 @@ class ReplyService:
         """Stop a conversation's reply, then delete its messages from ``since`` (a seq) on."""
         while True:
             async with self._database.acquire() as connection:
-                running = await conversations.delete_messages(connection, tenant, appid, since)
+                running = await messages.delete_conversation_messages(connection, tenant, appid, since)
             if running is None:
                 return
             cursor = await self.follow(tenant, running, 0)

@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from db import conversations, messages, replies
+from db import messages, replies
 from db.migrate import migrate
 from db.replies import FinishRequest, FinishResult, NewReply
 from tests.client import Client
@@ -302,6 +302,6 @@ def test_beginning_and_finishing_and_forgetting_use_the_index(large_database: st
         ending = FinishRequest(new.id, "", new.owner, "done", None, said, 0, ["line"], [])
         assert await replies.finish(connection, [ending]) == [FinishResult.STORED]
         assert await replies.find(connection, "", new.id)
-        assert await conversations.delete_messages(connection, "", "long", 199_000) is None
+        assert await messages.delete_conversation_messages(connection, "", "long", 199_000) is None
 
     check_index_used(large_database, work)

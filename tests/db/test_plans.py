@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import conversations, messages, ownership, replies, reply_lines
+from db import messages, ownership, replies, reply_lines
 from db.messages import Message
 from db.migrate import migrate
 from db.pool import DIRECT_OPTIONS, SESSION_SETTINGS
@@ -112,7 +112,7 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await messages.read_page(connection, "", "nobody", 51, None)
     await ownership.adopt(connection, ownership.Orphan(nobody, OWNER), 2)
     await ownership.release(connection, 2, [nobody])
-    await conversations.delete_messages(connection, "", "nobody", 0)
+    await messages.delete_conversation_messages(connection, "", "nobody", 0)
     return connection
 
 
@@ -210,8 +210,8 @@ def test_the_other_statements_of_a_request_read_by_key(scene: Scene) -> None:
         assert len(await messages.read_page(connection, "", "app7", 51, None)) == 20
         assert await ownership.adopt(connection, ownership.Orphan(id, OWNER), 2)
         await ownership.release(connection, 2, [id])
-        assert await conversations.delete_messages(connection, "", "running1", 0)
-        assert await conversations.delete_messages(connection, "", "app7", 0) is None
+        assert await messages.delete_conversation_messages(connection, "", "running1", 0)
+        assert await messages.delete_conversation_messages(connection, "", "app7", 0) is None
 
     assert scene.rows_read(work) <= 200
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import conversations, messages, ownership, processes, replies, reply_lines
+from db import messages, ownership, processes, replies, reply_lines
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
@@ -188,9 +188,9 @@ def test_another_tenant_has_other_conversations(url: str) -> None:
         assert await replies.find(connection, "", theirs.id) is None
         assert not await finish(connection, replace(theirs, tenant=""))
         assert await replies.find_streaming(connection, "they", first.appid) == theirs.id
-        assert await conversations.delete_messages(connection, "they", first.appid, 0) == theirs.id
+        assert await messages.delete_conversation_messages(connection, "they", first.appid, 0) == theirs.id
         await finish(connection, theirs)
-        assert await conversations.delete_messages(connection, "they", first.appid, 0) is None
+        assert await messages.delete_conversation_messages(connection, "they", first.appid, 0) is None
         assert await said(connection, first) == [("user", "hi")]
 
     play(url, act)
