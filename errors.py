@@ -1,4 +1,4 @@
-"""The exceptions that clients are told about, each with its HTTP status (RFC 9110, unless noted)."""
+"""The exceptions that are reported to clients, each with its HTTP status (RFC 9110, unless noted)."""
 
 from collections.abc import Mapping
 

@@ -5,7 +5,6 @@ A record is a message and optional fields: ``log.info("reply ended", extra={"fie
 
 import json
 import logging
-import re
 import sys
 import time
 import traceback
@@ -48,9 +47,9 @@ def configure(style: str) -> None:
 def log_loop_error(loop: object, context: Mapping[str, Any]) -> None:
     """Log an exception that the event loop could not pass to any caller (an asyncio exception handler).
 
-    asyncio's own handler would also log the values in ``context``.
+    asyncio's own handler would also log the values in ``context``. The message for a callback contains its arguments.
     """
-    message = re.sub(r"(?s) in callback .*", " in a callback", context["message"])
+    message = "Exception in a callback" if "handle" in context else context["message"]
     logging.getLogger("asyncio").error("%s", message, exc_info=context.get("exception"))
 
 

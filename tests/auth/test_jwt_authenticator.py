@@ -146,9 +146,9 @@ def shared_secret_confusion() -> str:
     ids=range(21),
 )
 def test_an_invalid_token_is_rejected(path: Path, token: str) -> None:
-    with pytest.raises(Unauthorized) as refused:
+    with pytest.raises(Unauthorized) as rejected:
         check(path, token)
-    assert refused.value.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    assert rejected.value.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
 @given(st.text() | st.lists(st.text(), min_size=3, max_size=3).map(".".join))
@@ -359,6 +359,6 @@ def test_a_single_key_needs_no_id(path: Path) -> None:
     ],
 )
 def test_keys_are_loaded_from_a_file_or_over_tls_only(source: str) -> None:
-    with pytest.raises(Error) as refused:
+    with pytest.raises(Error) as rejected:
         run(source, lambda authenticator, _: authenticator.verify(""))
-    assert "password@" not in str(refused.value)
+    assert "password@" not in str(rejected.value)

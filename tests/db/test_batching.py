@@ -74,7 +74,7 @@ def play(url: str, act: Callable[[Scene], Coroutine[Any, Any, None]], through: s
             observer = await asyncpg.connect(url)
             stack.push_async_callback(observer.close)
             await observer.execute("CREATE TABLE stored (n serial, item text CHECK (item <> 'invalid'))")
-            database = Database(through or url, 4, 1.0)
+            database = Database(through or url, 4, 10.0)
             stack.push_async_callback(database.close)
             await database.open()
             await act(Scene(database, observer))
