@@ -51,7 +51,7 @@ ANALYZED = {
 
 
 PLANNED_WHILE_EMPTY = "never, with plans made while the tables were empty"
-"""As on the first start: sessions plan immediately and keep their plans, and autovacuum analyzes only after a minute."""
+"""As on the first start: sessions plan immediately and keep their plans; autovacuum analyzes only after a minute."""
 
 
 class Scene:

@@ -359,7 +359,7 @@ def test_requests_beyond_a_tenants_rate_are_429_and_pages_and_probes_are_not_cou
         client.history()
         assert client.http.get("/models").status_code == 200
         for path in ("/models", f"/llmchat?appID={client.appid}", "/nope"):
-            assert "3 requests in a minute" in too_many(client.http.get(path))
+            assert "3 requests per minute" in too_many(client.http.get(path))
         assert "minute" in too_many(client.http.post("/llmchat", json=client.body("x" * 10_000_000)))
         with raw(url_of(client)) as connection:  # that sends all before it reads
             connection.send(head("/llmprompt", "Content-Length: 10000000") + MEGABYTE * 10)
