@@ -137,7 +137,7 @@ class JWKSClient:
         try:
             self._replace_keys(_read(Path(self._source)))
         except Error as error:
-            log.error("The keys were not reloaded, the previous ones remain in use: %s", str(error))
+            log.error("The keys were not reloaded; the previous ones remain in use: %s", str(error))
 
     def close(self) -> None:
         """Close the HTTP client."""

@@ -16,7 +16,7 @@ MINUTE = 60.0
 MAX_KEYS = 50_000
 """Maximum number of tenants, and of addresses, with a bucket; about 8 MB."""
 
-REPLY_SECONDS = 5
+REPLY_RETRY_AFTER = 5
 """``Retry-After`` if too many replies are in progress, in seconds: it is unknown when one ends."""
 
 
@@ -48,7 +48,7 @@ class RateLimiter:
         wait = full_at - MINUTE - now
         if wait > 1e-6:  # less is a rounding error
             full_at -= MINUTE / per_minute
-        self._full_at[key] = full_at  # now the limit recently used
+        self._full_at[key] = full_at  # now the most recently used
         if len(self._full_at) > self._max_keys:
             for oldest in list(self._full_at)[: max(1, self._max_keys // 8)]:
                 del self._full_at[oldest]
@@ -108,10 +108,10 @@ class RequestLimiter:
         """
         limit = _override(principal.limits.max_replies, self._settings.max_replies_per_tenant)
         if limit and of_tenant >= limit:
-            raise TooManyRequests(_too_many_replies("Your account", limit), REPLY_SECONDS)
+            raise TooManyRequests(_too_many_replies("Your account", limit), REPLY_RETRY_AFTER)
         limit = self._settings.max_replies_per_address
         if limit and of_address >= limit:
-            raise TooManyRequests(_too_many_replies("Your address", limit), REPLY_SECONDS)
+            raise TooManyRequests(_too_many_replies("Your address", limit), REPLY_RETRY_AFTER)
 
     def max_prompt_characters(self, principal: Principal) -> int:
         """Return the maximum number of characters of a prompt; 0 if it is not limited."""

@@ -83,7 +83,7 @@ class TokenFileAuthenticator:
         try:
             self._principals = _read(self._path)
         except Error as error:
-            log.error("The tokens were not reloaded, the previous ones remain valid: %s", str(error))
+            log.error("The tokens were not reloaded; the previous ones remain valid: %s", str(error))
         else:
             log.info("Loaded %d tokens from %s", len(self._principals), self._path)
 

@@ -89,7 +89,7 @@ class Database:
     ) -> None:
         self._url = url
         self._session_url = session_url or url
-        self._pooled = bool(session_url)
+        self._behind_pooler = bool(session_url)
         self.size = size
         self._on_acquired = on_acquired
         self._acquire_timeout = acquire_timeout
@@ -114,7 +114,7 @@ class Database:
             self._session_url, timeout=self._acquire_timeout, server_settings=SESSION_SETTINGS
         )
         try:
-            if self._pooled:
+            if self._behind_pooler:
                 await self._check_same_database(connection)
             await migrate(connection)
         finally:
@@ -127,10 +127,10 @@ class Database:
             timeout=self._acquire_timeout,
             command_timeout=COMMAND_TIMEOUT,
             connection_class=_Connection,
-            **(POOLER_OPTIONS if self._pooled else DIRECT_OPTIONS),
+            **(POOLER_OPTIONS if self._behind_pooler else DIRECT_OPTIONS),
         )
         try:
-            if not self._pooled:
+            if not self._behind_pooler:
                 await _warm_plans(pool, min(MIN_CONNECTIONS, self.size))
         except BaseException:
             pool.terminate()

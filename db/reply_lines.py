@@ -16,7 +16,7 @@ class LogPage:
     :ivar status: ``replies.status``.
     :ivar owner: id of the process that generates the reply; None if the reply was released.
     :ivar owner_alive: whether that process is registered in ``processes``.
-    :ivar pruned: whether the log was deleted or its retention has expired; then there are no lines.
+    :ivar pruned: whether the log was deleted or its retention has expired; ``lines`` is empty then.
     :ivar lines: the lines from the requested number on; empty at the current end of the log.
     """
 

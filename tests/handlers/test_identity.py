@@ -331,7 +331,7 @@ def test_sighup_adds_and_revokes_tokens_and_their_sessions(
         assert httpx.get(f"{program.url}/models", headers={"Authorization": f"Bearer {tokens.token['bob']}"}).is_success
         good = tokens.path.read_text()
         tokens.path.write_text(good + "{")
-        reload("The tokens were not reloaded, .*tokens, line 3")
+        reload("The tokens were not reloaded; .*tokens, line 3")
         assert browser.get("/models").status_code == 200
         tokens.path.write_text(good)
         tokens.remove("alice")
