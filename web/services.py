@@ -7,9 +7,6 @@ from auth.identity_provider import IdentityProvider
 from auth.origins import AllowedOrigins
 from auth.rate_limit import RequestLimiter
 from db.pool import Database
-from handlers.bodies import Bodies
-from handlers.outbox import Outbox
-from handlers.turns import Turns
 from relay.factory import Relay
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
@@ -17,6 +14,8 @@ from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
 from relay.service import ReplyService
 from settings import Settings
+from web.request_body import BodyLimits, ByteBudget
+from web.sse_writer import BatchedWriter, WriteScheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +36,9 @@ class Services:
     origins: AllowedOrigins
     limits: RequestLimiter
     proxies: TrustedProxies
-    bodies: Bodies
-    outbox: Outbox
-    turns: Turns
+    body_limits: BodyLimits
+    writer: BatchedWriter
+    write_scheduler: WriteScheduler
 
 
 def create_services(
@@ -51,7 +50,7 @@ def create_services(
     identity: IdentityProvider | None,
     origins: AllowedOrigins,
 ) -> Services:
-    """Combine the running components with those that only count or limit requests.
+    """Combine the running components with those that limit and write.
 
     :raises tornado.options.Error: ``--trusted-proxies`` is invalid.
     """
@@ -67,7 +66,9 @@ def create_services(
         origins=origins,
         limits=RequestLimiter(settings),
         proxies=TrustedProxies(settings.trusted_proxies),
-        bodies=Bodies(settings.max_total_body_bytes),
-        outbox=Outbox(),
-        turns=Turns(),
+        body_limits=BodyLimits(
+            settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.max_total_body_bytes)
+        ),
+        writer=BatchedWriter(),
+        write_scheduler=WriteScheduler(),
     )
