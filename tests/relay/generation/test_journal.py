@@ -15,7 +15,8 @@ from db.pool import Database
 from db.replies import FinishRequest, FinishResult, NewReply
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import Notifier
-from relay.generation.journal import MAX_BATCH_LINES, Journal
+from relay.generation.batch import MAX_BATCH_LINES
+from relay.generation.journal import Journal
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.metrics import Metrics
 

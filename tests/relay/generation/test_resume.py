@@ -26,7 +26,7 @@ def test_what_the_log_holds_is_what_the_model_said() -> None:
     resume.replay(transcript, lines)
     message = transcript.message(collapse_whitespace=False)
     assert message is not None and (message.content, message.extra) == ("a b", '{"thinking":"hm"}')
-    assert transcript.pieces == 3
+    assert transcript.estimated_tokens == 3
 
 
 @pytest.mark.parametrize(
