@@ -132,7 +132,7 @@ def test_replies_and_their_viewers_are_counted(
     assert counted.of("tokens_total", kind="reply") == 5
     assert counted["begin_statement_seconds_count"] == 4
     assert counted["end_statement_seconds_count"] == 4
-    assert counted["journal_round_seconds_count"] > 0
+    assert counted["journal_batch_seconds_count"] > 0
     assert counted["database_wait_seconds_count"] >= 8
     eventually("the loop is looked at", lambda: scrape(program.url)["event_loop_lag_seconds_count"] > 0)
     assert 1 <= counted["database_connections"] <= counted["database_connections_max"] == 10
@@ -238,7 +238,7 @@ def test_each_figure_is_told(database_url: str, ollama: ScriptedOllama) -> None:
             parts.callback(model.close)
             figures = Metrics()
             relay = await create_relay(parts, database, model, settings, figures)
-            figures.replies_adopted, figures.replies_moved, figures.viewers_dropped = 3, 4, 5
+            figures.replies_adopted, figures.replies_handed_over, figures.viewers_dropped = 3, 4, 5
             figures.line_latency.spread(0.0005, 0.0015, 3)  # of which 1.5 lie in each of two buckets
             figures.loop_lag.observe(7.0)
             async with database.acquire(), database.acquire(), database.acquire():
@@ -246,7 +246,7 @@ def test_each_figure_is_told(database_url: str, ollama: ScriptedOllama) -> None:
                 return Scraped(generate_latest(relay.prometheus.registry).decode())
 
     told = asyncio.run(put_and_scrape())
-    totals = ("replies_adopted_total", "replies_moved_total", "viewers_dropped_total")
+    totals = ("replies_adopted_total", "replies_handed_over_total", "viewers_dropped_total")
     assert [told[name] for name in totals] == [3, 4, 5]
     assert [told.of("line_latency_seconds_bucket", le=bound) for bound in ("0.001", "0.002", "+Inf")] == [2, 3, 3]
     assert told["line_latency_seconds_sum"] == pytest.approx(0.003)

@@ -36,7 +36,7 @@ def test_replies_viewers_and_lines_are_counted_as_they_come(
     with client.http, watch(program.url) as watcher:
         idle = watcher.until(lambda now: now["database"]["state"] == "ok")
         assert (idle["sample"]["replies"], idle["sample"]["viewers"], idle["totals"]["lines"]) == (0, 0, 0)
-        assert idle["minute"]["line_latency_p50"] is None
+        assert idle["last_minute"]["line_latency_p50"] is None
         with client.prompt("hi") as stream, client.follow(f"/llmchat/{_running(client)}") as other:
             busy = watcher.until(lambda now: now["totals"]["lines"] == 7 and now["sample"]["viewers"] == 2)
             assert busy["sample"]["replies"] == 1
@@ -46,8 +46,8 @@ def test_replies_viewers_and_lines_are_counted_as_they_come(
         ended = watcher.until(lambda now: now["sample"]["replies"] == now["sample"]["viewers"] == 0)
     assert ended["totals"]["lines"] == 8
     assert ended["totals"]["begun"] == ended["totals"]["ended"]["done"] == 1
-    assert 0 < ended["minute"]["line_latency_p50"] < 5
-    assert 0 < ended["minute"]["journal_round_p50"] < 5
+    assert 0 < ended["last_minute"]["line_latency_p50"] < 5
+    assert 0 < ended["last_minute"]["journal_batch_p50"] < 5
     assert 0 <= ended["all"]["first_event_p50"] < 10
     assert ended["sample"]["memory"] > 10_000_000
     with watch(program.url) as again:
@@ -79,13 +79,13 @@ def test_it_is_counted_how_replies_end(start_chatterd: Start, ollama: ScriptedOl
         client.ask("hi")
         told = watcher.until(lambda now: now["totals"]["ended"]["done"])
     assert told["totals"]["ended"] == {"done": 1, "stopped": 1, "failed": 2, "truncated": 1, "interrupted": 0}
-    assert _sentences(told) == ["In the last minute, 3 of 5 replies did not end well."]
+    assert _sentences(told) == ["In the last minute, 3 of 5 replies failed."]
 
 
 def _sentences(now: dict[str, object]) -> list[str]:
-    told = now["troubles"]
+    told = now["problems"]
     assert isinstance(told, list)
-    return [trouble["sentence"] for trouble in told if trouble["kind"] != "lag"]
+    return [trouble["message"] for trouble in told if trouble["kind"] != "lag"]
 
 
 def test_an_adopted_reply_counts_here_what_is_shown_here(
@@ -124,7 +124,7 @@ def test_a_reply_that_goes_on_elsewhere_counts_as_moved(
         more.open()
         assert len(stream.rest()) == 4
         told = watcher.until(lambda now: now["totals"]["ended"]["done"])
-    assert (told["totals"]["moved"], told["totals"]["adopted"], told["totals"]["lines"]) == (1, 1, 6)
+    assert (told["totals"]["handed_over"], told["totals"]["adopted"], told["totals"]["lines"]) == (1, 1, 6)
     assert told["process"] != before["process"]
 
 
@@ -140,7 +140,7 @@ def test_a_database_that_is_away_is_told_and_then_that_it_is_back(
             getattr(proxy, how)()
             told = watcher.until(lambda now: now["database"]["state"] == "unreachable")
             [sentence] = _sentences(told)
-            assert sentence.startswith("The database has been out of reach for ")
+            assert sentence.startswith("The database has been unreachable for ")
             assert told["processes"] is None
             proxy.restore()
             back = watcher.until(lambda now: now["database"]["state"] == "ok")
@@ -171,7 +171,7 @@ def test_lines_that_waited_for_the_database_count_once_and_with_their_wait(
             back = watcher.until(lambda now: now["totals"]["lines"] == 8)
             end.open()
             assert len(stream.rest()) == 9
-    assert back["minute"]["line_latency_p50"] < 1 < back["minute"]["line_latency_p99"]
+    assert back["last_minute"]["line_latency_p50"] < 1 < back["last_minute"]["line_latency_p99"]
 
 
 def test_an_ollama_that_is_away_is_told(start_chatterd: Start, ollama: ScriptedOllama, database_url: str) -> None:
@@ -181,7 +181,7 @@ def test_an_ollama_that_is_away_is_told(start_chatterd: Start, ollama: ScriptedO
         ollama.stop_listening()
         ollama.cut_connections()
         told = watcher.until(lambda now: now["ollama"]["state"] == "unreachable")
-        assert _sentences(told)[0].startswith("Ollama has not answered at its address for ")
+        assert _sentences(told)[0].startswith("Ollama has been unreachable for ")
         ollama.listen_again()
         assert not _sentences(watcher.until(lambda now: now["ollama"]["state"] == "ok"))
 
@@ -235,8 +235,8 @@ def test_watchers_are_sent_away_when_the_server_drains(
         assert stream.next() is not None
         watcher.until(lambda now: now["sample"]["replies"] == 1)
         program.process.terminate()
-        told = watcher.until(lambda now: now["troubles"])
-        assert _sentences(told) == ["This process is being stopped: it takes no new prompts."]
+        told = watcher.until(lambda now: now["problems"])
+        assert _sentences(told) == ["This process is shutting down and accepts no new prompts."]
         gate.open()
         stream.rest()
         try:
