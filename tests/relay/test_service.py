@@ -68,7 +68,7 @@ async def read(cursor: Cursor) -> int:
     """Follow a reply to its end; how many lines it had."""
     while await cursor.next(10) is not None:
         pass
-    return cursor.at
+    return cursor.next_line
 
 
 def test_a_prompt_that_waits_for_another_process_holds_up_no_other_conversation(
