@@ -86,11 +86,11 @@ class ViewerHandler(BaseHandler):
 
     async def _follow(self, cursor: Cursor) -> None:
         while True:
-            lines = await cursor.next(self.services.settings.heartbeat_interval, self._show_now)
+            read = await cursor.next(self.services.settings.heartbeat_interval, self._show_now)
             self._outbox.send()
-            if lines is None:
+            if read is None:
                 return
-            number = cursor.at - len(lines)
+            number, lines = read
             if not lines:
                 await self._send(sse.HEARTBEAT)
             while lines:
