@@ -46,10 +46,10 @@ class LlmchatHandler(ConversationHandler, ViewerHandler):
 
     async def _begin(self, asked: Prompt) -> Cursor:
         replies = self.services.replies
-        at_once = replies.at_once
+        concurrency = replies.concurrency
         try:
             self.services.limits.check_concurrent_replies(
-                self.asker, at_once.tenants[asked.tenant], at_once.addresses[asked.address]
+                self.asker, concurrency.tenants[asked.tenant], concurrency.addresses[asked.address]
             )
         except TooManyRequests:
             if known := await replies.find_by_idempotency_key(asked):

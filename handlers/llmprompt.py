@@ -43,13 +43,13 @@ class LlmpromptHandler(BaseHandler):
 
     async def post(self) -> None:
         """Ask Ollama and pass on status, content type and bytes as they arrive."""
-        body, at_once = self.json_body(), self.services.replies.at_once
+        body, concurrency = self.json_body(), self.services.replies.concurrency
         self._check_characters(body)
         address = self.services.limits.concurrency_key(str(self.request.remote_ip))
         self.services.limits.check_concurrent_replies(
-            self.asker, at_once.tenants[self.tenant], at_once.addresses[address]
+            self.asker, concurrency.tenants[self.tenant], concurrency.addresses[address]
         )
-        with at_once.counted(self.tenant, address):
+        with concurrency.counted(self.tenant, address):
             await self._relay(body)
 
     def _check_characters(self, body: bytes) -> None:
