@@ -94,7 +94,7 @@ def test_imports_within_relay_run_downwards_only(path: Path) -> None:
     assert [name for name in imported_relay_modules(path) if relay_floor(name) < home] == []
 
 
-def test_imports_within_relay_have_no_circle() -> None:
+def test_imports_within_relay_have_no_cycle() -> None:
     imports = {module_name(path): imported_relay_modules(path) for path in RELAY_SOURCES}
     assert len(list(graphlib.TopologicalSorter(imports).static_order())) == len(RELAY_MODULES)
 
