@@ -48,6 +48,7 @@ class Relay:
     """The components that handlers use."""
 
     replies: ReplyService
+    health: HealthMonitor
     status: StatusSampler
     prometheus: PrometheusCollector
 
@@ -87,7 +88,7 @@ async def create_relay(
     sampler = StatusSampler(metrics, health, registry, document)
     stack.push_async_callback(sampler.end)
     sampler.start()
-    return Relay(service, sampler, PrometheusCollector(metrics, database, settings, health, registry, service))
+    return Relay(service, health, sampler, PrometheusCollector(metrics, database, settings, health, registry, service))
 
 
 def _begin_while_registered(lease: ProcessLease) -> Statement[NewReply, BeginResult]:
