@@ -200,9 +200,9 @@ class Database:
             await _release(pool, connection)
 
     async def ping(self) -> None:
-        """Execute a statement that does nothing.
+        """Check that the database executes statements.
 
-        :raises ServiceUnavailable: the database is unavailable.
+        :raises ServiceUnavailable: it cannot be reached, or all connections were busy for the acquire timeout.
         """
         async with self.acquire() as connection:
             await connection.execute("SELECT 1")

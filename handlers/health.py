@@ -5,11 +5,7 @@ import asyncio
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
-from errors import ServiceUnavailable, UpstreamUnreachable
 from web.base import BaseHandler
-
-DATABASE_TIMEOUT = 3.0
-"""Seconds for the database to respond; balancers do not wait longer either."""
 
 OLLAMA_TIMEOUT = 0.5
 """Seconds for Ollama to respond: its state is only reported, and must not delay the response."""
@@ -37,30 +33,14 @@ class ReadinessHandler(BaseHandler):
     async def get(self) -> None:
         """Respond with 503 while draining or without database. Ollama's absence is reported, but no other process
         would be better off."""
-        database, ollama = await asyncio.gather(self._database_state(), self._ollama_state())
+        health = self.services.health
+        database, ollama = await asyncio.gather(health.ping_database(), health.ping_ollama(OLLAMA_TIMEOUT))
         ready = database == "ok" and self.services.replies.ready
         if not ready:
             self.set_header("Retry-After", "2")
         draining = self.services.replies.draining
         document = {"ready": ready, "draining": draining, "database": database, "ollama": ollama}
         self.write_json(document, 200 if ready else 503)
-
-    async def _database_state(self) -> str:
-        try:
-            async with asyncio.timeout(DATABASE_TIMEOUT):
-                await self.services.database.ping()
-        except (ServiceUnavailable, TimeoutError):
-            return "unreachable"
-        return "ok"
-
-    async def _ollama_state(self) -> str:
-        try:
-            async with asyncio.timeout(OLLAMA_TIMEOUT):
-                return await self.services.ollama.state()
-        except UpstreamUnreachable:
-            return "unreachable"
-        except TimeoutError:
-            return "silent"
 
 
 ROUTES = [

@@ -46,10 +46,10 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
 
     async def _begin(self, prompt: Prompt) -> Cursor:
         replies = self.services.replies
-        running = replies.at_once
+        concurrency = replies.concurrency
         try:
             self.services.limits.check_concurrent_replies(
-                self.principal, running.tenants[prompt.tenant], running.addresses[prompt.address]
+                self.principal, concurrency.tenants[prompt.tenant], concurrency.addresses[prompt.address]
             )
         except TooManyRequests:
             if existing := await replies.find_by_idempotency_key(prompt):

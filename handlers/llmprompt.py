@@ -47,13 +47,13 @@ class GenerateHandler(BaseHandler):
 
     async def post(self) -> None:
         """Send the body to Ollama, and pass on status, content type and bytes as they arrive."""
-        body, running = self.json_body(), self.services.replies.at_once
+        body, concurrency = self.json_body(), self.services.replies.concurrency
         self._check_characters(body)
         address = self.services.limits.concurrency_key(str(self.request.remote_ip))
         self.services.limits.check_concurrent_replies(
-            self.principal, running.tenants[self.tenant], running.addresses[address]
+            self.principal, concurrency.tenants[self.tenant], concurrency.addresses[address]
         )
-        with running.counted(self.tenant, address):
+        with concurrency.counted(self.tenant, address):
             await self._relay(body)
 
     def _check_characters(self, body: bytes) -> None:

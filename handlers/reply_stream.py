@@ -82,11 +82,11 @@ class ReplyStreamHandler(BaseHandler):
 
     async def _write_lines(self, cursor: Cursor) -> None:
         while True:
-            lines = await cursor.next(self.services.settings.heartbeat_interval, self._try_write)
+            found = await cursor.next(self.services.settings.heartbeat_interval, self._try_write)
             self._writer.send_queued()
-            if lines is None:
+            if found is None:
                 return
-            number = cursor.at - len(lines)
+            number, lines = found
             if not lines:
                 await self._write(sse.HEARTBEAT)
             while lines:

@@ -10,6 +10,7 @@ from db.pool import Database
 from relay.factory import Relay
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
+from relay.reporting.health import HealthMonitor
 from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
 from relay.service import ReplyService
@@ -29,6 +30,7 @@ class Services:
     database: Database
     ollama: OllamaClient
     replies: ReplyService
+    health: HealthMonitor
     status: StatusSampler
     prometheus: PrometheusCollector
     metrics: Metrics
@@ -59,6 +61,7 @@ def create_services(
         database=database,
         ollama=ollama,
         replies=relay.replies,
+        health=relay.health,
         status=relay.status,
         prometheus=relay.prometheus,
         metrics=metrics,

@@ -122,7 +122,7 @@ def test_any_number_of_watchers_cost_one_look_and_none_cost_none(
     http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
     monkeypatch.setattr(sampler, "INTERVAL", 0.01)
-    monkeypatch.setattr(sampler, "LOOK_INTERVAL", 1_000.0)
+    monkeypatch.setattr(sampler, "CHECK_INTERVAL", 1_000.0)
     looks: list[None] = []
     list_processes = processes.list_processes
 

@@ -31,7 +31,7 @@ from relay.generation.reply_buffer import ReplyBuffer
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
 from relay.stream import sse
-from relay.stream.cursor import Cursor
+from relay.stream.cursor import Cursor, CursorContext
 from settings import Settings
 from web.services import Services, create_services
 
@@ -68,9 +68,8 @@ class Stage:
 
     def cursor(self) -> Cursor:
         services = self.services
-        return Cursor(
-            services.replies, services.database, self._doorbell, "", self.reply.id, 0, services.settings, self.reply
-        )
+        context = CursorContext(services.replies, services.database, self._doorbell, services.settings)
+        return Cursor(context, "", self.reply.id, 0, self.reply)
 
     def commit(self, *lines: bytes) -> None:
         """Commit lines in one round."""
@@ -100,9 +99,9 @@ class Stage:
             sock=connection, limit=BUFFER, ssl=self.client_ssl, server_hostname=server_name
         )
         writer.write(f"GET /shown HTTP/{version}\r\nHost: localhost\r\n{headers}\r\n".encode())
-        watching = len(self.reply._watchers)
+        watching = len(self.reply._subscribers)
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        await until(lambda: len(self.reply._watchers) > watching)
+        await until(lambda: len(self.reply._subscribers) > watching)
         self.views.append(View(reader, writer, head))
         return self.views[-1]
 
@@ -348,7 +347,7 @@ def test_a_connection_that_breaks_disturbs_no_other_viewer(url: str) -> None:
             await view.reset()
             stage.commit(b"sent before the loop has seen the break")
             stage.commit(b"and again")
-        await until(lambda: len(stage.reply._watchers) == 3)
+        await until(lambda: len(stage.reply._subscribers) == 3)
         in_one_turn_with_the_heartbeat(lambda: stage.end(b"last"))
         assert [await view.whole() for view in views[1::2]] == [stage.whole] * 3
 
