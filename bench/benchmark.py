@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.errors import BenchError
 from bench.measuring import cores, load_generator, machine
 from bench.measuring.postgres import Postgres
 from bench.paths import BUILD, ROOT
@@ -61,6 +62,8 @@ def compare_revisions(options: argparse.Namespace) -> None:
     with checked_out(options.revisions) as revisions, Postgres() as postgres:
         peers = [one for one in CONTENDERS if one.key in (options.peers or ())]
         contenders = [_set_up(one, report) for one in (*revisions, *peers)]
+        if unavailable := next((one.unavailable for one in contenders if one.unavailable), None):
+            raise BenchError(unavailable)
         results = Results(machine.describe(postgres.url), options.quick)
         _name(results, contenders)
         plan = for_revisions(_plan(options))

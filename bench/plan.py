@@ -38,7 +38,7 @@ class Plan:
     one_in: int = 100
     history: tuple[int, ...] = (10, 100, 1_000, 10_000)
     history_prompts: int = 50
-    replies: tuple[int, ...] = (500, 2_000)
+    replies: tuple[int, ...] = (400, 2_000)
     replies_rate: float = 2
     replies_begin_rate: float = 400.0
     replies_seconds: float = 3.0
@@ -71,5 +71,5 @@ QUICK = Plan(
 def for_revisions(plan: Plan) -> Plan:
     """Return a plan for comparing revisions: for two, 5 full runs take about 10 minutes."""
     return dataclasses.replace(
-        plan, latency=plan.latency[:1], replies=tuple(number * 2 // 5 for number in plan.replies), rows=0
+        plan, latency=plan.latency[:1], replies=tuple(min(number, 1_000) for number in plan.replies), rows=0
     )

@@ -31,7 +31,7 @@ def _ratio_title(results: Results, key: str, base: str, others: Sequence[str]) -
 
 
 def _notes(results: Results, section: str) -> str:
-    notes = [f"{name}:{text}" for name, row in results.sections[section].items() if (text := remarks(row))]
+    notes = [f"{name}: {text}" for name, row in results.sections[section].items() if (text := remarks(row))]
     notes += [f"{name} was not measured: {reason}" for name, reason in results.failures[section].items()]
     return "".join(f"\n{note}\n" for note in notes)
 

@@ -3,7 +3,7 @@
 from bench.reporting.comparison import comparison, grid
 from bench.reporting.figures import FIGURES, TABLE, TITLES
 from bench.reporting.machines import Machines
-from bench.reporting.ratios import ratio_table
+from bench.reporting.ratios import machine_ratios, ratio_table
 from bench.reporting.remarks import interference, remarks
 from bench.reporting.results import Results
 from bench.reporting.samples import ratio, ratio_spread, samples, spread
@@ -19,7 +19,9 @@ lowest and the highest run; a ratio is computed run by run, which cancels the ma
 
 def results_md(machines: Machines) -> str:
     """Write results.md."""
-    parts = ["# Benchmark results\n", METHOD, _ratios(machines)]
+    parts = ["# Benchmark results\n", METHOD]
+    if machine_ratios(machines):
+        parts.append(_ratios(machines))
     for results in sorted(machines.results.values(), key=lambda results: results.written, reverse=True):
         parts += [f"## {results.cpu}\n", f"{machine_line(results)}\n"]
         if warning := interference(results):
@@ -57,7 +59,9 @@ def _contenders(results: Results) -> str:
             ratios = ratio(TABLE[0].samples(results, key), base)
             cells = ["1" if key == REFERENCE.key else ratio_spread(ratios)]
             cells += [spread(figure.samples(results, key)) for figure in TABLE]
-            lines.append((label, _yes(results.durable[key]), *cells, _complete(results, key) + remarks(row)))
+            remark = remarks(row)
+            complete = _complete(results, key) + (remark and f" ({remark})")
+            lines.append((label, _yes(results.durable[key]), *cells, complete))
         elif reason := results.failures["table"].get(key):
             lines.append((label, f"not measured: {reason}", *[""] * (len(head) - 2)))
     return f"### {TITLES['table']}\n\n{grid(head, lines)}"

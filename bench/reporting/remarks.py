@@ -19,7 +19,7 @@ STOLEN_CORES = 0.05
 
 
 def remarks(row: Row) -> str:
-    """Return remarks in brackets; "" if there are none."""
+    """Return remarks, separated by semicolons; "" if there are none."""
     if not any("kept_up" in values for values in row):
         return ""
     found = []
@@ -36,7 +36,7 @@ def remarks(row: Row) -> str:
         found.append(f"other processes used {others:.1f} cores")
     if (stolen := _steal(row)) > STOLEN_CORES:
         found.append(f"the hypervisor took {stolen:.2f} cores")
-    return f" ({'; '.join(found)})" if found else ""
+    return "; ".join(found)
 
 
 def _steal(row: Row) -> float:

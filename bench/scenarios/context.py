@@ -81,4 +81,5 @@ class Context:
         """Record the values of a run."""
         self.results.add(section, row, run, values)
         brief = ", ".join(text.format(values[name]) for name, text in BRIEF.items() if name in values)
-        self.report(f"{section}, {row}, run {run}: {brief}{remarks([values])}")
+        remark = remarks(self.results.row(section, row)[-1:])
+        self.report(f"{section}, {row}, run {run}: {brief}{remark and f' ({remark})'}")

@@ -31,10 +31,11 @@ def checked_out(revisions: Sequence[str]) -> Iterator[list[Contender]]:
             commit = UNCOMMITTED if revision == UNCOMMITTED else _commit(revision)
             if commit not in folders:
                 folders[commit] = ROOT if commit == UNCOMMITTED else worktrees.enter_context(_worktree(commit))
-            name = f"chatterd@{revision}"
+            known_by_hash = commit.startswith(revision)
+            name = f"chatterd@{revision[:10] if known_by_hash else revision}"
             if repeats := list(revisions[:number]).count(revision):
                 name += f"#{repeats + 1}"
-            label = name if commit == UNCOMMITTED or commit.startswith(revision) else f"{name} ({commit[:7]})"
+            label = name if commit == UNCOMMITTED or known_by_hash else f"{name} ({commit[:7]})"
             contenders.append(chatterd(name, label, folders[commit]))
         yield contenders
 
