@@ -8,8 +8,8 @@ from bench.reporting.results import Results
 METHOD = """\
 Runs are interleaved: run 1 of every revision, then run 2 in reverse order, and so on. Figures are medians, in brackets
 the lowest and the highest run. A ratio compares a revision with {base}, run by run, which cancels the machine's drift;
-a `*` marks ratios of which all runs, three or more, lie on the same side of 1. All revisions run on the packages of
-this tree's .venv.
+a `*` marks ratios of which all runs, five or more, lie on the same side of 1; with five runs, chance alone does that
+to one figure in 16. All revisions run on the packages of this tree's .venv.
 """
 
 

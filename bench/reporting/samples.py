@@ -9,6 +9,10 @@ Samples = dict[int, float]
 """A figure's values, by the number of the run."""
 
 
+MARKED_RUNS = 5
+"""Runs from which on a ratio is marked: by chance all of 5 lie on the same side of 1 for one figure in 16."""
+
+
 def samples(row: Row, name: str, scale: float = 1.0) -> Samples:
     """Return a value of a row's runs."""
     return {int(values["run"]): values[name] * scale for values in row if name in values}
@@ -47,13 +51,13 @@ def spread(values: Samples) -> str:
 def ratio_spread(values: Samples, mark: bool = False) -> str:
     """Write the median and the range of ratios.
 
-    :param mark: add ``*`` where at least three runs all lie on the same side of 1.
+    :param mark: add ``*`` where at least ``MARKED_RUNS`` runs all lie on the same side of 1.
     """
     if not values:
         return "–"
     middle, low, high = statistics.median(values.values()), min(values.values()), max(values.values())
     text = f"{middle:.2f} ×" if f"{low:.2f}" == f"{high:.2f}" else f"{middle:.2f} × ({low:.2f} – {high:.2f})"
-    return text + " *" if mark and len(values) >= 3 and (low > 1 or high < 1) else text
+    return text + " *" if mark and len(values) >= MARKED_RUNS and (low > 1 or high < 1) else text
 
 
 def number(value: float) -> str:

@@ -1,5 +1,6 @@
 """Revisions of chatterd as contenders: each checked out beside the others with ``git worktree``."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -52,8 +53,12 @@ def _worktree(commit: str) -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
+    """Remove a worktree, or the folder of one that git no longer knows."""
     if folder.exists():
-        _git("worktree", "remove", "--force", str(folder))
+        try:
+            _git("worktree", "remove", "--force", str(folder))
+        except BenchError:
+            shutil.rmtree(folder)
 
 
 def _commit(revision: str) -> str:
