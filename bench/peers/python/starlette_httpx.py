@@ -1,4 +1,4 @@
-"""The tutorial's server in Python as a course has it: Starlette, httpx, sse-starlette and psycopg."""
+"""The tutorial's server in Python as a course would write it: Starlette, httpx, sse-starlette and psycopg."""
 # mypy: disable-error-code="import-not-found, misc"
 
 import json
@@ -24,7 +24,7 @@ CHAT_URL = f"http://{os.environ['OLLAMA_HOST']}/api/chat"
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Hold the pools open while the server runs."""
+    """Keep the pools open while the server runs."""
     async with (
         AsyncConnectionPool(
             os.environ["DATABASE_URL"],
@@ -46,15 +46,15 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def llmchat(request: Request) -> Response:
-    """Record the prompt, and stream the reply as events."""
+    """Store the prompt, and stream the reply as events."""
     try:
         prompt = await request.json()
         appid, model, stream = prompt["appID"], prompt["model"], prompt["stream"]
-        said = [(message["role"], message["content"], appid) for message in prompt["messages"]]
+        rows = [(message["role"], message["content"], appid) for message in prompt["messages"]]
     except (ValueError, LookupError, TypeError) as error:
         return JSONResponse({"error": f"Unprocessable: {error!r}"}, 422)
     async with app.state.database.connection() as connection:
-        for message in said:
+        for message in rows:
             try:
                 await connection.execute(INSERT, message)
             except psycopg.Error as error:
@@ -65,20 +65,20 @@ async def llmchat(request: Request) -> Response:
 
 
 async def events(appid: str, request: dict[str, Any]) -> AsyncIterator[dict[str, str]]:
-    """Ollama's lines as events, and the reply stored before the last of them goes out."""
+    """Yield Ollama's lines as events; store the reply before the last of them."""
     reply = ""
     try:
         async with app.state.http.stream("POST", CHAT_URL, json=request) as response:
             async for line in response.aiter_lines():
                 try:
-                    said = json.loads(line)
+                    parsed = json.loads(line)
                 except ValueError:
-                    said = {}
-                if not said.get("model"):
+                    parsed = {}
+                if not parsed.get("model"):
                     yield {"event": "error", "data": line.replace('\\"', "'")}
                     continue
-                reply += said["message"]["content"]
-                failure = await store(appid, reply) if said["done"] else None
+                reply += parsed["message"]["content"]
+                failure = await store(appid, reply) if parsed["done"] else None
                 yield {"data": line}
                 if failure:
                     yield failure
@@ -87,7 +87,7 @@ async def events(appid: str, request: dict[str, Any]) -> AsyncIterator[dict[str,
 
 
 async def store(appid: str, reply: str) -> dict[str, str] | None:
-    """Record the reply; the event that says why not, if it cannot be."""
+    """Store the reply; return an error event if that fails, else nothing."""
     try:
         async with app.state.database.connection() as connection:
             await connection.execute(INSERT, ("assistant", re.sub(r"\s+", " ", reply), appid))
@@ -97,7 +97,7 @@ async def store(appid: str, reply: str) -> dict[str, str] | None:
 
 
 def error_event(error: Exception) -> dict[str, str]:
-    """Say in an event what went wrong."""
+    """Return an error event."""
     return {"event": "error", "data": json.dumps({"error": str(error)})}
 
 

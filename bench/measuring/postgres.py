@@ -1,4 +1,4 @@
-"""The PostgreSQL of a benchmark, shared by all servers under test: its databases, and conversations to fill them."""
+"""The PostgreSQL that all servers under test share: a database for each, and messages to fill it with."""
 
 import os
 import shutil
@@ -15,22 +15,14 @@ from urllib.parse import urlsplit, urlunsplit
 from embedded.postgres import EmbeddedPostgres
 from tests.database import execute
 
-PEERS_TABLE = """
-    CREATE TABLE chatts (
-        username varchar NOT NULL, message varchar NOT NULL, id uuid, appid varchar(155), time timestamptz DEFAULT now()
-    );
-    CREATE INDEX chatts_conversation ON chatts (appid, time);
-"""
-"""The table of the tutorial's servers, with the index without which they would read all of it."""
-
 TEXT = "repeat('four words of text. ', 10)"
 
 
 class Postgres:
-    """A PostgreSQL in a temporary folder; both are gone at the end of a ``with`` block.
+    """A PostgreSQL in a temporary folder; both are removed at the end of the ``with`` block.
 
-    :ivar url: of its maintenance database.
-    :ivar pid: of its first process.
+    :ivar url: URL of its maintenance database.
+    :ivar pid: id of the postmaster.
     """
 
     def __enter__(self) -> Self:
@@ -41,19 +33,19 @@ class Postgres:
             self.url = self._server.start()
             self.pid = self._find_pid()
         except BaseException:
-            self._end()
+            self._stop()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end()
+        self._stop()
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         try:
             self._server.stop()
-            with suppress(OSError, ValueError):  # Ctrl-C during the start: it runs, and nobody's name is on its list
+            with suppress(OSError, ValueError):  # Ctrl-C during the start: it runs, but has no registered user
                 os.kill(self._find_pid(), signal.SIGQUIT)
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -63,7 +55,7 @@ class Postgres:
 
     @contextmanager
     def database(self, statements: str = "") -> Iterator[str]:
-        """Make a database for the block, run ``statements`` in it, and give its URL."""
+        """Create a database for the block, run ``statements`` in it, and return its URL."""
         name = f"bench_{next(self._numbers)}"
         execute(self.url, f"CREATE DATABASE {name}")
         try:
@@ -76,8 +68,8 @@ class Postgres:
 
 
 def fill_with_others(url: str, messages: int, one_in: int, appid: str) -> None:
-    """Record messages in chatterd's table, one in ``one_in`` of them in conversation ``appid``, the others in
-    thousands of others."""
+    """Insert messages into chatterd's table: one in ``one_in`` into conversation ``appid``, the rest into thousands
+    of other conversations."""
     execute(
         url,
         f"""
@@ -90,7 +82,7 @@ def fill_with_others(url: str, messages: int, one_in: int, appid: str) -> None:
 
 
 def fill_conversations(url: str, appid: str, conversations: int, messages: int) -> None:
-    """Record as many messages in each of the conversations ``appid-0``, ``appid-1``, ..., in turns."""
+    """Insert ``messages`` messages into each of the conversations ``appid-0``, ``appid-1``, ..., interleaved."""
     execute(
         url,
         f"""

@@ -1,4 +1,4 @@
-"""The load generator (bench/load, in C): built, started with some traffic to make, listened to."""
+"""The load generator (bench/load, in C): compiled, started, its events read."""
 
 import json
 import subprocess
@@ -9,26 +9,26 @@ from math import ceil
 from types import TracebackType
 from typing import IO, Any, Self, cast
 
-from bench.failure import Failed
-from bench.machine import ROOT
+from bench.errors import BenchError
+from bench.paths import BUILD, ROOT
 
 SOURCES = ROOT / "bench/load"
-PROGRAM = ROOT / "bench/build/load"
+PROGRAM = BUILD / "load"
 
 GRACE = 60.0
-"""Seconds that traffic may take beyond its plan."""
+"""Seconds by which a load may exceed its planned time before it is killed."""
 
 Event = dict[str, Any]
 
 
 def build() -> None:
-    """Compile it, unless that was done.
+    """Compile the load generator, unless it is up to date.
 
-    :raises Failed: there is no C compiler, or it refuses.
+    :raises BenchError: there is no C compiler, or it fails.
     """
     files = sorted(SOURCES.glob("*.[ch]"))
     if not files:
-        raise Failed(f"There is nothing to compile in {SOURCES}.")
+        raise BenchError(f"No sources in {SOURCES}.")
     if PROGRAM.exists() and PROGRAM.stat().st_mtime >= max(file.stat().st_mtime for file in files):
         return
     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
@@ -36,23 +36,23 @@ def build() -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own sources
     except FileNotFoundError as error:
-        raise Failed("The load generator needs gcc. On Debian: apt-get install gcc libc6-dev") from error
+        raise BenchError("The load generator needs gcc. On Debian: apt-get install gcc libc6-dev") from error
     except subprocess.CalledProcessError as error:
-        raise Failed(f"The load generator does not compile:\n{error.stderr}") from error
+        raise BenchError(f"The load generator does not compile:\n{error.stderr}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the load generator is to do.
+    """What the load generator does.
 
     :param streams: prompts in all.
     :param rate: lines a second of each reply.
     :param lines: of each reply.
-    :param at_once: prompts at a time; 0 for all.
+    :param at_once: the most prompts at a time; 0 for all.
     :param ramp: seconds over which the first ones are spread.
-    :param one_conversation: all go to conversation ``appid``, not to ``appid-0``, ``appid-1``, ...
-    :param hold: replies fall silent after their lines, for as long as the load runs.
-    :param direct: ask the stub itself, with no server between.
+    :param one_conversation: send all prompts to conversation ``appid`` instead of ``appid-0``, ``appid-1``, ...
+    :param hold: leave replies open after their last line, until the load is stopped.
+    :param direct: send prompts to the stub itself, with no server between.
     """
 
     streams: int
@@ -67,12 +67,12 @@ class Traffic:
 
     @property
     def seconds(self) -> float:
-        """How long it takes with a server that takes no time itself."""
+        """The planned time: that of a server without latency."""
         rounds = self.streams / self.at_once if self.at_once else 1
         return self.ramp + rounds * self.lines / self.rate
 
     def arguments(self) -> list[str]:
-        """As the load generator's command line, without ports."""
+        """Return the load generator's options, without ports."""
         flags = ["--one-conversation"] * self.one_conversation + ["--hold"] * self.hold
         path = "/api/chat" if self.direct else "/llmchat"
         return [
@@ -88,13 +88,13 @@ class Traffic:
 
 
 def steady(streams: int, rate: float, seconds: float, begin_rate: float) -> Traffic:
-    """Traffic in which all streams run side by side for ``seconds`` at least; ``begin_rate`` of them begin a second."""
+    """Return traffic whose streams start at ``begin_rate`` a second, and then all run for ``seconds``."""
     ramp = streams / begin_rate
     return Traffic(streams, rate, ceil(rate * (ramp + seconds)) + 1, ramp=ramp, appid="steady")
 
 
 class Load:
-    """A running load generator, which is the Ollama on ``ollama_port`` too; ended with the ``with`` block."""
+    """A running load generator, which is the stub Ollama on ``ollama_port`` too; killed at the end of the block."""
 
     def __init__(self, traffic: Traffic, ollama_port: int, target_port: int) -> None:
         self._traffic = traffic
@@ -102,7 +102,7 @@ class Load:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """The id of its process."""
         return self._process.pid
 
     def __enter__(self) -> Self:
@@ -113,9 +113,9 @@ class Load:
             text=True,
             start_new_session=True,
         )
-        self._input = cast("IO[str]", self._process.stdin)  # its end would end the load
+        self._input = cast("IO[str]", self._process.stdin)  # end of file stops a load with ``hold``
         self._output = cast("IO[str]", self._process.stdout)
-        # Whoever waits for an event of a load that hangs then reads the end of its output.
+        # Killing a load that hangs unblocks the reader of its events: it reads end of file.
         self._alarm = threading.Timer(self._traffic.seconds + GRACE, self._process.kill)
         self._alarm.start()
         return self
@@ -130,23 +130,23 @@ class Load:
         self._output.close()
 
     def events(self) -> Iterator[Event]:
-        """What it reports, as it does, up to and with ``over``.
+        """Yield its events as they arrive, up to and including ``over``.
 
-        :raises Failed: it ended before.
+        :raises BenchError: it exited before.
         """
         for line in self._output:
             event: Event = json.loads(line)
             yield event
             if event["event"] == "over":
                 return
-        raise Failed(f"the load generator ended early, with status {self._process.wait()}")
+        raise BenchError(f"the load generator exited early, with status {self._process.wait()}")
 
     def wait_for(self, name: str) -> Event:
-        """Wait until it reports ``name``.
+        """Wait for the event ``name``.
 
-        :raises Failed: it ended before.
+        :raises BenchError: it exited before.
         """
         for event in self.events():
             if event["event"] == name:
                 return event
-        raise Failed(f"the load was over without {name}")
+        raise BenchError(f"the load ended without the event {name}")

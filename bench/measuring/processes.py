@@ -1,4 +1,4 @@
-"""What processes use: the CPU time and the memory of one and of all it has started, as the kernel counts them."""
+"""CPU time and memory of a process with all its descendants, and of the machine, as the kernel counts them."""
 
 import os
 import time
@@ -11,11 +11,11 @@ TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """In bytes.
+    """Memory in bytes.
 
-    :ivar rss: resident.
-    :ivar uss: of it, what no other process shares.
-    :ivar peak: the most that was ever resident.
+    :ivar rss: resident set size.
+    :ivar uss: unique set size, the part of it that no other process shares.
+    :ivar peak: the highest resident set size so far.
     """
 
     rss: int
@@ -24,22 +24,22 @@ class Memory:
 
 
 def tree(root: int) -> list[int]:
-    """A process and all that it has started and that live."""
+    """Return the ids of a process and its living descendants."""
     found = [root]
     for pid in found:
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # it has exited
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 found += map(int, (thread / "children").read_text().split())
     return found
 
 
 def cpu_seconds(root: int) -> float:
-    """CPU time of a process, all its threads, and all that it has ever started."""
+    """Return the CPU time of a process, its threads and its descendants, those that have exited included."""
     return sum(_own_seconds(pid) + _reaped_seconds(pid) for pid in tree(root))
 
 
 def _own_seconds(pid: int) -> float:
-    """To the nanosecond, by the process's own clock (clock_getcpuclockid(3), as glibc and the kernel encode it)."""
+    """Read the process's CPU clock, in nanoseconds' resolution (the clock id is that of clock_getcpuclockid(3))."""
     try:
         return time.clock_gettime(~pid << 3 | 2)
     except OSError:
@@ -47,7 +47,7 @@ def _own_seconds(pid: int) -> float:
 
 
 def _reaped_seconds(pid: int) -> float:
-    """Of its children that have ended."""
+    """Return the CPU time of its children that have exited."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -55,15 +55,27 @@ def _reaped_seconds(pid: int) -> float:
     return (int(fields[13]) + int(fields[14])) * TICK
 
 
-def busy_seconds() -> float:
-    """How long all cores together have worked since the machine's start, for its own processes or for its host."""
+@dataclass(frozen=True, slots=True)
+class CoreTime:
+    """Seconds since boot, summed over all cores.
+
+    :ivar busy: spent by this machine's own processes and interrupts.
+    :ivar stolen: spent waiting for the hypervisor (steal time).
+    """
+
+    busy: float
+    stolen: float
+
+
+def core_time() -> CoreTime:
+    """Read the machine's CPU time from /proc/stat."""
     fields = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
-    return (user + nice + system + irq + softirq + steal) * TICK
+    return CoreTime((user + nice + system + irq + softirq) * TICK, steal * TICK)
 
 
 def memory(root: int) -> Memory:
-    """Memory of a process and all that it has started. What they share counts once for each, but in ``uss``."""
+    """Return the memory of a process and its descendants. Pages that these share count several times in ``rss``."""
     rss = uss = peak = 0
     for pid in tree(root):
         with suppress(OSError):

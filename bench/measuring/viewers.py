@@ -1,4 +1,4 @@
-"""Idle viewers: connections of the benchmark's own that have seen the lines of a silent reply and wait for more."""
+"""Idle viewers: connections that have received the lines of a silent reply and wait for more."""
 
 import json
 import socket
@@ -6,20 +6,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from bench import processes
-from bench.failure import Failed
-from bench.measure import Site
-from bench.results import Values
-from bench.servers import get
-from bench.traffic import Traffic
+from bench.errors import BenchError
+from bench.measuring import processes
+from bench.measuring.load_generator import Traffic
+from bench.measuring.site import Site
+from bench.measuring.values import Values
+from bench.servers.server import get
 
 LINES = 10
 SETTLE = 1.0
-"""Seconds between the last viewer's first event and the look at the server's memory."""
+"""Seconds between the last viewer's first event and the reading of the server's memory."""
 
 
 def idle(site: Site, counts: Sequence[int]) -> Iterator[tuple[int, Values]]:
-    """The server's memory with more and more idle viewers of one reply.
+    """Yield the server's memory with more and more idle viewers of one reply.
 
     :param counts: numbers of viewers, ascending.
     """
@@ -44,17 +44,17 @@ def _reply_path(site: Site) -> str:
 
 
 def _view(port: int, path: str) -> socket.socket:
-    """Ask for a reply and read its lines."""
+    """Request a reply and read its lines."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=5)
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-    seen = b""
-    while seen.count(b"\ndata:") < LINES:
+    received = b""
+    while received.count(b"\ndata:") < LINES:
         try:
             read = connection.recv(65_536)
         except TimeoutError:
             read = b""
         if not read:
             connection.close()
-            raise Failed(f"a viewer saw only {seen[-100:]!r}")
-        seen += read
+            raise BenchError(f"a viewer received only {received[-100:]!r}")
+        received += read
     return connection

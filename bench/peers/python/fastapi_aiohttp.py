@@ -20,14 +20,14 @@ CHAT_URL = f"http://{os.environ['OLLAMA_HOST']}/api/chat"
 
 
 class Message(BaseModel):
-    """What one of them said."""
+    """A message of the conversation."""
 
     role: str
     content: str
 
 
 class Prompt(BaseModel):
-    """The body of a request."""
+    """The body of a prompt."""
 
     appID: str
     model: str
@@ -37,9 +37,9 @@ class Prompt(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    """Hold the pools open while the server runs."""
+    """Keep the pools open while the server runs."""
     async with (
-        asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=10, max_size=10, reset=unchanged) as database,
+        asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=10, max_size=10, reset=keep_state) as database,
         aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None),
@@ -49,8 +49,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         yield {}
 
 
-async def unchanged(connection: Any) -> None:
-    """Give a connection back without a round trip: nothing here changes the session's state."""
+async def keep_state(connection: Any) -> None:
+    """Return a connection to the pool without a round trip: no request changes the session's state."""
 
 
 app = FastAPI(lifespan=lifespan)
@@ -58,7 +58,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/llmchat")
 async def llmchat(prompt: Prompt) -> StreamingResponse:
-    """Record the prompt, and stream the reply as events."""
+    """Store the prompt, and stream the reply as events."""
     async with app.state.database.acquire() as connection:
         for message in prompt.messages:
             try:
@@ -77,17 +77,17 @@ async def llmchat(prompt: Prompt) -> StreamingResponse:
 
 
 async def events(appid: str, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Ollama's lines as events, and the reply stored before the last of them goes out."""
+    """Yield Ollama's lines as events; store the reply before the last of them."""
     reply: list[str] = []
     try:
         async with response:
             async for line in response.content:
                 line = line.rstrip(b"\n")
-                if not (said := read(line)).get("model"):
+                if not (parsed := parse(line)).get("model"):
                     yield b"event: error\ndata: " + line.replace(b'\\"', b"'") + b"\n\n"
                     continue
-                reply.append(said["message"]["content"])
-                failure = await store(appid, "".join(reply)) if said["done"] else b""
+                reply.append(parsed["message"]["content"])
+                failure = await store(appid, "".join(reply)) if parsed["done"] else b""
                 yield b"data: " + line + b"\n\n"
                 if failure:
                     yield failure
@@ -95,17 +95,17 @@ async def events(appid: str, response: aiohttp.ClientResponse) -> AsyncIterator[
         yield error_event(error)
 
 
-def read(line: bytes) -> dict[str, Any]:
-    """What a line says; nothing if it is not JSON."""
+def parse(line: bytes) -> dict[str, Any]:
+    """Parse a line; return an empty dictionary if it is not JSON."""
     try:
-        said: dict[str, Any] = orjson.loads(line)
+        parsed: dict[str, Any] = orjson.loads(line)
     except orjson.JSONDecodeError:
         return {}
-    return said
+    return parsed
 
 
 async def store(appid: str, reply: str) -> bytes:
-    """Record the reply; the event that says why not, if it cannot be."""
+    """Store the reply; return an error event if that fails, else nothing."""
     try:
         async with app.state.database.acquire() as connection:
             await connection.execute(INSERT, "assistant", re.sub(r"\s+", " ", reply), appid)
@@ -115,6 +115,6 @@ async def store(appid: str, reply: str) -> bytes:
 
 
 def error_event(error: Exception) -> bytes:
-    """Say in an event what went wrong."""
+    """Return an error event."""
     data: bytes = orjson.dumps({"error": str(error)})
     return b"event: error\ndata: " + data + b"\n\n"
