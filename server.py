@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from ssl import SSLContext
 
 import tornado.options
 import uvloop
@@ -22,13 +21,14 @@ from auth.origins import parse_origins
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
-from handlers import application
-from handlers.services import Services, create_services
-from handlers.tls import KeyPair, TlsServer
+from handlers import create_application
 from relay.factory import create_relay
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
 from settings import Settings, ollama_url
+from web.http_server import ChatterdServer
+from web.services import create_services
+from web.tls import KeyPair
 
 log = logging.getLogger("chatterd")
 
@@ -60,8 +60,9 @@ async def serve(settings: Settings) -> None:
     stopping = _handle_stop_signals()
     reloads = _handle_reload_signal(stopping)
     _check_address(settings)
-    pair = KeyPair(settings.certfile, settings.keyfile)
-    tls = pair.context() if settings.certfile or settings.keyfile else None
+    key_pair = KeyPair(settings.certfile, settings.keyfile) if settings.certfile or settings.keyfile else None
+    if key_pair:
+        key_pair.load()  # fail before anything is started
     async with AsyncExitStack() as stack:
         identity = await identity_provider.open_identity_provider(stack, settings)
         origins = parse_origins(settings.cors_origins)
@@ -79,9 +80,8 @@ async def serve(settings: Settings) -> None:
         stack.callback(ollama.close)
         relay = await create_relay(stack, database, ollama, settings, metrics)
         services = create_services(settings, database, ollama, relay, metrics, identity, origins)
-        server = _listen(services, tls)
-        if tls:
-            reloads.append(lambda: server.exchange(pair))
+        server = ChatterdServer(create_application(services), settings=settings, key_pair=key_pair)
+        reloads.append(server.reload_certificate)
         if identity:
             reloads.append(identity.reload)
         # Bind only now: a balancer retries a refused connection on another server, but not one that was accepted here.
@@ -89,7 +89,7 @@ async def serve(settings: Settings) -> None:
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         _tune_garbage_collection()
-        scheme = "https" if tls else "http"
+        scheme = "https" if key_pair else "http"
         log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C stops it.", scheme, host, port)
         await stopping.wait()
         await relay.replies.drain(settings.drain_timeout)
@@ -116,10 +116,6 @@ def _check_address(settings: Settings) -> None:
     """Raise OSError if the address is in use, before any component is started."""
     for unused in bind_sockets(settings.port, settings.address):
         unused.close()
-
-
-def _listen(services: Services, tls: SSLContext | None) -> TlsServer:
-    return TlsServer(application(services), settings=services.settings, metrics=services.metrics, ssl_options=tls)
 
 
 def _handle_stop_signals() -> asyncio.Event:

@@ -85,9 +85,10 @@ class Settings:
     connect_timeout: float = _setting(5.0, "seconds after which connecting to Ollama fails")
     reply_timeout: float = _setting(1_800.0, "seconds after which a reply ends")
     ollama_read_timeout: float = _setting(600.0, "seconds without data from Ollama after which a reply ends")
-    header_timeout: float = _setting(10.0, "seconds within which a request line and its headers must arrive")
-    body_timeout: float = _setting(10.0, "seconds without data of a request body after which the connection is closed")
-    keep_alive_timeout: float = _setting(120.0, "seconds without a request after which a connection is closed")
+    idle_connection_timeout: float = _setting(
+        120.0, "seconds without a complete request line and headers after which a connection is closed"
+    )
+    body_timeout: float = _setting(10.0, "seconds without data of a request body after which the request is rejected")
 
     heartbeat_interval: float = _setting(15.0, "seconds without an event after which a stream sends a comment")
     client_write_timeout: float = _setting(

@@ -112,7 +112,7 @@ export async function signIn(token) {
 
 /** Who is asking, as the server sees it; without a name where nobody signs in. @returns {Promise<import("./signed_in.js").Person>} */
 export async function fetchAsker() {
-  return readJSON(await request("/sign-in/asker"));
+  return readJSON(await request("/sign-in/me"));
 }
 
 export async function signOut() {

@@ -92,13 +92,13 @@ def test_a_prompt_logs_its_request_and_its_reply(
     with json_client.prompt("hi", headers={"X-Request-ID": "the-prompt"}) as stream:
         stream.rest()
         reply = stream.response.headers["Content-Location"].removeprefix("/llmchat/")
-    answered = entry(json_program, message="answered", request="the-prompt")
+    answered = entry(json_program, message="request", request="the-prompt")
     assert datetime.now(UTC) - datetime.fromisoformat(answered.pop("time")) < timedelta(minutes=1)
     assert 0 < answered.pop("duration_ms") < 60_000
     assert answered == {
         "level": "info",
         "logger": "chatterd.http",
-        "message": "answered",
+        "message": "request",
         "request": "the-prompt",
         "method": "POST",
         "path": "/llmchat",
@@ -166,14 +166,14 @@ def test_an_aborted_response_is_logged_once(json_client: Client, json_program: P
     path = json_client.begin("hi")
     with json_client.follow(path) as stream:
         assert stream.next()
-    left = entry(json_program, path=path, end="client left")
+    left = entry(json_program, path=path, abort_reason="client left")
     assert left["status"] == 200 and left["reply"] == path.removeprefix("/llmchat/")
     with connected(json_program) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: stuck\r\n\r\n".encode())
         gate.open()
-        entry(json_program, request="stuck", end="client too slow")
+        entry(json_program, request="stuck", abort_reason="client too slow")
     assert json_program.terminate() == 0
-    ids = [entry["request"] for entry in entries(json_program.log) if entry["message"] == "answered"]
+    ids = [entry["request"] for entry in entries(json_program.log) if entry["message"] == "request"]
     assert len(ids) == len(set(ids)) == 3
 
 
@@ -188,8 +188,8 @@ def test_viewers_of_a_draining_process_are_not_logged_as_clients_that_left(
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert connection.recv(12) == b"HTTP/1.1 200"
         assert json_program.terminate() == 0
-    ends = [entry["end"] for entry in entries(json_program.log) if "end" in entry]
-    assert set(ends) == {"sent elsewhere"}
+    ends = [entry["abort_reason"] for entry in entries(json_program.log) if "abort_reason" in entry]
+    assert set(ends) == {"handed over"}
 
 
 def test_lines_in_text_end_with_the_fields(chatterd: Program, client: Client, ollama: ScriptedOllama) -> None:
@@ -200,7 +200,7 @@ def test_lines_in_text_end_with_the_fields(chatterd: Program, client: Client, ol
         r"first_line_ms=[\d.]+ duration_ms=[\d.]+$"
     )
     chatterd.wait_log(
-        rf"^{place} answered request=in-text method=POST path=/llmchat status=200 duration_ms=[\d.]+ "
+        rf"^{place} request request=in-text method=POST path=/llmchat status=200 duration_ms=[\d.]+ "
         r"address=127.0.0.1 reply=[0-9a-f-]+$"
     )
 
@@ -214,7 +214,7 @@ def test_an_unknown_format_is_rejected() -> None:
 # No conversations, no secrets.
 
 
-@pytest.mark.expects_log("A request failed inside chatterd", "is refused; ending it", "database")
+@pytest.mark.expects_log("A request failed", "is refused; ending it", "database")
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_the_log_contains_no_conversations_and_no_secrets(
     start_chatterd: Callable[..., Program],

@@ -19,14 +19,14 @@ from cryptography.hazmat.primitives import serialization
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from handlers import tls
-from relay.metrics import Metrics
 from settings import Settings
 from tests.client import Client
 from tests.database import eventually
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line, ndjson
 from tests.program import ROOT, Program
 from tests.viewers import framed
+from web import http_server
+from web.tls import KeyPair
 
 LONG = 20.0
 
@@ -170,7 +170,7 @@ def test_a_viewer_that_reads_slowly_sees_all_and_one_that_does_not_read_is_dropp
         got = bytearray()
         while piece := slow.recv(4_000):
             got += piece
-        secure.wait_log('end="client too slow"', LONG)
+        secure.wait_log('abort_reason="client too slow"', LONG)
         expected = framed([event.data for event in asker.view(path)])
         events = [event for event in got.partition(b"\r\n\r\n")[2].split(b"\n\n") if not event.startswith(b":")]
         assert b"\n\n".join(events) == expected
@@ -300,17 +300,14 @@ def test_who_does_not_speak_tls_hurts_nobody(asker: Client, secure: Program) -> 
 
 
 def test_a_handshake_that_does_not_end_is_given_up(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls, "HANDSHAKE_TIMEOUT", 0.2)
+    monkeypatch.setattr(http_server, "HANDSHAKE_TIMEOUT", 0.2)
 
     async def run() -> None:
-        server = tls.TlsServer(
-            Application(),
-            settings=Settings(),
-            figures=Metrics(),
-            ssl_options=tls.KeyPair(str(files.cert), str(files.key)).context(),
+        server = http_server.ChatterdServer(
+            Application(), settings=Settings(), key_pair=KeyPair(str(files.cert), str(files.key))
         )
         [listening] = bind_sockets(0, "127.0.0.1")
-        server.add_socket(listening)
+        server.add_sockets([listening])
         port = listening.getsockname()[1]
         try:
             async with asyncio.timeout(LONG):

@@ -17,6 +17,9 @@ TEXT_LIMIT = 4_096
 
 BACKSLASH = ord("\\")
 
+ERROR_PREFIX = b'{"error":"'
+"""How every line made by :func:`error_line` begins, and no line of a model: Ollama's lines begin with ``model``."""
+
 
 class ChatLine(msgspec.Struct, gc=False):
     """One line, read. ``error`` is Ollama's text if the line is an error."""
@@ -119,6 +122,11 @@ def error_line(text: str) -> bytes:
     if len(text) > TEXT_LIMIT:
         text = text[:TEXT_LIMIT] + " ..."
     return msgspec.json.encode({"error": storable(text).replace('"', "'")})
+
+
+def is_error_line(line: bytes) -> bool:
+    """Return whether a line of a reply is an error event's data, as :func:`error_line` makes it."""
+    return line.startswith(ERROR_PREFIX)
 
 
 def unreadable_line(line: bytes) -> bytes:

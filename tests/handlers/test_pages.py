@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from handlers.pages import takes_gzip
-from handlers.static_files import StaticFiles
 from tests.client import Client
 from tests.program import ROOT, Program
+from web.static_files import StaticFiles
 
 STATIC = ROOT / "static"
 NAMES = StaticFiles(STATIC).names()

@@ -158,7 +158,7 @@ ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
         same_for_all,
     ),
     "the models": ("listModels", lambda c, a: c.http.get("/models"), same_for_all),
-    "who it is": ("getAsker", lambda c, a: c.http.get("/sign-in/asker"), same_for_all),
+    "who it is": ("getAsker", lambda c, a: c.http.get("/sign-in/me"), same_for_all),
 }
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from errors import UnreadableLine
 from relay.ollama import chat_line
 from relay.ollama.chat_line import ChatLine
-from relay.stream import sse
 from tests.fakes.ollama import last_line, line
 
 values: st.SearchStrategy[Any] = st.recursive(
@@ -127,7 +126,7 @@ def test_what_can_be_stored_is_stored_as_it_is(text: str) -> None:
 @given(st.text(st.characters(), max_size=200))
 def test_an_error_line_is_one_line_of_json_that_is_shown_as_an_error_without_double_quotes(text: str) -> None:
     made = chat_line.error_line(text)
-    assert made.startswith(sse.ERROR_PREFIX) and b"\n" not in made and b"\r" not in made
+    assert chat_line.is_error_line(made) and b"\n" not in made and b"\r" not in made
     assert json.loads(made) == {"error": chat_line.storable(text).replace('"', "'")}
 
 
