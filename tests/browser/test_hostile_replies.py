@@ -178,7 +178,7 @@ def test_a_hostile_reply_is_copied_as_it_was_written(page: Page, ollama: Scripte
     text = "<b onclick=alert(1)>\r\n**x** \u202e"
     written = page.evaluate(
         """async (text) => {
-            const { MessageView } = await import("/static/message_view.js");
+            const { MessageView } = await import("/static/chat/messages/message_view.js");
             return new MessageView("assistant", text).content.text;
         }""",
         text,

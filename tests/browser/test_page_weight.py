@@ -42,7 +42,7 @@ def test_scripts_and_styles_weigh_little(newcomer: Page, answers: list[Response]
         newcomer.wait_for_event("response")
 
     files = [one for one in answers if one.url.endswith((".js", ".css"))]
-    assert {"chat.js", "chat.css", "message.css", "vendor/marked.js"} <= names(files)
+    assert {"chat/chat.js", "chat/chat.css", "chat/markdown/markdown.css", "vendor/marked.js"} <= names(files)
     assert len(files) == len(names(files))
     assert all(one.status == 200 and one.headers["content-encoding"] == "gzip" for one in files)
     weight = sum(int(one.headers["content-length"]) for one in files)

@@ -21,7 +21,7 @@ STAGE = """async () => {
         stage.parsed.push(String(html).length);
         return parse.call(this, html, type);
     };
-    const { GrowingMarkdown } = await import("/static/growing_markdown.js");
+    const { GrowingMarkdown } = await import("/static/chat/markdown/streaming_markdown.js");
     stage.root = document.createElement("div");
     document.querySelector("main").append(stage.root);
     stage.text = new GrowingMarkdown(stage.root);

@@ -29,7 +29,7 @@ def raw(client: Client, path: str, encoding: str = "gzip", **headers: str) -> tu
 
 
 def test_every_file_comes_whole_in_either_encoding(client: Client) -> None:
-    assert {"index.html", "chat.js", "vendor/marked.js"} <= {*NAMES}
+    assert {"index.html", "chat/chat.js", "vendor/marked.js"} <= {*NAMES}
     for name in NAMES:
         plain, body = raw(client, f"/static/{name}", "identity")
         assert plain.status_code == 200 and "Content-Encoding" not in plain.headers
@@ -47,8 +47,8 @@ def test_every_file_comes_whole_in_either_encoding(client: Client) -> None:
     ("path", "content_type"),
     [
         ("/", "text/html; charset=utf-8"),
-        ("/static/chat.js", "text/javascript; charset=utf-8"),
-        ("/static/chat.css", "text/css; charset=utf-8"),
+        ("/static/chat/chat.js", "text/javascript; charset=utf-8"),
+        ("/static/chat/chat.css", "text/css; charset=utf-8"),
         ("/static/favicon.svg", "image/svg+xml; charset=utf-8"),
         ("/static/vendor/vendor.json", "application/json; charset=utf-8"),
         ("/static/vendor/marked.LICENSE", "text/plain; charset=utf-8"),
@@ -65,16 +65,16 @@ def test_a_file_names_its_type_and_what_a_page_may_do(client: Client, path: str,
 
 @pytest.mark.parametrize("encoding", ["gzip, deflate, br", "identity"])
 def test_a_file_is_sent_once_and_then_revalidated(client: Client, encoding: str) -> None:
-    first, body = raw(client, "/static/chat.js", encoding)
+    first, body = raw(client, "/static/chat/chat.js", encoding)
     assert body and first.headers["Cache-Control"] == "no-cache"
-    again, nothing = raw(client, "/static/chat.js", encoding, **{"If-None-Match": first.headers["ETag"]})
+    again, nothing = raw(client, "/static/chat/chat.js", encoding, **{"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, nothing) == (304, b"")
     assert again.headers["ETag"] == first.headers["ETag"]
-    changed, whole = raw(client, "/static/chat.js", encoding, **{"If-None-Match": '"another"'})
+    changed, whole = raw(client, "/static/chat/chat.js", encoding, **{"If-None-Match": '"another"'})
     assert (changed.status_code, whole) == (200, body)
 
 
-@pytest.mark.parametrize("path", ["/", "/static/chat.css"])
+@pytest.mark.parametrize("path", ["/", "/static/chat/chat.css"])
 def test_head_answers_the_headers_of_get(client: Client, path: str) -> None:
     with client.http.stream("HEAD", path) as head, client.http.stream("GET", path) as get:
         assert b"".join(head.iter_raw()) == b""
@@ -95,7 +95,7 @@ def test_a_page_is_only_read(client: Client) -> None:
     [
         "/static/../server.py",
         "/static/../README.md",
-        "/static/../static/chat.js",
+        "/static/../static/chat/chat.js",
         "/static/%2e%2e/server.py",
         "/static/..%2fserver.py",
         "/static/..%2f..%2f..%2fetc%2fpasswd",
@@ -103,13 +103,13 @@ def test_a_page_is_only_read(client: Client) -> None:
         "/static//etc/passwd",
         "/static/%2fetc%2fpasswd",
         "/static/..%5cserver.py",
-        "/static/chat.js%00.html",
+        "/static/chat/chat.js%00.html",
         "/static/.%2e/tests/package.json",
         "/static/" + "a" * 5000 + ".js",
         "/static/vendor",
         "/static/vendor/",
         "/static/no.js",
-        "/static/chat.js/",
+        "/static/chat/chat.js/",
         "/../tests/package.json",
     ],
 )
@@ -179,7 +179,7 @@ def test_each_vendored_file_is_named_with_its_version_and_licence() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_page_has_the_colours_of_the_look(page: Path) -> None:
-    light, dark = re.findall(r"--paper: (#\w+);", (STATIC / "look.css").read_text())
+    light, dark = re.findall(r"--paper: (#\w+);", (STATIC / "shared" / "theme.css").read_text())
     for line in (
         '<html lang="en">',
         '<meta charset="utf-8">',
@@ -187,7 +187,7 @@ def test_every_page_has_the_colours_of_the_look(page: Path) -> None:
         f'<meta name="theme-color" content="{light}" media="(prefers-color-scheme: light)">',
         f'<meta name="theme-color" content="{dark}" media="(prefers-color-scheme: dark)">',
         '<link rel="icon" href="/static/favicon.svg" type="image/svg+xml">',
-        '<link rel="stylesheet" href="/static/look.css">',
+        '<link rel="stylesheet" href="/static/shared/theme.css">',
     ):
         assert line in page.read_text()
 
