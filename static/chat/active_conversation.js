@@ -1,74 +1,74 @@
-// The conversation on the page: goes from one to another with all that belongs to it, and keeps the address true.
+// The conversation shown on the page: switches between conversations and keeps the URL in sync.
 
 import { Conversation } from "./conversation.js";
-import { ChatSettings } from "./settings/conversation_settings.js";
-import { keepDraft, recallDraft } from "./sidebar/conversation_store.js";
-import { appIDInAddress, correctAddress, goTo } from "./sidebar/conversation_url.js";
+import { ConversationSettings } from "./settings/conversation_settings.js";
+import { loadDraft, saveDraft } from "./sidebar/conversation_store.js";
+import { appIDFromUrl, pushUrl, replaceUrl } from "./sidebar/conversation_url.js";
 import { makeNotice } from "../shared/dom.js";
 import { randomUUID } from "../shared/polyfills.js";
-import { everyTab } from "../shared/storage.js";
+import { localStore } from "../shared/storage.js";
 
-const FORMER_APP_ID = "appID"; // the only conversation, before there was a list
+const LEGACY_APP_ID_KEY = "appID"; // the only conversation of versions without a conversation list
 
 /**
  * @typedef {object} PageParts
- * @property {import("./sidebar/conversation_store.js").ConversationList} list
+ * @property {import("./sidebar/conversation_store.js").ConversationStore} store
  * @property {import("./messages/transcript.js").Transcript} transcript
  * @property {import("./composer/composer.js").Composer} composer
  * @property {import("./settings/model_picker.js").ModelPicker} picker
  * @property {(text: string) => void} announce
- * @property {() => void} onShow told whenever another conversation is on the page
+ * @property {() => void} onShow called when another conversation is shown
  */
 
-export class CurrentChat {
+export class ActiveConversation {
   #parts;
   #conversation = null;
-  #images = new Map(); // of prompts that were not sent yet; too large to be kept for longer than the page
-  #listed = false;
+  #images = new Map(); // unsent images by appID; too large for the browser's storage
+  #isListed = false;
   appID = "";
-  /** @type {ChatSettings} */
+  /** @type {ConversationSettings} */
   settings;
 
   /** @param {PageParts} parts */
   constructor(parts) {
     this.#parts = parts;
-    parts.list.addEventListener("change", () => this.#takeListChange());
+    parts.store.addEventListener("change", () => this.#handleStoreChange());
   }
 
-  /** Show the conversation that the address names. */
-  followAddress() {
-    const { list } = this.#parts;
-    const named = appIDInAddress() ?? this.#former();
-    const isThere = named !== null && !list.find(named)?.deleted;
-    correctAddress(isThere ? named : null);
-    this.#show(isThere ? named : this.#unsaid());
+  /** Show the conversation in the URL, or a new one. */
+  openFromUrl() {
+    const { store } = this.#parts;
+    const requested = appIDFromUrl() ?? this.#takeLegacyAppID();
+    const exists = requested !== null && !store.find(requested)?.deletedAt;
+    replaceUrl(exists ? requested : null);
+    this.#show(exists ? requested : this.#emptyConversation());
   }
 
   /** @param {string} appID */
   open(appID) {
-    goTo(appID);
+    pushUrl(appID);
     this.#show(appID);
     this.#parts.composer.focus();
   }
 
-  /** Begin another conversation, or go on with the one in which nothing was said yet. */
+  /** Show a new conversation, or the existing one without messages. */
   startNew() {
-    goTo(null);
-    this.#show(this.#unsaid());
+    pushUrl(null);
+    this.#show(this.#emptyConversation());
     this.#parts.composer.focus();
   }
 
-  /** @param {string} text @param {string[]} images in base64 */
+  /** @param {string} text @param {string[]} images base64 */
   async send(text, images = []) {
-    const { list, composer, picker } = this.#parts;
+    const { store, composer, picker } = this.#parts;
     const appID = this.appID;
-    if (!picker.model) await picker.load(); // somebody may have started Ollama meanwhile
-    if (appID !== this.appID) keepDraft(appID, text, list.find(appID) !== null);
-    else if (!picker.model) composer.giveBack(text, images);
+    if (!picker.model) await picker.load(); // Ollama may have been started since
+    if (appID !== this.appID) saveDraft(appID, text, store.find(appID) !== null);
+    else if (!picker.model) composer.restore(text, images);
     else {
-      list.touch(appID, text);
-      list.change(appID, { model: picker.model });
-      correctAddress(appID);
+      store.touch(appID, text);
+      store.update(appID, { model: picker.model });
+      replaceUrl(appID);
       this.#conversation.send(text, images);
     }
   }
@@ -77,28 +77,28 @@ export class CurrentChat {
     this.#conversation.stop();
   }
 
-  openEarlier() {
-    this.#conversation.openEarlier();
+  loadEarlier() {
+    this.#conversation.loadEarlier();
   }
 
-  /** @param {string} text what is written and not sent */
-  keepDraft(text) {
-    if (this.appID) keepDraft(this.appID, text, this.#listed);
+  /** @param {string} text */
+  saveDraft(text) {
+    if (this.appID) saveDraft(this.appID, text, this.#isListed);
   }
 
   /** @param {string} appID */
   #show(appID) {
     if (appID === this.appID) return;
-    const { list, transcript, composer, picker, announce, onShow } = this.#parts;
-    const left = this.#conversation;
-    if (left) {
-      composer.keepDraft();
+    const { store, transcript, composer, picker, announce, onShow } = this.#parts;
+    const previous = this.#conversation;
+    if (previous) {
+      composer.saveDraft();
       this.#images.set(this.appID, composer.images);
     }
-    const entry = list.open(appID);
+    const entry = store.getOrCreate(appID);
     this.appID = appID;
-    this.#listed = entry.used > 0;
-    const settings = new ChatSettings(list, appID);
+    this.#isListed = entry.lastUsedAt > 0;
+    const settings = new ConversationSettings(store, appID);
     this.settings = settings;
     this.#conversation = new Conversation(appID, {
       transcript,
@@ -109,37 +109,37 @@ export class CurrentChat {
       settings,
     });
     onShow();
-    left?.leave();
-    composer.show(recallDraft(appID), this.#images.get(appID) ?? []);
-    picker.want(entry.model);
-    if (this.#listed || appIDInAddress() === appID) {
+    previous?.close();
+    composer.show(loadDraft(appID), this.#images.get(appID) ?? []);
+    picker.select(entry.model);
+    if (this.#isListed || appIDFromUrl() === appID) {
       transcript.clear();
       this.#conversation.open();
     } else transcript.show({ messages: [], reply: null, before: null });
   }
 
-  /** The conversation in which nothing was said yet. @returns {string} */
-  #unsaid() {
-    const { list } = this.#parts;
-    const unsaid = list.unsaid?.appID ?? randomUUID();
-    list.change(unsaid, {});
-    return unsaid;
+  /** The conversation without messages, created if needed. @returns {string} */
+  #emptyConversation() {
+    const { store } = this.#parts;
+    const appID = store.emptyEntry?.appID ?? randomUUID();
+    store.update(appID, {});
+    return appID;
   }
 
-  #former() {
-    const former = everyTab.get(FORMER_APP_ID);
-    everyTab.delete(FORMER_APP_ID);
-    return former;
+  #takeLegacyAppID() {
+    const appID = localStore.get(LEGACY_APP_ID_KEY);
+    localStore.delete(LEGACY_APP_ID_KEY);
+    return appID;
   }
 
-  /** A conversation that was deleted is not on the page any longer. */
-  #takeListChange() {
-    const entry = this.#parts.list.find(this.appID);
-    if (this.#listed && (!entry || entry.gone)) {
-      this.#listed = false;
-      correctAddress(null);
-      this.#show(this.#unsaid());
-      this.#parts.transcript.notify(makeNotice("The conversation was deleted in another tab. This is a new one."));
-    } else this.#listed = entry !== null;
+  /** Show a new conversation if this one was deleted in another tab. */
+  #handleStoreChange() {
+    const entry = this.#parts.store.find(this.appID);
+    if (this.#isListed && (!entry || entry.isPurging)) {
+      this.#isListed = false;
+      replaceUrl(null);
+      this.#show(this.#emptyConversation());
+      this.#parts.transcript.showNotice(makeNotice("This conversation was deleted in another tab. This is a new chat."));
+    } else this.#isListed = entry !== null;
   }
 }

@@ -1,74 +1,76 @@
-// Wires the chat page: finds its parts and lets them know of each other.
+// Entry point of the chat page: creates its components and connects them.
 
-import { CurrentChat } from "./active_conversation.js";
+import { ActiveConversation } from "./active_conversation.js";
 import { Composer } from "./composer/composer.js";
 import { deliverAll } from "./composer/delivery.js";
-import { Deletions } from "./deletion_queue.js";
-import { PinnedScroll } from "./messages/auto_scroll.js";
+import { DeletionQueue } from "./deletion_queue.js";
+import { AutoScroll } from "./messages/auto_scroll.js";
 import { Transcript } from "./messages/transcript.js";
-import { ModelPicker, takesImages } from "./settings/model_picker.js";
+import { ModelPicker, supportsImages } from "./settings/model_picker.js";
 import { SettingsDialog } from "./settings/settings_dialog.js";
-import { ConversationList } from "./sidebar/conversation_store.js";
+import { ConversationStore } from "./sidebar/conversation_store.js";
 import { Drawer } from "./sidebar/drawer.js";
 import { RunningReplies } from "./sidebar/running_replies.js";
 import { Sidebar } from "./sidebar/sidebar.js";
 import { makeAlert, makeButton, makeNotice } from "../shared/dom.js";
-import { signedIn } from "../shared/session.js";
-import { everyTab, thisTab } from "../shared/storage.js";
+import { loadSession } from "../shared/session.js";
+import { localStore, sessionStore } from "../shared/storage.js";
 
-const READ_OUT_LIMIT = 1000;
+const MAX_ANNOUNCEMENT = 1000; // characters
+
 const IS_APPLE = /Mac|iPhone|iPad/.test(navigator.platform);
-const NEW_CHAT_KEYS = IS_APPLE ? "⌃⌥N" : "Ctrl+Alt+N";
-const WHAT = "The list of conversations, drafts and settings last until this tab is closed; the server keeps what was said.";
-const FULL = `This browser has no room left for this page. ${WHAT} Delete conversations that you no longer need.`;
-const FORBIDDEN = `This browser keeps nothing for this page. ${WHAT} To find this conversation again, keep its address.`;
+const NEW_CHAT_KEYS = IS_APPLE ? "⌃⌥N" : "Ctrl+Alt+N"; // a combination that browsers do not use
+
+const KEPT = "The conversation list, drafts and settings are kept until this tab is closed. Messages are stored on the server.";
+const STORAGE_FULL = `This browser's storage for this page is full. ${KEPT} Delete conversations that you no longer need.`;
+const STORAGE_BLOCKED = `This browser blocks storage for this page. ${KEPT} To return to this conversation, bookmark its address.`;
 
 const find = (id) => document.getElementById(id);
 
-warnOfRefusals(find("storage-note"));
-const list = new ConversationList();
-const deletions = new Deletions(list);
-const scroll = new PinnedScroll(find("scroller"), find("transcript"), find("to-end"));
+warnOfStorageErrors(find("storage-warning"));
+const store = new ConversationStore();
+const deletions = new DeletionQueue(store);
+const scroll = new AutoScroll(find("scroller"), find("transcript"), find("scroll-to-end"));
 const transcript = new Transcript(find("transcript"), scroll);
-const picker = new ModelPicker(find("model"), { onTrouble: showTrouble, onChange: takeModel });
+const picker = new ModelPicker(find("model"), { onError: showModelError, onChange: handleModelChange });
 const composer = new Composer(find("composer"), {
   onSend: (text, images) => chat.send(text, images),
   onStop: () => chat.stop(),
-  onDraft: (text) => chat.keepDraft(text),
+  onDraft: (text) => chat.saveDraft(text),
   onBusy: (busy) => running.show(chat.appID, busy),
 });
-const chat = new CurrentChat({ list, transcript, composer, picker, announce, onShow: takeChat });
+const chat = new ActiveConversation({ store, transcript, composer, picker, announce, onShow: handleConversationChange });
 const settings = new SettingsDialog(find("settings"), (values) => {
   chat.settings.values = values;
 });
 const controls = { opener: find("open-sidebar"), closer: find("close-sidebar"), backdrop: find("backdrop") };
 const drawer = new Drawer(find("sidebar"), find("page"), controls);
-const sidebar = new Sidebar(find("sidebar"), list, { open: openChat, remove: removeChat });
+const sidebar = new Sidebar(find("sidebar"), store, { open: openConversation, remove: deleteConversation });
 const running = new RunningReplies((appIDs) => {
   sidebar.running = appIDs;
 });
 
 for (const button of document.querySelectorAll(".new-chat")) button.addEventListener("click", startNew);
 for (const keys of document.querySelectorAll(".new-chat-keys")) keys.textContent = NEW_CHAT_KEYS;
-for (const starter of document.querySelectorAll(".starters button")) {
-  starter.addEventListener("click", () => chat.send(starter.textContent));
+for (const suggestion of document.querySelectorAll(".suggestions button")) {
+  suggestion.addEventListener("click", () => chat.send(suggestion.textContent));
 }
-find("earlier").addEventListener("click", () => chat.openEarlier());
-find("open-settings").addEventListener("click", () => settings.open(chat.settings.values, picker.facts));
+find("load-earlier").addEventListener("click", () => chat.loadEarlier());
+find("open-settings").addEventListener("click", () => settings.open(chat.settings.values, picker.details));
 find("skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address stays the conversation's
+  event.preventDefault(); // keep the conversation's URL
   find("prompt").focus();
 });
-addEventListener("popstate", () => chat.followAddress());
+addEventListener("popstate", () => chat.openFromUrl());
 addEventListener("keydown", (event) => {
-  if (!isNewChatKey(event) || document.querySelector("dialog[open]")) return;
+  if (!isNewChatShortcut(event) || document.querySelector("dialog[open]")) return;
   event.preventDefault();
   startNew();
 });
-showPerson();
-chat.followAddress();
+showSession();
+chat.openFromUrl();
 deliverAll();
-list.addEventListener("change", showState);
+store.addEventListener("change", updateHeader);
 picker.load();
 composer.focus();
 
@@ -78,76 +80,76 @@ function startNew() {
 }
 
 /** @param {string} appID */
-function openChat(appID) {
+function openConversation(appID) {
   drawer.close();
   chat.open(appID);
 }
 
 /** @param {string} appID */
-function removeChat(appID) {
+function deleteConversation(appID) {
   deletions.delete(appID);
   if (appID === chat.appID) chat.startNew();
 }
 
-/** Another conversation is on the page. */
-function takeChat() {
+function handleConversationChange() {
   settings.close();
   running.show(chat.appID, false);
   sidebar.current = chat.appID;
-  showState();
+  updateHeader();
 }
 
-/** @param {string} model @param {boolean} chosen */
-function takeModel(model, chosen) {
-  if (chosen) list.change(chat.appID, { model });
-  composer.setModel(model, takesImages(picker.facts));
+/** @param {string} model @param {boolean} byUser */
+function handleModelChange(model, byUser) {
+  if (byUser) store.update(chat.appID, { model });
+  composer.setModel(model, supportsImages(picker.details));
 }
 
-/** Say which conversation this is, and whether it has settings of its own. */
-function showState() {
-  const title = list.find(chat.appID)?.title;
+/** Show the conversation's title, and mark the settings button if settings are changed. */
+function updateHeader() {
+  const title = store.find(chat.appID)?.title;
   document.title = title ? `${title} · chatterd` : "chatterd";
   find("title").textContent = title ?? "New chat";
-  const isSet = Object.keys(chat.settings.values).length > 0;
-  find("open-settings").classList.toggle("set", isSet);
-  find("open-settings").setAttribute("aria-label", isSet ? "Settings, changed for this conversation" : "Settings");
+  const isCustomized = Object.keys(chat.settings.values).length > 0;
+  find("open-settings").classList.toggle("customized", isCustomized);
+  find("open-settings").setAttribute("aria-label", isCustomized ? "Settings (customized)" : "Settings");
 }
 
-/** Say who is signed in, and lead out again. */
-function showPerson() {
-  const person = signedIn();
-  find("signed-in").hidden = !person;
-  if (person) find("signed-in").title = `You are signed in as ${person.name}`;
+/** Show the link to sign out, if signed in. */
+function showSession() {
+  const session = loadSession();
+  find("sign-out-link").hidden = !session;
+  if (session) find("sign-out-link").title = `Signed in as ${session.name}`;
 }
 
-/** Say below the messages why there is no model. @param {string | null} sentence */
-function showTrouble(sentence) {
-  const trouble = sentence && makeAlert(sentence, makeButton("Look again", () => picker.load()));
-  find("trouble").replaceChildren(...(trouble ? [trouble] : []));
+/** @param {string | null} message null: no error */
+function showModelError(message) {
+  const alert = message && makeAlert(message, makeButton("Refresh", () => picker.load()));
+  find("model-error").replaceChildren(...(alert ? [alert] : []));
 }
 
-/** Read a finished reply out, once, to who listens to the page. @param {string} text */
+/** Have screen readers announce a message, or the end of a long one. @param {string} text */
 function announce(text) {
-  find("announcer").textContent = text.length > READ_OUT_LIMIT ? "The reply is complete." : text;
+  find("announcer").textContent = text.length > MAX_ANNOUNCEMENT ? "The reply is complete." : text;
 }
 
 /** @param {KeyboardEvent} event */
-function isNewChatKey(event) {
+function isNewChatShortcut(event) {
   if (!event.ctrlKey || !event.altKey || event.shiftKey || event.metaKey) return false;
-  // By the letter: Windows reports AltGr as Control and Alt, and AltGr+N writes ń in Polish. Option writes one always.
+  // Compare the character: Windows reports AltGr as Control and Alt, and AltGr+N types ń on a Polish keyboard.
+  // On Apple keyboards Option always changes the character, so compare the key code there.
   return event.key.toLowerCase() === "n" || (IS_APPLE && event.code === "KeyN");
 }
 
-/** @param {HTMLElement} place */
-function warnOfRefusals(place) {
-  let said = false;
-  const say = (full) => {
-    if (said) return;
-    said = true;
-    const notice = makeNotice(full ? FULL : FORBIDDEN, makeButton("Understood", () => notice.remove()));
+/** Warn once if the browser cannot store the page's data. @param {HTMLElement} container */
+function warnOfStorageErrors(container) {
+  let warned = false;
+  const warn = (isFull) => {
+    if (warned) return;
+    warned = true;
+    const notice = makeNotice(isFull ? STORAGE_FULL : STORAGE_BLOCKED, makeButton("Dismiss", () => notice.remove()));
     notice.setAttribute("role", "status");
-    place.append(notice);
+    container.append(notice);
   };
-  everyTab.onRefusal(say);
-  thisTab.onRefusal(say);
+  localStore.onWriteError(warn);
+  sessionStore.onWriteError(warn);
 }

@@ -1,328 +1,322 @@
-// One conversation: shows its history, sends prompts, follows and stops its reply, and agrees with other tabs.
+// Controller of one conversation: loads its history, sends prompts, follows and stops replies, syncs with other tabs.
 
 import { deliver } from "./composer/delivery.js";
-import { allUnsent, keep } from "./composer/outbox.js";
-import { FollowedReply } from "./reply/reply_follower.js";
+import { listOutbox, saveToOutbox } from "./composer/outbox.js";
+import { ReplyFollower } from "./reply/reply_follower.js";
 import { fetchHistory, replyId, replyLocation, stopReply } from "../shared/api.js";
 import { makeAlert, makeButton } from "../shared/dom.js";
-import { onChange, onReturn } from "../shared/page_events.js";
+import { onConversationChange, onResume } from "../shared/page_events.js";
 import { randomUUID } from "../shared/polyfills.js";
 
-/** @typedef {import("./messages/message_item.js").Turn} Turn */
+/** @typedef {import("./messages/message_item.js").MessageItem} MessageItem */
 
 /**
- * @typedef {object} Settings what is recorded in the conversation beside what is said
- * @property {import("../shared/api.js").Message[]} systemMessages to record before the next prompt
- * @property {(messages: import("../shared/api.js").Message[]) => void} takeRecorded
- * @property {(history: import("../shared/api.js").History) => void} takeHistory
- *
  * @typedef {object} Parts
  * @property {import("./messages/transcript.js").Transcript} transcript
  * @property {import("./composer/composer.js").Composer} composer
- * @property {() => string} model the chosen model, empty if there is none
- * @property {() => Object<string, number>} [options] for the model
- * @property {Settings} [settings]
- * @property {(sentence: string) => void} announce to who listens to the page
+ * @property {() => string} model the selected model; empty if there is none
+ * @property {() => Object<string, number>} options of the model
+ * @property {import("./settings/conversation_settings.js").ConversationSettings} settings
+ * @property {(message: string) => void} announce for screen readers
  *
- * @typedef {object} Pending what is being delivered, and where it is shown
+ * @typedef {object} Pending a prompt being delivered, and the items that show it
  * @property {ReturnType<typeof deliver>} delivery
- * @property {Turn[]} said
- * @property {Turn | null} answer
+ * @property {MessageItem[]} promptItems
+ * @property {MessageItem | null} replyItem
  */
 
 export class Conversation {
   #appID;
   #parts;
-  /** The reply that is followed. @type {FollowedReply | null} */
+  /** @type {ReplyFollower | null} */
   #reply = null;
-  /** @type {Turn | null} */
-  #replyTurn = null;
+  /** @type {MessageItem | null} */
+  #replyItem = null;
   /** @type {Pending | null} */
   #pending = null;
   #before = null;
-  #left = false;
-  #stopWanted = false;
+  #isClosed = false;
+  #stopRequested = false;
   #busy = false;
-  #version = 0; // of what is shown: a history that was asked for before a change does not undo it
-  #asked = 0;
-  #answered = 0;
-  #leaving = new AbortController();
+  #version = 0; // of the shown state: a history requested before a change must not overwrite it
+  #requested = 0; // number of the last history request
+  #received = 0; // number of the last history response that was applied
+  #closing = new AbortController();
 
   /** @param {string} appID @param {Parts} parts */
   constructor(appID, parts) {
     this.#appID = appID;
     this.#parts = parts;
-    const { signal } = this.#leaving;
-    onChange(appID, () => this.#refresh(), signal);
-    onReturn(() => this.#refresh(), signal);
+    const { signal } = this.#closing;
+    onConversationChange(appID, () => this.#refresh(), signal);
+    onResume(() => this.#refresh(), signal);
   }
 
-  /** Show the conversation, follow the reply that is being generated, and send what could not be sent. */
+  /** Load and show the conversation, follow its running reply, and send its unsent prompt. */
   async open() {
     const { transcript } = this.#parts;
     try {
       const history = await fetchHistory(this.#appID);
-      if (this.#left) return;
+      if (this.#isClosed) return;
       this.#before = history.before;
       transcript.show(history);
-      this.#take(history);
+      this.#apply(history);
     } catch (error) {
-      if (this.#left) return;
-      const again = makeButton("Try again", () => this.open());
-      transcript.notify(makeAlert(`The conversation could not be loaded. ${error.message}`, again));
+      if (this.#isClosed) return;
+      const retry = makeButton("Try again", () => this.open());
+      transcript.showNotice(makeAlert(`The conversation could not be loaded. ${error.message}`, retry));
     }
-    if (!this.#reply) this.#resume();
+    if (!this.#reply) this.#resumeDelivery();
   }
 
-  /** Show the page of messages before those that are shown. */
-  async openEarlier() {
+  /** Load the page of messages before the oldest one shown. */
+  async loadEarlier() {
     const history = await fetchHistory(this.#appID, this.#before).catch((error) => {
-      if (!this.#left) this.#parts.transcript.notify(makeAlert(error.message));
+      if (!this.#isClosed) this.#parts.transcript.showNotice(makeAlert(error.message));
     });
-    if (!history || this.#left) return;
+    if (!history || this.#isClosed) return;
     this.#before = history.before;
     this.#parts.transcript.prepend(history);
   }
 
-  /** @param {string} text @param {string[]} images in base64 */
+  /** @param {string} text @param {string[]} images base64 */
   send(text, images = []) {
-    this.#begin(this.#unsent(this.#compose(text, images)));
+    this.#deliver(this.#makeUnsent(this.#composeMessages(text, images)));
   }
 
-  /** Stop the reply, where what it said so far stays; or take a prompt back that is not sent yet. */
+  /** Stop the running reply and keep its text so far, or cancel an unsent prompt. */
   async stop() {
     if (!this.#reply) {
       if (!this.#pending) return;
-      if (this.#pending.delivery.isTrying) this.#stopWanted = true; // as soon as there is something to stop
-      else this.#takeBack();
+      if (this.#pending.delivery.isSending) this.#stopRequested = true; // stop the reply as soon as it exists
+      else this.#cancelPending();
       return;
     }
     try {
       await stopReply(this.#reply.location);
     } catch (error) {
-      this.#parts.transcript.notify(makeAlert(`The reply could not be stopped. ${error.message}`));
-      this.#parts.composer.busy = this.#busy; // it can be stopped again
+      this.#parts.transcript.showNotice(makeAlert(`The reply could not be stopped. ${error.message}`));
+      this.#parts.composer.busy = this.#busy; // enable the stop button again
     }
   }
 
-  /** Look away; a reply goes on in the server, and a prompt is sent all the same. */
-  leave() {
-    this.#left = true;
-    this.#leaving.abort();
-    this.#reply?.leave();
+  /** Detach from the page. The reply continues on the server, and an unsent prompt is still delivered. */
+  close() {
+    this.#isClosed = true;
+    this.#closing.abort();
+    this.#reply?.close();
     if (this.#pending) this.#pending.delivery.listener = null;
     this.#parts.composer.busy = false;
   }
 
   /** @returns {import("./composer/outbox.js").Unsent} */
-  #unsent(messages, from = null) {
+  #makeUnsent(messages, replaceFrom = null) {
     const { model, options, transcript } = this.#parts;
-    const request = { appID: this.#appID, model: model(), messages, options: options?.() ?? {} };
-    return { ...request, key: randomUUID(), from, upTo: transcript.lastSeq, at: Date.now() };
+    const request = { appID: this.#appID, model: model(), messages, options: options() };
+    return { ...request, key: randomUUID(), replaceFrom, lastSeq: transcript.lastSeq, createdAt: Date.now() };
   }
 
-  /** Ask for a reply to the conversation as it stands. */
-  #retry() {
-    this.#begin(this.#unsent([]));
+  /** Request a reply to the conversation as it is. */
+  #requestReply() {
+    this.#deliver(this.#makeUnsent([]));
   }
 
-  /** Ask for another answer in place of the one in `turn`. @param {Turn} turn */
-  #askAgain(turn) {
-    this.#begin(this.#unsent([], turn.seq));
+  /** Replace a reply by a new one. @param {MessageItem} item */
+  #regenerate(item) {
+    this.#deliver(this.#makeUnsent([], item.seq));
   }
 
-  /** Ask with other words in place of those in `turn`. @param {Turn} turn @param {string} text */
-  async #edit(turn, text) {
-    if (turn.seq === null) await this.#refresh();
+  /** Replace a prompt and the reply to it. @param {MessageItem} item @param {string} text */
+  async #edit(item, text) {
+    if (item.seq === null) await this.#refresh();
     const { transcript, composer } = this.#parts;
-    if (turn.seq === null) {
-      composer.giveBack(text);
-      transcript.notify(makeAlert("The server does not answer. Try again in a moment."));
+    if (item.seq === null) {
+      composer.restore(text);
+      transcript.showNotice(makeAlert("Cannot reach the server. Try again in a moment."));
       return;
     }
-    this.#begin(this.#unsent(this.#compose(text, turn.message.images), turn.seq));
+    this.#deliver(this.#makeUnsent(this.#composeMessages(text, item.message.images), item.seq));
   }
 
   /** @param {string} text @param {string[]} [images] */
-  #compose(text, images = []) {
-    const system = this.#parts.settings?.systemMessages ?? [];
-    return [...system, { role: "user", content: text, ...(images.length && { images }) }];
+  #composeMessages(text, images = []) {
+    return [...this.#parts.settings.systemMessages, { role: "user", content: text, ...(images.length && { images }) }];
   }
 
-  /** Deliver what an earlier page of this conversation, or another tab, left unsent. */
-  #resume() {
-    if (this.#left || this.#pending) return;
-    const unsent = allUnsent().find(({ appID }) => appID === this.#appID);
-    if (unsent) this.#begin(unsent);
+  /** Deliver the prompt that an earlier page or another tab left in the outbox. */
+  #resumeDelivery() {
+    if (this.#isClosed || this.#pending) return;
+    const unsent = listOutbox().find(({ appID }) => appID === this.#appID);
+    if (unsent) this.#deliver(unsent);
   }
 
   /** @param {import("./composer/outbox.js").Unsent} unsent */
-  #begin(unsent) {
+  #deliver(unsent) {
     const { transcript, composer } = this.#parts;
     this.#version += 1;
-    this.#stopWanted = false;
-    if (unsent.messages.length) keep(unsent);
-    transcript.settle();
-    if (unsent.from !== null) transcript.removeFrom(unsent.from);
-    const said = unsent.messages.map((message) => transcript.addMessage(message));
-    const pending = { said, answer: transcript.addReply(performance.now()), delivery: deliver(unsent) };
+    this.#stopRequested = false;
+    if (unsent.messages.length) saveToOutbox(unsent);
+    transcript.clearNotices();
+    if (unsent.replaceFrom !== null) transcript.removeFrom(unsent.replaceFrom);
+    const promptItems = unsent.messages.map((message) => transcript.addMessage(message));
+    const pending = { promptItems, replyItem: transcript.addReply(performance.now()), delivery: deliver(unsent) };
     this.#pending = pending;
     this.#update();
-    if (document.activeElement === document.body) composer.focus(); // what had it is gone
+    if (document.activeElement === document.body) composer.focus(); // the focused element was removed
     pending.delivery.listener = {
-      onTry: () => pending.answer.status.send(),
-      onPause: (error, seconds) => this.#tellUnsent(pending, error, seconds),
-      onRunning: () => (pending.answer.status.queue(), this.#refresh()),
-      onTaken: (location) => this.#takeBegun(pending, location),
-      onRefused: (error) => this.#takeRefusal(pending, error),
-      onGone: () => (this.#endPending(pending), this.#refresh()),
+      onAttempt: () => pending.replyItem.status.showSending(),
+      onRetryScheduled: (error, seconds) => this.#showUnsent(pending, error, seconds),
+      onConflict: () => (pending.replyItem.status.showQueued(), this.#refresh()),
+      onAccepted: (location) => this.#handleAccepted(pending, location),
+      onRejected: (error) => this.#handleRejected(pending, error),
+      onSettledElsewhere: () => (this.#removePending(pending), this.#refresh()),
     };
   }
 
   /** @param {Pending} pending */
-  #tellUnsent(pending, error, seconds) {
-    if (this.#stopWanted) {
-      this.#takeBack();
+  #showUnsent(pending, error, seconds) {
+    if (this.#stopRequested) {
+      this.#cancelPending();
       return;
     }
-    const first = !pending.answer.element.classList.contains("unsent");
-    if (first) this.#parts.announce(`Not sent yet. ${error.message} It is tried again.`);
-    for (const { element } of [...pending.said, pending.answer]) element.classList.add("unsent");
-    pending.answer.status.unsent(error.message, seconds, () => pending.delivery.tryNow());
-    if (pending.said.length) pending.answer.status.offer("Take back", () => this.#takeBack());
+    const isFirst = !pending.replyItem.element.classList.contains("unsent");
+    if (isFirst) this.#parts.announce(`Not sent yet. ${error.message} Retrying automatically.`);
+    for (const { element } of [...pending.promptItems, pending.replyItem]) element.classList.add("unsent");
+    pending.replyItem.status.showUnsent(error.message, seconds, () => pending.delivery.retryNow());
+    if (pending.promptItems.length) pending.replyItem.status.setAction("Cancel sending", () => this.#cancelPending());
   }
 
   /** @param {Pending} pending @param {string} location */
-  #takeBegun(pending, location) {
-    const { transcript } = this.#parts;
-    const shown = transcript.find(replyId(location)); // another tab, or an attempt whose answer was lost, was quicker
+  #handleAccepted(pending, location) {
+    const { transcript, settings } = this.#parts;
+    const shown = transcript.find(replyId(location)); // already shown: by another tab's change, or after a lost response
     this.#version += 1;
     this.#pending = null;
-    this.#parts.settings?.takeRecorded(pending.delivery.unsent.messages);
-    for (const { element } of [...pending.said, pending.answer]) element.classList.remove("unsent");
-    pending.answer.status.offer("", null);
-    if (shown) transcript.remove(...pending.said, pending.answer);
-    else this.#follow(location, pending.answer);
+    settings.handleRecorded(pending.delivery.unsent.messages);
+    for (const { element } of [...pending.promptItems, pending.replyItem]) element.classList.remove("unsent");
+    pending.replyItem.status.setAction("", null);
+    if (shown) transcript.remove(...pending.promptItems, pending.replyItem);
+    else this.#follow(location, pending.replyItem);
     this.#refresh();
   }
 
   /** @param {Pending} pending @param {import("../shared/api.js").ApiError} error */
-  #takeRefusal(pending, error) {
-    this.#endPending(pending);
-    this.#giveBack(pending);
-    this.#parts.transcript.notify(makeAlert(error.message));
+  #handleRejected(pending, error) {
+    this.#removePending(pending);
+    this.#restorePrompt(pending);
+    this.#parts.transcript.showNotice(makeAlert(error.message));
     this.#refresh();
   }
 
-  #takeBack() {
+  #cancelPending() {
     const pending = this.#pending;
     pending.delivery.cancel();
-    this.#endPending(pending);
-    this.#giveBack(pending);
+    this.#removePending(pending);
+    this.#restorePrompt(pending);
     this.#refresh();
   }
 
-  /** @param {Pending} pending */
-  #giveBack(pending) {
+  /** Put the prompt back into the composer. @param {Pending} pending */
+  #restorePrompt(pending) {
     const prompt = pending.delivery.unsent.messages.findLast(({ role }) => role === "user");
-    if (prompt) this.#parts.composer.giveBack(prompt.content, prompt.images ?? []);
+    if (prompt) this.#parts.composer.restore(prompt.content, prompt.images ?? []);
   }
 
   /** @param {Pending} pending */
-  #endPending(pending) {
+  #removePending(pending) {
     this.#version += 1;
     this.#pending = null;
-    this.#parts.transcript.remove(...pending.said, pending.answer);
+    this.#parts.transcript.remove(...pending.promptItems, pending.replyItem);
     this.#update();
   }
 
-  /** Bring what is shown up to date with the server. */
+  /** Fetch the history and show its changes. */
   async #refresh() {
     const version = this.#version;
-    this.#asked += 1;
-    const asked = this.#asked;
-    const history = await fetchHistory(this.#appID).catch(() => null); // who needs the server says so
-    if (this.#left || !history || asked < this.#answered) return;
+    this.#requested += 1;
+    const number = this.#requested;
+    const history = await fetchHistory(this.#appID).catch(() => null); // not needed now; other requests report errors
+    if (this.#isClosed || !history || number < this.#received) return;
     if (version !== this.#version) {
       await this.#refresh();
       return;
     }
-    this.#answered = asked;
-    this.#take(history);
+    this.#received = number;
+    this.#apply(history);
   }
 
-  /** @param {import("../shared/api.js").History} whole */
-  #take(whole) {
+  /** @param {import("../shared/api.js").History} complete */
+  #apply(complete) {
     const { transcript, settings } = this.#parts;
-    const history = this.#withoutReplaced(whole);
-    settings?.takeHistory(history);
+    const history = this.#withoutReplaced(complete);
+    settings.handleHistory(history);
     const last = history.messages.at(-1);
     const running = history.reply && history.reply.id !== last?.id ? history.reply.id : null;
     if (running && !this.#reply) this.#follow(replyLocation(running), transcript.addReply());
-    transcript.update(history, this.#coming());
+    transcript.update(history, this.#unstoredItems());
     this.#before ??= history.before;
     this.#update();
-    if (!this.#reply && !this.#pending) this.#offerMore(last);
+    if (!this.#reply && !this.#pending) this.#offerActions(last);
   }
 
-  /** What a prompt that is not sent yet will take the place of is not shown. */
+  /** Hide the messages that a pending prompt is about to replace. */
   #withoutReplaced(history) {
-    const from = this.#pending?.delivery.unsent.from ?? Infinity;
+    const from = this.#pending?.delivery.unsent.replaceFrom ?? Infinity;
     return { ...history, messages: history.messages.filter(({ seq }) => seq < from) };
   }
 
-  /** @returns {Turn[]} what the history does not have yet */
-  #coming() {
-    const { said = [], answer } = this.#pending ?? {};
-    return [this.#replyTurn, ...said, answer].filter(Boolean);
+  /** @returns {MessageItem[]} items that the history does not contain yet */
+  #unstoredItems() {
+    const { promptItems = [], replyItem } = this.#pending ?? {};
+    return [this.#replyItem, ...promptItems, replyItem].filter(Boolean);
   }
 
   /** @param {import("../shared/api.js").Message} [last] */
-  #offerMore(last) {
+  #offerActions(last) {
     const { transcript } = this.#parts;
-    const turn = transcript.last;
-    this.#resume();
+    const item = transcript.last;
+    this.#resumeDelivery();
     if (this.#pending) return;
-    transcript.tellUnanswered(turn?.role === "user" ? () => this.#retry() : null);
-    if (last?.error && turn.id === last.id) turn.status.offer("Try again", () => this.#retry());
-    if (last?.status === "stopped" && turn.id === last.id) turn.status.offer("Go on", () => this.#retry());
+    transcript.setUnanswered(item?.role === "user" ? () => this.#requestReply() : null);
+    if (last?.error && item.id === last.id) item.status.setAction("Try again", () => this.#requestReply());
+    if (last?.status === "stopped" && item.id === last.id) item.status.setAction("Continue", () => this.#requestReply());
   }
 
-  /** @param {string} location @param {Turn} turn */
-  #follow(location, turn) {
+  /** @param {string} location @param {MessageItem} item */
+  #follow(location, item) {
     const { announce } = this.#parts;
-    turn.id = replyId(location);
-    turn.isComing = true;
-    this.#replyTurn = turn;
-    this.#reply = new FollowedReply(this.#appID, location, turn.view, {
-      onLost: () => announce("The connection was lost. It is made again."),
-      onEnd: (ending) => this.#takeEnd(turn, ending),
+    item.id = replyId(location);
+    item.isStreaming = true;
+    this.#replyItem = item;
+    this.#reply = new ReplyFollower(this.#appID, location, item.view, {
+      onConnectionLost: () => announce("Connection lost. Reconnecting…"),
+      onEnd: (outcome) => this.#handleEnd(item, outcome),
     });
     this.#update();
-    if (this.#stopWanted) this.stop();
+    if (this.#stopRequested) this.stop();
   }
 
-  /** @param {Turn} turn @param {{erred: boolean, goesOn: boolean}} ending */
-  #takeEnd(turn, { erred, goesOn }) {
+  /** @param {MessageItem} item @param {{failed: boolean, canContinue: boolean}} outcome */
+  #handleEnd(item, { failed, canContinue }) {
     this.#version += 1;
-    turn.isComing = false;
+    item.isStreaming = false;
     this.#reply = null;
-    this.#replyTurn = null;
-    this.#stopWanted = false;
+    this.#replyItem = null;
+    this.#stopRequested = false;
     this.#update();
-    if (erred) turn.status.offer("Try again", () => this.#retry());
-    else if (goesOn) turn.status.offer("Go on", () => this.#retry());
-    if (!erred) this.#parts.announce(turn.source);
-    this.#pending?.delivery.tryNow();
+    if (failed) item.status.setAction("Try again", () => this.#requestReply());
+    else if (canContinue) item.status.setAction("Continue", () => this.#requestReply());
+    if (!failed) this.#parts.announce(item.source);
+    this.#pending?.delivery.retryNow();
     this.#refresh();
   }
 
-  /** While something is under way it can be stopped, and nothing else be changed. */
+  /** Allow to stop while a reply is pending or running, and to edit or regenerate otherwise. */
   #update() {
     const { transcript, composer } = this.#parts;
     const busy = Boolean(this.#pending || this.#reply);
-    const actions = { onEdit: (turn, text) => this.#edit(turn, text), onAgain: (turn) => this.#askAgain(turn) };
-    transcript.offer(busy ? null : actions);
+    const actions = { onEdit: (item, text) => this.#edit(item, text), onRegenerate: (item) => this.#regenerate(item) };
+    transcript.setActions(busy ? null : actions);
     if (busy !== this.#busy) composer.busy = busy;
     this.#busy = busy;
   }

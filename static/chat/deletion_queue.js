@@ -1,89 +1,92 @@
-// Carries deletions out: the server forgets a conversation once this can no longer be undone, whatever happens between.
+// Deletes conversations on the server once the time to undo has passed.
 //
-// A deletion is a mark on the conversation's entry. The tab in which it was made sends it when the time to undo it has
-// passed, or when the page is left; the entry stays, out of sight, until the server has said that it forgot. Whatever
-// a tab could not finish, because the machine died or the server was away, the next one that opens does.
+// A deletion is a timestamp on the conversation's entry in the store. The tab that made it sends the request when the
+// time to undo has passed, or when the page is unloaded. The entry stays in the store, hidden, until the server has
+// confirmed. A deletion that a tab could not finish (crash, server unreachable) is finished by the next tab that opens.
 
 import { cancelDeliveries } from "./composer/delivery.js";
-import { UNDO_TIME, forgetDraft } from "./sidebar/conversation_store.js";
-import { forgetConversation } from "../shared/api.js";
+import { UNDO_TIMEOUT, deleteDraft } from "./sidebar/conversation_store.js";
+import { deleteConversation } from "../shared/api.js";
 
-const GRACE = 5_000; // for the tab that offers to undo it, before another one steps in
-const RETRY = 30_000;
+const OTHER_TAB_DELAY = 5_000; // milliseconds that other tabs wait for the tab that offers to undo
+const RETRY_INTERVAL = 30_000;
 
-export class Deletions {
-  #list;
+export class DeletionQueue {
+  #store;
   #timers = new Map();
   #sending = new Set();
-  #mine = new Set();
-  #retry = 0;
+  #own = new Set(); // deletions made in this tab
+  #retryTimer = 0;
 
-  /** @param {import("./sidebar/conversation_store.js").ConversationList} list */
-  constructor(list) {
-    this.#list = list;
-    list.addEventListener("change", () => this.#plan());
-    addEventListener("online", () => this.#sendBuried());
-    addEventListener("pagehide", () => this.#leave());
-    this.#plan();
-    this.#sendBuried();
+  /** @param {import("./sidebar/conversation_store.js").ConversationStore} store */
+  constructor(store) {
+    this.#store = store;
+    store.addEventListener("change", () => this.#schedule());
+    addEventListener("online", () => this.#sendCommitted());
+    addEventListener("pagehide", () => this.#commitOwn());
+    this.#schedule();
+    this.#sendCommitted();
   }
 
   /** @param {string} appID */
   delete(appID) {
-    this.#mine.add(appID);
-    this.#list.delete(appID);
+    this.#own.add(appID);
+    this.#store.delete(appID);
   }
 
-  /** See that each mark is acted on in time, whichever tab made it. */
-  #plan() {
-    const due = new Map(this.#list.deleted.filter(({ gone }) => !gone).map(({ appID, deleted }) => [appID, deleted]));
-    for (const [appID, { timer, deleted }] of this.#timers) {
-      if (due.get(appID) === deleted) continue;
+  /** Set a timer for each pending deletion, whichever tab made it. */
+  #schedule() {
+    const pending = this.#store.deleted.filter(({ isPurging }) => !isPurging);
+    const due = new Map(pending.map(({ appID, deletedAt }) => [appID, deletedAt]));
+    for (const [appID, { timer, deletedAt }] of this.#timers) {
+      if (due.get(appID) === deletedAt) continue;
       clearTimeout(timer);
       this.#timers.delete(appID);
     }
-    for (const [appID, deleted] of due) {
+    for (const [appID, deletedAt] of due) {
       if (this.#timers.has(appID)) continue;
-      const grace = this.#mine.has(appID) ? 0 : GRACE;
-      const left = Math.min(deleted + UNDO_TIME - Date.now(), UNDO_TIME) + grace; // clocks may have been set back
-      this.#timers.set(appID, { timer: setTimeout(() => this.#carryOut(appID, deleted), left), deleted });
+      const delay = this.#own.has(appID) ? 0 : OTHER_TAB_DELAY;
+      const left = Math.min(deletedAt + UNDO_TIMEOUT - Date.now(), UNDO_TIMEOUT) + delay; // the clock may have been set back
+      this.#timers.set(appID, { timer: setTimeout(() => this.#commit(appID, deletedAt), left), deletedAt });
     }
-    if (this.#list.deleted.some(({ gone }) => gone)) this.#retry ||= setTimeout(() => this.#sendBuried(), RETRY);
+    if (this.#store.deleted.some(({ isPurging }) => isPurging)) {
+      this.#retryTimer ||= setTimeout(() => this.#sendCommitted(), RETRY_INTERVAL);
+    }
   }
 
-  /** @param {string} appID @param {number} deleted the deletion that is meant: it may have been undone and made anew */
-  #carryOut(appID, deleted) {
+  /** @param {string} appID @param {number} deletedAt skip if the deletion was undone, or undone and made again */
+  #commit(appID, deletedAt) {
     this.#timers.delete(appID);
-    if (this.#list.find(appID)?.deleted !== deleted) return;
-    this.#list.bury(appID); // first: from here on nobody is offered to undo it
-    forgetDraft(appID);
-    cancelDeliveries(appID); // an unsent prompt would bring it back
+    if (this.#store.find(appID)?.deletedAt !== deletedAt) return;
+    this.#store.commitDelete(appID); // first, so that no tab offers to undo it any more
+    deleteDraft(appID);
+    cancelDeliveries(appID); // an unsent prompt would recreate the conversation
     this.#send(appID);
   }
 
-  #leave() {
-    for (const [appID, { deleted }] of [...this.#timers]) {
-      if (this.#mine.has(appID)) this.#carryOut(appID, deleted);
+  #commitOwn() {
+    for (const [appID, { deletedAt }] of [...this.#timers]) {
+      if (this.#own.has(appID)) this.#commit(appID, deletedAt);
     }
   }
 
-  #sendBuried() {
-    clearTimeout(this.#retry);
-    this.#retry = 0;
-    for (const { appID, gone } of this.#list.deleted) if (gone) this.#send(appID);
+  #sendCommitted() {
+    clearTimeout(this.#retryTimer);
+    this.#retryTimer = 0;
+    for (const { appID, isPurging } of this.#store.deleted) if (isPurging) this.#send(appID);
   }
 
   async #send(appID) {
     if (this.#sending.has(appID)) return;
     this.#sending.add(appID);
     try {
-      await forgetConversation(appID);
-      this.#list.drop(appID);
+      await deleteConversation(appID);
+      this.#store.remove(appID);
     } catch {
-      this.#plan(); // the server is away
+      this.#schedule(); // the server is unreachable
     } finally {
       this.#sending.delete(appID);
-      this.#mine.delete(appID);
+      this.#own.delete(appID);
     }
   }
 }

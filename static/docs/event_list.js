@@ -1,25 +1,22 @@
-// A stream's events as they come: the reply's text so far, and each event by itself. Bounded: of a long stream the newest.
+// The events of a stream: the reply's text so far, and the newest events.
 
 import { make } from "../shared/dom.js";
 import { createParser } from "../vendor/eventsource-parser/parse.js";
 
-const SHOWN = 300;
-/** Events shown at once. */
+const MAX_EVENTS = 300;
+const MAX_TEXT = 200_000; // characters
 
-const LIMIT = 200_000;
-/** Characters of the reply shown at once. */
-
-export class EventsView {
+export class EventList {
   #text = make("p", "text");
   #list = make("ol", "events");
   #count = make("p", "caption");
   #events = 0;
-  /** @type {Node[]} what the next frame shows */
-  #fresh = [];
-  #words = "";
+  /** @type {Node[]} elements to add in the next frame */
+  #pending = [];
+  #replyText = "";
   #parser = createParser({
-    onEvent: (event) => this.#take(event),
-    onComment: (comment) => this.#fresh.push(make("li", "comment", `: ${comment.trim()}`)),
+    onEvent: (event) => this.#handleEvent(event),
+    onComment: (comment) => this.#pending.push(make("li", "comment", `: ${comment.trim()}`)),
   });
 
   constructor() {
@@ -33,40 +30,40 @@ export class EventsView {
     return this.#events;
   }
 
-  /** @param {string} piece */
-  feed(piece) {
-    const idle = !this.#fresh.length;
-    this.#parser.feed(piece);
-    if (idle && this.#fresh.length) requestAnimationFrame(() => this.#draw());
+  /** @param {string} chunk */
+  feed(chunk) {
+    const idle = !this.#pending.length;
+    this.#parser.feed(chunk);
+    if (idle && this.#pending.length) requestAnimationFrame(() => this.#render());
   }
 
   /** @param {{id?: string, event?: string, data: string}} event */
-  #take({ id = "", event = "", data }) {
+  #handleEvent({ id = "", event = "", data }) {
     this.#events += 1;
     const title = make("span", "id", [id && `id ${id}`, event].filter(Boolean).join(", "));
-    this.#fresh.push(make("li", event === "error" ? "failed" : "", title, " ", make("code", "", data)));
-    if (!event) this.#words += contentOf(data);
-    this.#forget();
+    this.#pending.push(make("li", event === "error" ? "error" : "", title, " ", make("code", "", data)));
+    if (!event) this.#replyText += contentOf(data);
+    this.#trim();
   }
 
-  /** Keep no more than is shown, also where no frame is drawn: in a tab that nobody sees. */
-  #forget() {
-    if (this.#fresh.length > 2 * SHOWN) this.#fresh.splice(0, SHOWN);
-    if (this.#words.length > 2 * LIMIT) this.#words = this.#words.slice(-LIMIT);
+  /** Limit memory where no frames are rendered, as in a hidden tab. */
+  #trim() {
+    if (this.#pending.length > 2 * MAX_EVENTS) this.#pending.splice(0, MAX_EVENTS);
+    if (this.#replyText.length > 2 * MAX_TEXT) this.#replyText = this.#replyText.slice(-MAX_TEXT);
   }
 
-  #draw() {
+  #render() {
     const atEnd = this.#list.scrollHeight - this.#list.scrollTop - this.#list.clientHeight < 4;
-    this.#list.append(...this.#fresh.splice(0).slice(-SHOWN));
-    while (this.#list.childElementCount > SHOWN) this.#list.firstElementChild.remove();
+    this.#list.append(...this.#pending.splice(0).slice(-MAX_EVENTS));
+    while (this.#list.childElementCount > MAX_EVENTS) this.#list.firstElementChild.remove();
     if (atEnd) this.#list.scrollTop = this.#list.scrollHeight;
-    this.#text.hidden = !this.#words;
-    this.#text.textContent = this.#words.slice(-LIMIT);
+    this.#text.hidden = !this.#replyText;
+    this.#text.textContent = this.#replyText.slice(-MAX_TEXT);
     this.#count.textContent = this.#events === 1 ? "1 event" : `${this.#events} events`;
   }
 }
 
-/** What a line of a reply says. @param {string} data @returns {string} */
+/** The text in a line of a reply. @param {string} data @returns {string} */
 function contentOf(data) {
   try {
     return JSON.parse(data).message?.content ?? "";

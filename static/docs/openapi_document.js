@@ -1,16 +1,16 @@
-// The OpenAPI document, read: references followed, operations in groups.
+// Reads the OpenAPI document: resolves references and groups operations by tag.
 
 /**
  * @typedef {Object<string, any>} Json
  *
  * @typedef {object} Operation
  * @property {string} id
- * @property {string} method in capitals
+ * @property {string} method in upper case
  * @property {string} path
  * @property {string} summary
  * @property {string} description
  * @property {Json[]} parameters
- * @property {Json | null} body its media type's schema and examples
+ * @property {Json | null} body schema and examples of its media type
  * @property {Array<[string, Json]>} responses by status
  *
  * @typedef {{name: string, description: string, operations: Operation[]}} Group
@@ -30,7 +30,7 @@ export class ApiDocument {
     this.groups = json.tags.map((tag) => ({ ...tag, operations: this.#withTag(tag.name) }));
   }
 
-  /** What a reference refers to; anything else is itself. @param {any} value */
+  /** Resolve a reference; other values are returned unchanged. @param {any} value */
   resolve(value) {
     while (value?.$ref) {
       value = value.$ref.slice(2).split("/").reduce((found, name) => found[name], this.#json);
@@ -38,12 +38,12 @@ export class ApiDocument {
     return value;
   }
 
-  /** The name of the component that is referred to. @param {any} value @returns {string} */
+  /** The name of the referenced component. @param {any} value @returns {string} */
   nameOf(value) {
     return value?.$ref?.split("/").at(-1) ?? "";
   }
 
-  /** The examples of a parameter or media type: summary and value. @param {Json} value @returns {Array<[string, any]>} */
+  /** The examples of a media type: summary and value. @param {Json} value @returns {Array<[string, any]>} */
   examplesOf(value) {
     if ("example" in value) return [["Example", value.example]];
     return Object.values(value.examples ?? {}).map((one) => [one.summary, one.value]);
@@ -76,7 +76,7 @@ function requiredFirst(one, other) {
   return Number(other.required ?? false) - Number(one.required ?? false) || weight(one) - weight(other);
 }
 
-/** The request's own name is what people need least. @param {Json} parameter */
+/** Sort X-Request-ID last: it is rarely needed. @param {Json} parameter */
 function weight({ name }) {
   return Number(name === "X-Request-ID");
 }

@@ -1,27 +1,27 @@
-// One operation: what it does, a form to try it, and every answer that it can give.
+// One operation: its description, a form to try it, and its responses.
 
-import { kindOf, makeFields } from "./schema_view.js";
-import { makeCode, makeProse, withCode } from "./text.js";
-import { TryOut } from "./try_form.js";
+import { describeType, makeFields } from "./schema_view.js";
+import { makeCode, makeParagraphs, withCode } from "./text.js";
+import { TryForm } from "./try_form.js";
 import { make } from "../shared/dom.js";
 
 /**
  * @typedef {import("./openapi_document.js").ApiDocument} ApiDocument
  * @typedef {import("./openapi_document.js").Operation} Operation
- * @typedef {import("./request.js").KnownValues} KnownValues
+ * @typedef {import("./request.js").SharedValues} SharedValues
  */
 
 export class OperationView {
   #api;
   #operation;
 
-  /** @param {ApiDocument} api @param {Operation} operation @param {KnownValues} known */
-  constructor(api, operation, known) {
+  /** @param {ApiDocument} api @param {Operation} operation @param {SharedValues} sharedValues */
+  constructor(api, operation, sharedValues) {
     this.#api = api;
     this.#operation = operation;
     this.element = /** @type {HTMLDetailsElement} */ (make("details", "operation", this.#makeSummary()));
     this.element.id = operation.id;
-    this.element.addEventListener("toggle", () => this.#fill(known), { once: true });
+    this.element.addEventListener("toggle", () => this.#render(sharedValues), { once: true });
   }
 
   #makeSummary() {
@@ -30,30 +30,30 @@ export class OperationView {
     return make("summary", "", make("h3", "", badge, " ", make("code", "path", path), " ", make("span", "title", summary)));
   }
 
-  /** Make the rest when it is first opened. @param {KnownValues} known */
-  #fill(known) {
+  /** Render the content when the operation is first opened. @param {SharedValues} sharedValues */
+  #render(sharedValues) {
     const { description, responses } = this.#operation;
-    const answers = make("section", "answers", make("h4", "", "Answers"));
-    for (const [status, response] of responses) answers.append(this.#makeResponse(status, response));
-    const tryOut = new TryOut(this.#api, this.#operation, known);
-    this.element.append(make("div", "inside", ...makeProse(description), tryOut.element, answers));
+    const responseList = make("section", "responses", make("h4", "", "Responses"));
+    for (const [status, response] of responses) responseList.append(this.#makeResponse(status, response));
+    const tryForm = new TryForm(this.#api, this.#operation, sharedValues);
+    this.element.append(make("div", "operation-body", ...makeParagraphs(description), tryForm.element, responseList));
   }
 
   /** @param {string} status @param {import("./openapi_document.js").Json} response */
   #makeResponse(status, { description, headers = {}, content = {} }) {
     const [first, ...rest] = description.split("\n\n");
     const title = make("summary", "", make("code", `status s${status[0]}`, status), " ", make("span", "", ...withCode(first)));
-    const view = make("details", "response", title, ...makeProse(rest.join("\n\n")));
-    const heads = Object.entries(headers).map(([name, header]) => this.#makeHeader(name, this.#api.resolve(header)));
-    if (heads.length) view.append(make("h5", "", "Headers"), make("ul", "fields", ...heads));
+    const view = make("details", "response", title, ...makeParagraphs(rest.join("\n\n")));
+    const rows = Object.entries(headers).map(([name, header]) => this.#makeHeader(name, this.#api.resolve(header)));
+    if (rows.length) view.append(make("h5", "", "Headers"), make("ul", "fields", ...rows));
     for (const [type, media] of Object.entries(content)) view.append(...this.#makeMedia(type, media));
     return view;
   }
 
   /** @param {string} name @param {import("./openapi_document.js").Json} header */
   #makeHeader(name, { description, schema }) {
-    const kind = make("span", "kind", kindOf(this.#api, schema));
-    return make("li", "", make("code", "name", name), " ", kind, make("p", "", ...withCode(description)));
+    const type = make("span", "type", describeType(this.#api, schema));
+    return make("li", "", make("code", "name", name), " ", type, make("p", "", ...withCode(description)));
   }
 
   /** @param {string} type @param {import("./openapi_document.js").Json} media */

@@ -1,15 +1,15 @@
-// A request that a person has filled in: as fetch takes it, and as a command for a shell.
+// Requests of the API page: sends one with fetch, formats one as a curl command, and shares values between forms.
 
 /**
- * @typedef {object} Filled
+ * @typedef {object} FormRequest
  * @property {string} method
- * @property {string} path with its parameters in braces
- * @property {Array<{name: string, in: string, value: string}>} values those that are not empty
+ * @property {string} path with parameters in braces
+ * @property {Array<{name: string, in: string, value: string}>} values the parameters that are set
  * @property {string | null} body
  */
 
-/** @param {Filled} filled @returns {string} path and query */
-export function addressOf({ path, values }) {
+/** @param {FormRequest} request @returns {string} path and query */
+export function urlOf({ path, values }) {
   const query = new URLSearchParams();
   for (const one of values) {
     if (one.in === "path") path = path.replace(`{${one.name}}`, one.value.split("/").map(encodeURIComponent).join("/"));
@@ -18,39 +18,40 @@ export function addressOf({ path, values }) {
   return query.size ? `${path}?${query}` : path;
 }
 
-/** @param {Filled} filled @returns {Object<string, string>} */
+/** @param {FormRequest} request @returns {Object<string, string>} */
 function headersOf({ values, body }) {
   const headers = Object.fromEntries(values.filter((one) => one.in === "header").map(({ name, value }) => [name, value]));
   return body === null ? headers : { "Content-Type": "application/json", ...headers };
 }
 
-/** @param {Filled} filled @param {AbortSignal} signal @returns {Promise<Response>} */
-export function send(filled, signal) {
-  const { method, body } = filled;
-  return fetch(addressOf(filled), { method, headers: headersOf(filled), body, signal, cache: "no-store" });
+/** @param {FormRequest} request @param {AbortSignal} signal @returns {Promise<Response>} */
+export function send(request, signal) {
+  const { method, body } = request;
+  return fetch(urlOf(request), { method, headers: headersOf(request), body, signal, cache: "no-store" });
 }
 
-/** The same request as a command. @param {Filled} filled @param {string} origin */
-export function asCurl(filled, origin) {
-  const { method, body } = filled;
-  const words = [`curl ${method === "HEAD" ? "-I" : "-N -i"} ${quoted(origin + addressOf(filled))}`];
-  if (method === "DELETE") words.push("-X DELETE");
-  for (const [name, value] of Object.entries(headersOf(filled))) words.push(`-H ${quoted(`${name}: ${value}`)}`);
-  if (body !== null) words.push(`-d ${quoted(body)}`);
-  return words.join(" \\\n  ");
+/** Format a request as a shell command. @param {FormRequest} request @param {string} origin */
+export function toCurl(request, origin) {
+  const { method, body } = request;
+  const parts = [`curl ${method === "HEAD" ? "-I" : "-N -i"} ${quote(origin + urlOf(request))}`];
+  if (method === "DELETE") parts.push("-X DELETE");
+  for (const [name, value] of Object.entries(headersOf(request))) parts.push(`-H ${quote(`${name}: ${value}`)}`);
+  if (body !== null) parts.push(`-d ${quote(body)}`);
+  return parts.join(" \\\n  ");
 }
 
-/** @param {string} text as one word of a POSIX shell */
-function quoted(text) {
+/** Quote an argument for a POSIX shell. @param {string} text */
+function quote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-export class KnownValues extends EventTarget {
+/** Values from responses that other operations can use: a reply's id, an installed model. */
+export class SharedValues extends EventTarget {
   /** @type {Map<string, string>} */
   #values = new Map();
 
   /** @param {string} name @param {string} value */
-  put(name, value) {
+  set(name, value) {
     this.#values.set(name, value);
     this.dispatchEvent(new Event("change"));
   }

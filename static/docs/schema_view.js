@@ -1,35 +1,35 @@
-// A JSON schema in words: what kind of value, within which limits, with which fields.
+// Renders a JSON schema: type, limits and fields.
 
 import { withCode } from "./text.js";
 import { make } from "../shared/dom.js";
 
 /** @typedef {import("./openapi_document.js").ApiDocument} ApiDocument */
 
-/** A value's kind in a few words. @param {ApiDocument} api @param {any} given @returns {string} */
-export function kindOf(api, given) {
-  const schema = api.resolve(given);
-  if (schema === true) return "anything";
+/** Describe a type in a few words. @param {ApiDocument} api @param {any} reference @returns {string} */
+export function describeType(api, reference) {
+  const schema = api.resolve(reference);
+  if (schema === true) return "any";
   if (schema.const !== undefined) return `always ${schema.const}`;
   if (schema.enum) return schema.enum.join(" or ");
-  if (schema.type === "array") return `list of ${schema.items ? kindOf(api, schema.items) : "anything"}`;
-  if (!schema.type && schema.anyOf) return schema.anyOf.map((one) => kindOf(api, one)).join(" or ");
-  return [[schema.type ?? "anything"].flat().join(" or "), schema.format, limitsOf(schema)].filter(Boolean).join(", ");
+  if (schema.type === "array") return `array of ${schema.items ? describeType(api, schema.items) : "any"}`;
+  if (!schema.type && schema.anyOf) return schema.anyOf.map((one) => describeType(api, one)).join(" or ");
+  return [[schema.type ?? "any"].flat().join(" or "), schema.format, describeLimits(schema)].filter(Boolean).join(", ");
 }
 
 /** @param {any} schema @returns {string} */
-function limitsOf({ minLength, maxLength, minimum, maximum, default: usual }) {
+function describeLimits({ minLength, maxLength, minimum, maximum, default: defaultValue }) {
   const parts = [];
   if (maxLength !== undefined) parts.push(`${minLength ?? 0} to ${maxLength} characters`);
   else if (minLength) parts.push("not empty");
   if (minimum !== undefined && (maximum === undefined || maximum > 1e15)) parts.push(`${minimum} or more`);
   else if (minimum !== undefined) parts.push(`${minimum} to ${maximum}`);
-  if (usual !== undefined) parts.push(`${usual} if left out`);
+  if (defaultValue !== undefined) parts.push(`default ${defaultValue}`);
   return parts.join(", ");
 }
 
-/** The fields of an object or of a list of objects, nested; null if there are none. @param {ApiDocument} api @param {any} given */
-export function makeFields(api, given) {
-  const schema = api.resolve(given);
+/** List the fields of an object or an array of objects, nested; null if there are none. @param {ApiDocument} api @param {any} reference */
+export function makeFields(api, reference) {
+  const schema = api.resolve(reference);
   if (schema.items) return makeFields(api, schema.items);
   const alternative = schema.anyOf?.map((one) => api.resolve(one)).find((one) => one.properties);
   const { properties, required = [] } = schema.properties ? schema : alternative ?? {};
@@ -43,7 +43,7 @@ export function makeFields(api, given) {
 
 /** @param {ApiDocument} api @param {string} name @param {any} field @param {boolean} required */
 function makeField(api, name, field, required) {
-  const item = make("li", "", make("code", "name", name), " ", make("span", "kind", kindOf(api, field)));
+  const item = make("li", "", make("code", "name", name), " ", make("span", "type", describeType(api, field)));
   if (required) item.append(" ", make("span", "required", "required"));
   const { description } = api.resolve(field);
   if (description) item.append(make("p", "", ...withCode(description)));
@@ -52,11 +52,11 @@ function makeField(api, name, field, required) {
   return item;
 }
 
-/** What a text holds that is JSON itself. @param {ApiDocument} api @param {any} schema */
+/** List the schemas of a string that contains JSON. @param {ApiDocument} api @param {any} schema */
 function makeContent(api, { contentSchema }) {
-  const kinds = [contentSchema?.anyOf ?? []].flat().filter((one) => api.nameOf(one));
-  if (!kinds.length) return null;
-  return make("ul", "fields", ...kinds.map((one) => makeNamed(api, one)));
+  const schemas = [contentSchema?.anyOf ?? []].flat().filter((one) => api.nameOf(one));
+  if (!schemas.length) return null;
+  return make("ul", "fields", ...schemas.map((one) => makeNamed(api, one)));
 }
 
 /** @param {ApiDocument} api @param {any} reference */

@@ -1,63 +1,63 @@
-// The form of an operation: its parameters, its body, and what came of sending them.
+// The form to try an operation: its parameters, its body, and the response.
 
-import { asCurl, send } from "./request.js";
-import { AnswerView } from "./response_view.js";
-import { kindOf, makeFields } from "./schema_view.js";
+import { toCurl, send } from "./request.js";
+import { ResponseView } from "./response_view.js";
+import { describeType, makeFields } from "./schema_view.js";
 import { withCode } from "./text.js";
 import { make, makeButton } from "../shared/dom.js";
 
 /**
  * @typedef {import("./openapi_document.js").ApiDocument} ApiDocument
  * @typedef {import("./openapi_document.js").Operation} Operation
- * @typedef {import("./request.js").KnownValues} KnownValues
+ * @typedef {import("./request.js").SharedValues} SharedValues
  */
 
-export class TryOut {
+export class TryForm {
   #api;
   #operation;
-  #known;
+  #sharedValues;
   /** @type {Array<[import("./openapi_document.js").Json, HTMLInputElement | HTMLSelectElement]>} */
   #fields = [];
   /** @type {HTMLTextAreaElement | null} */
   #body = null;
-  /** @type {any} the example that the body was made from, and what it looked like then */
+  /** @type {any} the example shown in the body, and its initial text */
   #example = null;
   #exampleText = "";
   #result = make("div", "result");
   /** @type {AbortController | null} */
-  #sending = null;
+  #controller = null;
 
-  /** @param {ApiDocument} api @param {Operation} operation @param {KnownValues} known */
-  constructor(api, operation, known) {
+  /** @param {ApiDocument} api @param {Operation} operation @param {SharedValues} sharedValues */
+  constructor(api, operation, sharedValues) {
     this.#api = api;
     this.#operation = operation;
-    this.#known = known;
-    this.element = /** @type {HTMLFormElement} */ (make("form", "try", make("h4", "", "Try it")));
+    this.#sharedValues = sharedValues;
+    this.element = /** @type {HTMLFormElement} */ (make("form", "try-form", make("h4", "", "Try it")));
     this.element.setAttribute("aria-label", `Try ${operation.method} ${operation.path}`);
     for (const parameter of operation.parameters) this.element.append(this.#makeParameter(parameter));
     if (operation.body) this.element.append(...this.#makeBody(operation.body));
     const submit = /** @type {HTMLButtonElement} */ (make("button", "primary", "Send"));
     this.element.append(submit, this.#result);
     this.element.addEventListener("submit", (event) => this.#submit(event));
-    known.addEventListener("change", () => this.#fillIn());
-    this.#fillIn();
+    sharedValues.addEventListener("change", () => this.#applySharedValues());
+    this.#applySharedValues();
   }
 
   /** @param {import("./openapi_document.js").Json} parameter */
   #makeParameter(parameter) {
     const { name, in: place, required = false, description, schema } = parameter;
-    const field = schema.enum ? makeChoice(schema.enum) : makeInput(parameter);
+    const field = schema.enum ? makeSelect(schema.enum) : makeInput(parameter);
     field.name = name;
     field.required = required;
     field.id = `${this.#operation.id}-${place}-${name}`;
     this.#fields.push([parameter, field]);
     const label = /** @type {HTMLLabelElement} */ (make("label", "", make("code", "name", name)));
     label.htmlFor = field.id;
-    const kind = make("span", "kind", `${place}, ${kindOf(this.#api, schema)}`);
+    const type = make("span", "type", `${place}, ${describeType(this.#api, schema)}`);
     const note = make("p", "", ...withCode(description));
     note.id = `${field.id}-note`;
     field.setAttribute("aria-describedby", note.id);
-    const title = make("div", "", label, " ", kind);
+    const title = make("div", "", label, " ", type);
     if (required) title.append(" ", make("span", "required", "required"));
     return make("div", "parameter", title, field, note);
   }
@@ -65,31 +65,31 @@ export class TryOut {
   /** @param {import("./openapi_document.js").Json} media */
   #makeBody(media) {
     const examples = this.#api.examplesOf(media);
-    const box = (this.#body = /** @type {HTMLTextAreaElement} */ (make("textarea", "")));
-    box.id = `${this.#operation.id}-body`;
-    box.spellcheck = false;
+    const textarea = (this.#body = /** @type {HTMLTextAreaElement} */ (make("textarea", "")));
+    textarea.id = `${this.#operation.id}-body`;
+    textarea.spellcheck = false;
     this.#showExample(examples[0][1]);
-    box.rows = box.value.split("\n").length + 1;
-    const label = /** @type {HTMLLabelElement} */ (make("label", "", "Body ", make("span", "kind", "application/json")));
-    label.htmlFor = box.id;
-    const choices = examples.length < 2 ? [] : examples.map(([summary, value]) =>
+    textarea.rows = textarea.value.split("\n").length + 1;
+    const label = /** @type {HTMLLabelElement} */ (make("label", "", "Body ", make("span", "type", "application/json")));
+    label.htmlFor = textarea.id;
+    const buttons = examples.length < 2 ? [] : examples.map(([summary, value]) =>
       makeButton(summary, () => this.#showExample(value)));
-    const fields = make("details", "shape", make("summary", "", "Fields of the body"), makeFields(this.#api, media.schema));
-    return [make("div", "parameter body", label, make("div", "choices", ...choices), box, fields)];
+    const fields = make("details", "collapsible", make("summary", "", "Body fields"), makeFields(this.#api, media.schema));
+    return [make("div", "parameter body", label, make("div", "examples", ...buttons), textarea, fields)];
   }
 
-  /** Put an example into the body's box, with a model that is there. @param {any} example */
+  /** Show an example in the body, with an installed model. @param {any} example */
   #showExample(example) {
-    const model = this.#known.get("model");
+    const model = this.#sharedValues.get("model");
     this.#example = example;
     this.#exampleText = JSON.stringify(model === undefined || !("model" in example) ? example : { ...example, model }, null, 2);
     this.#body.value = this.#exampleText;
   }
 
-  /** Take over what has become known since, where nobody has written anything else. */
-  #fillIn() {
+  /** Fill in the shared values, except in fields that the user has edited. */
+  #applySharedValues() {
     for (const [{ name, in: place }, field] of this.#fields) {
-      if (place === "path") field.value = this.#known.get(name) ?? field.value;
+      if (place === "path") field.value = this.#sharedValues.get(name) ?? field.value;
     }
     if (this.#body && this.#body.value === this.#exampleText) this.#showExample(this.#example);
   }
@@ -97,19 +97,19 @@ export class TryOut {
   /** @param {SubmitEvent} event */
   async #submit(event) {
     event.preventDefault();
-    this.#sending?.abort();
-    const sending = (this.#sending = new AbortController());
-    const filled = this.#filled();
-    const answer = new AnswerView(asCurl(filled, location.origin), this.#known, () => sending.abort());
-    this.#result.replaceChildren(answer.element);
+    this.#controller?.abort();
+    const controller = (this.#controller = new AbortController());
+    const request = this.#request();
+    const view = new ResponseView(toCurl(request, location.origin), this.#sharedValues, () => controller.abort());
+    this.#result.replaceChildren(view.element);
     try {
-      await answer.show(await send(filled, sending.signal));
+      await view.show(await send(request, controller.signal));
     } catch {
-      answer.fail(sending.signal.aborted);
+      view.showFailure(controller.signal.aborted);
     }
   }
 
-  #filled() {
+  #request() {
     const values = this.#fields
       .map(([{ name, in: place }, field]) => ({ name, in: place, value: field.value }))
       .filter(({ value }) => value !== "");
@@ -130,8 +130,8 @@ function makeInput({ required, schema, example }) {
 }
 
 /** @param {string[]} values @returns {HTMLSelectElement} */
-function makeChoice(values) {
+function makeSelect(values) {
   const select = /** @type {HTMLSelectElement} */ (make("select", ""));
-  for (const value of ["", ...values]) select.append(new Option(value || "not sent", value));
+  for (const value of ["", ...values]) select.append(new Option(value || "not set", value));
   return select;
 }

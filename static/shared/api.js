@@ -1,48 +1,48 @@
-// chatterd's HTTP API as functions; what goes wrong is an ApiError whose message is a sentence to show.
+// Client for chatterd's HTTP API. Failures throw an ApiError whose message can be shown to the user.
 
-import { leaveToSignIn } from "./session.js";
+import { redirectToSignIn } from "./session.js";
 
 /**
  * @typedef {object} Message
- * @property {number} [seq] its number, once the server has it
+ * @property {number} [seq] its sequence number, once the server has stored it
  * @property {string} [id]
  * @property {string} role
  * @property {string} content
  * @property {string} [thinking]
  * @property {string[]} [images] in base64
- * @property {string} [status] how its reply ended, if not well
- * @property {string} [error] what went wrong with it
+ * @property {string} [status] the outcome of its reply, unless it completed
+ * @property {string} [error] why its reply failed
  *
  * @typedef {{messages: Message[], reply: {id: string} | null, before: number | null}} History
  * @typedef {object} Model
  * @property {string} name
  * @property {number} [size] on disk, in bytes
- * @property {string[]} [capabilities] what newer Ollamas say that it can do: "completion", "vision", "embedding", ...
+ * @property {string[]} [capabilities] as newer versions of Ollama report them: "completion", "vision", "embedding", ...
  * @property {{parameter_size?: string, family?: string, families?: string[] | null, context_length?: number}} [details]
  */
 
-/** Milliseconds for a request: the server answers at once, but a connection may have died without a sign. */
-const PATIENCE = 15_000;
-const BYTES_PER_MILLISECOND = 20; // of a slow upload
-const UNREACHABLE = "The server does not answer. Check that chatterd is running and that you are online.";
+/** Milliseconds. The server responds at once, but a connection may be dead without notice. */
+const REQUEST_TIMEOUT = 15_000;
+const UPLOAD_BYTES_PER_MILLISECOND = 20; // for a slow connection
+const UNREACHABLE = "Cannot reach the server. Check that chatterd is running and that you are online.";
 
 export class ApiError extends Error {
   /**
-   * @param {string} sentence
-   * @param {number} status 0 if the server did not answer
+   * @param {string} message
+   * @param {number} status 0 if there was no response
    * @param {Headers} headers
    */
-  constructor(sentence, status = 0, headers = new Headers()) {
-    super(sentence);
+  constructor(message, status = 0, headers = new Headers()) {
+    super(message);
     this.status = status;
-    /** The reply that stands in the way (409). @type {string | null} */
+    /** The running reply that caused the conflict (409). @type {string | null} */
     this.location = headers.get("Location");
-    /** Seconds after which the server wants to be asked again (503). */
+    /** Seconds to wait before a retry (429, 503). */
     this.retryAfter = Number.parseInt(headers.get("Retry-After") ?? "0", 10) || 0;
   }
 
-  /** Whether the same request may go well later, without anybody doing anything. */
-  get isPassing() {
+  /** Whether the same request may succeed later. */
+  get isTransient() {
     return this.status === 0 || this.status >= 500 || this.status === 429 || this.status === 408;
   }
 }
@@ -54,11 +54,11 @@ export async function fetchModels() {
 }
 
 /**
- * The newest messages, or those before the one with the number `before`.
+ * Fetch the newest messages, or those with a `seq` below `before`.
  *
  * @param {string} appID
  * @param {number | null} before
- * @param {number | null} limit how many; null: so many as the server thinks right
+ * @param {number | null} limit null: the server's default
  * @returns {Promise<History>}
  */
 export async function fetchHistory(appID, before = null, limit = null) {
@@ -69,22 +69,22 @@ export async function fetchHistory(appID, before = null, limit = null) {
 }
 
 /**
- * Record messages and begin a reply to the conversation.
+ * Record messages and start a reply to the conversation.
  *
  * @param {string} appID
  * @param {string} model
- * @param {{role: string, content: string, images?: string[]}[]} messages none asks for a reply to the conversation as it stands
- * @param {string} key the same for each attempt at the same send: only the first begins a reply
- * @param {Object<string, number>} options Ollama's, by their names; those left out are the model's own
- * @returns {Promise<string>} where the reply can be followed
+ * @param {{role: string, content: string, images?: string[]}[]} messages may be empty: the model then replies to the conversation as it is
+ * @param {string} key the Idempotency-Key, the same for all attempts: only one of them starts a reply
+ * @param {Object<string, number>} options Ollama's options by name; others keep the model's defaults
+ * @returns {Promise<string>} the URL of the reply's stream
  */
-export async function beginReply(appID, model, messages, key, options = {}) {
+export async function startReply(appID, model, messages, key, options = {}) {
   const body = JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) });
   const response = await request("/llmchat", {
     method: "POST",
     headers: { "Content-Type": "application/json", Prefer: "respond-async", "Idempotency-Key": key },
     body,
-    signal: AbortSignal.timeout(PATIENCE + body.length / BYTES_PER_MILLISECOND),
+    signal: AbortSignal.timeout(REQUEST_TIMEOUT + body.length / UPLOAD_BYTES_PER_MILLISECOND),
   });
   return response.headers.get("Location") ?? (await readJSON(response)).location;
 }
@@ -94,25 +94,25 @@ export async function stopReply(location) {
   await request(location, { method: "DELETE" });
 }
 
-/** Also while the page is being left. @param {string} appID */
-export async function forgetConversation(appID) {
+/** Works while the page is being unloaded, too. @param {string} appID */
+export async function deleteConversation(appID) {
   await request(`/llmchat?${new URLSearchParams({ appID })}`, { method: "DELETE", keepalive: true });
 }
 
-/** Forget a message and all after it. @param {string} appID @param {number} seq the message's number */
-export async function forgetFrom(appID, seq) {
+/** Delete a message and all later ones. @param {string} appID @param {number} seq */
+export async function deleteMessagesFrom(appID, seq) {
   await request(`/llmchat?${new URLSearchParams({ appID, from: String(seq) })}`, { method: "DELETE" });
 }
 
-/** @param {string} token @returns {Promise<import("./session.js").Person>} who that is */
+/** @param {string} token @returns {Promise<import("./session.js").Session>} */
 export async function signIn(token) {
   const body = JSON.stringify({ token });
   return readJSON(await request("/sign-in", { method: "POST", headers: { "Content-Type": "application/json" }, body }));
 }
 
-/** Who is asking, as the server sees it; without a name where nobody signs in. @returns {Promise<import("./session.js").Person>} */
-export async function fetchAsker() {
-  return readJSON(await request("/sign-in/asker"));
+/** The authenticated user; the name is empty on a server without authentication. @returns {Promise<import("./session.js").Session>} */
+export async function fetchMe() {
+  return readJSON(await request("/sign-in/me"));
 }
 
 export async function signOut() {
@@ -133,16 +133,16 @@ export function replyLocation(id) {
 async function request(path, options) {
   let response;
   try {
-    response = await fetch(path, { signal: AbortSignal.timeout(PATIENCE), ...options });
+    response = await fetch(path, { signal: AbortSignal.timeout(REQUEST_TIMEOUT), ...options });
   } catch {
     throw new ApiError(UNREACHABLE);
   }
   if (response.ok) return response;
-  if (response.status === 401 && !path.startsWith("/sign-in")) leaveToSignIn();
-  throw new ApiError(await sentenceIn(response), response.status, response.headers);
+  if (response.status === 401 && !path.startsWith("/sign-in")) redirectToSignIn();
+  throw new ApiError(await readErrorMessage(response), response.status, response.headers);
 }
 
-/** @param {Response} response whose connection may break in the middle */
+/** @param {Response} response its connection may break before the end */
 async function readJSON(response) {
   try {
     return await response.json();
@@ -152,12 +152,12 @@ async function readJSON(response) {
 }
 
 /** @param {Response} response */
-async function sentenceIn(response) {
+async function readErrorMessage(response) {
   try {
     const { error } = await response.json();
     if (typeof error === "string" && error) return error;
   } catch {
-    // A proxy's own error page: its status is all there is to tell.
+    // An error page of a proxy: only the status is known.
   }
-  return `The server answered with status ${response.status}.`;
+  return `The server responded with status ${response.status}.`;
 }

@@ -1,4 +1,4 @@
-// Making elements in one line; text only ever becomes text.
+// Helpers that create DOM elements. Strings become text nodes, never HTML.
 
 /**
  * @param {string} tag
@@ -14,33 +14,33 @@ export function make(tag, className, ...children) {
 
 /** @param {string} label @param {() => void} onClick */
 export function makeButton(label, onClick) {
-  const button = /** @type {HTMLButtonElement} */ (make("button", "quiet", label));
+  const button = /** @type {HTMLButtonElement} */ (make("button", "button", label));
   button.type = "button";
   button.addEventListener("click", onClick);
   return button;
 }
 
-/** An error in words. @param {string} sentence @param {...Node} actions */
-export function makeAlert(sentence, ...actions) {
-  const alert = make("div", "alert", make("p", "", sentence), ...actions);
+/** An error message that screen readers announce. @param {string} message @param {...Node} actions */
+export function makeAlert(message, ...actions) {
+  const alert = make("div", "alert", make("p", "", message), ...actions);
   alert.setAttribute("role", "alert");
   return alert;
 }
 
-/** A sentence below the messages. @param {string} sentence @param {...Node} actions */
-export function makeNotice(sentence, ...actions) {
-  return make("div", "notice", make("p", "", sentence), ...actions);
+/** An informational message. @param {string} message @param {...Node} actions */
+export function makeNotice(message, ...actions) {
+  return make("div", "notice", make("p", "", message), ...actions);
 }
 
-/** A button with a drawing of 20 by 20 for a face. @param {string} label @param {string} path as in SVG */
+/** A button that shows an SVG icon of 20 by 20. @param {string} label @param {string} path the SVG path data */
 export function makeIconButton(label, path) {
-  const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  drawing.setAttribute("viewBox", "0 0 20 20");
-  drawing.setAttribute("aria-hidden", "true");
-  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  line.setAttribute("d", path);
-  drawing.append(line);
-  const button = /** @type {HTMLButtonElement} */ (make("button", "icon", drawing));
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 20 20");
+  svg.setAttribute("aria-hidden", "true");
+  const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  shape.setAttribute("d", path);
+  svg.append(shape);
+  const button = /** @type {HTMLButtonElement} */ (make("button", "icon-button", svg));
   button.type = "button";
   button.title = label;
   button.setAttribute("aria-label", label);

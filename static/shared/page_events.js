@@ -1,29 +1,34 @@
-// What the tabs of this browser tell each other: that a conversation has changed in the server.
+// Events after which the page's data may be stale: another tab changed a conversation; the page or the network is back.
 
 const channel = "BroadcastChannel" in window ? new BroadcastChannel("chatterd") : null;
-const here = new EventTarget();
+const thisTab = new EventTarget();
 
-/** Let the other tabs know. @param {string} appID @param {boolean} alsoHere whether this one does not know it either */
-export function tellChange(appID, alsoHere = false) {
+/** Notify the other tabs of a changed conversation. @param {string} appID @param {boolean} includeThisTab */
+export function broadcastChange(appID, includeThisTab = false) {
   channel?.postMessage({ appID });
-  if (alsoHere) here.dispatchEvent(new MessageEvent("message", { data: { appID } }));
+  if (includeThisTab) thisTab.dispatchEvent(new MessageEvent("message", { data: { appID } }));
 }
 
 /**
- * Hear of changes that other tabs make, or this one behind the page's back.
+ * Call `listener` when `broadcastChange` reports a change of the conversation.
  *
  * @param {string} appID
  * @param {() => void} listener
- * @param {AbortSignal} signal ends it
+ * @param {AbortSignal} signal removes the listener
  */
-export function onChange(appID, listener, signal) {
-  for (const source of [channel, here]) {
+export function onConversationChange(appID, listener, signal) {
+  for (const source of [channel, thisTab]) {
     source?.addEventListener("message", ({ data }) => data.appID === appID && listener(), { signal });
   }
 }
 
-/** @param {() => void} listener @param {AbortSignal} signal ends it */
-export function onReturn(listener, signal) {
+/**
+ * Call `listener` when the page is focused, shown or restored, or the network returns.
+ *
+ * @param {() => void} listener
+ * @param {AbortSignal} signal removes the listener
+ */
+export function onResume(listener, signal) {
   addEventListener("online", listener, { signal });
   addEventListener("focus", listener, { signal });
   addEventListener("pageshow", ({ persisted }) => persisted && listener(), { signal });

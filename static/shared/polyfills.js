@@ -1,9 +1,9 @@
-// Puts text on the clipboard, also on a page that came over plain HTTP from another machine.
+// Fallbacks for browser APIs that exist only in secure contexts: the page may be served over plain HTTP from another host.
 
-/** @param {string} text @returns {Promise<boolean>} whether it is there now */
+/** Copy text to the clipboard. @param {string} text @returns {Promise<boolean>} whether it succeeded */
 export async function copyText(text) {
   try {
-    await navigator.clipboard.writeText(text); // exists in secure contexts only
+    await navigator.clipboard.writeText(text);
     return true;
   } catch {
     return copySelection(text);
@@ -13,20 +13,20 @@ export async function copyText(text) {
 /** @param {string} text */
 function copySelection(text) {
   const focused = document.activeElement;
-  const box = document.createElement("textarea");
-  box.value = text;
-  box.className = "visually-hidden";
-  document.body.append(box);
-  box.select();
+  const textarea = document.createElement("textarea");
+  textarea.value = text;
+  textarea.className = "visually-hidden";
+  document.body.append(textarea);
+  textarea.select();
   const copied = document.execCommand("copy");
-  box.remove();
+  textarea.remove();
   if (focused instanceof HTMLElement) focused.focus();
   return copied;
 }
 
-/** @returns {string} */
+/** @returns {string} a random UUID */
 export function randomUUID() {
-  if (crypto.randomUUID) return crypto.randomUUID(); // exists in secure contexts only
+  if (crypto.randomUUID) return crypto.randomUUID();
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40; // version 4 (RFC 9562, section 5.4)
   bytes[8] = (bytes[8] & 0x3f) | 0x80;

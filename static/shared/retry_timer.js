@@ -1,66 +1,66 @@
-// The pauses between attempts at something that fails: longer each time, counted down, over when the network returns.
+// Retries with exponential backoff and a countdown. A pending retry runs at once when the network or the page resumes.
 
-import { onReturn } from "./page_events.js";
+import { onResume } from "./page_events.js";
 
-const LONGEST = 15;
+const MAX_DELAY = 15; // seconds
 
-export class Pauses {
+export class RetryTimer {
   #attempt;
   #onTick;
-  #first;
+  #firstDelay;
   #failures = 0;
   #timer = 0;
-  #until = 0;
-  #ended = new AbortController();
+  #dueAt = 0;
+  #disposed = new AbortController();
 
   /**
    * @param {() => void} attempt
-   * @param {(seconds: number) => void} onTick told each second how many are left
-   * @param {number} first seconds of the first pause; the following are 1, 2, 4 ... seconds long
+   * @param {(seconds: number) => void} onTick called each second with the seconds left
+   * @param {number} firstDelay seconds before the first retry; the next ones wait 1, 2, 4 ... seconds
    */
-  constructor(attempt, onTick, first) {
+  constructor(attempt, onTick, firstDelay) {
     this.#attempt = attempt;
     this.#onTick = onTick;
-    this.#first = first;
-    onReturn(() => this.cutShort(), this.#ended.signal);
+    this.#firstDelay = firstDelay;
+    onResume(() => this.retryNow(), this.#disposed.signal);
   }
 
-  /** Attempt it again after a pause. @param {number} least seconds that the server asked for */
-  next(least = 0) {
-    const pause = this.#failures === 0 ? this.#first : Math.min(2 ** (this.#failures - 1), LONGEST);
+  /** Schedule the next retry. @param {number} minDelay seconds requested by the server (Retry-After) */
+  schedule(minDelay = 0) {
+    const delay = this.#failures === 0 ? this.#firstDelay : Math.min(2 ** (this.#failures - 1), MAX_DELAY);
     this.#failures += 1;
-    this.#until = Date.now() + Math.max(pause, least) * 1000;
+    this.#dueAt = Date.now() + Math.max(delay, minDelay) * 1000;
     clearTimeout(this.#timer);
     this.#tick();
   }
 
-  /** Attempt it now, if there is a pause. */
-  cutShort() {
+  /** Run a scheduled retry now. */
+  retryNow() {
     if (!this.#timer) return;
-    this.rest();
+    this.cancel();
     this.#attempt();
   }
 
-  /** Attempt it no more until the next failure. */
-  rest() {
+  /** Cancel a scheduled retry. */
+  cancel() {
     clearTimeout(this.#timer);
     this.#timer = 0;
   }
 
-  /** It went well: the next pause is the first one again. */
-  succeed() {
+  /** Reset the backoff after a success. */
+  reset() {
     this.#failures = 0;
   }
 
-  end() {
-    this.rest();
-    this.#ended.abort();
+  dispose() {
+    this.cancel();
+    this.#disposed.abort();
   }
 
-  /** By the clock, not by counting: a laptop may have slept meanwhile. */
+  /** Compare with the clock instead of counting ticks: timers stop while a laptop sleeps. */
   #tick() {
-    const left = this.#until - Date.now();
-    this.#timer = setTimeout(() => (Date.now() < this.#until ? this.#tick() : this.cutShort()), Math.min(left, 1000));
+    const left = this.#dueAt - Date.now();
+    this.#timer = setTimeout(() => (Date.now() < this.#dueAt ? this.#tick() : this.retryNow()), Math.min(left, 1000));
     this.#onTick(Math.max(Math.ceil(left / 1000), 0));
   }
 }

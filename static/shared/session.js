@@ -1,107 +1,105 @@
-// Who is signed in on this browser, as far as its pages know. The server knows by a cookie that no script can read.
+// The signed-in session as the pages know it. The server uses a cookie that scripts cannot read (HttpOnly).
 
-const RECORD = "chatterd.signed-in";
+const SESSION_KEY = "chatterd.session";
 const SIGN_IN = "/sign-in";
-const PUBLIC = [SIGN_IN, "/docs"]; // pages that show nothing of anybody
-const EVERYBODY = "chatterd.";
+const PUBLIC_PAGES = [SIGN_IN, "/docs"]; // they show no user data
+const ROOT_PREFIX = "chatterd.";
+const TENANT_PREFIX = `${ROOT_PREFIX}tenant.`;
 
-/** @typedef {{name: string, tenant: string, until: number}} Person until: when it ends, in seconds since 1970 */
+/** @typedef {{name: string, tenant: string, until: number}} Session until: expiry time in seconds since 1970 */
 
-const person = signedIn();
-let leaving = false;
+const session = loadSession();
+let redirecting = false;
 
-/**
- * What the names of all things begin with that pages keep in this browser, so that nobody finds what another person
- * left there.
- */
-export const PREFIX = prefixOf(person);
+/** Prefix of all storage keys. Each tenant has its own, so that users of one browser do not see each other's data. */
+export const STORAGE_PREFIX = prefixOf(session);
 
-/** @returns {Person | null} */
-export function signedIn() {
+/** @returns {Session | null} */
+export function loadSession() {
   try {
-    const record = JSON.parse(localStorage.getItem(RECORD));
-    return typeof record?.tenant === "string" ? record : null;
+    const stored = JSON.parse(localStorage.getItem(SESSION_KEY));
+    return typeof stored?.tenant === "string" ? stored : null;
   } catch {
-    return null; // storage is forbidden, or somebody wrote into it by hand
+    return null; // storage is blocked, or the value was edited by hand
   }
 }
 
-/** @param {Person | null} whom */
-export function keepSignedIn(whom) {
+/** @param {Session | null} value */
+export function saveSession(value) {
   try {
-    if (whom) localStorage.setItem(RECORD, JSON.stringify(whom));
-    else localStorage.removeItem(RECORD);
+    if (value) localStorage.setItem(SESSION_KEY, JSON.stringify(value));
+    else localStorage.removeItem(SESSION_KEY);
   } catch {
-    // Storage is forbidden: the cookie alone does.
+    // Storage is blocked: the cookie suffices.
   }
 }
 
-/** @param {Person | null} whom @returns {boolean} */
-export function isOver({ until }) {
+/** @param {Session} value @returns {boolean} */
+export function isExpired({ until }) {
   return until * 1000 <= Date.now();
 }
 
-/** Go and sign in, and then come back here. What was written is kept until then. */
-export function leaveToSignIn() {
-  if (leaving) return;
-  leaving = true;
-  const known = signedIn();
-  if (known) keepSignedIn({ ...known, until: 0 }); // the next one here is shown nothing of theirs
-  location.assign(signInAddress());
+/** Redirect to the sign-in page, which leads back here. Stored drafts and prompts are kept. */
+export function redirectToSignIn() {
+  if (redirecting) return;
+  redirecting = true;
+  const stored = loadSession();
+  if (stored) saveSession({ ...stored, until: 0 }); // pages opened before the next sign-in show none of its data
+  location.assign(signInUrl());
 }
 
 /** @returns {string} */
-export function signInAddress() {
+export function signInUrl() {
   return `${SIGN_IN}?${new URLSearchParams({ then: location.pathname + location.search + location.hash })}`;
 }
 
-/** Let nothing stay on the page when somebody else signs in or out in another tab. */
-function watchOthers() {
+/** Reload the page when the session changes in another tab. */
+function reloadOnSessionChange() {
   const check = () => {
-    if (prefixOf(signedIn()) !== PREFIX || (person && !signedIn())) location.reload();
+    if (prefixOf(loadSession()) !== STORAGE_PREFIX || (session && !loadSession())) location.reload();
   };
-  addEventListener("storage", ({ key }) => (key === RECORD || key === null) && check());
+  addEventListener("storage", ({ key }) => (key === SESSION_KEY || key === null) && check());
   addEventListener("pageshow", ({ persisted }) => persisted && check());
 }
 
-/** Forget everything that pages have kept for a person. @param {Person} whom */
-export function forgetAllOf(whom) {
-  const prefix = prefixOf(whom);
-  for (const area of [() => localStorage, () => sessionStorage]) {
-    for (const name of namesIn(area, prefix)) area().removeItem(name);
+/** Delete all data that the pages stored for a session's tenant. @param {Session} value */
+export function clearStoredData(value) {
+  const prefix = prefixOf(value);
+  for (const getStorage of [() => localStorage, () => sessionStorage]) {
+    for (const key of keysIn(getStorage, prefix)) getStorage().removeItem(key);
   }
 }
 
-/** What was written in this tab before anybody had signed in is that person's. @param {Person} whom */
-export function takeOver(whom) {
-  for (const name of namesIn(() => sessionStorage, EVERYBODY)) {
-    const value = sessionStorage.getItem(name);
-    sessionStorage.removeItem(name);
-    sessionStorage.setItem(prefixOf(whom) + name.slice(EVERYBODY.length), value);
+/** Move this tab's data from before the first sign-in to the session's tenant. @param {Session} value */
+export function claimAnonymousData(value) {
+  for (const key of keysIn(() => sessionStorage, ROOT_PREFIX)) {
+    const data = sessionStorage.getItem(key);
+    sessionStorage.removeItem(key);
+    sessionStorage.setItem(prefixOf(value) + key.slice(ROOT_PREFIX.length), data);
   }
 }
 
-/** @param {() => Storage} area @param {string} prefix @returns {string[]} */
-function namesIn(area, prefix) {
-  const isElse = (name) => name === RECORD || (prefix === EVERYBODY && name.startsWith(`${EVERYBODY}of.`));
+/** @param {() => Storage} getStorage @param {string} prefix @returns {string[]} */
+function keysIn(getStorage, prefix) {
+  const isOther = (key) => key === SESSION_KEY || (prefix === ROOT_PREFIX && key.startsWith(TENANT_PREFIX));
   try {
-    return Object.keys(area()).filter((name) => name.startsWith(prefix) && !isElse(name));
+    return Object.keys(getStorage()).filter((key) => key.startsWith(prefix) && !isOther(key));
   } catch {
-    return []; // storage is forbidden: nothing was kept
+    return []; // storage is blocked: nothing was stored
   }
 }
 
-/** @param {Person | null} whom @returns {string} the tenant that is empty is that of a server where nobody signs in */
-function prefixOf(whom) {
-  if (!whom?.tenant) return EVERYBODY;
-  const name = encodeURIComponent(whom.tenant).replaceAll(".", "%2E"); // or a.b's would begin with all of a's
-  return `${EVERYBODY}of.${name}.`;
+/** @param {Session | null} value @returns {string} the tenant is empty on a server without authentication */
+function prefixOf(value) {
+  if (!value?.tenant) return ROOT_PREFIX;
+  const name = encodeURIComponent(value.tenant).replaceAll(".", "%2E"); // else the prefix of "a" would match "a.b" too
+  return `${TENANT_PREFIX}${name}.`;
 }
 
-if (!PUBLIC.includes(location.pathname.replace(/\/$/, ""))) {
-  watchOthers();
-  if (person && isOver(person)) {
-    leaveToSignIn();
-    await new Promise(() => {}); // the page shows nothing until it is left
+if (!PUBLIC_PAGES.includes(location.pathname.replace(/\/$/, ""))) {
+  reloadOnSessionChange();
+  if (session && isExpired(session)) {
+    redirectToSignIn();
+    await new Promise(() => {}); // run no other module until the redirect
   }
 }

@@ -1,87 +1,76 @@
-// What the browser keeps between visits, and a stand-in for where it keeps nothing.
+// localStorage and sessionStorage under the signed-in tenant's prefix, with an in-memory fallback for failed writes.
 
-import { PREFIX } from "./session.js";
+import { STORAGE_PREFIX } from "./session.js";
 
-/** Names and texts that the browser keeps; what it refuses to keep lasts as long as the page. */
 class Store {
-  #area;
-  #unkept = new Map();
-  #onRefusal = () => {};
+  #getStorage;
+  #unsaved = new Map(); // values that the browser did not store; they last as long as the page
+  #onWriteError = () => {};
 
-  /** @param {() => Storage} area asked each time, for asking throws where storage is forbidden */
-  constructor(area) {
-    this.#area = area;
+  /** @param {() => Storage} getStorage called each time: the property itself throws where storage is blocked */
+  constructor(getStorage) {
+    this.#getStorage = getStorage;
   }
 
-  /** @param {string} name @returns {string | null} */
-  get(name) {
-    if (this.#unkept.has(name)) return this.#unkept.get(name);
+  /** @param {string} key @returns {string | null} */
+  get(key) {
+    if (this.#unsaved.has(key)) return this.#unsaved.get(key);
     try {
-      return this.#area().getItem(PREFIX + name);
+      return this.#getStorage().getItem(STORAGE_PREFIX + key);
     } catch {
       return null;
     }
   }
 
-  /** @param {string} name @param {string} value */
-  set(name, value) {
+  /** @param {string} key @param {string} value */
+  set(key, value) {
     try {
-      this.#area().setItem(PREFIX + name, value);
-      this.#unkept.delete(name);
+      this.#getStorage().setItem(STORAGE_PREFIX + key, value);
+      this.#unsaved.delete(key);
     } catch (error) {
-      this.#unkept.set(name, value);
-      this.#onRefusal(error?.name === "QuotaExceededError" && this.names().length > 0);
+      this.#unsaved.set(key, value);
+      this.#onWriteError(error?.name === "QuotaExceededError" && this.keys().length > 0);
     }
   }
 
-  /** @param {string} name */
-  delete(name) {
-    this.#unkept.delete(name);
+  /** @param {string} key */
+  delete(key) {
+    this.#unsaved.delete(key);
     try {
-      this.#area().removeItem(PREFIX + name);
+      this.#getStorage().removeItem(STORAGE_PREFIX + key);
     } catch {
-      // Storage is forbidden: nothing was kept.
+      // Storage is blocked: nothing was stored.
     }
   }
 
-  /** @param {string} [beginning] @returns {string[]} the names that begin so */
-  names(beginning = "") {
-    let kept = [];
+  /** @param {string} [prefix] @returns {string[]} the keys with this prefix */
+  keys(prefix = "") {
+    let stored = [];
     try {
-      kept = Object.keys(this.#area());
+      stored = Object.keys(this.#getStorage());
     } catch {
-      // Storage is forbidden: there is only what the page itself remembers.
+      // Storage is blocked: only the values in memory exist.
     }
-    const names = kept.filter((key) => key.startsWith(PREFIX)).map((key) => key.slice(PREFIX.length));
-    return [...new Set([...names, ...this.#unkept.keys()])].filter((name) => name.startsWith(beginning));
+    const keys = stored.filter((key) => key.startsWith(STORAGE_PREFIX)).map((key) => key.slice(STORAGE_PREFIX.length));
+    return [...new Set([...keys, ...this.#unsaved.keys()])].filter((key) => key.startsWith(prefix));
   }
 
-  /** Hear of each thing that is not kept. @param {(full: boolean) => void} listener told whether there is no room */
-  onRefusal(listener) {
-    this.#onRefusal = listener;
+  /** Set the handler of failed writes. @param {(isFull: boolean) => void} listener `isFull`: the quota is exceeded */
+  onWriteError(listener) {
+    this.#onWriteError = listener;
   }
 
-  /** Hear of changes that other tabs make. @param {(name: string | null) => void} listener null: of all names */
-  onForeignChange(listener) {
+  /** Listen for changes made by other tabs. @param {(key: string | null) => void} listener null: all keys changed */
+  onExternalChange(listener) {
     addEventListener("storage", ({ key, storageArea }) => {
-      if (key !== null && !key.startsWith(PREFIX)) return;
-      if (storageArea === this.#area()) listener(key && key.slice(PREFIX.length));
+      if (key !== null && !key.startsWith(STORAGE_PREFIX)) return;
+      if (storageArea === this.#getStorage()) listener(key && key.slice(STORAGE_PREFIX.length));
     });
   }
 }
 
-/** Kept for good, and the same in every tab. */
-export const everyTab = new Store(() => localStorage);
+/** Persistent, and shared by all tabs. */
+export const localStore = new Store(() => localStorage);
 
-/** Kept through reloads of this tab. */
-export const thisTab = new Store(() => sessionStorage);
-
-/** @param {string} name @returns {string | null} */
-export function recall(name) {
-  return everyTab.get(name);
-}
-
-/** @param {string} name @param {string} value */
-export function remember(name, value) {
-  everyTab.set(name, value);
-}
+/** Kept for this tab only, also after a reload. */
+export const sessionStore = new Store(() => sessionStorage);

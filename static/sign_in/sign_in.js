@@ -1,27 +1,27 @@
-// The sign-in page: a token for a cookie, back to the page that sent its reader here, and out again.
+// Entry point of the sign-in page: exchanges a token for a cookie, redirects back, and signs out.
 
-import { fetchAsker, signIn, signOut } from "../shared/api.js";
-import { forgetAllOf, isOver, keepSignedIn, signedIn, takeOver } from "../shared/session.js";
+import { fetchMe, signIn, signOut } from "../shared/api.js";
+import { claimAnonymousData, clearStoredData, isExpired, loadSession, saveSession } from "../shared/session.js";
 
 const find = (id) => document.getElementById(id);
 const form = find("sign-in");
 const token = find("token");
 const then = new URLSearchParams(location.search).get("then");
-const person = signedIn();
+const session = loadSession();
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  enter();
+  submit();
 });
 find("sign-out").addEventListener("click", () => leave());
-find("forget").addEventListener("click", () => leave(() => forgetAllOf(person)));
+find("clear-browser").addEventListener("click", () => leave(() => clearStoredData(session)));
 
-if (person && !isOver(person) && then === null) {
-  find("name").textContent = person.name;
+if (session && !isExpired(session) && then === null) {
+  find("name").textContent = session.name;
   find("signed-in").hidden = false;
 } else {
   showForm();
-  leaveIfNobodySignsIn();
+  redirectIfUnauthenticated();
 }
 
 function showForm() {
@@ -30,49 +30,49 @@ function showForm() {
   token.focus();
 }
 
-/** The server may have been told meanwhile to let everybody in. */
-async function leaveIfNobodySignsIn() {
-  const asker = await fetchAsker().catch(() => null); // as a rule nobody is signed in
-  if (asker?.name !== "") return;
-  keepSignedIn(null);
+/** Redirect if the server does not require authentication (any more). */
+async function redirectIfUnauthenticated() {
+  const me = await fetchMe().catch(() => null); // usually 401
+  if (me?.name !== "") return;
+  saveSession(null);
   location.replace(destination());
 }
 
-async function enter() {
+async function submit() {
   const button = form.querySelector("button");
   button.disabled = true;
-  find("problem").textContent = "";
+  find("sign-in-error").textContent = "";
   try {
-    const whom = await signIn(token.value.trim());
+    const newSession = await signIn(token.value.trim());
     token.value = "";
-    if (!person && whom.tenant) takeOver(whom);
-    keepSignedIn(whom);
+    if (!session && newSession.tenant) claimAnonymousData(newSession);
+    saveSession(newSession);
     location.replace(destination());
   } catch (error) {
-    find("problem").textContent = error.message;
+    find("sign-in-error").textContent = error.message;
     token.select();
   } finally {
     button.disabled = false;
   }
 }
 
-/** @param {() => void} [also] */
-async function leave(also) {
+/** Sign out. @param {() => void} [cleanUp] */
+async function leave(cleanUp) {
   try {
     await signOut();
-    also?.();
-    keepSignedIn(null);
+    cleanUp?.();
+    saveSession(null);
     showForm();
   } catch (error) {
-    find("out-problem").textContent = `You are still signed in. ${error.message}`;
+    find("sign-out-error").textContent = `You are still signed in. ${error.message}`;
   }
 }
 
-/** Where to go then: a page of this server, whatever the address says. @returns {string} */
+/** The page to redirect to: only one of this server, whatever the URL says. @returns {string} */
 function destination() {
   try {
-    const wanted = new URL(then ?? "/", location.origin);
-    return wanted.origin === location.origin ? wanted.href : "/";
+    const url = new URL(then ?? "/", location.origin);
+    return url.origin === location.origin ? url.href : "/";
   } catch {
     return "/";
   }

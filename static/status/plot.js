@@ -1,65 +1,65 @@
-// One plot of the last minutes: lines over time, and the same in words for those who do not see it.
+// A time series plot with a text alternative for screen readers.
 
 import { make } from "../shared/dom.js";
 import { timeOfDay } from "./format.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 
-const LEAST_SPAN = 120; // seconds
-const HEIGHT = 132;
+const MIN_SPAN = 120; // seconds
+const HEIGHT = 132; // pixels
 const FONT = "11px ui-sans-serif, system-ui, sans-serif";
 
 /**
- * @typedef {object} Subject what is plotted
+ * @typedef {object} PlotOptions
  * @property {string} title
- * @property {[string, string][]} series of each its field in a sample and its name; two at most
+ * @property {[string, string][]} series field of the sample and label of each; at most two
  * @property {(value: number | null) => string} format
- * @property {number} least the value that the scale reaches at least
+ * @property {number} minRange the smallest upper end of the value axis
  */
 
 export class Plot {
-  #subject;
+  #plotOptions;
   #plot;
-  #canvas = make("div", "canvas");
+  #canvas = make("div", "plot-canvas");
 
-  /** @param {Subject} subject */
-  constructor(subject) {
-    this.#subject = subject;
+  /** @param {PlotOptions} options */
+  constructor(options) {
+    this.#plotOptions = options;
     this.#canvas.setAttribute("role", "img");
-    const keys = subject.series.length < 2 ? [] : subject.series.map(([, name], at) => make("span", `key key-${at + 1}`, name));
-    this.element = make("figure", "", make("figcaption", "", make("span", "", subject.title), make("span", "keys", ...keys)), this.#canvas);
+    const legend = options.series.length < 2 ? [] : options.series.map(([, label], index) => make("span", `legend-item legend-item-${index + 1}`, label));
+    this.element = make("figure", "", make("figcaption", "", make("span", "", options.title), make("span", "legend", ...legend)), this.#canvas);
   }
 
-  /** Draw, now that the element is on the page. */
+  /** Create the plot. The element must be in the document. */
   attach() {
-    this.#plot = new uPlot(this.#options(), [[], ...this.#subject.series.map(() => [])], this.#canvas);
+    this.#plot = new uPlot(this.#uPlotOptions(), [[], ...this.#plotOptions.series.map(() => [])], this.#canvas);
     new ResizeObserver(() => this.#plot.setSize({ width: this.#width(), height: HEIGHT })).observe(this.#canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#plot.redraw(false, true));
   }
 
   /** @param {import("./status_feed.js").Sample[]} samples oldest first, at least one */
   show(samples) {
-    const columns = this.#subject.series.map(([field]) => samples.map((sample) => sample[field]));
+    const columns = this.#plotOptions.series.map(([field]) => samples.map((sample) => sample[field]));
     this.#plot.setData([samples.map(({ time }) => time), ...columns]);
-    const words = this.#subject.series.map(([, name], at) => this.#inWords(name, columns[at]));
-    this.#canvas.setAttribute("aria-label", `${this.#subject.title}: ${words.join("; ")}.`);
+    const descriptions = this.#plotOptions.series.map(([, label], index) => this.#describe(label, columns[index]));
+    this.#canvas.setAttribute("aria-label", `${this.#plotOptions.title}: ${descriptions.join("; ")}.`);
   }
 
-  #inWords(name, column) {
-    const { format, series } = this.#subject;
+  #describe(label, column) {
+    const { format, series } = this.#plotOptions;
     const values = column.filter((value) => value !== null);
-    const prefix = series.length < 2 ? "" : `${name} `;
-    if (!values.length) return `${prefix}nothing measured`;
-    const last = format(values.at(-1));
-    return `${prefix}${last} at last, from ${format(Math.min(...values))} to ${format(Math.max(...values))}`;
+    const prefix = series.length < 2 ? "" : `${label} `;
+    if (!values.length) return `${prefix}no data`;
+    const range = `${format(Math.min(...values))} to ${format(Math.max(...values))}`;
+    return `${prefix}latest ${format(values.at(-1))}, range ${range}`;
   }
 
   #width() {
     return Math.max(120, this.#canvas.clientWidth);
   }
 
-  #options() {
-    const { series, format, least } = this.#subject;
-    const axis = { font: FONT, stroke: () => colour("--ink-soft"), grid: { stroke: () => colour("--line"), width: 1 }, ticks: { show: false } };
+  #uPlotOptions() {
+    const { series, format, minRange } = this.#plotOptions;
+    const axis = { font: FONT, stroke: () => color("--text-muted"), grid: { stroke: () => color("--border"), width: 1 }, ticks: { show: false } };
     return {
       width: this.#width(),
       height: HEIGHT,
@@ -67,8 +67,8 @@ export class Plot {
       legend: { show: false },
       cursor: { show: false },
       scales: {
-        x: { time: false, range: (plot, min, max) => [Math.min(min ?? 0, (max ?? LEAST_SPAN) - LEAST_SPAN), max ?? LEAST_SPAN] },
-        y: { range: (plot, min, max) => [0, Math.max(least, (max ?? 0) * 1.1)] },
+        x: { time: false, range: (plot, min, max) => [Math.min(min ?? 0, (max ?? MIN_SPAN) - MIN_SPAN), max ?? MIN_SPAN] },
+        y: { range: (plot, min, max) => [0, Math.max(minRange, (max ?? 0) * 1.1)] },
       },
       axes: [
         { ...axis, incrs: [60, 120, 300], space: 48, size: 24, values: (plot, ticks) => ticks.map(timeOfDay) },
@@ -76,23 +76,23 @@ export class Plot {
       ],
       series: [
         {},
-        ...series.map((_, at) => ({
-          stroke: () => colour(`--series-${at + 1}`),
+        ...series.map((_, index) => ({
+          stroke: () => color(`--series-${index + 1}`),
           width: 1.5,
-          dash: at ? [5, 3] : [],
-          points: { show: true, filter: lonely, size: 4, fill: () => colour(`--series-${at + 1}`) },
+          dash: index ? [5, 3] : [],
+          points: { show: true, filter: isolatedPoints, size: 4, fill: () => color(`--series-${index + 1}`) },
         })),
       ],
     };
   }
 }
 
-/** The values between two gaps, to which no line leads: shown as points. @returns {number[]} */
-function lonely(plot, series) {
+/** Indices of values between two gaps: they have no line, so show a point. @returns {number[]} */
+function isolatedPoints(plot, series) {
   const values = plot.data[series];
-  return [...values.keys()].filter((at) => values[at] != null && values[at - 1] == null && values[at + 1] == null);
+  return [...values.keys()].filter((index) => values[index] != null && values[index - 1] == null && values[index + 1] == null);
 }
 
-function colour(name) {
+function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name);
 }

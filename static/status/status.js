@@ -1,57 +1,57 @@
-// Wires the status page: the feed to the verdict, the figures, the plots and the tables.
+// Entry point of the status page: passes the feed's data to the banner, tiles, plots and tables.
 
-import { bytes, count, percent, rate, time } from "./format.js";
+import { bytes, count, duration, percent, rate } from "./format.js";
 import { Plot } from "./plot.js";
-import { Verdict } from "./status_banner.js";
+import { StatusBanner } from "./status_banner.js";
 import { StatusFeed } from "./status_feed.js";
-import { showEnded, showProcesses } from "./tables.js";
+import { showOutcomes, showProcesses } from "./tables.js";
 import { showTiles } from "./tiles.js";
 
-const KEPT = 300;
-const MEDIAN_AND_99 = (name) => [[`${name}_p50`, "median"], [`${name}_p99`, "99 %"]];
+const MAX_SAMPLES = 300;
+const PERCENTILES = (name) => [[`${name}_p50`, "median"], [`${name}_p99`, "p99"]];
 
 const find = (id) => document.getElementById(id);
 
-const verdict = new Verdict(find("verdict"), find("announcer"));
+const banner = new StatusBanner(find("banner"), find("announcer"));
 const plots = [
-  { title: "Lines per second", series: [["lines", "lines"]], format: rate, least: 10 },
-  { title: "Replies and viewers", series: [["replies", "replies"], ["viewers", "viewers"]], format: count, least: 4 },
-  { title: "Added latency per line", series: MEDIAN_AND_99("line_latency"), format: time, least: 0.01 },
-  { title: "Time to first event", series: MEDIAN_AND_99("first_event"), format: time, least: 0.1 },
-  { title: "Time of a journal round", series: MEDIAN_AND_99("journal_round"), format: time, least: 0.01 },
-  { title: "Event loop late by", series: [["loop_lag", "late"]], format: time, least: 0.02 },
-  { title: "Processor", series: [["processor", "busy"]], format: percent, least: 1 },
-  { title: "Memory", series: [["memory", "memory"]], format: bytes, least: 100e6 },
-].map((subject) => new Plot(subject));
+  { title: "Lines per second", series: [["lines", "lines"]], format: rate, minRange: 10 },
+  { title: "Replies and viewers", series: [["replies", "replies"], ["viewers", "viewers"]], format: count, minRange: 4 },
+  { title: "Added latency per line", series: PERCENTILES("line_latency"), format: duration, minRange: 0.01 },
+  { title: "Time to first event", series: PERCENTILES("first_event"), format: duration, minRange: 0.1 },
+  { title: "Journal batch duration", series: PERCENTILES("journal_batch"), format: duration, minRange: 0.01 },
+  { title: "Event loop lag", series: [["loop_lag", "lag"]], format: duration, minRange: 0.02 },
+  { title: "CPU", series: [["cpu", "usage"]], format: percent, minRange: 1 },
+  { title: "Memory", series: [["memory", "memory"]], format: bytes, minRange: 100e6 },
+].map((options) => new Plot(options));
 let samples = [];
 
 find("plots").append(...plots.map((plot) => plot.element));
 for (const plot of plots) plot.attach();
 new StatusFeed({
-  onSamples(older, anew) {
-    if (anew) samples = [];
-    add(...older);
+  onHistory(history, isNewProcess) {
+    if (isNewProcess) samples = [];
+    add(...history);
   },
-  onNow(now) {
-    document.body.classList.remove("old");
-    add(now.sample);
-    verdict.show(now);
-    showTiles(now);
-    showProcesses(find("processes"), now);
-    showEnded(find("ended"), now);
+  onUpdate(update) {
+    document.body.classList.remove("stale");
+    add(update.sample);
+    banner.show(update);
+    showTiles(update);
+    showProcesses(find("processes"), update);
+    showOutcomes(find("outcomes"), update);
     for (const plot of plots) plot.show(samples);
   },
-  onRefusal(sentence) {
-    document.body.classList.add("old");
-    verdict.showRefusal(sentence);
+  onForbidden(message) {
+    document.body.classList.add("stale");
+    banner.showForbidden(message);
   },
-  onOld(seconds) {
-    document.body.classList.add("old");
-    verdict.showOld(seconds);
+  onStale(seconds) {
+    document.body.classList.add("stale");
+    banner.showStale(seconds);
   },
 });
 
-function add(...more) {
+function add(...newSamples) {
   const newest = samples.at(-1)?.time ?? 0;
-  samples = [...samples, ...more.filter((sample) => sample.time > newest)].slice(-KEPT);
+  samples = [...samples, ...newSamples.filter((sample) => sample.time > newest)].slice(-MAX_SAMPLES);
 }

@@ -1,59 +1,57 @@
-// What is wrong, in words, on top of the page; and whose figures they are.
+// The banner at the top: current problems, and the process that the data is from.
 
+import { longDuration } from "./format.js";
 import { make } from "../shared/dom.js";
-import { signInAddress } from "../shared/session.js";
-import { duration } from "./format.js";
+import { signInUrl } from "../shared/session.js";
 
-export class Verdict {
+export class StatusBanner {
   #element;
-  #sentences;
+  #messages;
   #source;
   #announcer;
-  #told = "";
+  #announced = "";
 
-  /** @param {HTMLElement} element @param {HTMLElement} announcer reads out what changes, not every second's number */
+  /** @param {HTMLElement} element @param {HTMLElement} announcer a live region for screen readers */
   constructor(element, announcer) {
     this.#element = element;
-    this.#sentences = element.querySelector("ul");
+    this.#messages = element.querySelector("ul");
     this.#source = element.querySelector("p");
     this.#announcer = announcer;
   }
 
-  /** @param {import("./status_feed.js").Now} now */
-  show({ troubles, database, ollama, process, uptime }) {
-    this.#source.textContent = `Live figures of process ${process}, up for ${duration(uptime)}.`;
-    if (troubles.length) {
-      const mood = troubles.some(({ serious }) => serious) ? "bad" : "warning";
-      this.#say(mood, troubles.map(({ kind }) => kind).join(), ...troubles.map(({ sentence }) => sentence));
+  /** @param {import("./status_feed.js").Update} update */
+  show({ problems, database, ollama, process, uptime }) {
+    this.#source.textContent = `Live data from process ${process}. Uptime: ${longDuration(uptime)}.`;
+    if (problems.length) {
+      const level = problems.some(({ severe }) => severe) ? "error" : "warning";
+      this.#show(level, problems.map(({ kind }) => kind).join(), ...problems.map(({ message }) => message));
     } else if (database.state === "unknown" || ollama.state === "unknown") {
-      this.#say("unknown", "unknown", "Looking at the database and Ollama …");
+      this.#show("unknown", "unknown", "Checking the database and Ollama…");
     } else {
-      this.#say("well", "well", "All is well.");
+      this.#show("ok", "ok", "All systems normal");
     }
   }
 
-  /** Say that these figures are not for who is signed in. @param {string} sentence */
-  showRefusal(sentence) {
-    this.#say("old", "refused", sentence);
-    const link = Object.assign(make("a", "", "Sign in as somebody else."), { href: signInAddress() });
+  /** The signed-in user may not see the status. @param {string} message */
+  showForbidden(message) {
+    this.#show("stale", "forbidden", message);
+    const link = Object.assign(make("a", "", "Sign in with another account"), { href: signInUrl() });
     this.#source.replaceChildren(link);
   }
 
-  /** Say that there is nothing new. @param {number | null} seconds since when; null if there never was anything */
-  showOld(seconds) {
-    if (seconds === null) this.#say("old", "old", "The server does not answer yet. Trying again …");
-    else {
-      const age = duration(seconds);
-      this.#say("old", "old", `The server does not answer. These figures are ${age} old. Trying again …`);
-    }
+  /** There is no new data. @param {number | null} seconds age of the shown data; null: there is none */
+  showStale(seconds) {
+    const age = seconds === null ? "" : ` This data is ${longDuration(seconds)} old.`;
+    this.#show("stale", "stale", `Cannot reach the server.${age} Reconnecting…`);
   }
 
-  #say(mood, kinds, ...sentences) {
-    this.#element.dataset.mood = mood;
-    this.#sentences.replaceChildren(...sentences.map((sentence) => make("li", "", sentence)));
-    if (kinds === this.#told) return;
-    this.#told = kinds;
-    this.#announcer.textContent = sentences.join(" ");
-    document.title = `${mood === "well" || mood === "unknown" ? "" : "(!) "}chatterd status`;
+  /** Announce the messages only when `kinds` changes, not each new number in them. */
+  #show(level, kinds, ...messages) {
+    this.#element.dataset.level = level;
+    this.#messages.replaceChildren(...messages.map((message) => make("li", "", message)));
+    if (kinds === this.#announced) return;
+    this.#announced = kinds;
+    this.#announcer.textContent = messages.join(" ");
+    document.title = `${level === "ok" || level === "unknown" ? "" : "(!) "}chatterd status`;
   }
 }

@@ -1,58 +1,58 @@
-// The figures as they come from /status/events, over as many connections as it takes, and how old they are.
+// Receives /status/events, reconnects when needed, and reports stale data.
 
-import { leaveToSignIn } from "../shared/session.js";
+import { redirectToSignIn } from "../shared/session.js";
 
-const OLD_AFTER = 6; // seconds: three samples
-const GIVE_UP_AFTER = 12; // seconds without a word after which to connect anew: a connection can be dead unnoticed
+const STALE_AFTER = 6; // seconds: three samples
+const RECONNECT_AFTER = 12; // seconds without data: a connection may be dead without notice
 const SOURCE = "/status/events";
-const RETRY = 2000; // milliseconds after the server refused
+const RETRY_DELAY = 2000; // milliseconds after the server rejected the request
 
 /**
- * @typedef {object} Sample one moment's figures: times in seconds, memory in bytes, null where nothing was to measure
+ * @typedef {object} Sample values at one moment: times in seconds, memory in bytes, null where there was nothing to measure
  * @property {number} time seconds since 1970, by the server's clock
  * @property {number} replies
  * @property {number} viewers
- * @property {number} lines by the second
- * @property {number} rounds by the second
- * @property {number} processor part of one core
+ * @property {number} lines per second
+ * @property {number} batches per second
+ * @property {number} cpu fraction of one core
  * @property {number} memory
  * @property {number} loop_lag
  * @property {number | null} line_latency_p50
  * @property {number | null} line_latency_p99
  * @property {number | null} first_event_p50
  * @property {number | null} first_event_p99
- * @property {number | null} journal_round_p50
- * @property {number | null} journal_round_p99
+ * @property {number | null} journal_batch_p50
+ * @property {number | null} journal_batch_p99
  *
- * @typedef {{state: string, seconds: number, took: number | null}} State
+ * @typedef {{state: string, seconds: number, response_time: number | null}} DependencyState
  *
- * @typedef {object} Now the newest sample, and what is known besides
+ * @typedef {object} Update the newest sample and the current state
  * @property {Sample} sample
  * @property {string} process
  * @property {number} uptime
- * @property {Sample} minute
+ * @property {Sample} last_minute
  * @property {Sample} all
  * @property {Record<string, any>} totals
- * @property {State} database
- * @property {State} ollama
+ * @property {DependencyState} database
+ * @property {DependencyState} ollama
  * @property {{id: string | null, age: number | null, replies: number}[] | null} processes
- * @property {{kind: string, serious: boolean, sentence: string}[]} troubles
+ * @property {{kind: string, severe: boolean, message: string}[]} problems
  *
  * @typedef {object} Listener
- * @property {(samples: Sample[], anew: boolean) => void} onSamples older than `onNow`'s; anew: another process's
- * @property {(now: Now) => void} onNow
- * @property {(sentence: string) => void} onRefusal the server does not show them to who is signed in
- * @property {(seconds: number | null) => void} onOld no figures for so long; null if there never were any
+ * @property {(samples: Sample[], isNewProcess: boolean) => void} onHistory the samples before the first update
+ * @property {(update: Update) => void} onUpdate
+ * @property {(message: string) => void} onForbidden the signed-in user may not see the status
+ * @property {(seconds: number | null) => void} onStale age of the last update; null: there was none
  */
 
 export class StatusFeed {
   #listener;
   #source = null;
-  #key = "";
-  #heard = performance.now();
-  #any = false;
-  #connectAt = GIVE_UP_AFTER;
-  #refused = false;
+  #processKey = "";
+  #lastUpdateAt = performance.now();
+  #hasData = false;
+  #reconnectAfter = RECONNECT_AFTER;
+  #isForbidden = false;
 
   /** @param {Listener} listener */
   constructor(listener) {
@@ -65,47 +65,47 @@ export class StatusFeed {
     this.#source?.close();
     const source = new EventSource(SOURCE);
     this.#source = source;
-    source.addEventListener("past", (event) => this.#takePast(event));
-    source.addEventListener("message", (event) => this.#takeNow(event));
+    source.addEventListener("past", (event) => this.#handleHistory(event));
+    source.addEventListener("message", (event) => this.#handleUpdate(event));
     source.addEventListener("error", () => {
-      // The browser connects again by itself, unless the server refused.
-      if (source.readyState === EventSource.CLOSED) this.#takeRefusal(source);
+      // The browser reconnects by itself, unless the server rejected the request.
+      if (source.readyState === EventSource.CLOSED) this.#handleRejection(source);
     });
   }
 
-  /** An EventSource does not say why it was refused. */
-  async #takeRefusal(source) {
-    const asking = new AbortController();
-    const answer = await fetch(SOURCE, { signal: asking.signal }).catch(() => null);
-    if (answer?.status === 401) leaveToSignIn();
-    if (answer?.status === 403) {
-      this.#refused = true;
-      this.#listener.onRefusal((await answer.json()).error);
+  /** Request again with fetch: an EventSource does not expose the response status. */
+  async #handleRejection(source) {
+    const controller = new AbortController();
+    const response = await fetch(SOURCE, { signal: controller.signal }).catch(() => null);
+    if (response?.status === 401) redirectToSignIn();
+    if (response?.status === 403) {
+      this.#isForbidden = true;
+      this.#listener.onForbidden((await response.json()).error);
       return;
     }
-    asking.abort();
-    setTimeout(() => source === this.#source && this.#connect(), RETRY);
+    controller.abort();
+    setTimeout(() => source === this.#source && this.#connect(), RETRY_DELAY);
   }
 
-  #takePast(event) {
+  #handleHistory(event) {
     const key = event.lastEventId.split("-")[0];
-    this.#listener.onSamples(JSON.parse(event.data), key !== this.#key);
-    this.#key = key;
+    this.#listener.onHistory(JSON.parse(event.data), key !== this.#processKey);
+    this.#processKey = key;
   }
 
-  #takeNow(event) {
-    this.#heard = performance.now();
-    this.#connectAt = GIVE_UP_AFTER;
-    this.#any = true;
-    this.#listener.onNow(JSON.parse(event.data));
+  #handleUpdate(event) {
+    this.#lastUpdateAt = performance.now();
+    this.#reconnectAfter = RECONNECT_AFTER;
+    this.#hasData = true;
+    this.#listener.onUpdate(JSON.parse(event.data));
   }
 
   #checkAge() {
-    const seconds = (performance.now() - this.#heard) / 1000;
-    if (seconds < OLD_AFTER || this.#refused) return;
-    this.#listener.onOld(this.#any ? seconds : null);
-    if (seconds < this.#connectAt) return;
-    this.#connectAt = seconds + GIVE_UP_AFTER;
+    const seconds = (performance.now() - this.#lastUpdateAt) / 1000;
+    if (seconds < STALE_AFTER || this.#isForbidden) return;
+    this.#listener.onStale(this.#hasData ? seconds : null);
+    if (seconds < this.#reconnectAfter) return;
+    this.#reconnectAfter = seconds + RECONNECT_AFTER;
     this.#connect();
   }
 }

@@ -1,46 +1,42 @@
-// The living processes, and how this one's replies ended.
+// The tables: processes on the database, and replies of this process by outcome.
 
+import { count, longDuration } from "./format.js";
 import { make } from "../shared/dom.js";
-import { count, duration } from "./format.js";
 
-const ENDS = [
-  ["done", "done"],
-  ["stopped", "stopped by a person"],
-  ["failed", "failed"],
-  ["truncated", "cut short"],
-  ["interrupted", "interrupted, and could not be continued"],
+const OUTCOMES = [
+  ["done", "Completed"],
+  ["stopped", "Stopped by the user"],
+  ["failed", "Failed"],
+  ["truncated", "Truncated"],
+  ["interrupted", "Interrupted and not resumed"],
 ];
 
-/** @param {HTMLElement} body @param {import("./status_feed.js").Now} now */
+/** @param {HTMLElement} body @param {import("./status_feed.js").Update} update */
 export function showProcesses(body, { processes, process }) {
   if (!processes) {
-    body.replaceChildren(wide("Not known while the database does not answer.", 3));
+    const cell = make("td", "", "Unavailable while the database is unreachable.");
+    cell.colSpan = 3;
+    body.replaceChildren(make("tr", "", cell));
     return;
   }
   body.replaceChildren(
     ...processes.map(({ id, age, replies }) => {
-      const name = make("th", "", id ?? "none at the moment", ...(id === process ? [make("small", "", " this one")] : []));
+      const name = make("th", "", id ?? "Unassigned", ...(id === process ? [make("small", "", " this process")] : []));
       name.scope = "row";
-      return make("tr", "", name, make("td", "", age === null ? "" : duration(age)), make("td", "", count(replies)));
+      return make("tr", "", name, make("td", "", age === null ? "" : longDuration(age)), make("td", "", count(replies)));
     }),
   );
 }
 
-/** @param {HTMLElement} body @param {import("./status_feed.js").Now} now */
-export function showEnded(body, { totals }) {
-  const rows = ENDS.map(([status, words]) => [words, totals.ended[status]]);
-  rows.push(["went on in another process", totals.moved]);
+/** @param {HTMLElement} body @param {import("./status_feed.js").Update} update */
+export function showOutcomes(body, { totals }) {
+  const rows = OUTCOMES.map(([status, label]) => [label, totals.ended[status]]);
+  rows.push(["Handed over to another process", totals.handed_over]);
   body.replaceChildren(
-    ...rows.map(([words, replies]) => {
-      const name = make("th", "", words);
+    ...rows.map(([label, replies]) => {
+      const name = make("th", "", label);
       name.scope = "row";
       return make("tr", "", name, make("td", "", count(replies)));
     }),
   );
-}
-
-function wide(sentence, columns) {
-  const cell = make("td", "", sentence);
-  cell.colSpan = columns;
-  return make("tr", "", cell);
 }

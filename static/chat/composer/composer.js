@@ -1,23 +1,23 @@
-// The box a prompt is written in, the images that go with it, and the button that sends it or stops the reply.
+// The message form: text, image attachments, and the button that sends the prompt or stops the reply.
 
-import { takeDroppedImages } from "./drop_and_paste.js";
-import { ImageTray } from "./image_attachments.js";
+import { onFileDropOrPaste } from "./drop_and_paste.js";
+import { ImageAttachments } from "./image_attachments.js";
 import { base64Of, dataUrlOf } from "./image_file.js";
 
-const DRAFT_PAUSE = 300;
+const DRAFT_DELAY = 300; // milliseconds after the last input
 
 /**
  * @typedef {object} ComposerHandlers
- * @property {(text: string, images: string[]) => void} onSend told the images in base64
+ * @property {(text: string, images: string[]) => void} onSend with the images in base64
  * @property {() => void} onStop
- * @property {(text: string) => void} onDraft told what is written, to keep it
+ * @property {(text: string) => void} onDraft called to save the text
  * @property {(busy: boolean) => void} onBusy
  */
 
 export class Composer {
-  #box;
+  #textarea;
   #button;
-  #tray;
+  #attachments;
   #busy = false;
   #handlers;
   #draftTimer = 0;
@@ -25,19 +25,19 @@ export class Composer {
   /** @param {HTMLFormElement} form @param {ComposerHandlers} handlers */
   constructor(form, handlers) {
     this.#handlers = handlers;
-    this.#box = form.querySelector("textarea");
+    this.#textarea = form.querySelector("textarea");
     this.#button = form.querySelector("#send");
-    this.#tray = new ImageTray(form, () => this.#update());
-    this.#box.addEventListener("input", () => this.#takeInput());
-    this.#box.addEventListener("keydown", (event) => this.#takeKey(event));
-    this.#button.addEventListener("click", (event) => this.#takeClick(event));
+    this.#attachments = new ImageAttachments(form, () => this.#update());
+    this.#textarea.addEventListener("input", () => this.#handleInput());
+    this.#textarea.addEventListener("keydown", (event) => this.#handleKey(event));
+    this.#button.addEventListener("click", (event) => this.#handleClick(event));
     form.addEventListener("submit", (event) => event.preventDefault());
-    takeDroppedImages((files) => this.#attach(files), form);
-    addEventListener("pagehide", () => this.keepDraft());
+    onFileDropOrPaste((files) => this.#attach(files), form);
+    addEventListener("pagehide", () => this.saveDraft());
     addEventListener("resize", () => this.#update());
     document.addEventListener("keydown", (event) => {
-      const meant = event.key === "Escape" && !event.isComposing && !event.defaultPrevented;
-      if (meant && !event.target.closest("dialog")) this.#stop();
+      const isEscape = event.key === "Escape" && !event.isComposing && !event.defaultPrevented;
+      if (isEscape && !event.target.closest("dialog")) this.#stop();
     });
   }
 
@@ -45,82 +45,82 @@ export class Composer {
     return this.#busy;
   }
 
-  /** Whether a reply is awaited: the button then stops it. @param {boolean} busy */
+  /** Whether a reply is pending or running: the button then stops it. @param {boolean} busy */
   set busy(busy) {
     this.#busy = busy;
-    this.#button.classList.toggle("stops", busy);
+    this.#button.classList.toggle("stop", busy);
     this.#button.setAttribute("aria-label", busy ? "Stop" : "Send");
     this.#update();
     this.#handlers.onBusy(busy);
   }
 
-  /** The images that are to go with the prompt, as data URLs. @returns {string[]} */
+  /** The attached images as data URLs. @returns {string[]} */
   get images() {
-    return this.#tray.images;
+    return this.#attachments.images;
   }
 
-  /** Show what was written in another conversation. @param {string} text @param {string[]} images data URLs */
+  /** Show the draft of another conversation. @param {string} text @param {string[]} images data URLs */
   show(text, images) {
-    this.#box.value = text;
-    this.#tray.images = images;
+    this.#textarea.value = text;
+    this.#attachments.images = images;
   }
 
-  /** @param {string} model @param {boolean | null} takesImages null: there is no telling */
-  setModel(model, takesImages) {
-    this.#tray.setModel(model, takesImages);
+  /** @param {string} model @param {boolean | null} supportsImages null: unknown */
+  setModel(model, supportsImages) {
+    this.#attachments.setModel(model, supportsImages);
   }
 
   /**
-   * Put a prompt that could not be sent back before what has been written since.
+   * Put an unsent prompt back, before the text that was typed since.
    *
    * @param {string} text
-   * @param {string[]} images in base64
+   * @param {string[]} images base64
    */
-  giveBack(text, images = []) {
-    const since = this.#box.value;
-    this.#box.value = since ? `${text}\n${since}` : text;
-    this.#tray.images = [...images.map(dataUrlOf), ...this.images];
-    this.keepDraft();
+  restore(text, images = []) {
+    const typed = this.#textarea.value;
+    this.#textarea.value = typed ? `${text}\n${typed}` : text;
+    this.#attachments.images = [...images.map(dataUrlOf), ...this.images];
+    this.saveDraft();
     this.focus();
   }
 
-  /** Keep what is written, now. */
-  keepDraft() {
+  /** Save the draft immediately. */
+  saveDraft() {
     clearTimeout(this.#draftTimer);
-    this.#handlers.onDraft(this.#box.value);
+    this.#handlers.onDraft(this.#textarea.value);
   }
 
-  /** Put the cursor into the box, unless that would open a keyboard on the screen. */
+  /** Focus the text area, unless that would open an on-screen keyboard. */
   focus() {
-    if (matchMedia("(pointer: fine)").matches) this.#box.focus();
+    if (matchMedia("(pointer: fine)").matches) this.#textarea.focus();
   }
 
-  #takeInput() {
+  #handleInput() {
     this.#update();
     clearTimeout(this.#draftTimer);
-    this.#draftTimer = setTimeout(() => this.keepDraft(), DRAFT_PAUSE);
+    this.#draftTimer = setTimeout(() => this.saveDraft(), DRAFT_DELAY);
   }
 
-  #takeKey(event) {
-    // Safari ends a composition before its Enter, which then has the code 229.
+  #handleKey(event) {
+    // Safari ends an IME composition before the keydown event of its Enter, which then has the key code 229.
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
     event.preventDefault();
     if (!this.#busy) this.#send();
   }
 
-  #takeClick(event) {
-    if (event.detail > 1) return; // the second half of a double click on Send is not meant for Stop
+  #handleClick(event) {
+    if (event.detail > 1) return; // the second click of a double click on Send must not stop the reply
     if (this.#busy) this.#stop();
     else this.#send();
   }
 
   #send() {
-    const text = this.#box.value;
+    const text = this.#textarea.value;
     const images = this.images;
-    if ((!text.trim() && !images.length) || this.#tray.refuses()) return;
-    this.#box.value = "";
-    this.#tray.images = [];
-    this.keepDraft();
+    if ((!text.trim() && !images.length) || !this.#attachments.checkSendable()) return;
+    this.#textarea.value = "";
+    this.#attachments.images = [];
+    this.saveDraft();
     this.#handlers.onSend(text, images.map(base64Of));
   }
 
@@ -131,13 +131,14 @@ export class Composer {
   }
 
   async #attach(files) {
-    await this.#tray.add(files);
+    await this.#attachments.add(files);
     this.focus();
   }
 
+  /** Update the button and grow the text area to its content. */
   #update() {
-    this.#button.disabled = !this.#busy && !this.#box.value.trim() && !this.images.length;
-    this.#box.style.height = "auto";
-    this.#box.style.height = `${this.#box.scrollHeight}px`;
+    this.#button.disabled = !this.#busy && !this.#textarea.value.trim() && !this.images.length;
+    this.#textarea.style.height = "auto";
+    this.#textarea.style.height = `${this.#textarea.scrollHeight}px`;
   }
 }

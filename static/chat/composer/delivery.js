@@ -1,44 +1,46 @@
-// Delivers a prompt to the server, however long that takes: also after a reload, and while another chat is shown.
+// Delivers prompts to the server with retries, also after a reload and while another conversation is shown.
 
-import { allUnsent, drop, find, keep } from "./outbox.js";
-import { ApiError, beginReply, fetchHistory, forgetFrom } from "../../shared/api.js";
-import { tellChange } from "../../shared/page_events.js";
-import { Pauses } from "../../shared/retry_timer.js";
+import { findInOutbox, listOutbox, removeFromOutbox, saveToOutbox } from "./outbox.js";
+import { ApiError, deleteMessagesFrom, fetchHistory, startReply } from "../../shared/api.js";
+import { broadcastChange } from "../../shared/page_events.js";
+import { RetryTimer } from "../../shared/retry_timer.js";
 
-const FIRST_PAUSE = 1;
-const UNTIL_ASKED_AGAIN = 15;
+const FIRST_RETRY_DELAY = 1; // seconds
+const CONFLICT_RETRY_DELAY = 15; // seconds
+const UNAUTHORIZED = 401;
+const CONFLICT = 409;
 const PRECONDITION_FAILED = 412;
-const GONE_ON = "This conversation has gone on elsewhere, so nothing was replaced. Look at it, then send again.";
+const CHANGED_ELSEWHERE = "This conversation has changed on another device, so nothing was replaced. Review it, then send again.";
 
 /** @typedef {import("./outbox.js").Unsent} Unsent */
 
 /**
  * @typedef {object} DeliveryListener
- * @property {() => void} onTry
- * @property {(error: import("../../shared/api.js").ApiError, seconds: number) => void} onPause it failed and is tried again then
- * @property {(location: string) => void} onRunning another reply is in the way; it is waited for
- * @property {(location: string) => void} onTaken the server has it: where its reply can be followed
- * @property {(error: import("../../shared/api.js").ApiError) => void} onRefused it is not tried again
- * @property {() => void} onGone another tab has sent it or taken it back
+ * @property {() => void} onAttempt
+ * @property {(error: import("../../shared/api.js").ApiError, seconds: number) => void} onRetryScheduled after a failure
+ * @property {(location: string) => void} onConflict another reply is running; the delivery waits for its end
+ * @property {(location: string) => void} onAccepted with the URL of the reply
+ * @property {(error: import("../../shared/api.js").ApiError) => void} onRejected there will be no retry
+ * @property {() => void} onSettledElsewhere another tab has sent or cancelled it
  */
 
-/** Those that are under way in this tab, by their keys. @type {Map<string, Delivery>} */
-const underWay = new Map();
+/** The deliveries of this tab by key. @type {Map<string, Delivery>} */
+const deliveries = new Map();
 
-/** Deliver what an earlier page left unsent. */
+/** Deliver the prompts that an earlier page left in the outbox. */
 export function deliverAll() {
-  for (const unsent of allUnsent()) deliver(unsent);
+  for (const unsent of listOutbox()) deliver(unsent);
 }
 
-/** Deliver nothing more to a conversation: it is forgotten. @param {string} appID */
+/** Cancel all deliveries to a conversation, as it is being deleted. @param {string} appID */
 export function cancelDeliveries(appID) {
-  for (const delivery of [...underWay.values()]) if (delivery.unsent.appID === appID) delivery.cancel();
-  for (const unsent of allUnsent()) if (unsent.appID === appID) drop(unsent.key);
+  for (const delivery of [...deliveries.values()]) if (delivery.unsent.appID === appID) delivery.cancel();
+  for (const unsent of listOutbox()) if (unsent.appID === appID) removeFromOutbox(unsent.key);
 }
 
 /** @param {Unsent} unsent @param {DeliveryListener | null} listener @returns {Delivery} */
 export function deliver(unsent, listener = null) {
-  const delivery = underWay.get(unsent.key) ?? new Delivery(unsent);
+  const delivery = deliveries.get(unsent.key) ?? new Delivery(unsent);
   delivery.listener = listener;
   return delivery;
 }
@@ -46,130 +48,130 @@ export function deliver(unsent, listener = null) {
 class Delivery {
   #unsent;
   #listener = null;
-  #pauses;
-  #failure = null;
-  #trying = false;
-  #ended = false;
+  #retryTimer;
+  #error = null;
+  #isSending = false;
+  #isEnded = false;
 
   /** @param {Unsent} unsent */
   constructor(unsent) {
     this.#unsent = unsent;
-    this.#pauses = new Pauses(() => this.#try(), (seconds) => this.#tellPause(seconds), FIRST_PAUSE);
-    underWay.set(unsent.key, this);
-    queueMicrotask(() => this.#try());
+    this.#retryTimer = new RetryTimer(() => this.#attempt(), (seconds) => this.#handleTick(seconds), FIRST_RETRY_DELAY);
+    deliveries.set(unsent.key, this);
+    queueMicrotask(() => this.#attempt());
   }
 
   get unsent() {
     return this.#unsent;
   }
 
-  /** Whether an attempt is being made now: it cannot be called back, only its reply be stopped. */
-  get isTrying() {
-    return this.#trying;
+  /** Whether a request is in flight. It cannot be cancelled; only its reply can be stopped. */
+  get isSending() {
+    return this.#isSending;
   }
 
-  /** Who is told how it goes, from now on. @param {DeliveryListener | null} listener */
+  /** @param {DeliveryListener | null} listener */
   set listener(listener) {
     this.#listener = listener;
-    if (this.#trying) listener?.onTry();
+    if (this.#isSending) listener?.onAttempt();
   }
 
-  tryNow() {
-    this.#pauses.cutShort();
+  retryNow() {
+    this.#retryTimer.retryNow();
   }
 
-  /** Take it back: it is not sent any more. */
+  /** Stop retrying and remove the prompt from the outbox. */
   cancel() {
     this.#end();
-    drop(this.#unsent.key);
+    removeFromOutbox(this.#unsent.key);
   }
 
-  async #try() {
-    if (this.#trying || this.#ended) return;
-    this.#trying = true;
-    this.#listener?.onTry();
+  async #attempt() {
+    if (this.#isSending || this.#isEnded) return;
+    this.#isSending = true;
+    this.#listener?.onAttempt();
     try {
-      const location = await alone(this.#unsent.appID, () => this.#send());
-      this.#conclude(location);
+      const location = await withConversationLock(this.#unsent.appID, () => this.#send());
+      this.#handleSuccess(location);
     } catch (error) {
-      this.#takeFailure(error);
+      this.#handleError(error);
     } finally {
-      this.#trying = false;
+      this.#isSending = false;
     }
   }
 
-  /** @returns {Promise<string | null>} null: it is not here any more */
+  /** @returns {Promise<string | null>} null: another tab has sent or cancelled it */
   async #send() {
     const { key, appID, messages } = this.#unsent;
     if (messages.length) {
-      const unsent = find(key);
+      const unsent = findInOutbox(key);
       if (!unsent) return null;
       this.#unsent = unsent;
     }
-    if (this.#unsent.from !== null) {
-      await this.#forgetReplaced();
-      this.#unsent = { ...this.#unsent, from: null }; // or the next attempt would forget what this one sends
-      if (messages.length) keep(this.#unsent);
-      tellChange(appID);
+    if (this.#unsent.replaceFrom !== null) {
+      await this.#deleteReplaced();
+      this.#unsent = { ...this.#unsent, replaceFrom: null }; // else the next attempt would delete what this one sends
+      if (messages.length) saveToOutbox(this.#unsent);
+      broadcastChange(appID);
     }
-    const location = await beginReply(appID, this.#unsent.model, messages, key, this.#unsent.options);
-    drop(key); // before another tab has its turn
+    const location = await startReply(appID, this.#unsent.model, messages, key, this.#unsent.options);
+    removeFromOutbox(key); // before another tab gets the lock
     return location;
   }
 
-  /** Make place for it, unless somebody has gone on from what it takes the place of. */
-  async #forgetReplaced() {
-    const { appID, from, upTo } = this.#unsent;
+  /** Delete the messages to replace, unless the conversation has new messages. */
+  async #deleteReplaced() {
+    const { appID, replaceFrom, lastSeq } = this.#unsent;
     const { messages } = await fetchHistory(appID, null, 1);
-    if (messages.some(({ seq }) => seq > upTo)) throw new ApiError(GONE_ON, PRECONDITION_FAILED);
-    await forgetFrom(appID, from);
+    if (messages.some(({ seq }) => seq > lastSeq)) throw new ApiError(CHANGED_ELSEWHERE, PRECONDITION_FAILED);
+    await deleteMessagesFrom(appID, replaceFrom);
   }
 
   /** @param {string | null} location */
-  #conclude(location) {
+  #handleSuccess(location) {
     const listener = this.#listener;
     this.cancel();
-    tellChange(this.#unsent.appID, !listener);
-    if (location === null) listener?.onGone();
-    else listener?.onTaken(location);
+    broadcastChange(this.#unsent.appID, !listener);
+    if (location === null) listener?.onSettledElsewhere();
+    else listener?.onAccepted(location);
   }
 
   /** @param {import("../../shared/api.js").ApiError} error */
-  #takeFailure(error) {
-    if (this.#ended) return;
-    this.#failure = error;
-    if (error.isPassing) {
-      this.#pauses.next(error.retryAfter);
-    } else if (error.status === 409) {
-      this.#pauses.succeed();
-      this.#pauses.next(UNTIL_ASKED_AGAIN);
-      this.#listener?.onRunning(error.location);
-    } else if (error.status === 401) {
-      this.#end(); // kept, until its author is signed in again
+  #handleError(error) {
+    if (this.#isEnded) return;
+    this.#error = error;
+    if (error.isTransient) {
+      this.#retryTimer.schedule(error.retryAfter);
+    } else if (error.status === CONFLICT) {
+      this.#retryTimer.reset();
+      this.#retryTimer.schedule(CONFLICT_RETRY_DELAY);
+      this.#listener?.onConflict(error.location);
+    } else if (error.status === UNAUTHORIZED) {
+      this.#end(); // it stays in the outbox until the user has signed in again
     } else if (this.#listener) {
       const listener = this.#listener;
       this.cancel();
-      listener.onRefused(error);
+      listener.onRejected(error);
     } else {
-      this.#end(); // kept, until somebody is there to be told
+      this.#end(); // it stays in the outbox until its conversation is shown
     }
   }
 
-  #tellPause(seconds) {
-    if (this.#failure.isPassing) this.#listener?.onPause(this.#failure, seconds);
+  #handleTick(seconds) {
+    if (this.#error.isTransient) this.#listener?.onRetryScheduled(this.#error, seconds);
   }
 
   #end() {
-    this.#ended = true;
-    this.#pauses.end();
-    underWay.delete(this.#unsent.key);
+    this.#isEnded = true;
+    this.#retryTimer.dispose();
+    deliveries.delete(this.#unsent.key);
   }
 }
 
 /**
- * Run `work` while no other tab does this for the conversation. A page over plain HTTP from elsewhere has no locks; there
- * the keys see to it that nothing is sent twice.
+ * Run `task` while no other tab delivers to the conversation. Web Locks need a secure context; without them, the
+ * idempotency keys still prevent duplicates.
  */
-function alone(appID, work) {
-  return navigator.locks ? navigator.locks.request(`chatterd.deliver.${appID}`, work) : work();
+function withConversationLock(appID, task) {
+  return navigator.locks ? navigator.locks.request(`chatterd.deliver.${appID}`, task) : task();
 }

@@ -1,30 +1,30 @@
-// The images that go with the next prompt: taken by button, paste or drop, shown small, removed again.
+// The images attached to the next prompt: added by button, paste or drop, shown as thumbnails, removable.
 
 import { ImageError, readImage } from "./image_file.js";
 import { make, makeIconButton } from "../../shared/dom.js";
 
-const MOST = 8;
+const MAX_IMAGES = 8;
 
-export class ImageTray {
-  #row;
+export class ImageAttachments {
+  #list;
   #note;
   #onChange;
   #images = [];
   #reading = 0;
-  #owner = {}; // the conversation, by a token: what is still being read belongs to the one in which it began
-  #takes = null;
+  #conversation = {}; // a token: images still being read are dropped when the conversation changes
+  #supported = null;
   #model = "";
 
   /** @param {HTMLElement} root @param {() => void} onChange */
   constructor(root, onChange) {
-    this.#row = root.querySelector("#thumbnails");
+    this.#list = root.querySelector("#thumbnails");
     this.#note = root.querySelector("#image-note");
     this.#onChange = onChange;
-    const chooser = root.querySelector("#image-file");
-    root.querySelector("#attach").addEventListener("click", () => chooser.click());
-    chooser.addEventListener("change", () => {
-      this.add([...chooser.files]);
-      chooser.value = ""; // so that the same file can be chosen again
+    const input = root.querySelector("#image-file");
+    root.querySelector("#attach").addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      this.add([...input.files]);
+      input.value = ""; // allow to choose the same file again
     });
   }
 
@@ -34,83 +34,85 @@ export class ImageTray {
   }
 
   set images(images) {
-    this.#owner = {};
+    this.#conversation = {};
     this.#reading = 0;
     this.#images = [...images];
-    this.#show();
+    this.#render();
   }
 
-  /** Say why the images cannot be sent now, if so. @returns {boolean} */
-  refuses() {
-    const cannot = this.#images.length > 0 && this.#takes === false;
-    if (cannot) this.#say(this.#refusal());
-    else if (this.#reading) this.#say("An image is still being read. Send again in a moment.");
-    return cannot || this.#reading > 0;
+  /** Whether the prompt can be sent now; otherwise show why not. @returns {boolean} */
+  checkSendable() {
+    const unsupported = this.#images.length > 0 && this.#supported === false;
+    if (unsupported) this.#showNote(this.#unsupportedMessage());
+    else if (this.#reading) this.#showNote("An image is still loading. Try again in a moment.");
+    return !unsupported && !this.#reading;
   }
 
-  /** @param {string} model @param {boolean | null} takes whether it takes images; null: there is no telling */
-  setModel(model, takes) {
+  /** @param {string} model @param {boolean | null} supported whether it supports images; null: unknown */
+  setModel(model, supported) {
     this.#model = model;
-    this.#takes = takes;
-    this.#tell();
+    this.#supported = supported;
+    this.#updateNote();
   }
 
   /** @param {File[]} files @returns {Promise<void>} */
   async add(files) {
-    if (this.#takes === false) {
-      this.#say(this.#refusal());
+    if (this.#supported === false) {
+      this.#showNote(this.#unsupportedMessage());
       return;
     }
-    const owner = this.#owner;
-    const room = MOST - this.#images.length - this.#reading;
-    const taken = files.slice(0, Math.max(0, room));
-    const complaints = files.length > taken.length ? [`A message can carry ${MOST} images.`] : [];
-    this.#reading += taken.length;
-    for (const file of taken) {
+    const conversation = this.#conversation;
+    const available = MAX_IMAGES - this.#images.length - this.#reading;
+    const accepted = files.slice(0, Math.max(0, available));
+    const errors = files.length > accepted.length ? [`A message can have at most ${MAX_IMAGES} images.`] : [];
+    this.#reading += accepted.length;
+    for (const file of accepted) {
       const image = await readImage(file).catch((error) => error);
-      if (owner !== this.#owner) return;
+      if (conversation !== this.#conversation) return;
       this.#reading -= 1;
-      if (image instanceof ImageError) complaints.push(image.message);
+      if (image instanceof ImageError) errors.push(image.message);
       else if (image instanceof Error) throw image;
       else this.#images.push(image);
     }
-    this.#show();
-    if (complaints.length) this.#say(complaints.join(" "));
+    this.#render();
+    if (errors.length) this.#showNote(errors.join(" "));
   }
 
-  #show() {
-    this.#row.replaceChildren(...this.#images.map((image, place) => this.#makeThumbnail(image, place)));
-    this.#row.hidden = !this.#images.length;
-    this.#tell();
+  #render() {
+    this.#list.replaceChildren(...this.#images.map((image, index) => this.#makeThumbnail(image, index)));
+    this.#list.hidden = !this.#images.length;
+    this.#updateNote();
     this.#onChange();
   }
 
-  #makeThumbnail(image, place) {
-    const picture = make("img", "");
-    picture.src = image;
-    picture.alt = `Image ${place + 1}`;
-    const remove = makeIconButton(`Remove image ${place + 1}`, "M5 5l10 10M15 5L5 15");
+  #makeThumbnail(image, index) {
+    const thumbnail = make("img", "");
+    thumbnail.src = image;
+    thumbnail.alt = `Image ${index + 1}`;
+    const remove = makeIconButton(`Remove image ${index + 1}`, "M5 5l10 10M15 5L5 15");
     remove.addEventListener("click", () => {
-      this.#images.splice(place, 1);
-      this.#show();
-      (this.#row.querySelectorAll("button")[Math.min(place, this.#images.length - 1)] ?? this.#row.parentElement.querySelector("textarea")).focus();
+      this.#images.splice(index, 1);
+      this.#render();
+      const buttons = this.#list.querySelectorAll("button");
+      const next = buttons[Math.min(index, this.#images.length - 1)];
+      (next ?? this.#list.parentElement.querySelector("textarea")).focus();
     });
-    return make("li", "", picture, remove);
+    return make("li", "", thumbnail, remove);
   }
 
-  #tell() {
-    if (!this.#images.length) this.#say("");
-    else if (this.#takes === false) this.#say(this.#refusal());
-    else if (this.#takes === null) this.#say(`It is not known whether ${this.#model} sees images. One that does not may answer as if there were none.`);
-    else this.#say("");
+  #updateNote() {
+    if (!this.#images.length) this.#showNote("");
+    else if (this.#supported === false) this.#showNote(this.#unsupportedMessage());
+    else if (this.#supported === null) this.#showNote(`${this.#model} may not support images. If it does not, it ignores them.`);
+    else this.#showNote("");
   }
 
-  #refusal() {
-    return `${this.#model} takes no images. Choose a model that does, such as llama3.2-vision, or send words alone.`;
+  #unsupportedMessage() {
+    return `${this.#model} does not support images. Choose a model that does, such as llama3.2-vision, or remove the images.`;
   }
 
-  #say(sentence) {
-    this.#note.textContent = sentence;
-    this.#note.hidden = !sentence;
+  #showNote(message) {
+    this.#note.textContent = message;
+    this.#note.hidden = !message;
   }
 }

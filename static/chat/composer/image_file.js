@@ -1,8 +1,8 @@
-// Turns a picture from a person's computer into what a model is sent: upright, of sensible size, without its metadata.
+// Prepares an image file for the model: rotates it upright, scales it down, and removes its metadata.
 
-const LONGEST_SIDE = 1280; // pixels; models scale down further themselves
-const LARGEST_FILE = 64_000_000; // bytes
-const LARGEST_PNG = 1_000_000; // characters of its data URL; a larger picture is sent as JPEG
+const MAX_SIDE = 1280; // pixels; models scale down further themselves
+const MAX_FILE_SIZE = 64_000_000; // bytes
+const MAX_PNG_LENGTH = 1_000_000; // characters of the data URL; larger images become JPEG
 const JPEG_QUALITY = 0.85;
 
 export class ImageError extends Error {}
@@ -10,38 +10,38 @@ export class ImageError extends Error {}
 /**
  * @param {File} file
  * @returns {Promise<string>} a data URL of a PNG or a JPEG
- * @throws {ImageError} its message is a sentence to show
+ * @throws {ImageError} its message can be shown to the user
  */
 export async function readImage(file) {
   const name = file.name || "The image";
-  if (file.size > LARGEST_FILE) throw new ImageError(`${name} is too large: an image may have ${LARGEST_FILE / 1e6} MB.`);
+  if (file.size > MAX_FILE_SIZE) throw new ImageError(`${name} is too large. The limit is ${MAX_FILE_SIZE / 1e6} MB.`);
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file); // turned upright as its metadata says
+    bitmap = await createImageBitmap(file); // applies the orientation in the metadata
   } catch {
-    throw new ImageError(`${name} cannot be read as an image. PNG, JPEG, GIF and WebP can.`);
+    throw new ImageError(`${name} is not a supported image. Use PNG, JPEG, GIF or WebP.`);
   }
   const canvas = draw(bitmap);
   bitmap.close();
   const png = file.type === "image/jpeg" ? "" : canvas.toDataURL("image/png");
-  if (png && png.length <= LARGEST_PNG) return png;
-  return opaque(canvas).toDataURL("image/jpeg", JPEG_QUALITY);
+  if (png && png.length <= MAX_PNG_LENGTH) return png;
+  return flatten(canvas).toDataURL("image/jpeg", JPEG_QUALITY);
 }
 
-/** What Ollama is sent of a data URL: the part in base64. @param {string} url */
+/** The base64 part of a data URL, as Ollama expects it. @param {string} url */
 export function base64Of(url) {
   return url.slice(url.indexOf(",") + 1);
 }
 
-/** The data URL of an image in base64; its first letters tell what it is. @param {string} base64 */
+/** The data URL of a base64 image. Its first characters identify the format. @param {string} base64 */
 export function dataUrlOf(base64) {
-  const kinds = { "/9j/": "jpeg", iVBO: "png", R0lG: "gif", UklG: "webp" };
-  return `data:image/${kinds[base64.slice(0, 4)] ?? "png"};base64,${base64}`;
+  const formats = { "/9j/": "jpeg", iVBO: "png", R0lG: "gif", UklG: "webp" };
+  return `data:image/${formats[base64.slice(0, 4)] ?? "png"};base64,${base64}`;
 }
 
 /** @param {ImageBitmap} bitmap */
 function draw(bitmap) {
-  const scale = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));
+  const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));
@@ -51,8 +51,8 @@ function draw(bitmap) {
   return canvas;
 }
 
-/** On white: a JPEG has no transparency, and would be black there. @param {HTMLCanvasElement} canvas */
-function opaque(canvas) {
+/** Fill transparent areas with white: JPEG would show them black. @param {HTMLCanvasElement} canvas */
+function flatten(canvas) {
   const context = canvas.getContext("2d");
   context.globalCompositeOperation = "destination-over";
   context.fillStyle = "#ffffff";

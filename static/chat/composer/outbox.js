@@ -1,47 +1,47 @@
-// Prompts that the server has not taken yet, kept in the browser until it has.
+// Prompts that the server has not accepted yet, kept in localStorage until it has.
 
-import { PREFIX as WHOSE } from "../../shared/session.js";
+import { STORAGE_PREFIX } from "../../shared/session.js";
 
-const PREFIX = `${WHOSE}outbox.`;
+const PREFIX = `${STORAGE_PREFIX}outbox.`;
 
 /**
  * @typedef {object} Unsent
- * @property {string} key its Idempotency-Key: however often it is sent, it is taken once
+ * @property {string} key the Idempotency-Key: the server accepts it once, however often it is sent
  * @property {string} appID
  * @property {string} model
- * @property {{role: string, content: string}[]} messages none asks for a reply to the conversation as it stands
- * @property {object} options for the model
- * @property {number | null} from the number of the message that it takes the place of, with all after it
- * @property {number} upTo the number of the newest message when it was written
- * @property {number} at when it was written, in milliseconds since 1970
+ * @property {{role: string, content: string}[]} messages empty: a reply to the conversation as it is
+ * @property {object} options of the model
+ * @property {number | null} replaceFrom `seq` of the first message to replace
+ * @property {number} lastSeq `seq` of the newest message when the prompt was written
+ * @property {number} createdAt in ms since 1970
  */
 
-/** What the browser does not keep (storage forbidden or full): it lasts as long as the page. @type {Map<string, Unsent>} */
-const unkept = new Map();
+/** Prompts that the browser cannot store (storage blocked or full). They last as long as the page. @type {Map<string, Unsent>} */
+const inMemory = new Map();
 
 /** @param {Unsent} unsent */
-export function keep(unsent) {
+export function saveToOutbox(unsent) {
   try {
     localStorage.setItem(PREFIX + unsent.key, JSON.stringify(unsent));
-    unkept.delete(unsent.key);
+    inMemory.delete(unsent.key);
   } catch {
-    unkept.set(unsent.key, unsent);
+    inMemory.set(unsent.key, unsent);
   }
 }
 
 /** @param {string} key */
-export function drop(key) {
-  unkept.delete(key);
+export function removeFromOutbox(key) {
+  inMemory.delete(key);
   try {
     localStorage.removeItem(PREFIX + key);
   } catch {
-    // Storage is forbidden: there was nothing.
+    // Storage is blocked: nothing was stored.
   }
 }
 
-/** @param {string} key @returns {Unsent | null} null: it was sent, or taken back, perhaps in another tab */
-export function find(key) {
-  if (unkept.has(key)) return unkept.get(key);
+/** @param {string} key @returns {Unsent | null} null: it was sent or cancelled, perhaps in another tab */
+export function findInOutbox(key) {
+  if (inMemory.has(key)) return inMemory.get(key);
   try {
     return JSON.parse(localStorage.getItem(PREFIX + key));
   } catch {
@@ -49,13 +49,13 @@ export function find(key) {
   }
 }
 
-/** All that is unsent, oldest first. @returns {Unsent[]} */
-export function allUnsent() {
-  const keys = new Set(unkept.keys());
+/** All unsent prompts, oldest first. @returns {Unsent[]} */
+export function listOutbox() {
+  const keys = new Set(inMemory.keys());
   try {
     for (const name of Object.keys(localStorage)) if (name.startsWith(PREFIX)) keys.add(name.slice(PREFIX.length));
   } catch {
-    // Storage is forbidden: what the page remembers is all.
+    // Storage is blocked: only the prompts in memory exist.
   }
-  return [...keys].map(find).filter(Boolean).sort((one, other) => one.at - other.at);
+  return [...keys].map(findInOutbox).filter(Boolean).sort((one, other) => one.createdAt - other.createdAt);
 }

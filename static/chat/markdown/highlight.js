@@ -1,12 +1,12 @@
-// Colours for code. The highlighter and its languages are loaded when code in one of them first appears.
+// Syntax highlighting. The highlighter and each language are loaded on first use.
 
 import { morph } from "./morph.js";
-import { allowedHTML } from "./sanitizer.js";
+import { sanitize } from "./sanitizer.js";
 
-const LIMIT = 30_000; // characters; longer code stays plain
-const PARTLY = 5_000; // characters of code still coming that are coloured again with each change
+const MAX_LENGTH = 30_000; // characters; longer code is not highlighted
+const MAX_PARTIAL = 5_000; // characters of incomplete code that are highlighted again with each change
 
-/** Each language with a file in static/vendor/highlight/, and its other names. */
+/** The languages with a file in static/vendor/highlight/, and their aliases. */
 const LANGUAGES = {
   bash: "sh shell zsh",
   c: "h",
@@ -31,53 +31,53 @@ const LANGUAGES = {
   xml: "html xhtml svg rss atom",
   yaml: "yml",
 };
-const NAMES = new Map(
-  Object.entries(LANGUAGES).flatMap(([language, others]) =>
-    [language, ...others.split(" ")].filter(Boolean).map((name) => [name, language]),
+const LANGUAGE_BY_NAME = new Map(
+  Object.entries(LANGUAGES).flatMap(([language, aliases]) =>
+    [language, ...aliases.split(" ")].filter(Boolean).map((name) => [name, language]),
   ),
 );
 
 /** @type {Map<string, Promise<void>>} */
 const loading = new Map();
 let highlighter = null;
-let lastPart = { text: "", language: "", html: "" };
+let lastResult = { text: "", language: "", html: "" };
 
 /**
- * Colour code now, or where its language has still to be loaded, as soon as it is there.
+ * Highlight code now, or as soon as its language is loaded.
  *
- * @param {Element} code holds nothing but text; its language's name is the attribute `data-language`
- * @param {boolean} coming whether more of it is coming
+ * @param {Element} code contains only text; the attribute `data-language` names its language
+ * @param {boolean} isPartial whether more code will follow
  */
-export function highlight(code, coming) {
-  const language = NAMES.get((code.dataset.language ?? "").toLowerCase());
-  if (!language || code.textContent.length > LIMIT) return;
+export function highlight(code, isPartial) {
+  const language = LANGUAGE_BY_NAME.get((code.dataset.language ?? "").toLowerCase());
+  if (!language || code.textContent.length > MAX_LENGTH) return;
   if (!highlighter?.getLanguage(language)) load(language);
-  else if (coming) paintPart(code, language);
-  else morph(code, painted(code.textContent, language));
+  else if (isPartial) highlightPartial(code, language);
+  else morph(code, makeHighlighted(code.textContent, language));
 }
 
-/** Code that is long and still coming is coloured at its beginning only: what a change costs is bounded. */
-function paintPart(code, language) {
+/** Highlight only the beginning of long incomplete code, which limits the cost of each change. */
+function highlightPartial(code, language) {
   const text = code.textContent;
-  const part = text.length > PARTLY ? text.slice(0, text.lastIndexOf("\n", PARTLY) + 1) : text;
-  const fragment = painted(part, language);
+  const part = text.length > MAX_PARTIAL ? text.slice(0, text.lastIndexOf("\n", MAX_PARTIAL) + 1) : text;
+  const fragment = makeHighlighted(part, language);
   fragment.append(text.slice(part.length));
   morph(code, fragment);
 }
 
-function painted(text, language) {
-  if (lastPart.text !== text || lastPart.language !== language) {
-    lastPart = { text, language, html: highlighter.highlight(text, { language, ignoreIllegals: true }).value };
+function makeHighlighted(text, language) {
+  if (lastResult.text !== text || lastResult.language !== language) {
+    lastResult = { text, language, html: highlighter.highlight(text, { language, ignoreIllegals: true }).value };
   }
-  return allowedHTML(lastPart.html);
+  return sanitize(lastResult.html);
 }
 
 /** @param {string} language */
 function load(language) {
-  if (!loading.has(language)) loading.set(language, fetchLanguage(language));
+  if (!loading.has(language)) loading.set(language, importLanguage(language));
 }
 
-async function fetchLanguage(language) {
+async function importLanguage(language) {
   try {
     const [core, grammar] = await Promise.all([
       import("../../vendor/highlight/core.js"),
@@ -86,10 +86,10 @@ async function fetchLanguage(language) {
     highlighter = core.default;
     highlighter.registerLanguage(language, grammar.default);
   } catch {
-    loading.delete(language); // offline perhaps: the next code tries again
+    loading.delete(language); // perhaps offline: the next code block tries again
     return;
   }
   for (const code of document.querySelectorAll("code[data-language]:not(:has(*))")) {
-    if (NAMES.get(code.dataset.language.toLowerCase()) === language) highlight(code, false);
+    if (LANGUAGE_BY_NAME.get(code.dataset.language.toLowerCase()) === language) highlight(code, false);
   }
 }

@@ -1,55 +1,55 @@
-// Markdown to nodes for the page: read by marked, let through by DOMPurify, made fit to be shown.
+// Renders Markdown: parsed by marked, sanitized by DOMPurify, then adapted to the page.
 
 import { makeCodeBlock } from "./code_block.js";
-import { escape, maths, withoutMaths } from "./math.js";
-import { allowedHTML, isHarmless } from "./sanitizer.js";
+import { escape, maskMath, mathExtensions } from "./math.js";
+import { sanitize, isSafe } from "./sanitizer.js";
 import { make } from "../../shared/dom.js";
 import { Lexer, Marked, Parser } from "../../vendor/marked.js";
 
-/** @typedef {{type: string, raw: string}} Block what marked read, with the source that it was read from */
-/** @typedef {Object<string, {href: string, title: string | null}>} Links definitions of links, by their names */
+/** @typedef {{type: string, raw: string}} Block a token of marked, with its source */
+/** @typedef {Object<string, {href: string, title: string | null}>} Links link definitions by name */
 
-const DIRECTED = "p, h1, h2, h3, h4, h5, h6, ul, ol, blockquote, td, th";
+const DIRECTIONAL = "p, h1, h2, h3, h4, h5, h6, ul, ol, blockquote, td, th";
 
 const renderer = {
   br: () => "<br>\n",
   checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
-  html: ({ text, block }) => (isHarmless(text) ? text : block ? `<p>${escape(text)}</p>` : escape(text)),
-  image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || "Image")}</a>`, // loads nothing
+  html: ({ text, block }) => (isSafe(text) ? text : block ? `<p>${escape(text)}</p>` : escape(text)),
+  image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || "Image")}</a>`, // a link: external images are not loaded
 };
-const complete = optionsWith(maths(false));
-const coming = optionsWith(maths(true));
+const completeOptions = makeOptions(mathExtensions(false));
+const partialOptions = makeOptions(mathExtensions(true));
 
-function optionsWith(extensions) {
-  return new Marked({ gfm: true, breaks: true, renderer, extensions, hooks: { emStrongMask: withoutMaths } }).defaults;
+function makeOptions(extensions) {
+  return new Marked({ gfm: true, breaks: true, renderer, extensions, hooks: { emStrongMask: maskMath } }).defaults;
 }
 
 /**
- * Read the blocks of a text.
+ * Parse text into blocks.
  *
  * @param {string} source without carriage returns
- * @param {Links} links definitions known from before
- * @param {boolean} open whether the text's end is still to come
- * @returns {Block[]} whose sources together are the text
+ * @param {Links} links definitions from earlier blocks
+ * @param {boolean} isPartial whether more text will follow
+ * @returns {Block[]} their concatenated sources are the text
  */
-export function readBlocks(source, links, open) {
-  const lexer = new Lexer(open ? coming : complete);
+export function parseBlocks(source, links, isPartial) {
+  const lexer = new Lexer(isPartial ? partialOptions : completeOptions);
   Object.assign(lexer.tokens.links, links);
   return lexer.lex(source);
 }
 
 /**
- * Make the nodes that show a block.
+ * Render a block.
  *
  * @param {Block} block
- * @param {boolean} open whether the block's end is still to come
+ * @param {boolean} isPartial whether more text will follow
  * @returns {DocumentFragment}
  */
-export function showBlock(block, open) {
-  if (block.type === "code") return fragmentOf(makeCodeBlock(block.text, block.lang, open));
-  const fragment = allowedHTML(Parser.parse([block], complete));
-  for (const element of fragment.querySelectorAll(DIRECTED)) element.dir = "auto";
-  for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(makeCodeBlock(pre.textContent, languageOf(pre), open));
+export function renderBlock(block, isPartial) {
+  if (block.type === "code") return fragmentOf(makeCodeBlock(block.text, block.lang, isPartial));
+  const fragment = sanitize(Parser.parse([block], completeOptions));
+  for (const element of fragment.querySelectorAll(DIRECTIONAL)) element.dir = "auto";
+  for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(makeCodeBlock(pre.textContent, languageOf(pre), isPartial));
   for (const table of fragment.querySelectorAll("table")) makeScrollable(table);
   return fragment;
 }
@@ -64,7 +64,7 @@ function languageOf(pre) {
   return pre.querySelector("code")?.className.replace("language-", "") ?? "";
 }
 
-/** A wide table scrolls by itself, with the keyboard too. */
+/** Let a wide table scroll horizontally, also with the keyboard. */
 function makeScrollable(table) {
   const frame = make("div", "table-frame");
   frame.tabIndex = 0;

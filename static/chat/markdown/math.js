@@ -1,42 +1,42 @@
-// Maths in Markdown: taken as it stands, so that its underscores, asterisks and backslashes stay what they are.
+// TeX math in Markdown: kept as source text, so that underscores, asterisks and backslashes in it are not markup.
 
-// A dollar sign is one of maths by pandoc's rule: text touches it on its inner side, and no digit follows the last,
-// so that prices stay prices. No rule spans a blank line: TeX allows none in maths, and a reply's blocks end there.
+// Dollar signs delimit math by pandoc's rule: no space on the inner side, and no digit after the closing one, so that
+// prices are not math. Math does not span a blank line: TeX does not allow it, and Markdown blocks end there.
 const INLINE = /^(?:\$\$(?:[^$\\]|\\[^])+?\$\$|\$(?![\s$])(?:[^$\\\n`]|\\.)*?(?<!\s)\$(?!\d)|\\\([^]+?\\\)|\\\[[^]+?\\\])/;
 const DISPLAY = /^ {0,3}(\$\$(?:(?!\n[ \t]*\n)[^$])+\$\$|\\\[(?:(?!\n[ \t]*\n|\\\])[^])+\\\])([ \t]*(?:\n+|$))?/;
 const DISPLAY_BEGINS = /\n {0,3}(?:\$\$|\\\[)| (?:\$\$|\\\[)(?=\n)/;
 const INLINE_ANYWHERE = new RegExp(INLINE.source.slice(1), "g");
 
-// The same where the end has not come yet. A single dollar sign may be anything until it has.
+// Math without its end yet. A single dollar sign is ambiguous until then.
 const OPEN_INLINE = /^(?:\$\$[^$]+|\\\((?:(?!\\\))[^])+|\\\[(?:(?!\\\])[^])+)$/;
 const OPEN_DISPLAY = /^ {0,3}(?:\$\$(?:(?!\n[ \t]*\n)[^$])+\$?|\\\[(?:(?!\n[ \t]*\n|\\\])[^])+)$/;
 
 /**
- * Extensions of marked. Their tokens have the type `maths` and keep the source as `raw`.
+ * Extensions for marked.
  *
- * @param {boolean} open whether the end may be missing
+ * @param {boolean} isPartial whether the end may be missing
  */
-export function maths(open) {
+export function mathExtensions(isPartial) {
   return [
     {
       name: "display",
       level: "block",
-      start: (source) => DISPLAY_BEGINS.exec(paragraphOf(source))?.index,
-      tokenizer: (source) => token("display", displayIn(source) ?? (open && OPEN_DISPLAY.exec(source))),
-      renderer: ({ raw }) => `<p><span class="maths">${escape(raw.trim())}</span></p>\n`,
+      start: (source) => DISPLAY_BEGINS.exec(firstParagraph(source))?.index,
+      tokenizer: (source) => token("display", matchDisplay(source) ?? (isPartial && OPEN_DISPLAY.exec(source))),
+      renderer: ({ raw }) => `<p><span class="math">${escape(raw.trim())}</span></p>\n`,
     },
     {
-      name: "maths",
+      name: "math",
       level: "inline",
-      start: (source) => positive(source.search(/\$|\\[([]/)),
-      tokenizer: (source) => token("maths", INLINE.exec(source) ?? (open && OPEN_INLINE.exec(source))),
-      renderer: ({ raw }) => `<span class="maths">${escape(raw)}</span>`,
+      start: (source) => toStart(source.search(/\$|\\[([]/)),
+      tokenizer: (source) => token("math", INLINE.exec(source) ?? (isPartial && OPEN_INLINE.exec(source))),
+      renderer: ({ raw }) => `<span class="math">${escape(raw)}</span>`,
     },
   ];
 }
 
-/** Maths on lines of its own; within a line it is a word among others. */
-function displayIn(source) {
+/** Match math on lines of its own. Within a line it is inline math. */
+function matchDisplay(source) {
   const match = DISPLAY.exec(source);
   return match && (match[2] !== undefined || match[1].includes("\n")) ? match : null;
 }
@@ -45,27 +45,27 @@ function token(type, match) {
   return match ? { type, raw: match[0] } : undefined;
 }
 
-/** What the search for display maths needs to see; all of a long reply would be searched for each paragraph. */
-function paragraphOf(source) {
+/** Limit the search to the first paragraph: searching the whole rest of a long reply for each paragraph is slow. */
+function firstParagraph(source) {
   const end = source.indexOf("\n\n");
   return end < 0 ? source : source.slice(0, end);
 }
 
-function positive(index) {
+function toStart(index) {
   return index < 0 ? undefined : index;
 }
 
-/** @param {string} text @returns {string} HTML that shows it */
+/** Escape text for HTML. @param {string} text @returns {string} */
 export function escape(text) {
   return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 }
 
 /**
- * Hide maths from marked's search for the ends of emphasis.
+ * Mask math before marked searches for the end of emphasis.
  *
  * @param {string} source
  * @returns {string} of the same length
  */
-export function withoutMaths(source) {
-  return source.replace(INLINE_ANYWHERE, (found) => "x".repeat(found.length));
+export function maskMath(source) {
+  return source.replace(INLINE_ANYWHERE, (match) => "x".repeat(match.length));
 }

@@ -1,29 +1,28 @@
-// Brings nodes on the page to a new state by changing only what differs: selections, places in scrolled boxes and the
-// focus stay where they are.
+// Updates DOM nodes by changing only what differs, so that selection, scroll positions and focus are kept.
 
-/** @param {Node} shown is made to hold what `wanted` holds @param {Node} wanted is used up */
-export function morph(shown, wanted) {
-  let at = shown.firstChild;
-  for (const node of [...wanted.childNodes]) {
-    if (!at) {
-      shown.appendChild(node);
+/** Make the children of `target` equal to those of `source`. @param {Node} target @param {Node} source loses its children */
+export function morph(target, source) {
+  let current = target.firstChild;
+  for (const node of [...source.childNodes]) {
+    if (!current) {
+      target.appendChild(node);
       continue;
     }
-    const next = at.nextSibling;
-    change(at, node);
-    at = next;
+    const next = current.nextSibling;
+    morphNode(current, node);
+    current = next;
   }
-  while (at) {
-    const next = at.nextSibling;
-    at.remove();
-    at = next;
+  while (current) {
+    const next = current.nextSibling;
+    current.remove();
+    current = next;
   }
 }
 
-function change(shown, wanted) {
-  if (shown.nodeType === Node.TEXT_NODE && wanted.nodeType === Node.TEXT_NODE) setText(shown, wanted.data);
-  else if (!areAlike(shown, wanted)) shown.replaceWith(wanted);
-  else if (shown.localName !== "button") morph(shown, wanted); // a button may just be telling what it did
+function morphNode(target, source) {
+  if (target.nodeType === Node.TEXT_NODE && source.nodeType === Node.TEXT_NODE) setText(target, source.data);
+  else if (!haveSameTag(target, source)) target.replaceWith(source);
+  else if (target.localName !== "button") morph(target, source); // a button may show feedback in place of its label
 }
 
 /** @param {Text} node @param {string} text */
@@ -33,8 +32,8 @@ function setText(node, text) {
   else node.data = text;
 }
 
-/** Whether two nodes are elements that differ in their children only. */
-function areAlike(one, other) {
+/** Whether two nodes are elements with the same tag and attributes. */
+function haveSameTag(one, other) {
   if (one.localName !== other.localName || one.nodeType !== Node.ELEMENT_NODE) return false;
   const names = one.getAttributeNames();
   return (

@@ -1,10 +1,10 @@
-// Plain text in pieces: the browser lays out only those in sight, however long the text is.
+// Long plain text in blocks: the browser lays out only the visible ones (content-visibility).
 
 import { make } from "../../shared/dom.js";
 
-const LENGTH = 10_000; // characters in a piece, roughly
+const BLOCK_LENGTH = 10_000; // characters, approximately
 
-export class PlainBlocks {
+export class PlainTextBlocks {
   #parent;
   #node = null;
 
@@ -13,25 +13,25 @@ export class PlainBlocks {
     this.#parent = parent;
   }
 
-  /** @param {string} words */
-  append(words) {
-    for (let rest = words; rest; ) {
-      if (!this.#node || this.#node.length >= LENGTH) this.#add();
-      const taken = rest.slice(0, LENGTH);
-      const end = this.#endIn(taken, rest.length > taken.length);
+  /** @param {string} text */
+  append(text) {
+    for (let rest = text; rest; ) {
+      if (!this.#node || this.#node.length >= BLOCK_LENGTH) this.#addBlock();
+      const part = rest.slice(0, BLOCK_LENGTH);
+      const end = this.#endOf(part, rest.length > part.length);
       this.#node.appendData(rest.slice(0, end));
       rest = rest.slice(end);
     }
   }
 
-  /** Pieces end with a line or a word where there is one. */
-  #endIn(taken, more) {
-    if (!more) return taken.length;
-    const end = Math.max(taken.lastIndexOf("\n"), taken.lastIndexOf(" ")) + 1;
-    return end || taken.length;
+  /** End a block after a line or a word, if possible. */
+  #endOf(part, hasMore) {
+    if (!hasMore) return part.length;
+    const end = Math.max(part.lastIndexOf("\n"), part.lastIndexOf(" ")) + 1;
+    return end || part.length;
   }
 
-  #add() {
+  #addBlock() {
     this.#node = document.createTextNode("");
     const block = make("div", "block plain", this.#node);
     block.dir = "auto";

@@ -1,35 +1,35 @@
-// Markdown that grows: finished blocks are shown once and kept; only the last, open one is shown again, once a frame
-// at most.
+// Markdown that is appended to while it is shown. Complete blocks are rendered once; only the last, open block is
+// rendered again, at most once per frame.
 
-import { readBlocks, showBlock } from "./markdown.js";
+import { parseBlocks, renderBlock } from "./markdown.js";
 import { morph } from "./morph.js";
-import { closed, tellable } from "./partial_markdown.js";
-import { PlainBlocks } from "./plain_text_blocks.js";
+import { closeMarkup, trimAmbiguousEnd } from "./partial_markdown.js";
+import { PlainTextBlocks } from "./plain_text_blocks.js";
 import { make } from "../../shared/dom.js";
 
-// Beyond these limits the rest is shown as the plain text that it is, so that no reply can bring the page down.
-const LONGEST = { code: 500_000, paragraph: 20_000, heading: 20_000 }; // characters
-const LONGEST_OTHER = 50_000;
-const MOST_BLOCKS = 5_000;
-const PIECE = 10_000; // characters read at once
+// Beyond these limits the rest is shown as plain text, so that no reply can make the page unresponsive.
+const MAX_LENGTH = { code: 500_000, paragraph: 20_000, heading: 20_000 }; // characters
+const MAX_OTHER_LENGTH = 50_000;
+const MAX_BLOCKS = 5_000;
+const CHUNK = 10_000; // characters parsed at once
 
-// Showing the open block takes a quarter of the time at most.
-const REST = 3;
+// After rendering, pause this many times as long: rendering takes at most a quarter of the time.
+const PAUSE_FACTOR = 3;
 
-const MENDED = new Set(["blockquote", "heading", "list", "paragraph", "table", "text"]);
+const CLOSABLE = new Set(["blockquote", "heading", "list", "paragraph", "table", "text"]);
 
-export class GrowingMarkdown {
+export class StreamingMarkdown {
   #parent;
   #text = "";
-  #source = ""; // of the open block and what has not been read yet
-  #reach = PIECE; // characters of it to read
-  #open = null;
-  #blocks = 0;
+  #source = ""; // of the open block and the text that is not parsed yet
+  #parseLength = CHUNK; // characters of it to parse
+  #openBlock = null;
+  #blockCount = 0;
   #links = Object.create(null);
-  #unlinked = []; // finished blocks that may name a link which is defined later
+  #unresolved = []; // complete blocks that may refer to a link that is defined later
   #plain = null;
   #frame = 0;
-  #restUntil = 0;
+  #pausedUntil = 0;
 
   /** @param {Element} parent */
   constructor(parent) {
@@ -40,156 +40,156 @@ export class GrowingMarkdown {
     return !this.#text;
   }
 
-  /** The text as it was written. @returns {string} */
+  /** The Markdown source. @returns {string} */
   get text() {
     return this.#text;
   }
 
-  /** @param {string} words */
-  append(words) {
-    this.#text += words;
-    this.#source += words.replaceAll("\r", "");
-    this.#askForFrame();
+  /** @param {string} text */
+  append(text) {
+    this.#text += text;
+    this.#source += text.replaceAll("\r", "");
+    this.#requestFrame();
   }
 
-  /** Show all that was appended now, as text that is complete; more may be appended all the same. */
+  /** Render all text now, as if it were complete. More may still be appended. */
   flush() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    while (this.#finishPiece());
-    this.#guard(() => this.#finishBlocks(this.#source, false));
-    this.#showOpen(false);
+    while (this.#completeChunk());
+    this.#guard(() => this.#completeBlocks(this.#source, false));
+    this.#renderOpen(false);
   }
 
   clear() {
     cancelAnimationFrame(this.#frame);
     this.#text = this.#source = "";
-    this.#reach = PIECE;
-    this.#frame = this.#blocks = 0;
+    this.#parseLength = CHUNK;
+    this.#frame = this.#blockCount = 0;
     this.#links = Object.create(null);
-    this.#unlinked = [];
-    this.#open = this.#plain = null;
+    this.#unresolved = [];
+    this.#openBlock = this.#plain = null;
     this.#parent.replaceChildren();
   }
 
-  #askForFrame() {
-    this.#frame ||= requestAnimationFrame((now) => this.#showNext(now));
+  #requestFrame() {
+    this.#frame ||= requestAnimationFrame((now) => this.#renderFrame(now));
   }
 
-  #showNext(now) {
+  #renderFrame(now) {
     this.#frame = 0;
-    if (now < this.#restUntil) {
-      this.#askForFrame();
+    if (now < this.#pausedUntil) {
+      this.#requestFrame();
       return;
     }
-    const begun = performance.now();
-    if (this.#finishPiece()) this.#askForFrame();
-    else this.#showOpen(true);
-    const ended = performance.now();
-    this.#restUntil = ended + REST * (ended - begun);
+    const startedAt = performance.now();
+    if (this.#completeChunk()) this.#requestFrame();
+    else this.#renderOpen(true);
+    const endedAt = performance.now();
+    this.#pausedUntil = endedAt + PAUSE_FACTOR * (endedAt - startedAt);
   }
 
-  /** Read a piece of the source and show the blocks that end in it. @returns {boolean} whether there is another */
-  #finishPiece() {
+  /** Parse a chunk of the source and render the blocks that end in it. @returns {boolean} whether there is more */
+  #completeChunk() {
     while (!this.#plain) {
-      const piece = tellable(this.#source.slice(0, this.#reach));
-      const whole = this.#reach >= this.#source.length;
-      const finished = this.#guard(() => this.#finishBlocks(piece, true));
-      this.#reach = finished ? PIECE : this.#reach;
-      if (whole || finished) return !whole && !this.#plain;
-      this.#reach += PIECE; // no block ends in so much: none needs to be looked for there again
+      const chunk = trimAmbiguousEnd(this.#source.slice(0, this.#parseLength));
+      const isAll = this.#parseLength >= this.#source.length;
+      const completed = this.#guard(() => this.#completeBlocks(chunk, true));
+      this.#parseLength = completed ? CHUNK : this.#parseLength;
+      if (isAll || completed) return !isAll && !this.#plain;
+      this.#parseLength += CHUNK; // no block ends in this chunk
     }
     return false;
   }
 
   /**
-   * Show the blocks that are followed by another.
+   * Render the blocks that are followed by another one.
    *
-   * @param {string} piece the source's beginning
-   * @param {boolean} coming whether more is to come
+   * @param {string} chunk a prefix of the source
+   * @param {boolean} isPartial whether more text will follow
    * @returns {boolean} whether there were any
    */
-  #finishBlocks(piece, coming) {
-    const blocks = readBlocks(piece, this.#links, coming);
+  #completeBlocks(chunk, isPartial) {
+    const blocks = parseBlocks(chunk, this.#links, isPartial);
     const last = blocks.findLastIndex(({ type }) => type !== "space");
     if (last < 0) return false;
-    const finished = blocks.slice(0, last);
-    const length = finished.map(({ raw }) => raw).join("").length;
-    if (this.#blocks > MOST_BLOCKS || isTooLong(blocks[last])) throw new RangeError("too much");
-    for (const block of finished) if (block.type !== "space") this.#finish(block);
+    const complete = blocks.slice(0, last);
+    const length = complete.map(({ raw }) => raw).join("").length;
+    if (this.#blockCount > MAX_BLOCKS || isTooLong(blocks[last])) throw new RangeError("limit exceeded");
+    for (const block of complete) if (block.type !== "space") this.#complete(block);
     this.#source = this.#source.slice(length);
     return length > 0;
   }
 
-  #finish(block) {
+  #complete(block) {
     const element = this.#openElement();
-    morph(element, showBlock(block, false));
-    this.#open = null;
+    morph(element, renderBlock(block, false));
+    this.#openBlock = null;
     if (block.type === "def") this.#define(block);
-    else if (block.raw.includes("]")) this.#unlinked.push({ element, source: block.raw });
+    else if (block.raw.includes("]")) this.#unresolved.push({ element, source: block.raw });
   }
 
-  /** A link's target came after the words that name it. */
+  /** Add a link definition, and render the earlier blocks that refer to it again. */
   #define({ tag, href, title }) {
     if (tag in this.#links) return;
     this.#links[tag] = { href, title };
-    for (const { element, source } of this.#unlinked) {
+    for (const { element, source } of this.#unresolved) {
       if (!source.toLowerCase().includes(`[${tag}]`)) continue;
-      morph(element, showBlock(this.#readFirst(source, false), false));
+      morph(element, renderBlock(this.#parseFirst(source, false), false));
     }
   }
 
-  #showOpen(coming) {
-    if (this.#plain) this.#takePlain();
-    else this.#guard(() => this.#showLast(coming));
+  #renderOpen(isPartial) {
+    if (this.#plain) this.#appendPlain();
+    else this.#guard(() => this.#renderLast(isPartial));
   }
 
-  /** @param {boolean} coming whether the block's end is still to come */
-  #showLast(coming) {
-    const source = coming ? tellable(this.#source) : this.#source;
-    const block = this.#readFirst(source, coming);
+  /** @param {boolean} isPartial whether more text will follow */
+  #renderLast(isPartial) {
+    const source = isPartial ? trimAmbiguousEnd(this.#source) : this.#source;
+    const block = this.#parseFirst(source, isPartial);
     if (!block) return;
-    if (!coming && block.type === "def") this.#define(block);
-    const tidy = coming && MENDED.has(block.type) ? closed(source) : source;
-    morph(this.#openElement(), showBlock(tidy === source ? block : this.#readFirst(tidy, coming), coming));
+    if (!isPartial && block.type === "def") this.#define(block);
+    const closed = isPartial && CLOSABLE.has(block.type) ? closeMarkup(source) : source;
+    morph(this.#openElement(), renderBlock(closed === source ? block : this.#parseFirst(closed, isPartial), isPartial));
   }
 
-  #readFirst(source, coming) {
-    return readBlocks(source, this.#links, coming).find(({ type }) => type !== "space");
+  #parseFirst(source, isPartial) {
+    return parseBlocks(source, this.#links, isPartial).find(({ type }) => type !== "space");
   }
 
   #openElement() {
-    if (!this.#open) {
-      this.#open = make("div", "block");
-      this.#parent.append(this.#open);
-      this.#blocks += 1;
+    if (!this.#openBlock) {
+      this.#openBlock = make("div", "block");
+      this.#parent.append(this.#openBlock);
+      this.#blockCount += 1;
     }
-    return this.#open;
+    return this.#openBlock;
   }
 
-  /** Too much, or Markdown made to exhaust the stack: its text is shown all the same. */
-  #guard(show) {
+  /** Fall back to plain text if a limit is exceeded, or nested Markdown exhausts the stack. */
+  #guard(render) {
     try {
-      return show();
+      return render();
     } catch {
-      this.#goPlain();
+      this.#switchToPlain();
       return true;
     }
   }
 
-  #goPlain() {
-    this.#open?.remove();
-    this.#open = null;
-    this.#plain = new PlainBlocks(this.#parent);
-    this.#takePlain();
+  #switchToPlain() {
+    this.#openBlock?.remove();
+    this.#openBlock = null;
+    this.#plain = new PlainTextBlocks(this.#parent);
+    this.#appendPlain();
   }
 
-  #takePlain() {
+  #appendPlain() {
     this.#plain.append(this.#source);
     this.#source = "";
   }
 }
 
 function isTooLong({ type, raw }) {
-  return raw.length > (LONGEST[type] ?? LONGEST_OTHER);
+  return raw.length > (MAX_LENGTH[type] ?? MAX_OTHER_LENGTH);
 }

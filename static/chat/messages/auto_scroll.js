@@ -1,54 +1,54 @@
-// Keeps the newest words in sight, and lets go as soon as the reader scrolls up.
+// Keeps the scroll position at the end while content grows, until the user scrolls up.
 
-const NEAR_END = 48;
+const END_THRESHOLD = 48; // pixels
 
-export class PinnedScroll {
+export class AutoScroll {
   #scroller;
-  #toEnd;
-  #pinned = true;
+  #endButton;
+  #isPinned = true;
   #lastTop = 0;
 
-  /** @param {HTMLElement} scroller @param {HTMLElement} content @param {HTMLButtonElement} toEnd */
-  constructor(scroller, content, toEnd) {
+  /** @param {HTMLElement} scroller @param {HTMLElement} content @param {HTMLButtonElement} endButton scrolls to the end */
+  constructor(scroller, content, endButton) {
     this.#scroller = scroller;
-    this.#toEnd = toEnd;
-    scroller.addEventListener("scroll", () => this.#takeScroll(), { passive: true });
-    toEnd.addEventListener("click", () => this.pin());
-    // Called once a frame, after layout: no size is asked for in between.
-    const observer = new ResizeObserver(() => this.#takeGrowth());
+    this.#endButton = endButton;
+    scroller.addEventListener("scroll", () => this.#handleScroll(), { passive: true });
+    endButton.addEventListener("click", () => this.scrollToEnd());
+    // A ResizeObserver runs once per frame, after layout: reading sizes there forces no extra layout.
+    const observer = new ResizeObserver(() => this.#handleResize());
     observer.observe(content);
     observer.observe(scroller);
   }
 
-  /** Go to the end and stay there. */
-  pin() {
-    this.#pinned = true;
-    this.#takeGrowth();
+  /** Scroll to the end and stay there. */
+  scrollToEnd() {
+    this.#isPinned = true;
+    this.#handleResize();
   }
 
-  /** Run `change`, which adds something above, without moving what is being read. @param {() => void} change */
-  keepPlace(change) {
+  /** Keep the visible content in place while `change` adds content above it. @param {() => void} change */
+  keepPosition(change) {
     const fromEnd = this.#scroller.scrollHeight - this.#scroller.scrollTop;
     change();
     this.#scroller.scrollTop = this.#scroller.scrollHeight - fromEnd;
   }
 
-  #takeGrowth() {
-    if (this.#pinned) this.#scroller.scrollTop = this.#scroller.scrollHeight;
-    this.#toEnd.hidden = this.#pinned || this.#isNearEnd();
+  #handleResize() {
+    if (this.#isPinned) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    this.#endButton.hidden = this.#isPinned || this.#isNearEnd();
   }
 
-  /** Text that grew since the last frame moves the end away: only scrolling up lets go. */
-  #takeScroll() {
+  /** Unpin only when the user scrolls up: growing content also increases the distance to the end. */
+  #handleScroll() {
     const top = this.#scroller.scrollTop;
-    if (this.#isNearEnd()) this.#pinned = true;
-    else if (top < this.#lastTop) this.#pinned = false;
+    if (this.#isNearEnd()) this.#isPinned = true;
+    else if (top < this.#lastTop) this.#isPinned = false;
     this.#lastTop = top;
-    this.#toEnd.hidden = this.#pinned;
+    this.#endButton.hidden = this.#isPinned;
   }
 
   #isNearEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
-    return scrollHeight - scrollTop - clientHeight < NEAR_END;
+    return scrollHeight - scrollTop - clientHeight < END_THRESHOLD;
   }
 }

@@ -1,48 +1,48 @@
-// One message's place in the transcript: the message, and below it how it stands and what can be done with it.
+// One entry of the transcript: a message with its status line and action buttons.
 
 import { PromptEditor } from "./prompt_editor.js";
 import { make, makeIconButton } from "../../shared/dom.js";
 import { copyText } from "../../shared/polyfills.js";
 
-const COPY = "M7 7V4.5A1.5 1.5 0 0 1 8.5 3h7A1.5 1.5 0 0 1 17 4.5v7a1.5 1.5 0 0 1-1.5 1.5H13M4.5 7h7A1.5 1.5 0 0 1 13 8.5v7a1.5 1.5 0 0 1-1.5 1.5h-7A1.5 1.5 0 0 1 3 15.5v-7A1.5 1.5 0 0 1 4.5 7z";
-const EDIT = "M12.5 4.5l3 3M4 16l.8-3.8L13.2 3.8a1.4 1.4 0 0 1 2 0l1 1a1.4 1.4 0 0 1 0 2L7.8 15.2z";
-const AGAIN = "M16.5 10a6.5 6.5 0 1 1-2-4.7M16.5 3v3.5H13";
-const SHOW_COPIED = 2000;
+const COPY_ICON = "M7 7V4.5A1.5 1.5 0 0 1 8.5 3h7A1.5 1.5 0 0 1 17 4.5v7a1.5 1.5 0 0 1-1.5 1.5H13M4.5 7h7A1.5 1.5 0 0 1 13 8.5v7a1.5 1.5 0 0 1-1.5 1.5h-7A1.5 1.5 0 0 1 3 15.5v-7A1.5 1.5 0 0 1 4.5 7z";
+const EDIT_ICON = "M12.5 4.5l3 3M4 16l.8-3.8L13.2 3.8a1.4 1.4 0 0 1 2 0l1 1a1.4 1.4 0 0 1 0 2L7.8 15.2z";
+const REGENERATE_ICON = "M16.5 10a6.5 6.5 0 1 1-2-4.7M16.5 3v3.5H13";
+const FEEDBACK_DURATION = 2000; // milliseconds
 
-export class Turn {
-  /** The message's id, which is its reply's too; null until the server has told. @type {string | null} */
+export class MessageItem {
+  /** Id of the message, and of its reply; null until the server has stored it. @type {string | null} */
   id = null;
-  /** Its number; null until the server has told. @type {number | null} */
+  /** Sequence number; null until the server has stored it. @type {number | null} */
   seq = null;
-  /** As the server has it; null until it has told. @type {import("../../shared/api.js").Message | null} */
+  /** The stored message; null until the server has stored it. @type {import("../../shared/api.js").Message | null} */
   message = null;
-  /** Where a reply shows what comes; null if it came from the history. @type {import("./reply_view.js").ReplyView | null} */
+  /** The view of a reply that was streamed to this page. @type {import("./reply_view.js").ReplyView | null} */
   view = null;
-  /** Whether it is being followed: then its words and errors come from there, and from nowhere else. */
-  isComing = false;
+  /** Whether the reply is being streamed: its text and errors then come from the stream only. */
+  isStreaming = false;
   #content;
   #source;
-  #copy = makeIconButton("Copy", COPY);
-  #edit = makeIconButton("Edit", EDIT);
-  #again = makeIconButton("Another answer", AGAIN);
-  #foot;
+  #copy = makeIconButton("Copy", COPY_ICON);
+  #edit = makeIconButton("Edit", EDIT_ICON);
+  #regenerate = makeIconButton("Regenerate", REGENERATE_ICON);
+  #footer;
 
   /**
    * @param {string} role
    * @param {HTMLElement} content
-   * @param {() => string} source what the message says, as it was written
-   * @param {import("../reply/reply_status.js").ReplyStatus} status how it stands
+   * @param {() => string} source returns the message's source text
+   * @param {import("../reply/reply_status.js").ReplyStatus} status
    */
   constructor(role, content, source, status) {
     this.role = role;
     this.status = status;
     this.#content = content;
     this.#source = source;
-    const actions = make("div", "actions", this.#copy, this.#edit, this.#again);
-    this.#foot = make("div", "foot", status.element, actions);
-    this.element = make("div", `turn ${role}`, content, this.#foot);
+    const actions = make("div", "actions", this.#copy, this.#edit, this.#regenerate);
+    this.#footer = make("div", "message-footer", status.element, actions);
+    this.element = make("div", `message-item ${role}`, content, this.#footer);
     this.#copy.addEventListener("click", () => this.#copyText());
-    this.offer({});
+    this.setActions({});
   }
 
   /** @returns {string} */
@@ -50,37 +50,37 @@ export class Turn {
     return this.#source();
   }
 
-  /** The server has told of it. @param {import("../../shared/api.js").Message} message */
-  name(message) {
+  /** Set the message as the server has stored it. @param {import("../../shared/api.js").Message} message */
+  assign(message) {
     this.id = message.id;
     this.seq = message.seq;
     this.message = message;
-    if (!this.isComing) this.view?.replace(message);
+    if (!this.isStreaming) this.view?.replace(message);
   }
 
   /**
-   * Offer to change what was said; what is not given is not possible now.
+   * Show the buttons whose actions are given.
    *
    * @param {object} actions
    * @param {(text: string) => void} [actions.onEdit]
-   * @param {() => void} [actions.onAgain]
+   * @param {() => void} [actions.onRegenerate]
    */
-  offer({ onEdit, onAgain }) {
+  setActions({ onEdit, onRegenerate }) {
     this.#edit.hidden = !onEdit;
     this.#edit.onclick = () => this.#openEditor(onEdit);
-    this.#again.hidden = !onAgain;
-    this.#again.onclick = onAgain ?? null;
+    this.#regenerate.hidden = !onRegenerate;
+    this.#regenerate.onclick = onRegenerate ?? null;
   }
 
-  /** What went wrong, said and not shouted: it is no news. @param {string} sentence */
-  tellError(sentence) {
-    if (this.isComing || this.element.querySelector(".alert")) return;
-    this.#content.append(make("div", "alert", make("p", "", sentence)));
+  /** Show an error from the history. Screen readers do not announce it. @param {string} message */
+  showError(message) {
+    if (this.isStreaming || this.element.querySelector(".alert")) return;
+    this.#content.append(make("div", "alert", make("p", "", message)));
   }
 
-  /** Something came after it: take errors and offers back. */
-  settle() {
-    this.status.offer("", null);
+  /** Remove errors and the status line's action. */
+  clearError() {
+    this.status.setAction("", null);
     for (const alert of this.element.querySelectorAll(".alert")) alert.remove();
   }
 
@@ -89,27 +89,27 @@ export class Turn {
     const close = () => {
       editor.element.remove();
       this.#content.hidden = false;
-      this.#foot.hidden = false;
+      this.#footer.hidden = false;
     };
     const editor = new PromptEditor(this.source, {
       onCancel: () => (close(), this.#edit.focus()),
-      onDone: (text) => (close(), onEdit(text)),
+      onSubmit: (text) => (close(), onEdit(text)),
     });
     this.#content.hidden = true;
-    this.#foot.hidden = true;
+    this.#footer.hidden = true;
     this.element.append(editor.element);
     editor.focus();
   }
 
   async #copyText() {
     const copied = await copyText(this.source);
-    const label = copied ? "Copied" : "The browser does not allow copying.";
+    const label = copied ? "Copied" : "Copying is blocked by the browser";
     this.#copy.classList.toggle("copied", copied);
-    this.#label(label);
-    setTimeout(() => (this.#copy.classList.remove("copied"), this.#label("Copy")), SHOW_COPIED);
+    this.#setCopyLabel(label);
+    setTimeout(() => (this.#copy.classList.remove("copied"), this.#setCopyLabel("Copy")), FEEDBACK_DURATION);
   }
 
-  #label(label) {
+  #setCopyLabel(label) {
     this.#copy.setAttribute("aria-label", label);
     this.#copy.title = label;
   }

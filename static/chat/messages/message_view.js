@@ -1,11 +1,12 @@
-// One message on the page: a reply as Markdown, all other as plain text, and the model's thinking folded away.
+// The content of a message: replies as Markdown, others as plain text; thinking, system prompts and images.
 
-import { GrowingMarkdown } from "../markdown/streaming_markdown.js";
-import { GrowingText } from "./streaming_text.js";
+import { StreamingText } from "./streaming_text.js";
 import { Thinking } from "./thinking.js";
+import { dataUrlOf } from "../composer/image_file.js";
+import { StreamingMarkdown } from "../markdown/streaming_markdown.js";
 import { make } from "../../shared/dom.js";
 
-const SPEAKERS = { user: "You", assistant: "Reply", system: "System", tool: "Tool" };
+const LABELS = { user: "You", assistant: "Reply", system: "System", tool: "Tool" };
 
 export class MessageView {
   #thinking = null;
@@ -14,8 +15,8 @@ export class MessageView {
   /** @param {string} role @param {string} content @param {string} thinking */
   constructor(role, content = "", thinking = "") {
     this.element = make("article", `message ${role}`, this.#body);
-    this.element.setAttribute("aria-label", SPEAKERS[role] ?? role);
-    this.content = role === "assistant" ? this.#growMarkdown() : this.#growText();
+    this.element.setAttribute("aria-label", LABELS[role] ?? role);
+    this.content = role === "assistant" ? this.#makeMarkdown() : this.#makeText();
     this.append(content, thinking);
     this.flush();
   }
@@ -23,7 +24,7 @@ export class MessageView {
   /**
    * @param {string} content
    * @param {string} thinking
-   * @param {number} [time] when these words were written, in milliseconds
+   * @param {number} [time] when the text was generated, in milliseconds
    */
   append(content, thinking = "", time = Date.now()) {
     if (thinking) {
@@ -39,7 +40,7 @@ export class MessageView {
     return this.content.isEmpty && !this.#thinking;
   }
 
-  /** Show all words now: they are complete, or nobody is looking. */
+  /** Render all text now: it is complete, or the tab is hidden. */
   flush() {
     this.#thinking?.flush();
     this.content.flush();
@@ -51,32 +52,32 @@ export class MessageView {
     this.content.clear();
   }
 
-  #growMarkdown() {
+  #makeMarkdown() {
     this.#body.classList.add("markdown");
-    return new GrowingMarkdown(this.#body);
+    return new StreamingMarkdown(this.#body);
   }
 
-  #growText() {
+  #makeText() {
     this.#body.dir = "auto";
-    return new GrowingText(this.#body);
+    return new StreamingText(this.#body);
   }
 }
 
-/** @param {string} content @returns {HTMLElement} */
+/** A collapsed system prompt. @param {string} content @returns {HTMLElement} */
 export function makeSystemMessage(content) {
   const text = make("div", "text", content);
   text.dir = "auto";
   const element = make("article", "message system", make("details", "", make("summary", "", "System prompt"), text));
-  element.setAttribute("aria-label", "System");
+  element.setAttribute("aria-label", LABELS.system);
   return element;
 }
 
-/** @param {string[]} images in base64 @returns {HTMLElement} */
+/** @param {string[]} images base64 @returns {HTMLElement} */
 export function makeImages(images) {
-  return make("div", "images", ...images.map((base64, place) => {
-    const picture = make("img", "");
-    picture.src = dataUrlOf(base64);
-    picture.alt = images.length === 1 ? "Image" : `Image ${place + 1}`;
-    return picture;
+  return make("div", "images", ...images.map((base64, index) => {
+    const image = make("img", "");
+    image.src = dataUrlOf(base64);
+    image.alt = images.length === 1 ? "Image" : `Image ${index + 1}`;
+    return image;
   }));
 }

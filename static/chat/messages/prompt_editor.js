@@ -1,57 +1,57 @@
-// Where a prompt that was sent is written anew, in its own place.
+// The inline editor of a prompt that was already sent.
 
 import { make, makeButton } from "../../shared/dom.js";
 
 export class PromptEditor {
-  #box = make("textarea", "");
-  #ask;
+  #textarea = make("textarea", "");
+  #submitButton;
   #handlers;
 
   /**
    * @param {string} text
    * @param {object} handlers
    * @param {() => void} handlers.onCancel
-   * @param {(text: string) => void} handlers.onDone
+   * @param {(text: string) => void} handlers.onSubmit
    */
   constructor(text, handlers) {
     this.#handlers = handlers;
-    this.#box.value = text;
-    this.#box.dir = "auto";
-    this.#box.setAttribute("aria-label", "Your words");
-    this.#ask = makeButton("Ask again", () => this.#finish());
-    this.#ask.classList.add("primary");
-    const note = make("p", "", "The answer to these words is replaced.");
-    this.element = make("div", "editor", this.#box, note, makeButton("Cancel", handlers.onCancel), this.#ask);
+    this.#textarea.value = text;
+    this.#textarea.dir = "auto";
+    this.#textarea.setAttribute("aria-label", "Edit message");
+    this.#submitButton = makeButton("Save and send", () => this.#submit());
+    this.#submitButton.classList.add("primary");
+    const note = make("p", "", "The reply to this message will be replaced.");
+    this.element = make("div", "editor", this.#textarea, note, makeButton("Cancel", handlers.onCancel), this.#submitButton);
     this.element.setAttribute("role", "group");
-    this.element.setAttribute("aria-label", "Edit");
-    this.element.addEventListener("keydown", (event) => this.#takeKey(event));
-    this.#box.addEventListener("input", () => this.#update());
+    this.element.setAttribute("aria-label", "Message editor");
+    this.element.addEventListener("keydown", (event) => this.#handleKey(event));
+    this.#textarea.addEventListener("input", () => this.#update());
   }
 
   focus() {
-    this.#box.focus();
-    this.#box.setSelectionRange(this.#box.value.length, this.#box.value.length);
+    this.#textarea.focus();
+    this.#textarea.setSelectionRange(this.#textarea.value.length, this.#textarea.value.length);
     this.#update();
   }
 
-  #takeKey(event) {
-    if (event.isComposing || event.keyCode === 229) return; // Safari ends a composition before its Enter
+  #handleKey(event) {
+    if (event.isComposing || event.keyCode === 229) return; // Safari ends an IME composition before its Enter
     if (event.key === "Escape") {
-      event.stopPropagation(); // elsewhere it stops a reply
+      event.stopPropagation(); // it must not stop a reply, too
       this.#handlers.onCancel();
-    } else if (event.key === "Enter" && !event.shiftKey && event.target === this.#box) {
+    } else if (event.key === "Enter" && !event.shiftKey && event.target === this.#textarea) {
       event.preventDefault();
-      this.#finish();
+      this.#submit();
     }
   }
 
-  #finish() {
-    if (this.#box.value.trim()) this.#handlers.onDone(this.#box.value);
+  #submit() {
+    if (this.#textarea.value.trim()) this.#handlers.onSubmit(this.#textarea.value);
   }
 
   #update() {
-    this.#ask.disabled = !this.#box.value.trim();
-    this.#box.style.height = "auto";
-    this.#box.style.height = `${this.#box.scrollHeight + 2}px`;
+    this.#submitButton.disabled = !this.#textarea.value.trim();
+    this.#textarea.style.height = "auto";
+    this.#textarea.style.height = `${this.#textarea.scrollHeight + 2}px`;
   }
 }

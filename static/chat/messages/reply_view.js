@@ -1,7 +1,7 @@
-// A reply while it comes: a message that also shows how its connection stands, errors in words, and how it ended.
+// A reply while it is streamed: a message with its status, statistics and errors.
 
 import { MessageView } from "./message_view.js";
-import { Figures } from "../reply/reply_stats.js";
+import { ReplyStats } from "../reply/reply_stats.js";
 import { ReplyStatus } from "../reply/reply_status.js";
 import { makeAlert } from "../../shared/dom.js";
 
@@ -9,30 +9,30 @@ export class ReplyView extends MessageView {
   status = new ReplyStatus();
   #source = "";
 
-  /** @param {number | null} asked when it was asked for, as performance.now(); null if it is only looked at */
-  constructor(asked = null) {
+  /** @param {number | null} requestedAt `performance.now()` of the request; null: unknown */
+  constructor(requestedAt = null) {
     super("assistant");
-    this.figures = new Figures(asked);
+    this.stats = new ReplyStats(requestedAt);
     this.element.classList.add("streaming");
     this.element.setAttribute("aria-busy", "true");
   }
 
-  /** What was said so far, as the model wrote it. */
+  /** The reply's Markdown source so far. */
   get source() {
     return this.#source;
   }
 
   /** @param {import("../reply/reply_stream.js").Line} line */
-  take(line) {
+  addLine(line) {
     const { content = "", thinking = "" } = line.message ?? {};
-    const silent = this.isEmpty;
-    this.figures.take(line);
+    const wasEmpty = this.isEmpty;
+    this.stats.addLine(line);
     this.#source += content;
     if (content || thinking) this.append(content, thinking);
-    if (silent && !this.isEmpty) this.status.stream(this.figures);
+    if (wasEmpty && !this.isEmpty) this.status.showStreaming(this.stats);
   }
 
-  /** Show the reply as the server keeps it. @param {import("../../shared/api.js").Message} message */
+  /** Show the reply as the server has stored it. @param {import("../../shared/api.js").Message} message */
   replace({ content, thinking = "" }) {
     if (content === this.#source) return;
     this.clear();
@@ -41,9 +41,9 @@ export class ReplyView extends MessageView {
     this.#source = content;
   }
 
-  /** @param {string} sentence */
-  addError(sentence) {
-    this.element.append(makeAlert(sentence));
+  /** @param {string} message */
+  addError(message) {
+    this.element.append(makeAlert(message));
   }
 
   end() {

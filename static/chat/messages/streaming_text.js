@@ -1,8 +1,8 @@
-// Text that grows: words are collected and put on the page once a frame, so that a long reply stays cheap.
+// Plain text that is appended to while it is shown. Rendered at most once per frame.
 
-export class GrowingText {
+export class StreamingText {
   #node = document.createTextNode("");
-  #unshown = "";
+  #pending = "";
   #frame = 0;
 
   /** @param {Element} parent */
@@ -11,26 +11,26 @@ export class GrowingText {
   }
 
   get isEmpty() {
-    return !this.#node.length && !this.#unshown;
+    return !this.#node.length && !this.#pending;
   }
 
   /** @returns {string} */
   get text() {
-    return this.#node.data + this.#unshown;
+    return this.#node.data + this.#pending;
   }
 
-  /** @param {string} words */
-  append(words) {
-    this.#unshown += words;
+  /** @param {string} text */
+  append(text) {
+    this.#pending += text;
     this.#frame ||= requestAnimationFrame(() => this.flush());
   }
 
-  /** Show what was appended now; a hidden tab has no frames. */
+  /** Render the pending text now: a hidden tab has no frames. */
   flush() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    this.#node.appendData(this.#unshown);
-    this.#unshown = "";
+    this.#node.appendData(this.#pending);
+    this.#pending = "";
   }
 
   clear() {

@@ -1,46 +1,46 @@
-// What the model thought before it spoke: folded away, with the time that it took.
+// The model's thinking: collapsed, with its duration.
 
-import { GrowingText } from "./streaming_text.js";
+import { StreamingText } from "./streaming_text.js";
 import { make } from "../../shared/dom.js";
 
 export class Thinking {
   #label = make("summary", "");
   #element;
   #text;
-  #began = null;
-  #last = 0;
-  #before = 0; // milliseconds thought before the model spoke in between
+  #startedAt = null;
+  #lastAt = 0;
+  #duration = 0; // milliseconds of the finished periods of thinking
 
-  /** @param {HTMLElement} message that it stands at the top of */
+  /** @param {HTMLElement} message the element to prepend it to */
   constructor(message) {
     const text = make("div", "text");
     text.dir = "auto";
-    this.#text = new GrowingText(text);
+    this.#text = new StreamingText(text);
     this.#element = make("details", "thinking", this.#label, text);
     message.prepend(this.#element);
   }
 
-  /** @param {string} words @param {number} time when they were written, in milliseconds */
-  append(words, time) {
-    if (this.#began === null) {
-      this.#began = time;
-      this.#label.textContent = "Thinking …";
+  /** @param {string} text @param {number} time when it was generated, in milliseconds */
+  append(text, time) {
+    if (this.#startedAt === null) {
+      this.#startedAt = time;
+      this.#label.textContent = "Thinking…";
     }
-    this.#last = time;
-    this.#text.append(words);
+    this.#lastAt = time;
+    this.#text.append(text);
   }
 
-  /** The model speaks, or is done. @param {number} time when, in milliseconds */
+  /** End a period of thinking. @param {number} time in milliseconds */
   end(time) {
-    if (this.#began === null) return;
-    this.#before += time - this.#began;
-    this.#label.textContent = labelFor(Math.round(this.#before / 1000));
-    this.#began = null;
+    if (this.#startedAt === null) return;
+    this.#duration += time - this.#startedAt;
+    this.#label.textContent = labelFor(Math.round(this.#duration / 1000));
+    this.#startedAt = null;
   }
 
   flush() {
     this.#text.flush();
-    this.end(this.#last);
+    this.end(this.#lastAt);
   }
 
   remove() {
@@ -48,7 +48,7 @@ export class Thinking {
   }
 }
 
-/** Thoughts from the history come all at once: nothing is known of their time. @param {number} seconds */
+/** The duration is unknown (0) for messages from the history. @param {number} seconds */
 function labelFor(seconds) {
   if (seconds < 1) return "Thinking";
   if (seconds < 60) return `Thought for ${seconds} s`;

@@ -1,9 +1,9 @@
-// The messages on the page, from the oldest loaded to the newest, and what is said around them.
+// The list of messages on the page, with the notices below it.
 
-import { Turn } from "./message_item.js";
+import { MessageItem } from "./message_item.js";
 import { MessageView, makeImages, makeSystemMessage } from "./message_view.js";
 import { ReplyView } from "./reply_view.js";
-import { endingOf } from "../reply/reply_follower.js";
+import { outcomeOf } from "../reply/reply_follower.js";
 import { ReplyStatus } from "../reply/reply_status.js";
 import { makeButton, makeNotice } from "../../shared/dom.js";
 
@@ -14,203 +14,200 @@ export class Transcript {
   #messages;
   #notices;
   #welcome;
-  #earlier;
+  #loadEarlier;
   #scroll;
-  /** In the order in which they are shown. @type {Turn[]} */
-  #turns = [];
+  /** In display order. @type {MessageItem[]} */
+  #items = [];
 
-  /** @param {HTMLElement} root @param {import("./auto_scroll.js").PinnedScroll} scroll */
+  /** @param {HTMLElement} root @param {import("./auto_scroll.js").AutoScroll} scroll */
   constructor(root, scroll) {
     this.#messages = root.querySelector("#messages");
     this.#notices = root.querySelector("#notices");
     this.#welcome = root.querySelector("#welcome");
-    this.#earlier = root.querySelector("#earlier");
+    this.#loadEarlier = root.querySelector("#load-earlier");
     this.#scroll = scroll;
   }
 
-  /** Show a conversation as it stands. @param {History} history */
+  /** Replace everything shown by a conversation. @param {History} history */
   show(history) {
-    this.#turns = [];
+    this.#items = [];
     this.#messages.replaceChildren();
     this.update(history);
     this.#notices.replaceChildren();
-    this.#scroll.pin();
+    this.#scroll.scrollToEnd();
   }
 
-  /** Show nothing until a conversation has been loaded. */
+  /** Show nothing until a conversation is loaded. */
   clear() {
     this.show({ messages: [], reply: null, before: null });
     this.#welcome.hidden = true;
   }
 
   /**
-   * Bring what is shown up to date. What has not changed stays the same element: with its focus, its selection, its place.
+   * Show changes. Unchanged messages keep their elements, and with them focus, selection and scroll position.
    *
    * @param {History} history the newest page
-   * @param {Turn[]} coming turns that the server may not tell of yet; they stay, in their order, at the end
+   * @param {MessageItem[]} unstored items that the history may not contain yet; they stay at the end, in their order
    */
-  update(history, coming = []) {
-    const known = new Map(this.#turns.filter(({ id }) => id).map((turn) => [turn.id, turn]));
-    const unnamed = this.#turns.filter((turn) => !turn.id && !coming.includes(turn));
-    const older = this.#olderThan(history);
+  update(history, unstored = []) {
+    const known = new Map(this.#items.filter(({ id }) => id).map((item) => [item.id, item]));
+    const withoutId = this.#items.filter((item) => !item.id && !unstored.includes(item));
+    const older = this.#itemsBefore(history);
     const shown = history.messages.map((message) => {
-      const twin = unnamed.findIndex(({ role, source }) => role === message.role && source === message.content);
-      const turn = known.get(message.id) ?? (twin < 0 ? turnOf(message) : unnamed.splice(twin, 1)[0]);
-      turn.name(message);
-      return turn;
+      const match = withoutId.findIndex(({ role, source }) => role === message.role && source === message.content);
+      const item = known.get(message.id) ?? (match < 0 ? makeItem(message) : withoutId.splice(match, 1)[0]);
+      item.assign(message);
+      return item;
     });
-    this.#arrange([...older, ...shown, ...this.#failed(shown), ...coming.filter((turn) => !shown.includes(turn))]);
-    if (!older.length) this.#earlier.hidden = history.before === null;
-    this.#tellErrors();
+    this.#arrange([...older, ...shown, ...this.#failedItems(shown), ...unstored.filter((item) => !shown.includes(item))]);
+    if (!older.length) this.#loadEarlier.hidden = history.before === null;
+    this.#showLastError();
   }
 
-  /** Add an older page above. @param {History} history */
+  /** Add an older page at the top. @param {History} history */
   prepend(history) {
-    this.#scroll.keepPlace(() => this.#arrange([...history.messages.map(named), ...this.#turns]));
-    this.#earlier.hidden = history.before === null;
+    const items = history.messages.map((message) => {
+      const item = makeItem(message);
+      item.assign(message);
+      return item;
+    });
+    this.#scroll.keepPosition(() => this.#arrange([...items, ...this.#items]));
+    this.#loadEarlier.hidden = history.before === null;
   }
 
-  /** @param {Message} message @returns {Turn} */
+  /** @param {Message} message @returns {MessageItem} */
   addMessage(message) {
-    return this.#add(turnOf(message));
+    return this.#add(makeItem(message));
   }
 
-  /** @param {number | null} asked when the reply was asked for, as performance.now() @returns {Turn} */
-  addReply(asked = null) {
-    const view = new ReplyView(asked);
-    const turn = new Turn("assistant", view.element, () => view.source, view.status);
-    turn.view = view;
-    return this.#add(turn);
+  /** @param {number | null} requestedAt `performance.now()` of the request; null: unknown @returns {MessageItem} */
+  addReply(requestedAt = null) {
+    const view = new ReplyView(requestedAt);
+    const item = new MessageItem("assistant", view.element, () => view.source, view.status);
+    item.view = view;
+    return this.#add(item);
   }
 
-  /** @param {string} id @returns {Turn | undefined} */
+  /** @param {string} id @returns {MessageItem | undefined} */
   find(id) {
-    return this.#turns.find((turn) => turn.id === id);
+    return this.#items.find((item) => item.id === id);
   }
 
-  /** @param {...Turn} turns */
-  remove(...turns) {
-    this.#arrange(this.#turns.filter((turn) => !turns.includes(turn)));
+  /** @param {...MessageItem} items */
+  remove(...items) {
+    this.#arrange(this.#items.filter((item) => !items.includes(item)));
   }
 
-  /** The number of the newest message that the server has told of; 0 if there is none. */
+  /** `seq` of the newest stored message; 0 if there is none. */
   get lastSeq() {
-    return Math.max(0, ...this.#turns.map(({ seq }) => seq ?? 0));
+    return Math.max(0, ...this.#items.map(({ seq }) => seq ?? 0));
   }
 
-  /** @param {number} from the number of the message that goes with all after it */
+  /** Remove the message with this `seq` and all later ones. @param {number} from */
   removeFrom(from) {
-    this.#arrange(this.#turns.filter(({ seq }) => seq === null || seq < from));
+    this.#arrange(this.#items.filter(({ seq }) => seq === null || seq < from));
   }
 
-  /** The newest message. @returns {Turn | undefined} */
+  /** The newest message. @returns {MessageItem | undefined} */
   get last() {
-    return this.#turns.at(-1);
+    return this.#items.at(-1);
   }
 
   /**
-   * Offer to change the newest prompt and the newest answer, and nothing else.
+   * Allow to edit the last prompt and to regenerate the last reply.
    *
-   * @param {object | null} actions null: not now
-   * @param {(turn: Turn, text: string) => void} actions.onEdit
-   * @param {(turn: Turn) => void} actions.onAgain
+   * @param {object | null} actions null: neither
+   * @param {(item: MessageItem, text: string) => void} actions.onEdit
+   * @param {(item: MessageItem) => void} actions.onRegenerate
    */
-  offer(actions) {
-    const prompt = this.#turns.findLast(({ role }) => role === "user");
-    for (const turn of this.#turns) {
-      const isAnswer = turn === this.last && turn.role === "assistant" && turn.seq !== null;
-      turn.offer({
-        onEdit: actions && turn === prompt ? (text) => actions.onEdit(turn, text) : undefined,
-        onAgain: actions && isAnswer ? () => actions.onAgain(turn) : undefined,
+  setActions(actions) {
+    const prompt = this.#items.findLast(({ role }) => role === "user");
+    for (const item of this.#items) {
+      const isLastReply = item === this.last && item.role === "assistant" && item.seq !== null;
+      item.setActions({
+        onEdit: actions && item === prompt ? (text) => actions.onEdit(item, text) : undefined,
+        onRegenerate: actions && isLastReply ? () => actions.onRegenerate(item) : undefined,
       });
     }
   }
 
-  /** Say something below the messages, in place of what was said there. @param {HTMLElement} notice */
-  notify(notice) {
+  /** Show a notice below the messages, in place of the previous one. @param {HTMLElement} notice */
+  showNotice(notice) {
     this.#notices.replaceChildren(notice);
   }
 
-  /** Say that the newest prompt has no reply, or that no longer. @param {(() => void) | null} onRetry */
-  tellUnanswered(onRetry) {
+  /** Show or remove the notice that the last prompt has no reply. @param {(() => void) | null} onRetry null: remove */
+  setUnanswered(onRetry) {
     const notice = this.#notices.querySelector(".unanswered");
     if (!onRetry) notice?.remove();
     else if (!notice) {
-      this.notify(makeNotice("There is no reply to this message.", makeButton("Try again", onRetry)));
+      this.showNotice(makeNotice("This message has no reply.", makeButton("Try again", onRetry)));
       this.#notices.firstElementChild.classList.add("unanswered");
     }
   }
 
-  /** Take back notices, offers and failures that said nothing: the conversation goes on. */
-  settle() {
+  /** Remove notices, errors, actions, and a failed reply without text, before the conversation continues. */
+  clearNotices() {
     this.#notices.replaceChildren();
-    for (const turn of this.#turns) turn.settle();
+    for (const item of this.#items) item.clearError();
     if (this.last?.view && this.last.seq === null) this.remove(this.last);
     this.#updateWelcome();
   }
 
-  /** Greet where there is nothing yet. */
   #updateWelcome() {
-    this.#welcome.hidden = this.#turns.length > 0;
+    this.#welcome.hidden = this.#items.length > 0;
   }
 
-  /** What is shown of before the history's page, if they meet. @param {History} history */
-  #olderThan({ messages, before }) {
-    if (before === null || !this.#turns.some(({ id }) => id === messages[0].id)) return [];
-    return this.#turns.filter(({ seq }) => seq !== null && seq < before);
+  /** The shown items before the history's page, if the two are adjacent. @param {History} history */
+  #itemsBefore({ messages, before }) {
+    if (before === null || !this.#items.some(({ id }) => id === messages[0].id)) return [];
+    return this.#items.filter(({ seq }) => seq !== null && seq < before);
   }
 
-  /** A reply that left no message, while nothing came after it: its error is the newest thing to read. */
-  #failed(shown) {
+  /** A failed reply that the server did not store stays visible while it is the last item. */
+  #failedItems(shown) {
     const last = this.last;
-    const stays = last?.view && last.seq === null && shown.length > 0 && shown.at(-1).role !== "assistant";
-    return stays && this.#turns.at(-2) === shown.at(-1) ? [last] : [];
+    const isFailed = last?.view && last.seq === null && shown.length > 0 && shown.at(-1).role !== "assistant";
+    return isFailed && this.#items.at(-2) === shown.at(-1) ? [last] : [];
   }
 
-  /** What went wrong matters, and can be tried again, while nothing came after it. */
-  #tellErrors() {
-    for (const turn of this.#turns) if (turn !== this.last) turn.settle();
-    if (this.last?.message?.error) this.last.tellError(this.last.message.error);
+  /** Show the error of the last item only. */
+  #showLastError() {
+    for (const item of this.#items) if (item !== this.last) item.clearError();
+    if (this.last?.message?.error) this.last.showError(this.last.message.error);
   }
 
-  #add(turn) {
-    this.#arrange([...this.#turns, turn]);
-    this.#scroll.pin();
-    return turn;
+  #add(item) {
+    this.#arrange([...this.#items, item]);
+    this.#scroll.scrollToEnd();
+    return item;
   }
 
-  /** @param {Turn[]} turns */
-  #arrange(turns) {
-    this.#turns = [...new Set(turns)];
-    const elements = new Set(this.#turns.map(({ element }) => element));
+  /** @param {MessageItem[]} items */
+  #arrange(items) {
+    this.#items = [...new Set(items)];
+    const elements = new Set(this.#items.map(({ element }) => element));
     for (const child of [...this.#messages.children]) if (!elements.has(child)) child.remove();
-    let place = this.#messages.firstElementChild;
+    let next = this.#messages.firstElementChild;
     for (const element of elements) {
-      if (element === place) place = place.nextElementSibling;
-      else this.#messages.insertBefore(element, place);
+      if (element === next) next = next.nextElementSibling;
+      else this.#messages.insertBefore(element, next);
     }
     this.#updateWelcome();
   }
 }
 
 /** @param {Message} message */
-function named(message) {
-  const turn = turnOf(message);
-  turn.name(message);
-  return turn;
-}
-
-/** @param {Message} message */
-function turnOf(message) {
+function makeItem(message) {
   const status = new ReplyStatus();
-  const turn = new Turn(message.role, viewOf(message), () => message.content, status);
-  const { sentence } = endingOf(message);
-  if (sentence) status.end({ sentence });
-  return turn;
+  const item = new MessageItem(message.role, makeContent(message), () => message.content, status);
+  const { text } = outcomeOf(message);
+  if (text) status.showEnd({ text });
+  return item;
 }
 
 /** @param {Message} message */
-function viewOf({ role, content, thinking, images }) {
+function makeContent({ role, content, thinking, images }) {
   if (role === "system") return makeSystemMessage(content);
   const { element } = new MessageView(role, content, thinking);
   if (images?.length) element.prepend(makeImages(images));

@@ -1,36 +1,45 @@
-// Follows one reply to its end, through lost connections and restarts of the server, without a word twice or missing.
+// Follows a reply to its end and reconnects after lost connections and server restarts, without losing or repeating text.
 
 import { ReplyStream } from "./reply_stream.js";
-import { Pulse } from "./stall_detector.js";
+import { StallDetector } from "./stall_detector.js";
 import { fetchHistory, replyId } from "../../shared/api.js";
-import { Pauses } from "../../shared/retry_timer.js";
+import { RetryTimer } from "../../shared/retry_timer.js";
 
-const FIRST_PAUSE = 0;
-const ENDINGS = { stopped: "Stopped.", length: "The reply reached its length limit." };
+const FIRST_RETRY_DELAY = 0; // seconds
+const INCOMPLETE = { stopped: "Stopped.", length: "Maximum reply length reached." }; // by done_reason
 
-/** @typedef {import("../messages/reply_view.js").ReplyView} ReplyView */
+/**
+ * @typedef {object} ReplyDisplay what shows the reply (see ReplyView)
+ * @property {import("./reply_status.js").ReplyStatus} status
+ * @property {import("./reply_stats.js").ReplyStats} stats
+ * @property {boolean} isEmpty
+ * @property {(line: import("./reply_stream.js").Line) => void} addLine
+ * @property {(message: string) => void} addError
+ * @property {(message: import("../../shared/api.js").Message) => void} replace
+ * @property {() => void} end
+ */
 
-export class FollowedReply {
+export class ReplyFollower {
   #view;
   #appID;
   #listener;
-  #pauses;
-  #pulse;
+  #retryTimer;
+  #stallDetector;
   #stream = null;
-  #last = -1; // the number of the last line
+  #lastNumber = -1; // of the lines received
   #isOpen = false;
-  #lost = false;
-  #resting = false;
-  #ended = false;
-  #erred = false;
+  #isLost = false;
+  #isSuspended = false;
+  #isEnded = false;
+  #hasFailed = false;
 
   /**
    * @param {string} appID
    * @param {string} location
-   * @param {ReplyView} view
+   * @param {ReplyDisplay} view
    * @param {object} listener
-   * @param {() => void} listener.onLost the connection is lost, and could not be made again at once
-   * @param {(ending: {erred: boolean, goesOn: boolean}) => void} listener.onEnd whether there may be more to say
+   * @param {() => void} listener.onConnectionLost the connection is lost, and the first attempt to reconnect failed
+   * @param {(outcome: {failed: boolean, canContinue: boolean}) => void} listener.onEnd
    */
   constructor(appID, location, view, listener) {
     this.#appID = appID;
@@ -38,130 +47,130 @@ export class FollowedReply {
     this.id = replyId(location);
     this.#view = view;
     this.#listener = listener;
-    this.#pauses = new Pauses(() => this.#followAgain(), (seconds) => this.#tellPause(seconds), FIRST_PAUSE);
-    this.#pulse = new Pulse({ onSilence: () => this.#doubt(), onHidden: () => this.#rest() });
-    view.status.connect();
-    this.#follow();
+    this.#retryTimer = new RetryTimer(() => this.#reconnect(), (seconds) => this.#handleTick(seconds), FIRST_RETRY_DELAY);
+    this.#stallDetector = new StallDetector({ onStall: () => this.#handleStall(), onHidden: () => this.#suspend() });
+    view.status.showConnecting();
+    this.#connect();
   }
 
-  /** Look away; the reply goes on in the server. */
-  leave() {
-    this.#ended = true;
+  /** Stop following. The reply continues on the server. */
+  close() {
+    this.#isEnded = true;
     this.#stream?.close();
-    this.#pauses.end();
-    this.#pulse.end();
+    this.#retryTimer.dispose();
+    this.#stallDetector.dispose();
     this.#view.end();
   }
 
-  #follow() {
-    this.#resting = false;
+  #connect() {
+    this.#isSuspended = false;
     this.#isOpen = false;
     this.#stream?.close();
-    this.#pulse.ask();
-    this.#stream = new ReplyStream(this.location, this.#last, {
-      onOpen: () => this.#takeOpening(),
-      onLine: (number, line) => this.#isNew(number) && this.#takeLine(line),
-      onError: (number, sentence) => this.#isNew(number) && this.#takeError(sentence),
-      onEnd: (refused) => this.#takeLoss(refused),
+    this.#stallDetector.handleRequest();
+    this.#stream = new ReplyStream(this.location, this.#lastNumber, {
+      onOpen: () => this.#handleOpen(),
+      onLine: (number, line) => this.#accept(number) && this.#handleLine(line),
+      onError: (number, message) => this.#accept(number) && this.#handleError(message),
+      onEnd: (rejected) => this.#handleDisconnect(rejected),
     });
   }
 
-  #takeOpening() {
+  #handleOpen() {
     this.#isOpen = true;
-    this.#pulse.beat();
-    if (this.#view.isEmpty) this.#view.status.wait();
-    else this.#view.status.stream(this.#view.figures);
+    this.#stallDetector.handleActivity();
+    if (this.#view.isEmpty) this.#view.status.showWaiting();
+    else this.#view.status.showStreaming(this.#view.stats);
   }
 
-  /** The connection of a tab that woke may still deliver what its successor delivers too. */
-  #isNew(number) {
-    this.#pulse.beat();
-    if (number <= this.#last) return false;
-    this.#last = number;
-    this.#lost = false;
-    this.#pauses.succeed();
+  /** Whether a line is new: after a tab wakes up, its old connection may deliver lines that the new one delivers, too. */
+  #accept(number) {
+    this.#stallDetector.handleActivity();
+    if (number <= this.#lastNumber) return false;
+    this.#lastNumber = number;
+    this.#isLost = false;
+    this.#retryTimer.reset();
     return true;
   }
 
   /** @param {import("./reply_stream.js").Line} line */
-  #takeLine(line) {
-    this.#erred = false;
-    this.#view.take(line);
+  #handleLine(line) {
+    this.#hasFailed = false;
+    this.#view.addLine(line);
     if (!line.done) return;
-    if (line.done_reason in ENDINGS) this.#end({ sentence: ENDINGS[line.done_reason], goesOn: true });
-    else this.#end({ sentence: this.#view.isEmpty ? "The model said nothing." : "", goesOn: false });
+    if (line.done_reason in INCOMPLETE) this.#end({ text: INCOMPLETE[line.done_reason], canContinue: true });
+    else this.#end({ text: this.#view.isEmpty ? "The model returned an empty reply." : "", canContinue: false });
   }
 
-  #takeError(sentence) {
-    this.#erred = true;
-    this.#view.addError(sentence);
+  #handleError(message) {
+    this.#hasFailed = true;
+    this.#view.addError(message);
   }
 
-  #followAgain() {
-    this.#tellPause(0);
-    this.#follow();
+  #reconnect() {
+    this.#handleTick(0);
+    this.#connect();
   }
 
-  /** Nothing came for long, or somebody came back: the connection may be dead without a sign of it. */
-  #doubt() {
-    if (!this.#stream && !this.#resting) this.#pauses.cutShort();
-    else if (this.#isOpen || this.#resting) this.#follow();
-    else this.#followAgain();
+  /** Reconnect: the connection may be dead without notice, or the page or network has resumed. */
+  #handleStall() {
+    if (!this.#stream && !this.#isSuspended) this.#retryTimer.retryNow();
+    else if (this.#isOpen || this.#isSuspended) this.#connect();
+    else this.#reconnect();
   }
 
-  /** Nobody looks: connect again when somebody does. */
-  #rest() {
-    if (this.#resting) return;
-    this.#resting = true;
-    this.#pauses.rest();
+  /** Close the connection of a hidden tab until it is shown again. */
+  #suspend() {
+    if (this.#isSuspended) return;
+    this.#isSuspended = true;
+    this.#retryTimer.cancel();
     this.#stream?.close();
     this.#stream = null;
   }
 
-  /** After an error, and where the server has no events, the reply is over as a rule: ask before trying again. */
-  async #takeLoss(refused) {
+  /** After an error event or a response without a stream the reply has probably ended: check before retrying. */
+  async #handleDisconnect(rejected) {
     this.#stream = null;
-    if (refused || this.#erred) {
+    if (rejected || this.#hasFailed) {
       const history = await fetchHistory(this.#appID).catch(() => null);
-      if (this.#ended || this.#stream) return;
+      if (this.#isEnded || this.#stream) return;
       if (history && history.reply?.id !== this.id) {
-        this.#takeHistory(history);
+        this.#endFromHistory(history);
         return;
       }
     }
-    this.#pauses.next();
+    this.#retryTimer.schedule();
   }
 
-  /** @param {import("../../shared/api.js").History} history of after the reply's end */
-  #takeHistory(history) {
-    const kept = history.messages.find((message) => message.id === this.id);
-    if (kept) this.#view.replace(kept);
-    if (kept?.error && !this.#erred) this.#takeError(kept.error);
-    if (!kept && this.#view.isEmpty && !this.#erred) this.#takeError("The server has nothing of this reply any more.");
-    this.#end(endingOf(kept));
+  /** @param {import("../../shared/api.js").History} history fetched after the reply's end */
+  #endFromHistory(history) {
+    const message = history.messages.find(({ id }) => id === this.id);
+    if (message) this.#view.replace(message);
+    if (message?.error && !this.#hasFailed) this.#handleError(message.error);
+    if (!message && this.#view.isEmpty && !this.#hasFailed) this.#handleError("This reply is no longer available.");
+    this.#end(outcomeOf(message));
   }
 
-  #tellPause(seconds) {
-    if (seconds > 0 && !this.#lost) this.#listener.onLost();
-    this.#lost ||= seconds > 0;
-    this.#view.status.reconnect(seconds, () => this.#pauses.cutShort());
+  #handleTick(seconds) {
+    if (seconds > 0 && !this.#isLost) this.#listener.onConnectionLost();
+    this.#isLost ||= seconds > 0;
+    this.#view.status.showReconnecting(seconds, () => this.#retryTimer.retryNow());
   }
 
-  /** @param {{sentence: string, goesOn: boolean}} ending */
-  #end(ending) {
-    this.leave();
-    this.#view.status.end({ ...ending, figures: this.#view.figures });
-    this.#listener.onEnd({ erred: this.#erred, goesOn: ending.goesOn });
+  /** @param {{text: string, canContinue: boolean}} outcome */
+  #end({ text, canContinue }) {
+    this.close();
+    this.#view.status.showEnd({ text, stats: this.#view.stats });
+    this.#listener.onEnd({ failed: this.#hasFailed, canContinue });
   }
 }
 
 /**
- * How a reply ended that the page did not see end.
+ * The outcome of a reply whose end was not streamed to this page.
  *
  * @param {import("../../shared/api.js").Message} [message]
- * @returns {{sentence: string, goesOn: boolean}}
+ * @returns {{text: string, canContinue: boolean}}
  */
-export function endingOf(message) {
+export function outcomeOf(message) {
   const stopped = message?.status === "stopped";
-  return { sentence: stopped ? ENDINGS.stopped : "", goesOn: stopped };
+  return { text: stopped ? INCOMPLETE.stopped : "", canContinue: stopped };
 }

@@ -1,70 +1,68 @@
-// A reply's figures: how many tokens, how soon, how fast; Ollama's own where it gives them, else measured.
+// Statistics of a reply: token count, latency and speed. Uses Ollama's numbers where available, else measures.
 
-const NANOSECONDS = 1e9;
-const LEAST_SPAN = 0.5; // seconds of text below which a rate would be a guess
+const NANOSECONDS = 1e9; // in a second
+const MIN_SPAN = 0.5; // seconds of text below which a rate is too inaccurate
 
-/** @typedef {{name: string, value: string}} Figure */
+/** @typedef {{name: string, value: string}} Stat */
 
-export class Figures {
-  #asked;
-  #begun = 0;
+export class ReplyStats {
+  #requestedAt;
+  #firstTokenAt = 0;
   #count = 0;
-  #firstMade = 0;
-  #lastMade = 0;
-  #last = {};
+  #firstCreatedAt = 0;
+  #lastCreatedAt = 0;
+  #lastLine = {};
 
-  /** @param {number | null} asked when the reply was asked for, as performance.now(); null if that was not seen */
-  constructor(asked = null) {
-    this.#asked = asked;
+  /** @param {number | null} requestedAt `performance.now()` of the request; null: unknown */
+  constructor(requestedAt = null) {
+    this.#requestedAt = requestedAt;
   }
 
   /** @param {import("./reply_stream.js").Line} line */
-  take(line) {
-    if (line.done) this.#last = line;
+  addLine(line) {
+    if (line.done) this.#lastLine = line;
     if (!line.message?.content && !line.message?.thinking) return;
-    this.#count += 1; // Ollama sends a line for each token
-    this.#begun ||= performance.now();
-    this.#lastMade = Date.parse(line.created_at);
-    this.#firstMade ||= this.#lastMade;
+    this.#count += 1; // Ollama sends one line per token
+    this.#firstTokenAt ||= performance.now();
+    this.#lastCreatedAt = Date.parse(line.created_at);
+    this.#firstCreatedAt ||= this.#lastCreatedAt;
   }
 
-  /** How many tokens there are. */
   get tokens() {
-    return Math.max(this.#last.eval_count ?? 0, this.#count); // a continued reply's last line counts the continuation only
+    return Math.max(this.#lastLine.eval_count ?? 0, this.#count); // a resumed reply's last line counts only the tokens since
   }
 
-  /** Tokens per second; null if not known yet. By the model's clock: the connection may hold words back. @returns {number | null} */
+  /** Tokens per second; null if unknown. Uses the model's clock: the network may delay lines. @returns {number | null} */
   get rate() {
-    const { eval_count: count, eval_duration: duration } = this.#last;
+    const { eval_count: count, eval_duration: duration } = this.#lastLine;
     if (count && duration) return count / (duration / NANOSECONDS);
-    const span = (this.#lastMade - this.#firstMade) / 1000;
-    return span >= LEAST_SPAN ? (this.#count - 1) / span : null;
+    const span = (this.#lastCreatedAt - this.#firstCreatedAt) / 1000;
+    return span >= MIN_SPAN ? (this.#count - 1) / span : null;
   }
 
-  /** In a few words. */
   get summary() {
     if (!this.tokens) return "";
     const tokens = this.tokens === 1 ? "1 token" : `${this.tokens.toLocaleString("en")} tokens`;
     return this.rate === null ? tokens : `${tokens} · ${formatRate(this.rate)}`;
   }
 
-  /** All that is known. @returns {Figure[]} */
+  /** All known statistics. @returns {Stat[]} */
   list() {
-    const { total_duration: total, load_duration: load, prompt_eval_count: prompt } = this.#last;
+    const { total_duration: total, load_duration: load, prompt_eval_count: prompt } = this.#lastLine;
     return [
       { name: "Tokens", value: this.tokens.toLocaleString("en") },
-      { name: "First token after", value: formatSeconds(this.#firstAfter()) },
+      { name: "Time to first token", value: formatSeconds(this.#timeToFirstToken()) },
       { name: "Speed", value: this.rate === null ? "" : formatRate(this.rate) },
-      { name: "In all", value: formatSeconds(total ? total / NANOSECONDS : null) },
-      { name: "Loading the model", value: formatSeconds(load ? load / NANOSECONDS : null) },
+      { name: "Total time", value: formatSeconds(total ? total / NANOSECONDS : null) },
+      { name: "Model load time", value: formatSeconds(load ? load / NANOSECONDS : null) },
       { name: "Prompt tokens", value: prompt ? prompt.toLocaleString("en") : "" },
     ].filter(({ value }) => value);
   }
 
-  /** As the reader saw it; where the page did not see the beginning, as the model says. */
-  #firstAfter() {
-    if (this.#asked !== null && this.#begun) return (this.#begun - this.#asked) / 1000;
-    const { load_duration: load = 0, prompt_eval_duration: prompt } = this.#last;
+  /** As measured by this page, else as reported by Ollama. */
+  #timeToFirstToken() {
+    if (this.#requestedAt !== null && this.#firstTokenAt) return (this.#firstTokenAt - this.#requestedAt) / 1000;
+    const { load_duration: load = 0, prompt_eval_duration: prompt } = this.#lastLine;
     return prompt ? (load + prompt) / NANOSECONDS : null;
   }
 }

@@ -1,15 +1,15 @@
-// The one line under a reply that says how it stands: with its connection, its words, and in the end its figures.
+// The status line below a reply: connection state, speed, outcome, and finally its statistics.
 
 import { formatRate } from "./reply_stats.js";
 import { make, makeButton } from "../../shared/dom.js";
 
-const TELL_TIME_AFTER = 2;
-const EXPLAIN_AFTER = 12;
-const BUSY = ["sending", "connecting", "waiting", "reconnecting", "queued", "unsent"];
+const SHOW_TIME_AFTER = 2; // seconds
+const EXPLAIN_AFTER = 12; // seconds
+const BUSY_STATES = ["sending", "connecting", "waiting", "reconnecting", "queued", "unsent"];
 
 export class ReplyStatus {
-  #words = make("span", "words");
-  #line = make("p", "line", make("span", "dots", make("i", ""), make("i", ""), make("i", "")), this.#words);
+  #text = make("span", "status-text");
+  #line = make("p", "status-line", make("span", "dots", make("i", ""), make("i", ""), make("i", "")), this.#text);
   #buttons = make("span", "buttons");
   #state = "";
   #since = 0;
@@ -20,109 +20,99 @@ export class ReplyStatus {
     this.#line.hidden = true;
   }
 
-  send() {
-    this.#enter("sending", (seconds) => `Sending …${told(seconds)}`);
+  showSending() {
+    this.#setState("sending", (seconds) => `Sending…${formatTime(seconds)}`);
   }
 
-  connect() {
-    this.#enter("connecting", (seconds) => `Connecting …${told(seconds)}`);
+  showConnecting() {
+    this.#setState("connecting", (seconds) => `Connecting…${formatTime(seconds)}`);
   }
 
-  /** The first words are awaited. */
-  wait() {
-    this.#enter("waiting", (seconds) => {
-      const why = seconds < EXPLAIN_AFTER ? "" : ". A large model takes a while to load.";
-      return `Waiting for the model …${told(seconds)}${why}`;
+  /** Waiting for the first token. */
+  showWaiting() {
+    this.#setState("waiting", (seconds) => {
+      const explanation = seconds < EXPLAIN_AFTER ? "" : ". Large models take a while to load.";
+      return `Waiting for the model…${formatTime(seconds)}${explanation}`;
     });
   }
 
-  /** @param {import("./reply_stats.js").Figures} figures */
-  stream(figures) {
-    this.#enter("streaming", () => (figures.rate === null ? "" : formatRate(figures.rate)));
+  /** @param {import("./reply_stats.js").ReplyStats} stats */
+  showStreaming(stats) {
+    this.#setState("streaming", () => (stats.rate === null ? "" : formatRate(stats.rate)));
   }
 
-  /** @param {number} seconds until it is tried again; 0: now @param {() => void} onNow */
-  reconnect(seconds, onNow) {
-    const next = seconds ? `Trying again in ${seconds} s. The reply goes on in the server.` : "Connecting again …";
-    this.#enter("reconnecting", () => `${navigator.onLine ? "The connection was lost." : "You are offline."} ${next}`);
-    this.#offer("now", "Try now", seconds > 0 ? onNow : null);
+  /** @param {number} seconds until the next attempt; 0: now @param {() => void} onRetry */
+  showReconnecting(seconds, onRetry) {
+    const next = seconds ? `Retrying in ${seconds} s. The reply continues on the server.` : "Reconnecting…";
+    this.#setState("reconnecting", () => `${navigator.onLine ? "Connection lost." : "You are offline."} ${next}`);
+    this.#setButton("retry-now", "Retry now", seconds > 0 ? onRetry : null);
   }
 
-  /** The prompt is not with the server yet. @param {string} why @param {number} seconds @param {() => void} onNow */
-  unsent(why, seconds, onNow) {
-    const next = seconds ? `Trying again in ${seconds} s.` : "Trying again …";
-    this.#enter("unsent", () => `Not sent yet. ${navigator.onLine ? why : "You are offline."} ${next}`);
-    this.#offer("now", "Try now", seconds > 0 ? onNow : null);
+  /** The prompt could not be sent. @param {string} reason @param {number} seconds @param {() => void} onRetry */
+  showUnsent(reason, seconds, onRetry) {
+    const next = seconds ? `Retrying in ${seconds} s.` : "Retrying…";
+    this.#setState("unsent", () => `Not sent yet. ${navigator.onLine ? reason : "You are offline."} ${next}`);
+    this.#setButton("retry-now", "Retry now", seconds > 0 ? onRetry : null);
   }
 
-  /** Another reply is in the way. */
-  queue() {
-    this.#enter("queued", () => "Not sent yet. It is sent after the reply that is running.");
+  /** Another reply is running. */
+  showQueued() {
+    this.#setState("queued", () => "Not sent yet. Waiting for the current reply to finish.");
   }
 
   /**
-   * @param {object} ending
-   * @param {string} [ending.sentence]
-   * @param {import("./reply_stats.js").Figures} [ending.figures]
+   * @param {object} outcome
+   * @param {string} [outcome.text]
+   * @param {import("./reply_stats.js").ReplyStats} [outcome.stats]
    */
-  end({ sentence = "", figures }) {
-    this.#enter("ended", () => sentence);
-    this.#leaveState();
-    if (figures?.summary) this.element.append(figuresOf(figures));
+  showEnd({ text = "", stats }) {
+    this.#setState("ended", () => text);
+    clearInterval(this.#timer);
+    if (stats?.summary) this.element.append(makeStats(stats));
   }
 
-  /** Offer the reader something, until it is taken back with null. @param {() => void | null} onClick */
-  offer(label, onClick) {
-    this.#offer("more", label, onClick);
+  /** Show a button for an action; null removes it. @param {string} label @param {(() => void) | null} onClick */
+  setAction(label, onClick) {
+    this.#setButton("action", label, onClick);
   }
 
-  remove() {
-    this.#leaveState();
-    this.element.remove();
-  }
-
-  /** The button stays the same one while the seconds go by: it may have the focus. */
-  #offer(name, label, onClick) {
+  /** Keep an existing button element: it may have the focus while the countdown changes. */
+  #setButton(name, label, onClick) {
     let button = this.#buttons.querySelector(`.${name}`);
     if (!onClick) {
       button?.remove();
     } else if (!button) {
       button = makeButton(label, onClick);
-      button.classList.add(name, "retry");
+      button.classList.add(name);
       this.#buttons.append(button);
     }
   }
 
-  #enter(state, describe) {
+  #setState(state, describe) {
     if (state !== this.#state) {
-      this.#leaveState();
       this.#state = state;
       this.#since = Date.now();
       this.element.dataset.state = state;
-      this.#offer("now", "", null);
+      this.#setButton("retry-now", "", null);
     }
-    const tell = () => {
-      this.#words.textContent = describe(Math.round((Date.now() - this.#since) / 1000));
-      this.#line.hidden = !this.#words.textContent;
+    const update = () => {
+      this.#text.textContent = describe(Math.round((Date.now() - this.#since) / 1000));
+      this.#line.hidden = !this.#text.textContent;
     };
     clearInterval(this.#timer);
-    this.#timer = setInterval(tell, 1000);
-    this.#line.classList.toggle("waiting", BUSY.includes(state));
-    tell();
-  }
-
-  #leaveState() {
-    clearInterval(this.#timer);
+    this.#timer = setInterval(update, 1000);
+    this.#line.classList.toggle("busy", BUSY_STATES.includes(state));
+    update();
   }
 }
 
 /** @param {number} seconds */
-function told(seconds) {
-  return seconds < TELL_TIME_AFTER ? "" : ` ${seconds} s`;
+function formatTime(seconds) {
+  return seconds < SHOW_TIME_AFTER ? "" : ` ${seconds} s`;
 }
 
-/** @param {import("./reply_stats.js").Figures} figures */
-function figuresOf(figures) {
-  const rows = figures.list().map(({ name, value }) => make("div", "", make("dt", "", name), make("dd", "", value)));
-  return make("details", "figures", make("summary", "", figures.summary), make("dl", "", ...rows));
+/** @param {import("./reply_stats.js").ReplyStats} stats */
+function makeStats(stats) {
+  const rows = stats.list().map(({ name, value }) => make("div", "", make("dt", "", name), make("dd", "", value)));
+  return make("details", "stats", make("summary", "", stats.summary), make("dl", "", ...rows));
 }

@@ -1,4 +1,4 @@
-// One connection to a reply's server-sent events, told apart: the model's lines, errors in words, the connection's end.
+// One connection to a reply's event stream: reports lines, errors, and the end of the connection.
 
 /**
  * @typedef {object} Line
@@ -16,9 +16,9 @@
  * @typedef {object} StreamListener
  * @property {() => void} onOpen
  * @property {(number: number, line: Line) => void} onLine
- * @property {(number: number, sentence: string) => void} onError something went wrong with the reply; it may go on
- * @property {(refused: boolean) => void} onEnd the connection is over; `refused` if the server answered, but not with
- *   events: there is nothing more here, or it cannot show it now
+ * @property {(number: number, message: string) => void} onError an error event of the server; the reply may continue
+ * @property {(rejected: boolean) => void} onEnd the connection is closed; `rejected`: the server responded, but not
+ *   with a stream (the reply has ended, or the server cannot show it now)
  */
 
 export class ReplyStream {
@@ -27,7 +27,7 @@ export class ReplyStream {
 
   /**
    * @param {string} location
-   * @param {number} after the number of the last line that is known, -1 if none is
+   * @param {number} after number of the last line received; -1: none
    * @param {StreamListener} listener
    */
   constructor(location, after, listener) {
@@ -35,7 +35,7 @@ export class ReplyStream {
     this.#source = new EventSource(after < 0 ? location : `${location}?lastEventId=${after}`);
     this.#source.addEventListener("open", () => listener.onOpen());
     this.#source.addEventListener("message", (event) => listener.onLine(Number(event.lastEventId), JSON.parse(event.data)));
-    this.#source.addEventListener("error", (event) => this.#takeError(event));
+    this.#source.addEventListener("error", (event) => this.#handleError(event));
   }
 
   close() {
@@ -43,16 +43,16 @@ export class ReplyStream {
   }
 
   /**
-   * The server's error events and the connection's arrive at the same listener; only the server's have data. An
-   * EventSource would connect again by itself, but neither say when, nor at once when the network returns.
+   * The server's error events and the connection's errors reach the same listener; only the server's have data. Close
+   * the EventSource: its own reconnects have no visible countdown and do not react to the network's return.
    */
-  #takeError(event) {
+  #handleError(event) {
     if (event.data !== undefined) {
       this.#listener.onError(Number(event.lastEventId), JSON.parse(event.data).error);
       return;
     }
-    const refused = this.#source.readyState === EventSource.CLOSED;
+    const rejected = this.#source.readyState === EventSource.CLOSED;
     this.close();
-    this.#listener.onEnd(refused);
+    this.#listener.onEnd(rejected);
   }
 }

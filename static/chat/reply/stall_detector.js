@@ -1,67 +1,70 @@
-// Notices that a connection may be dead though nothing said so: too long silent, a laptop that slept, a tab that was hidden.
+// Detects connections that may be dead without notice: no data for long, a laptop that slept, a hidden tab.
 
-import { onReturn } from "../../shared/page_events.js";
+import { onResume } from "../../shared/page_events.js";
 
-const TICK = 1000;
+const CHECK_INTERVAL = 1000; // milliseconds, like all times here
 
-/** An EventSource does not show the server's heartbeats. Silence this long is ended by asking anew; it costs a request. */
-const SILENCE = 20_000;
+/** An EventSource does not expose the server's heartbeat comments. After this time without events, reconnect: it costs one request. */
+const IDLE_TIMEOUT = 20_000;
 
-/** The server answers at once. A request that is not answered was sent into a connection that is dead already. */
-const UNANSWERED = 8_000;
+/** The server responds at once. A request without a response went to a dead connection. */
+const RESPONSE_TIMEOUT = 8_000;
 
-/** A silence that is doubted when the reader or the network comes back. */
-const SHORT_SILENCE = 3_000;
+/** The idle time that counts as a stall when the page or the network resumes. */
+const RESUME_TIMEOUT = 3_000;
 
-/** Browsers allow six connections to a server: tabs that nobody sees leave theirs to others. */
-const HIDDEN = 60_000;
+/** Browsers allow six connections per server (HTTP/1.1): hidden tabs release theirs. */
+const HIDDEN_TIMEOUT = 60_000;
 
-export class Pulse {
-  #last = Date.now();
-  #limit = UNANSWERED;
+export class StallDetector {
+  #lastActivity = Date.now();
+  #timeout = RESPONSE_TIMEOUT;
   #hiddenSince = 0;
   #timer;
-  #ended = new AbortController();
+  #disposed = new AbortController();
 
   /**
    * @param {object} listener
-   * @param {() => void} listener.onSilence
-   * @param {() => void} listener.onHidden the tab has been hidden for long
+   * @param {() => void} listener.onStall
+   * @param {() => void} listener.onHidden the tab has been hidden for HIDDEN_TIMEOUT
    */
-  constructor({ onSilence, onHidden }) {
+  constructor({ onStall, onHidden }) {
     this.#timer = setInterval(() => {
       if (this.#isHiddenForLong()) onHidden();
-      else if (Date.now() - this.#last > this.#limit) this.#doubt(onSilence);
-    }, TICK);
-    const doubt = () => Date.now() - this.#last > SHORT_SILENCE && this.#doubt(onSilence);
-    onReturn(doubt, this.#ended.signal);
+      else if (this.#idleTime() > this.#timeout) this.#report(onStall);
+    }, CHECK_INTERVAL);
+    onResume(() => this.#idleTime() > RESUME_TIMEOUT && this.#report(onStall), this.#disposed.signal);
   }
 
-  /** A request is sent. */
-  ask() {
-    this.#last = Date.now();
-    this.#limit = UNANSWERED;
+  /** Call when a request is sent. */
+  handleRequest() {
+    this.#lastActivity = Date.now();
+    this.#timeout = RESPONSE_TIMEOUT;
   }
 
-  /** Something came. */
-  beat() {
-    this.#last = Date.now();
-    this.#limit = SILENCE;
+  /** Call when data is received. */
+  handleActivity() {
+    this.#lastActivity = Date.now();
+    this.#timeout = IDLE_TIMEOUT;
   }
 
-  end() {
+  dispose() {
     clearInterval(this.#timer);
-    this.#ended.abort();
+    this.#disposed.abort();
   }
 
-  #doubt(onSilence) {
-    this.#last = Date.now();
-    onSilence();
+  #idleTime() {
+    return Date.now() - this.#lastActivity;
+  }
+
+  #report(onStall) {
+    this.#lastActivity = Date.now();
+    onStall();
   }
 
   #isHiddenForLong() {
     if (document.visibilityState === "visible") this.#hiddenSince = 0;
     else this.#hiddenSince ||= Date.now();
-    return this.#hiddenSince > 0 && Date.now() - this.#hiddenSince > HIDDEN;
+    return this.#hiddenSince > 0 && Date.now() - this.#hiddenSince > HIDDEN_TIMEOUT;
   }
 }

@@ -1,61 +1,62 @@
-// The settings of the conversation on the page, and the system prompt as the message that the server is sent.
+// The settings of one conversation, and the system message to send when the system prompt has changed.
 
-import { optionsOf } from "./model_options.js";
+import { toOptions } from "./model_options.js";
 
-const NO_LONGER = "The instructions above no longer apply.";
+const RESET_INSTRUCTIONS = "The instructions above no longer apply.";
 
-export class ChatSettings {
-  #list;
+export class ConversationSettings {
+  #store;
   #appID;
 
-  /** @param {import("../sidebar/conversation_store.js").ConversationList} list @param {string} appID */
-  constructor(list, appID) {
-    this.#list = list;
+  /** @param {import("../sidebar/conversation_store.js").ConversationStore} store @param {string} appID */
+  constructor(store, appID) {
+    this.#store = store;
     this.#appID = appID;
   }
 
   /** @returns {import("./model_options.js").Settings} */
   get values() {
-    return this.#list.open(this.#appID).settings ?? {};
+    return this.#store.getOrCreate(this.#appID).settings ?? {};
   }
 
   set values(settings) {
-    this.#list.change(this.#appID, { settings });
+    this.#store.update(this.#appID, { settings });
   }
 
   /** Ollama's options for the next reply. @returns {Object<string, number>} */
   get options() {
-    return optionsOf(this.values);
+    return toOptions(this.values);
   }
 
-  /** What is to be recorded before the next prompt: the system prompt, if the server has another. */
+  /** The messages to record before the next prompt: the system prompt, if the server has a different one. */
   get systemMessages() {
-    const { settings, recorded = "" } = this.#list.open(this.#appID);
-    const wanted = settings?.system?.trim() ? settings.system : "";
-    if (wanted === recorded) return [];
-    return [{ role: "system", content: wanted || NO_LONGER }];
+    const { settings, recordedSystemPrompt = "" } = this.#store.getOrCreate(this.#appID);
+    const current = settings?.system?.trim() ? settings.system : "";
+    if (current === recordedSystemPrompt) return [];
+    return [{ role: "system", content: current || RESET_INSTRUCTIONS }];
   }
 
-  /** Note which system prompt has been recorded. @param {{role: string, content: string}[]} messages sent or shown */
-  takeRecorded(messages) {
+  /** Remember the system prompt that the server has recorded. @param {{role: string, content: string}[]} messages */
+  handleRecorded(messages) {
     const last = messages.findLast(({ role }) => role === "system");
-    if (last) this.#note(last.content === NO_LONGER ? "" : last.content);
+    if (last) this.#setRecorded(last.content === RESET_INSTRUCTIONS ? "" : last.content);
   }
 
   /**
-   * Learn from the conversation as the server has it, and put it into the list if it is not there yet.
+   * Update the store from the server's history, and list the conversation if it is missing.
    *
    * @param {import("../../shared/api.js").History} history
    */
-  takeHistory({ messages, before }) {
-    const asked = messages.find(({ role }) => role === "user");
-    if (asked && !this.#list.find(this.#appID)) this.#list.touch(this.#appID, asked.content);
-    this.takeRecorded(messages);
-    if (before === null && messages.every(({ role }) => role !== "system")) this.#note("");
+  handleHistory({ messages, before }) {
+    const prompt = messages.find(({ role }) => role === "user");
+    if (prompt && !this.#store.find(this.#appID)) this.#store.touch(this.#appID, prompt.content);
+    this.handleRecorded(messages);
+    if (before === null && messages.every(({ role }) => role !== "system")) this.#setRecorded("");
   }
 
-  /** @param {string} recorded */
-  #note(recorded) {
-    if (recorded !== (this.#list.open(this.#appID).recorded ?? "")) this.#list.change(this.#appID, { recorded });
+  /** @param {string} recordedSystemPrompt */
+  #setRecorded(recordedSystemPrompt) {
+    const { recordedSystemPrompt: previous = "" } = this.#store.getOrCreate(this.#appID);
+    if (recordedSystemPrompt !== previous) this.#store.update(this.#appID, { recordedSystemPrompt });
   }
 }

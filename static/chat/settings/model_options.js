@@ -1,59 +1,59 @@
-// A conversation's settings: which there are, what may stand in them, and what of them the server is sent.
+// The model options in the settings dialog: fields, validation, and conversion to Ollama's options.
 
 /**
- * What a person has set, as text by the name of the field; what is not there is left to the model.
+ * The user's settings as text by field name. Options that are not set keep the model's default.
  *
  * @typedef {Object<string, string>} Settings
  *
  * @typedef {object} Field
- * @property {string} name Ollama's name of the option
+ * @property {string} name of Ollama's option
  * @property {string} label
  * @property {string} hint
- * @property {number} least
- * @property {number} most
- * @property {boolean} whole whether it is a whole number
+ * @property {number} min
+ * @property {number} max
+ * @property {boolean} isInteger
  */
 
-const MOST = 2 ** 31 - 1; // Ollama keeps whole numbers in 32 bits
+const MAX_INT = 2 ** 31 - 1; // Ollama stores integers in 32 bits
 
-/** @type {Field[]} Names and defaults are from Ollama's documentation of the Modelfile's parameters. */
+/** @type {Field[]} Names and defaults are from Ollama's documentation of the Modelfile parameters. */
 export const FIELDS = [
-  { name: "temperature", label: "Temperature", hint: "Low is matter-of-fact, high is inventive. Usually 0.8.", least: 0, most: 2, whole: false },
-  { name: "num_ctx", label: "Context length", hint: "How many tokens the model keeps in view. More takes more memory.", least: 16, most: 16_777_216, whole: true },
-  { name: "num_predict", label: "Longest reply", hint: "In tokens; -1 for no limit.", least: -1, most: MOST, whole: true },
-  { name: "seed", label: "Seed", hint: "The same number gives the same reply to the same prompt.", least: 0, most: MOST, whole: true },
-  { name: "top_p", label: "Top p", hint: "Leaves out unlikely words. Usually 0.9.", least: 0, most: 1, whole: false },
-  { name: "top_k", label: "Top k", hint: "Chooses among so many words. Usually 40.", least: 0, most: MOST, whole: true },
-  { name: "min_p", label: "Min p", hint: "Leaves out words much less likely than the best. Usually 0.", least: 0, most: 1, whole: false },
-  { name: "repeat_penalty", label: "Repeat penalty", hint: "Above 1 keeps the model from repeating itself. Usually 1.1.", least: 0, most: 10, whole: false },
+  { name: "temperature", label: "Temperature", hint: "Higher values give more varied replies. Default: 0.8.", min: 0, max: 2, isInteger: false },
+  { name: "num_ctx", label: "Context length", hint: "Tokens that the model considers. Higher values use more memory.", min: 16, max: 16_777_216, isInteger: true },
+  { name: "num_predict", label: "Maximum reply length", hint: "In tokens; -1 means no limit.", min: -1, max: MAX_INT, isInteger: true },
+  { name: "seed", label: "Seed", hint: "The same seed and prompt give the same reply.", min: 0, max: MAX_INT, isInteger: true },
+  { name: "top_p", label: "Top p", hint: "Cumulative probability of the tokens to sample from. Default: 0.9.", min: 0, max: 1, isInteger: false },
+  { name: "top_k", label: "Top k", hint: "Number of most likely tokens to sample from. Default: 40.", min: 0, max: MAX_INT, isInteger: true },
+  { name: "min_p", label: "Min p", hint: "Minimum probability relative to the most likely token. Default: 0.", min: 0, max: 1, isInteger: false },
+  { name: "repeat_penalty", label: "Repeat penalty", hint: "Values above 1 reduce repetition. Default: 1.1.", min: 0, max: 10, isInteger: false },
 ];
 
 /**
- * What is wrong with a field's text, in words; empty if nothing is.
+ * Validate a field.
  *
  * @param {Field} field
  * @param {string} text
- * @returns {string}
+ * @returns {string} an error message; empty if the text is valid
  */
-export function complaintAbout({ label, least, most, whole }, text) {
+export function validate({ label, min, max, isInteger }, text) {
   if (!text.trim()) return "";
   const number = toNumber(text);
-  const kind = whole ? "a whole number" : "a number";
-  const range = most >= 2 ** 24 ? `of ${least} or more` : `from ${least} to ${most}`;
-  if (Number.isNaN(number) || (whole && !Number.isInteger(number)) || number < least) {
-    return `${label} must be ${kind} ${range}.`;
+  const type = isInteger ? "a whole number" : "a number";
+  const range = max >= 2 ** 24 ? `of ${min} or more` : `from ${min} to ${max}`;
+  if (Number.isNaN(number) || (isInteger && !Number.isInteger(number)) || number < min) {
+    return `${label} must be ${type} ${range}.`;
   }
-  return number > most ? `${label} may be ${most} at most.` : "";
+  return number > max ? `${label} must be at most ${max}.` : "";
 }
 
-/** Ollama's options, without those left to the model. @param {Settings} settings @returns {Object<string, number>} */
-export function optionsOf(settings) {
-  const set = FIELDS.filter(({ name }) => settings[name]?.trim());
-  return Object.fromEntries(set.map(({ name }) => [name, toNumber(settings[name])]));
+/** Convert settings to Ollama's options. @param {Settings} settings @returns {Object<string, number>} */
+export function toOptions(settings) {
+  const fields = FIELDS.filter(({ name }) => settings[name]?.trim());
+  return Object.fromEntries(fields.map(({ name }) => [name, toNumber(settings[name])]));
 }
 
-/** Both 0.7 and 0,7 are meant as numbers. @param {string} text */
+/** Parse a number with a decimal point or comma. @param {string} text */
 function toNumber(text) {
-  const plain = text.trim().replace(",", ".");
-  return /^[+-]?(\d+\.?\d*|\.\d+)$/.test(plain) ? Number(plain) : NaN;
+  const normalized = text.trim().replace(",", ".");
+  return /^[+-]?(\d+\.?\d*|\.\d+)$/.test(normalized) ? Number(normalized) : NaN;
 }

@@ -1,7 +1,9 @@
-// The dialog of a conversation's settings: shows them, says what is wrong with them, and gives them back changed.
+// The settings dialog of a conversation: shows, validates and saves its settings.
 
-import { FIELDS, complaintAbout } from "./model_options.js";
+import { FIELDS, validate } from "./model_options.js";
 import { make } from "../../shared/dom.js";
+
+const DEFAULT = "Model default";
 
 export class SettingsDialog {
   #dialog;
@@ -14,20 +16,20 @@ export class SettingsDialog {
     this.#form = dialog.querySelector("form");
     this.#onSave = onSave;
     dialog.querySelector("#options").append(...FIELDS.map(makeRow));
-    this.#form.addEventListener("submit", (event) => this.#takeSubmit(event));
-    this.#form.addEventListener("input", (event) => this.#takeInput(event));
+    this.#form.addEventListener("submit", (event) => this.#handleSubmit(event));
+    this.#form.addEventListener("input", (event) => this.#handleInput(event));
     dialog.querySelector("#settings-cancel").addEventListener("click", () => dialog.close());
     dialog.querySelector("#settings-reset").addEventListener("click", () => this.#fill({}));
   }
 
   /**
    * @param {import("./model_options.js").Settings} settings
-   * @param {import("../../shared/api.js").Model | undefined} model which may know its longest context
+   * @param {import("../../shared/api.js").Model | undefined} model
    */
   open(settings, model) {
     this.#fill(settings);
-    const longest = model?.details?.context_length;
-    this.#form.elements.num_ctx.placeholder = longest ? `the model’s own; ${longest} at most` : "the model’s own";
+    const maxContext = model?.details?.context_length;
+    this.#form.elements.num_ctx.placeholder = maxContext ? `${DEFAULT} (maximum ${maxContext})` : DEFAULT;
     this.#dialog.showModal();
     this.#form.elements.system.focus();
   }
@@ -40,50 +42,50 @@ export class SettingsDialog {
     this.#form.elements.system.value = settings.system ?? "";
     for (const field of FIELDS) {
       this.#form.elements[field.name].value = settings[field.name] ?? "";
-      this.#judge(field);
+      this.#validate(field);
     }
   }
 
-  /** Say what is wrong with a field. @returns {boolean} whether nothing is */
-  #judge(field) {
-    const box = this.#form.elements[field.name];
-    const complaint = complaintAbout(field, box.value);
-    box.closest(".row").querySelector(".complaint").textContent = complaint;
-    box.setAttribute("aria-invalid", String(complaint !== ""));
-    return !complaint;
+  /** Validate a field and show its error. @returns {boolean} whether it is valid */
+  #validate(field) {
+    const input = this.#form.elements[field.name];
+    const error = validate(field, input.value);
+    input.closest(".row").querySelector(".field-error").textContent = error;
+    input.setAttribute("aria-invalid", String(error !== ""));
+    return !error;
   }
 
-  /** A complaint goes as soon as there is no more reason for it; a new one waits until the person is done. */
-  #takeInput({ target }) {
+  /** Clear an error as soon as the input is valid, but show new errors only on submit. */
+  #handleInput({ target }) {
     const field = FIELDS.find(({ name }) => name === target.name);
-    if (field && target.getAttribute("aria-invalid") === "true") this.#judge(field);
+    if (field && target.getAttribute("aria-invalid") === "true") this.#validate(field);
   }
 
-  #takeSubmit(event) {
+  #handleSubmit(event) {
     event.preventDefault();
-    const wrong = FIELDS.filter((field) => !this.#judge(field));
-    if (wrong.length) {
-      this.#form.elements[wrong[0].name].focus();
+    const invalid = FIELDS.filter((field) => !this.#validate(field));
+    if (invalid.length) {
+      this.#form.elements[invalid[0].name].focus();
       return;
     }
     const names = ["system", ...FIELDS.map(({ name }) => name)];
-    const filled = names.filter((name) => this.#form.elements[name].value.trim());
-    this.#onSave(Object.fromEntries(filled.map((name) => [name, this.#form.elements[name].value.trim()])));
+    const set = names.filter((name) => this.#form.elements[name].value.trim());
+    this.#onSave(Object.fromEntries(set.map((name) => [name, this.#form.elements[name].value.trim()])));
     this.#dialog.close();
   }
 }
 
 /** @param {import("./model_options.js").Field} field */
-function makeRow({ name, label, hint, whole }) {
+function makeRow({ name, label, hint, isInteger }) {
   const id = `option-${name}`;
-  const title = make("label", "", label);
-  title.htmlFor = id;
-  const box = make("input", "");
-  Object.assign(box, { id, name, inputMode: whole ? "text" : "decimal", placeholder: "the model’s own", autocomplete: "off" });
-  const explanation = make("p", "explanation", hint);
-  const complaint = make("p", "complaint");
-  explanation.id = `${id}-hint`;
-  complaint.id = `${id}-complaint`;
-  box.setAttribute("aria-describedby", `${complaint.id} ${explanation.id}`);
-  return make("div", "row", title, box, explanation, complaint);
+  const labelElement = make("label", "", label);
+  labelElement.htmlFor = id;
+  const input = make("input", "");
+  Object.assign(input, { id, name, inputMode: isInteger ? "text" : "decimal", placeholder: DEFAULT, autocomplete: "off" });
+  const hintElement = make("p", "field-hint", hint);
+  const error = make("p", "field-error");
+  hintElement.id = `${id}-hint`;
+  error.id = `${id}-error`;
+  input.setAttribute("aria-describedby", `${error.id} ${hintElement.id}`);
+  return make("div", "row", labelElement, input, hintElement, error);
 }

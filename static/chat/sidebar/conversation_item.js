@@ -1,6 +1,6 @@
-// One conversation in the sidebar: a link to it, its title to be changed in place, deleting, and taking that back.
+// One conversation in the sidebar: its link, and the actions rename, delete and undo.
 
-import { addressOf } from "./conversation_url.js";
+import { urlOf } from "./conversation_url.js";
 import { make, makeIconButton } from "../../shared/dom.js";
 
 /**
@@ -18,7 +18,7 @@ import { make, makeIconButton } from "../../shared/dom.js";
  * @returns {HTMLLIElement}
  */
 export function makeItem(entry, state, actions) {
-  const item = entry.deleted ? makeDeleted(entry, actions) : makeKept(entry, state, actions);
+  const item = entry.deletedAt ? makeDeleted(entry, actions) : makeLinked(entry, state, actions);
   item.dataset.appid = entry.appID;
   return item;
 }
@@ -26,27 +26,27 @@ export function makeItem(entry, state, actions) {
 function makeDeleted({ appID, title }, actions) {
   const undo = make("button", "undo", "Undo");
   undo.type = "button";
-  undo.setAttribute("aria-label", `Undo: keep “${title}”`);
+  undo.setAttribute("aria-label", `Undo deleting “${title}”`);
   undo.addEventListener("click", () => actions.undo(appID));
-  const words = make("span", "title", title);
-  words.dir = "auto";
-  return make("li", "conversation deleted", make("span", "visually-hidden", "Deleted:"), words, undo);
+  const label = make("span", "title", title);
+  label.dir = "auto";
+  return make("li", "conversation deleted", make("span", "visually-hidden", "Deleted:"), label, undo);
 }
 
-function makeKept({ appID, title }, { isCurrent, isRunning }, actions) {
-  const words = make("span", "title", title);
-  words.dir = "auto";
-  const link = make("a", "", words);
-  link.href = addressOf(appID);
+function makeLinked({ appID, title }, { isCurrent, isRunning }, actions) {
+  const label = make("span", "title", title);
+  label.dir = "auto";
+  const link = make("a", "", label);
+  link.href = urlOf(appID);
   link.title = title;
   if (isCurrent) link.setAttribute("aria-current", "page");
-  if (isRunning) link.append(" ", make("span", "running", make("span", "visually-hidden", "is being answered")));
+  if (isRunning) link.append(" ", make("span", "running", make("span", "visually-hidden", "Generating a reply")));
   const rename = makeIconButton(`Rename “${title}”`, "M12.5 4.5l3 3L7 16H4v-3z");
   const remove = makeIconButton(`Delete “${title}”`, "M4 6h12M8 6V4h4v2M6 6l.7 10h6.6L14 6");
   const item = make("li", "conversation", link, make("span", "actions", rename, remove));
-  const startRenaming = () => editTitle(item, title, (changed, byKey) => actions.rename(appID, changed, byKey));
+  const startRenaming = () => editTitle(item, title, (newTitle, byKey) => actions.rename(appID, newTitle, byKey));
   link.addEventListener("click", (event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // into another tab or window
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // open in another tab or window
     event.preventDefault();
     actions.open(appID);
   });
@@ -62,27 +62,27 @@ function makeKept({ appID, title }, { isCurrent, isRunning }, actions) {
 /**
  * @param {HTMLLIElement} item
  * @param {string} title
- * @param {(title: string, byKey: boolean) => void} onEnd told the title as it stands then, and whether a key ended it
+ * @param {(title: string, byKey: boolean) => void} onEnd `byKey`: editing ended with Enter or Escape
  */
 function editTitle(item, title, onEnd) {
-  const box = make("input", "");
-  box.value = title;
-  box.dir = "auto";
-  box.maxLength = 200;
-  box.setAttribute("aria-label", "Title");
+  const input = make("input", "");
+  input.value = title;
+  input.dir = "auto";
+  input.maxLength = 200;
+  input.setAttribute("aria-label", "Title");
   let ended = false;
-  const end = (changed, byKey) => {
+  const end = (newTitle, byKey) => {
     if (ended) return;
-    ended = true; // taking the box away makes it lose the focus, which would end it again
-    onEnd(changed.trim() || title, byKey);
+    ended = true; // removing the input causes a blur event, which would end it again
+    onEnd(newTitle.trim() || title, byKey);
   };
-  box.addEventListener("blur", () => end(box.value, false));
-  box.addEventListener("keydown", (event) => {
+  input.addEventListener("blur", () => end(input.value, false));
+  input.addEventListener("keydown", (event) => {
     if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
-    event.preventDefault(); // Escape closes no drawer and stops no reply
-    end(event.key === "Enter" ? box.value : title, true);
+    event.preventDefault(); // Escape must not close the drawer or stop a reply, too
+    end(event.key === "Enter" ? input.value : title, true);
   });
-  item.replaceChildren(box);
+  item.replaceChildren(input);
   item.classList.add("editing");
-  box.select();
+  input.select();
 }

@@ -1,125 +1,129 @@
-// The conversations that this browser knows, each under a name of its own in storage, so that tabs do not undo each
+// The browser's list of conversations and drafts. Each has its own storage key, so that tabs do not overwrite each
 // other's changes.
 
-import { everyTab, thisTab } from "../../shared/storage.js";
+import { localStore, sessionStore } from "../../shared/storage.js";
 
-const NAME = "conversation.";
-const NEW = "new";
-const TITLE_LIMIT = 60;
-const PROMPT_LIMIT = 400;
+const ENTRY_PREFIX = "conversation.";
+const EMPTY_ENTRY = "new";
+const DRAFT_PREFIX = "draft.";
+const MAX_TITLE = 60;
+const MAX_SEARCH_TEXT = 400;
 
 /** Milliseconds in which a deletion can be undone. */
-export const UNDO_TIME = 10_000;
+export const UNDO_TIMEOUT = 10_000;
 
 /**
- * @typedef {object} Entry a conversation as the browser knows it; the server has its messages
+ * @typedef {object} Entry metadata of a conversation; its messages are on the server
  * @property {string} appID
  * @property {string} title
- * @property {string} prompt how it began, for the search
- * @property {number} used when something was last said in it, in ms since 1970; 0 if nothing was
+ * @property {string} firstPrompt its beginning, for the search
+ * @property {number} lastUsedAt time of the last prompt, in ms since 1970; 0 if there is none
  * @property {string} [model]
  * @property {import("../settings/model_options.js").Settings} [settings]
- * @property {string} [recorded] the system prompt that the server has
- * @property {number} [deleted] when it was deleted, in ms since 1970; it can be undone for a while
- * @property {boolean} [gone] that it can no longer be undone; the server has yet to forget it
+ * @property {string} [recordedSystemPrompt] the system prompt that the server has stored
+ * @property {number} [deletedAt] in ms since 1970; the deletion can be undone for a while
+ * @property {boolean} [isPurging] the deletion is final, and the server has not confirmed it yet
  */
 
-export class ConversationList extends EventTarget {
+export class ConversationStore extends EventTarget {
   constructor() {
     super();
-    everyTab.onForeignChange((name) => {
-      if (name === null || name.startsWith(NAME)) this.#tell();
+    localStore.onExternalChange((key) => {
+      if (key === null || key.startsWith(ENTRY_PREFIX)) this.#notify();
     });
   }
 
-  /** The entries that are there to be seen, the newest first. @returns {Entry[]} */
+  /** The visible entries, newest first. @returns {Entry[]} */
   get entries() {
-    return this.#all().filter(({ gone }) => !gone).sort((one, other) => other.used - one.used);
+    return this.#all().filter(({ isPurging }) => !isPurging).sort((one, other) => other.lastUsedAt - one.lastUsedAt);
   }
 
-  /** The entries that were deleted, whether or not this can be undone. @returns {Entry[]} */
+  /** The deleted entries, whether or not the deletion can be undone. @returns {Entry[]} */
   get deleted() {
-    return this.#all().filter(({ deleted }) => deleted);
+    return this.#all().filter(({ deletedAt }) => deletedAt);
   }
 
   /** @param {string} appID @returns {Entry | null} */
   find(appID) {
-    return parse(everyTab.get(NAME + appID));
+    return parse(localStore.get(ENTRY_PREFIX + appID));
   }
 
-  /** The entry of a conversation, or a fresh one that is in no list yet. @param {string} appID @returns {Entry} */
-  open(appID) {
-    const fresh = parse(thisTab.get(NEW));
-    return this.find(appID) ?? (fresh?.appID === appID ? fresh : { appID, title: "", prompt: "", used: 0 });
+  /** Find an entry, or create one without listing it. @param {string} appID @returns {Entry} */
+  getOrCreate(appID) {
+    const empty = parse(sessionStore.get(EMPTY_ENTRY));
+    return this.find(appID) ?? (empty?.appID === appID ? empty : { appID, title: "", firstPrompt: "", lastUsedAt: 0 });
   }
 
-  /** This tab's conversation in which nothing was said yet, through reloads. @returns {Entry | null} */
-  get unsaid() {
-    const fresh = parse(thisTab.get(NEW));
-    return fresh && !this.find(fresh.appID) ? fresh : null;
+  /** This tab's conversation without messages. @returns {Entry | null} */
+  get emptyEntry() {
+    const empty = parse(sessionStore.get(EMPTY_ENTRY));
+    return empty && !this.find(empty.appID) ? empty : null;
   }
 
   /**
-   * Change an entry. One that is in the list is kept there; one in which nothing was said stays this tab's own.
+   * Change an entry. An entry without messages is stored for this tab only.
    *
    * @param {string} appID
    * @param {Partial<Entry>} changes
    */
-  change(appID, changes) {
-    const entry = { ...this.open(appID), ...changes };
-    if (entry.used) this.#keep(entry);
+  update(appID, changes) {
+    const entry = { ...this.getOrCreate(appID), ...changes };
+    if (entry.lastUsedAt) this.#save(entry);
     else {
-      thisTab.set(NEW, JSON.stringify(entry));
-      this.#tell();
+      sessionStore.set(EMPTY_ENTRY, JSON.stringify(entry));
+      this.#notify();
     }
   }
 
-  /** Something is being said: the conversation is in the list from now on, on top. @param {string} appID @param {string} prompt */
+  /** List an entry as the newest, and restore it if it was deleted. @param {string} appID @param {string} prompt */
   touch(appID, prompt) {
-    const entry = this.open(appID);
+    const entry = this.getOrCreate(appID);
     const title = entry.title || titleOf(prompt);
-    const began = entry.prompt || prompt.slice(0, PROMPT_LIMIT);
-    this.#keep({ ...entry, title, prompt: began, used: Date.now(), deleted: undefined, gone: undefined });
+    const firstPrompt = entry.firstPrompt || prompt.slice(0, MAX_SEARCH_TEXT);
+    const restored = { deletedAt: undefined, isPurging: undefined };
+    this.#save({ ...entry, title, firstPrompt, lastUsedAt: Date.now(), ...restored });
   }
 
-  /** Delete, with the time to undo it. @param {string} appID */
+  /** Delete an entry so that it can be undone. @param {string} appID */
   delete(appID) {
     const entry = this.find(appID);
-    if (entry && !entry.deleted) this.#keep({ ...entry, deleted: Date.now() });
+    if (entry && !entry.deletedAt) this.#save({ ...entry, deletedAt: Date.now() });
   }
 
-  /** Take a deletion back. @param {string} appID @returns {boolean} whether it was not too late */
-  undo(appID) {
+  /** @param {string} appID @returns {boolean} false: it is too late */
+  undoDelete(appID) {
     const entry = this.find(appID);
-    if (!entry || entry.gone) return false;
-    this.#keep({ ...entry, deleted: undefined });
+    if (!entry || entry.isPurging) return false;
+    this.#save({ ...entry, deletedAt: undefined });
     return true;
   }
 
-  /** From now on the deletion stands. @param {string} appID */
-  bury(appID) {
+  /** Make a deletion final. @param {string} appID */
+  commitDelete(appID) {
     const entry = this.find(appID);
-    if (entry?.deleted && !entry.gone) this.#keep({ ...entry, prompt: "", settings: undefined, gone: true });
+    if (entry?.deletedAt && !entry.isPurging) {
+      this.#save({ ...entry, firstPrompt: "", settings: undefined, isPurging: true });
+    }
   }
 
-  /** The server has forgotten it too. @param {string} appID */
-  drop(appID) {
-    if (!this.find(appID)?.gone) return; // something was said in it meanwhile
-    everyTab.delete(NAME + appID);
-    this.#tell();
+  /** Remove an entry after the server has deleted the conversation. @param {string} appID */
+  remove(appID) {
+    if (!this.find(appID)?.isPurging) return; // it has been used again since
+    localStore.delete(ENTRY_PREFIX + appID);
+    this.#notify();
   }
 
   #all() {
-    return everyTab.names(NAME).map((name) => parse(everyTab.get(name))).filter((entry) => entry !== null);
+    return localStore.keys(ENTRY_PREFIX).map((key) => parse(localStore.get(key))).filter((entry) => entry !== null);
   }
 
   /** @param {Entry} entry */
-  #keep(entry) {
-    everyTab.set(NAME + entry.appID, JSON.stringify(entry));
-    this.#tell();
+  #save(entry) {
+    localStore.set(ENTRY_PREFIX + entry.appID, JSON.stringify(entry));
+    this.#notify();
   }
 
-  #tell() {
+  #notify() {
     this.dispatchEvent(new Event("change"));
   }
 }
@@ -130,39 +134,37 @@ function parse(text) {
     const entry = JSON.parse(text ?? "null");
     return typeof entry?.appID === "string" ? entry : null;
   } catch {
-    return null; // somebody wrote into the storage by hand
+    return null; // the value was edited by hand
   }
 }
 
-/** The first words of a prompt, whole if they can be. @param {string} prompt */
+/** Shorten a prompt to a title, at a word boundary if possible. @param {string} prompt */
 function titleOf(prompt) {
   const line = prompt.trim().replace(/\s+/g, " ");
-  const letters = Array.from(line);
-  if (letters.length <= TITLE_LIMIT) return line || "An image";
-  const cut = letters.slice(0, TITLE_LIMIT).join("");
+  const characters = Array.from(line);
+  if (characters.length <= MAX_TITLE) return line || "Image";
+  const cut = characters.slice(0, MAX_TITLE).join("");
   const space = cut.lastIndexOf(" ");
-  return `${space > TITLE_LIMIT / 2 ? cut.slice(0, space) : cut} …`;
+  return `${space > MAX_TITLE / 2 ? cut.slice(0, space) : cut}…`;
 }
 
-const DRAFT = "draft.";
-
 /** @param {string} appID @returns {string} */
-export function recallDraft(appID) {
-  return everyTab.get(DRAFT + appID) ?? thisTab.get(DRAFT + appID) ?? "";
+export function loadDraft(appID) {
+  return localStore.get(DRAFT_PREFIX + appID) ?? sessionStore.get(DRAFT_PREFIX + appID) ?? "";
 }
 
 /**
  * @param {string} appID
  * @param {string} text
- * @param {boolean} listed whether the conversation is in the list: without, no other tab could ever find the draft
+ * @param {boolean} isListed whether the conversation is in the list: otherwise only this tab can open it
  */
-export function keepDraft(appID, text, listed) {
-  if (!text) forgetDraft(appID);
-  else (listed ? everyTab : thisTab).set(DRAFT + appID, text);
+export function saveDraft(appID, text, isListed) {
+  if (!text) deleteDraft(appID);
+  else (isListed ? localStore : sessionStore).set(DRAFT_PREFIX + appID, text);
 }
 
 /** @param {string} appID */
-export function forgetDraft(appID) {
-  everyTab.delete(DRAFT + appID);
-  thisTab.delete(DRAFT + appID);
+export function deleteDraft(appID) {
+  localStore.delete(DRAFT_PREFIX + appID);
+  sessionStore.delete(DRAFT_PREFIX + appID);
 }

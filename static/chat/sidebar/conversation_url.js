@@ -1,30 +1,30 @@
-// The page's address, which names the conversation: /#c/<appID>, and / where nothing was said yet.
+// The URL of a conversation: /#c/<appID>. A conversation without messages has the URL /.
 
-const MARK = "#c/";
-const LIMIT = 155; // characters of an appID that the server takes
+const HASH_PREFIX = "#c/";
+const MAX_LENGTH = 155; // the server's limit for an appID, in characters
 
-/** The conversation that the address names. @returns {string | null} */
-export function appIDInAddress() {
-  if (!location.hash.startsWith(MARK)) return null;
+/** @returns {string | null} */
+export function appIDFromUrl() {
+  if (!location.hash.startsWith(HASH_PREFIX)) return null;
   try {
-    const appID = decodeURIComponent(location.hash.slice(MARK.length));
-    return appID && Array.from(appID).length <= LIMIT ? appID : null;
+    const appID = decodeURIComponent(location.hash.slice(HASH_PREFIX.length));
+    return appID && Array.from(appID).length <= MAX_LENGTH ? appID : null;
   } catch {
-    return null; // not an address of ours: a stray %
+    return null; // malformed percent-encoding
   }
 }
 
 /** @param {string} appID @returns {string} */
-export function addressOf(appID) {
-  return MARK + encodeURIComponent(appID);
+export function urlOf(appID) {
+  return HASH_PREFIX + encodeURIComponent(appID);
 }
 
-/** Go to an address, which "back" then leads away from. @param {string | null} appID null: where nothing was said yet */
-export function goTo(appID) {
-  if (appIDInAddress() !== appID) history.pushState(null, "", appID === null ? location.pathname : addressOf(appID));
+/** Navigate with a new history entry. @param {string | null} appID null: a conversation without messages */
+export function pushUrl(appID) {
+  if (appIDFromUrl() !== appID) history.pushState(null, "", appID === null ? location.pathname : urlOf(appID));
 }
 
-/** Let the address name another conversation, with nothing to go back to. @param {string | null} appID */
-export function correctAddress(appID) {
-  if (appIDInAddress() !== appID) history.replaceState(null, "", appID === null ? location.pathname : addressOf(appID));
+/** Change the URL of the current history entry. @param {string | null} appID null: a conversation without messages */
+export function replaceUrl(appID) {
+  if (appIDFromUrl() !== appID) history.replaceState(null, "", appID === null ? location.pathname : urlOf(appID));
 }

@@ -1,6 +1,6 @@
-// The sidebar on a narrow window: a drawer that comes over the page, keeps the keyboard inside, and gives it back.
+// The sidebar in a narrow window: a modal drawer that traps the focus and restores it when closed.
 
-const NARROW = matchMedia("(max-width: 52rem)"); // as in sidebar.css
+const NARROW = matchMedia("(max-width: 52rem)"); // the same breakpoint as in sidebar.css
 
 export class Drawer {
   #panel;
@@ -12,7 +12,7 @@ export class Drawer {
 
   /**
    * @param {HTMLElement} panel
-   * @param {HTMLElement} page all that the drawer covers
+   * @param {HTMLElement} page the content under the drawer
    * @param {{opener: HTMLElement, closer: HTMLElement, backdrop: HTMLElement}} controls
    */
   constructor(panel, page, { opener, closer, backdrop }) {
@@ -24,7 +24,7 @@ export class Drawer {
     opener.addEventListener("click", () => this.open());
     closer.addEventListener("click", () => this.close());
     backdrop.addEventListener("click", () => this.close());
-    panel.addEventListener("keydown", (event) => this.#takeKey(event));
+    panel.addEventListener("keydown", (event) => this.#handleKey(event));
     NARROW.addEventListener("change", () => this.close());
   }
 
@@ -44,25 +44,25 @@ export class Drawer {
     this.#isOpen = isOpen;
     this.#panel.classList.toggle("open", isOpen);
     this.#backdrop.hidden = !isOpen;
-    this.#page.inert = isOpen; // out of reach of keyboard, pointer and screen reader
+    this.#page.inert = isOpen; // no keyboard, pointer or screen reader access
     this.#opener.setAttribute("aria-expanded", String(isOpen));
     this.#panel.setAttribute("role", isOpen ? "dialog" : "complementary");
     if (isOpen) this.#panel.setAttribute("aria-modal", "true");
     else this.#panel.removeAttribute("aria-modal");
   }
 
-  #takeKey(event) {
+  #handleKey(event) {
     if (!this.#isOpen || event.defaultPrevented) return;
     if (event.key === "Escape") {
-      event.preventDefault(); // it stops no reply
+      event.preventDefault(); // it must not stop a reply, too
       this.close();
-    } else if (event.key === "Tab") this.#keepInside(event);
+    } else if (event.key === "Tab") this.#trapFocus(event);
   }
 
-  /** Tab goes round in the drawer. */
-  #keepInside(event) {
-    const stops = [...this.#panel.querySelectorAll("a[href], button, input")].filter((element) => element.checkVisibility());
-    const [from, to] = event.shiftKey ? [stops[0], stops.at(-1)] : [stops.at(-1), stops[0]];
+  /** Wrap the focus from the last control to the first and back. */
+  #trapFocus(event) {
+    const targets = [...this.#panel.querySelectorAll("a[href], button, input")].filter((element) => element.checkVisibility());
+    const [from, to] = event.shiftKey ? [targets[0], targets.at(-1)] : [targets.at(-1), targets[0]];
     if (document.activeElement !== from) return;
     event.preventDefault();
     to.focus();

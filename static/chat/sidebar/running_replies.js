@@ -1,13 +1,13 @@
-// Which conversations are being answered right now, as far as this tab has seen replies begin.
+// Tracks which conversations have a running reply, among those that were shown in this tab.
 
 import { fetchHistory } from "../../shared/api.js";
 
-const PAUSE = 4_000;
+const POLL_INTERVAL = 4_000; // milliseconds
 
 export class RunningReplies {
   #onChange;
   #shown = { appID: "", busy: false };
-  #left = new Set();
+  #inBackground = new Set();
   #timer = 0;
 
   /** @param {(appIDs: Set<string>) => void} onChange */
@@ -15,26 +15,26 @@ export class RunningReplies {
     this.#onChange = onChange;
   }
 
-  /** Look at the conversation on the page. @param {string} appID @param {boolean} busy */
+  /** Set the conversation on the page and whether it has a running reply. @param {string} appID @param {boolean} busy */
   show(appID, busy) {
-    if (this.#shown.appID !== appID && this.#shown.busy) this.#left.add(this.#shown.appID);
-    this.#left.delete(appID);
+    if (this.#shown.appID !== appID && this.#shown.busy) this.#inBackground.add(this.#shown.appID);
+    this.#inBackground.delete(appID);
     this.#shown = { appID, busy };
-    this.#tell();
-    if (this.#left.size && !this.#timer) this.#timer = setTimeout(() => this.#ask(), PAUSE);
+    this.#notify();
+    if (this.#inBackground.size && !this.#timer) this.#timer = setTimeout(() => this.#poll(), POLL_INTERVAL);
   }
 
-  /** Ask about the conversations that were left, until their replies have ended. */
-  async #ask() {
-    for (const appID of [...this.#left]) {
+  /** Poll the conversations in the background until their replies have ended. */
+  async #poll() {
+    for (const appID of [...this.#inBackground]) {
       const history = await fetchHistory(appID, null, 1).catch(() => null);
-      if (history && !history.reply) this.#left.delete(appID);
+      if (history && !history.reply) this.#inBackground.delete(appID);
     }
-    this.#tell();
-    this.#timer = this.#left.size ? setTimeout(() => this.#ask(), PAUSE) : 0;
+    this.#notify();
+    this.#timer = this.#inBackground.size ? setTimeout(() => this.#poll(), POLL_INTERVAL) : 0;
   }
 
-  #tell() {
-    this.#onChange(new Set([...this.#left, ...(this.#shown.busy ? [this.#shown.appID] : [])]));
+  #notify() {
+    this.#onChange(new Set([...this.#inBackground, ...(this.#shown.busy ? [this.#shown.appID] : [])]));
   }
 }

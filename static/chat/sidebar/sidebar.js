@@ -1,132 +1,132 @@
-// The list of conversations on the page: drawn anew whenever it changes, here or in another tab.
+// The list of conversations: rendered again whenever it changes, in this tab or another.
 
 import { makeItem } from "./conversation_item.js";
 import { make } from "../../shared/dom.js";
 
-const DAY = 86_400_000;
+const DAY = 86_400_000; // milliseconds
 
 export class Sidebar {
+  #store;
   #list;
-  #box;
   #search;
-  #found;
+  #searchResult;
   #actions;
   #current = "";
   #running = new Set();
 
   /**
    * @param {HTMLElement} root
-   * @param {import("./conversation_store.js").ConversationList} list
+   * @param {import("./conversation_store.js").ConversationStore} store
    * @param {{open: (appID: string) => void, remove: (appID: string) => void}} handlers
    */
-  constructor(root, list, handlers) {
-    this.#list = list;
-    this.#box = root.querySelector("#conversations");
+  constructor(root, store, handlers) {
+    this.#store = store;
+    this.#list = root.querySelector("#conversations");
     this.#search = root.querySelector("#search");
-    this.#found = root.querySelector("#found");
+    this.#searchResult = root.querySelector("#search-result");
     this.#actions = {
       open: handlers.open,
       remove: (appID) => this.#changeAndFocus(appID, () => handlers.remove(appID)),
-      undo: (appID) => this.#changeAndFocus(appID, () => list.undo(appID)),
+      undo: (appID) => this.#changeAndFocus(appID, () => store.undoDelete(appID)),
       rename: (appID, title, byKey) => this.#rename(appID, title, byKey),
     };
-    list.addEventListener("change", () => this.#draw());
-    this.#search.addEventListener("input", () => this.#draw());
-    this.#search.addEventListener("keydown", (event) => this.#takeSearchKey(event));
-    this.#box.addEventListener("keydown", (event) => this.#takeKey(event));
-    this.#draw();
+    store.addEventListener("change", () => this.#render());
+    this.#search.addEventListener("input", () => this.#render());
+    this.#search.addEventListener("keydown", (event) => this.#handleSearchKey(event));
+    this.#list.addEventListener("keydown", (event) => this.#handleKey(event));
+    this.#render();
   }
 
-  /** @param {string} appID the conversation that is shown */
+  /** @param {string} appID the conversation on the page */
   set current(appID) {
     this.#current = appID;
-    this.#draw();
+    this.#render();
   }
 
-  /** @param {Set<string>} appIDs the conversations that are known to be answered right now */
+  /** @param {Set<string>} appIDs the conversations with a running reply */
   set running(appIDs) {
     this.#running = appIDs;
-    this.#draw();
+    this.#render();
   }
 
-  #draw() {
-    if (this.#box.querySelector(".editing")) return; // nobody's typing is interrupted; its end draws anew
+  #render() {
+    if (this.#list.querySelector(".editing")) return; // do not interrupt typing; its end renders again
     const focused = document.activeElement.closest("[data-appid]");
-    const place = [...this.#box.querySelectorAll("li")].indexOf(focused);
-    const entries = this.#list.entries.filter((entry) => matches(entry, this.#search.value));
-    this.#box.replaceChildren(...this.#grouped(entries));
-    this.#found.textContent = tell(entries.length, this.#search.value);
-    if (place >= 0) this.#focus(focused.dataset.appid, place);
+    const index = [...this.#list.querySelectorAll("li")].indexOf(focused);
+    const entries = this.#store.entries.filter((entry) => matches(entry, this.#search.value));
+    this.#list.replaceChildren(...this.#makeGroups(entries));
+    this.#searchResult.textContent = describeResult(entries.length, this.#search.value);
+    if (index >= 0) this.#focus(focused.dataset.appid, index);
   }
 
   /** @param {import("./conversation_store.js").Entry[]} entries */
-  #grouped(entries) {
+  #makeGroups(entries) {
     const groups = new Map();
     for (const entry of entries) {
-      const period = periodOf(entry.used);
+      const period = periodOf(entry.lastUsedAt);
       const state = { isCurrent: entry.appID === this.#current, isRunning: this.#running.has(entry.appID) };
       groups.set(period, [...(groups.get(period) ?? []), makeItem(entry, state, this.#actions)]);
     }
     return [...groups].map(([period, items]) => make("section", "", make("h2", "", period), make("ul", "", ...items)));
   }
 
-  /** Change one conversation's item, and leave the keyboard where it was in the list. */
+  /** Change an item and keep the focus on it. */
   #changeAndFocus(appID, change) {
     change();
     this.#focus(appID, 0);
   }
 
   #rename(appID, title, byKey) {
-    this.#box.querySelector(".editing").classList.remove("editing");
-    this.#list.change(appID, { title });
+    this.#list.querySelector(".editing").classList.remove("editing");
+    this.#store.update(appID, { title });
     if (byKey) this.#focus(appID, 0);
   }
 
-  /** @param {string} appID @param {number} place whose item has the focus if the conversation's is gone */
-  #focus(appID, place) {
-    const items = [...this.#box.querySelectorAll("li")];
-    const item = items.find((one) => one.dataset.appid === appID) ?? items[Math.min(place, items.length - 1)];
+  /** @param {string} appID @param {number} index of the item to focus if the conversation's is gone */
+  #focus(appID, index) {
+    const items = [...this.#list.querySelectorAll("li")];
+    const item = items.find((one) => one.dataset.appid === appID) ?? items[Math.min(index, items.length - 1)];
     item?.querySelector("a, .undo")?.focus();
   }
 
-  /** Arrows go from one conversation to the next. */
-  #takeKey(event) {
+  /** Move between conversations with the arrow keys. */
+  #handleKey(event) {
     if (!["ArrowDown", "ArrowUp"].includes(event.key) || event.target.matches("input")) return;
-    const stops = [...this.#box.querySelectorAll("a, .undo")];
-    const here = stops.indexOf(event.target.closest("li")?.querySelector("a, .undo"));
-    const next = here + (event.key === "ArrowDown" ? 1 : -1);
+    const targets = [...this.#list.querySelectorAll("a, .undo")];
+    const current = targets.indexOf(event.target.closest("li")?.querySelector("a, .undo"));
+    const next = current + (event.key === "ArrowDown" ? 1 : -1);
     event.preventDefault();
     if (next < 0) this.#search.focus();
-    else stops[next]?.focus();
+    else targets[next]?.focus();
   }
 
-  #takeSearchKey(event) {
+  #handleSearchKey(event) {
     if (event.key === "ArrowDown") {
       event.preventDefault();
-      this.#box.querySelector("a, .undo")?.focus();
+      this.#list.querySelector("a, .undo")?.focus();
     } else if (event.key === "Escape" && this.#search.value) {
       event.preventDefault();
       this.#search.value = "";
-      this.#draw();
+      this.#render();
     }
   }
 }
 
-/** @param {import("./conversation_store.js").Entry} entry @param {string} wanted */
-function matches({ title, prompt }, wanted) {
-  const text = plain(`${title}\n${prompt}`);
-  return plain(wanted).split(/\s+/).every((word) => text.includes(word));
+/** @param {import("./conversation_store.js").Entry} entry @param {string} query */
+function matches({ title, firstPrompt }, query) {
+  const text = normalize(`${title}\n${firstPrompt}`);
+  return normalize(query).split(/\s+/).every((word) => text.includes(word));
 }
 
-/** Without accents and capitals. @param {string} text */
-function plain(text) {
+/** Remove accents and case. @param {string} text */
+function normalize(text) {
   return text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
 }
 
-/** @param {number} count @param {string} wanted */
-function tell(count, wanted) {
-  if (!wanted.trim()) return count ? "" : "Your conversations will be listed here.";
-  if (!count) return "No conversation has these words in its title or first message.";
+/** @param {number} count @param {string} query */
+function describeResult(count, query) {
+  if (!query.trim()) return count ? "" : "Your conversations appear here.";
+  if (!count) return "No conversations found. The search covers titles and first messages.";
   return count === 1 ? "1 conversation found." : `${count} conversations found.`;
 }
 
