@@ -179,7 +179,7 @@ def test_each_vendored_file_is_named_with_its_version_and_licence() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_page_has_the_colours_of_the_look(page: Path) -> None:
-    light, dark = re.findall(r"--paper: (#\w+);", (STATIC / "shared" / "theme.css").read_text())
+    light, dark = re.findall(r"--background: (#\w+);", (STATIC / "shared" / "theme.css").read_text())
     for line in (
         '<html lang="en">',
         '<meta charset="utf-8">',
