@@ -142,7 +142,7 @@ def test_a_token_lets_in_and_only_an_operators_shows_the_figures(
     alice: Client, program: Program, tokens: TokenFile
 ) -> None:
     assert alice.ask("Hello")
-    assert alice.http.get("/sign-in/asker").json() == {"name": "alice", "tenant": "alice", "operator": False}
+    assert alice.http.get("/sign-in/me").json() == {"name": "alice", "tenant": "alice", "operator": False}
     for id, path in (("watchStatus", "/status/events"), ("getMetrics", "/metrics")):
         refused = alice.http.get(path)
         assert refused.status_code == 403
@@ -222,7 +222,7 @@ def test_over_tls_no_cookie_counts_that_another_host_could_have_set(
     with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False) as http:
 
         def status(cookie: str, headers: dict[str, str]) -> int:
-            return http.get("/sign-in/asker", headers=headers | {"Cookie": cookie}).status_code
+            return http.get("/sign-in/me", headers=headers | {"Cookie": cookie}).status_code
 
         plain = sign_in(http, tokens.token["mallory"]).headers["Set-Cookie"].split(";")[0]
         http.cookies.clear()
@@ -361,7 +361,7 @@ def test_json_web_tokens_let_in_with_keys_that_rotate(
             token = str(http.headers.pop("Authorization")).split()[1]
             answer = sign_in(http, token)
             assert answer.json()["name"] == "Olivia" and token not in answer.headers["Set-Cookie"]
-            assert http.get("/sign-in/asker").json()["tenant"] == "olivia"
+            assert http.get("/sign-in/me").json()["tenant"] == "olivia"
             assert token not in program.log and token.split(".")[2] not in program.log
 
 
@@ -413,7 +413,7 @@ def test_a_token_is_made_on_the_command_line_and_shown_once(
     again = run(f"--token-file={path}", "--new-token=alice")
     assert again.returncode != 0 and "already" in again.stderr
     program = start_chatterd(database_url=database_url, auth="token", token_file=path, data_dir=tmp_path)
-    answer = httpx.get(f"{program.url}/sign-in/asker", headers={"Authorization": f"Bearer {token}"})
+    answer = httpx.get(f"{program.url}/sign-in/me", headers={"Authorization": f"Bearer {token}"})
     assert answer.json() == {"name": "alice", "tenant": "family", "operator": False}
 
 

@@ -132,12 +132,12 @@ ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
         empty,
     ),
     "to forget a conversation": (
-        "forgetConversation",
+        "deleteConversation",
         lambda c, a: c.http.delete("/llmchat", params={"appID": a.client.appid}),
         forgotten,
     ),
     "to forget a message": (
-        "forgetConversation",
+        "deleteConversation",
         lambda c, a: c.http.delete("/llmchat", params={"appID": a.client.appid, "from": a.seq}),
         forgotten,
     ),
@@ -158,7 +158,7 @@ ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
         same_for_all,
     ),
     "the models": ("listModels", lambda c, a: c.http.get("/models"), same_for_all),
-    "who it is": ("getAsker", lambda c, a: c.http.get("/sign-in/asker"), same_for_all),
+    "who it is": ("whoAmI", lambda c, a: c.http.get("/sign-in/me"), same_for_all),
 }
 
 
