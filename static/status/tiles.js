@@ -9,7 +9,7 @@ function tiles({ sample, last_minute: minute, all, totals, database, ollama }) {
     viewers: [count(sample.viewers), `${count(totals.viewers_dropped)} dropped since process start`],
     lines: [rate(sample.lines), `${count(totals.lines)} since process start`],
     latency: [duration(minute.line_latency_p50), `per line, median of 1 min; p99 ${duration(minute.line_latency_p99)}`],
-    first: [duration(all.first_event_p50), `median of 10 min, with the model’s time; p99 ${duration(all.first_event_p99)}`],
+    first: [duration(all.first_event_p50), `median of 10 min, incl. model time; p99 ${duration(all.first_event_p99)}`],
     batches: [rate(sample.batches), `median duration ${duration(minute.journal_batch_p50)}; p99 ${duration(minute.journal_batch_p99)}`],
     database: [stateLabel(database), stateNote(database)],
     ollama: [stateLabel(ollama), stateNote(ollama)],

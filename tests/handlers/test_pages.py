@@ -19,7 +19,7 @@ NAMES = StaticFiles(STATIC).names()
 PAGES = sorted(STATIC.glob("*.html"))
 
 STATIC_IMPORT = re.compile(r"""^\s*(?:import|export)\b[^;"'()]*["'](\.[^"']+)["']""", re.MULTILINE)
-"""The module that another cannot begin without."""
+"""A static import."""
 
 
 def raw(client: Client, path: str, encoding: str = "gzip", **headers: str) -> tuple[httpx.Response, bytes]:
@@ -174,11 +174,11 @@ def test_each_vendored_file_is_named_with_its_version_and_licence() -> None:
         assert any(package["version"] in text for text in texts)
 
 
-# The heads of the pages, which say the same again because nothing builds them.
+# The pages' <head> elements, which are written by hand, and the layout of static/.
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_page_has_the_colours_of_the_look(page: Path) -> None:
+def test_every_page_has_the_theme_colors(page: Path) -> None:
     light, dark = re.findall(r"--background: (#\w+);", (STATIC / "shared" / "theme.css").read_text())
     for line in (
         '<html lang="en">',
@@ -193,8 +193,8 @@ def test_every_page_has_the_colours_of_the_look(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_preloads_each_module_that_it_begins_with_and_no_other(page: Path) -> None:
-    """Else a browser finds a module only when it has read the one that imports it, and that one's importer before."""
+def test_a_page_preloads_exactly_the_modules_that_it_imports(page: Path) -> None:
+    """Without preloading, a browser discovers a module only after it has loaded the module that imports it."""
     preloaded = re.findall(r'<link rel="modulepreload" href="/static/(.+?)">', page.read_text())
     [entry] = re.findall(r'<script type="module" src="/static/(.+?)"></script>', page.read_text())
     imported: set[Path] = set()
@@ -205,3 +205,37 @@ def test_a_page_preloads_each_module_that_it_begins_with_and_no_other(page: Path
         imported |= found
         left += found
     assert preloaded == sorted(one.relative_to(STATIC).as_posix() for one in imported)
+
+
+MODULES = sorted(path for path in STATIC.rglob("*.js") if "vendor" not in path.relative_to(STATIC).parts)
+LAYERS = [
+    "vendor",
+    "shared",
+    *("chat/markdown", "chat/composer", "chat/reply", "chat/messages", "chat/sidebar", "chat/settings", "chat"),
+    *("docs", "sign_in", "status"),
+]
+"""The folders of modules. A module imports from its own folder and from those before it."""
+
+
+def imports(module: Path) -> list[Path]:
+    return [(module.parent / name).resolve() for name in STATIC_IMPORT.findall(module.read_text())]
+
+
+def layer(module: Path) -> int:
+    folder = module.parent.relative_to(STATIC)
+    return LAYERS.index("vendor" if folder.parts[0] == "vendor" else folder.as_posix())
+
+
+def test_imports_run_downwards_without_cycles() -> None:
+    for module in MODULES:
+        assert all(layer(imported) <= layer(module) for imported in imports(module)), module
+    left = set(MODULES)
+    while removable := {module for module in left if not left & {*imports(module)}}:
+        left -= removable
+    assert not left
+
+
+def test_no_folder_of_the_pages_has_more_than_twelve_files() -> None:
+    for folder in (path for path in [STATIC, *STATIC.rglob("*")] if path.is_dir()):
+        if "vendor" not in folder.relative_to(STATIC).parts:
+            assert sum(path.is_file() for path in folder.iterdir()) <= 12, folder
