@@ -21,7 +21,7 @@ def responses() -> list[Response]:
 def fresh_page(context: BrowserContext, responses: list[Response]) -> Page:
     """The page in a browser with an empty cache."""
     page = context.new_page()
-    page.on("response", responses.append)
+    page.on("response", lambda response: responses.append(response))
     page.goto("/", wait_until="networkidle")
     expect(page.locator("#welcome")).to_be_visible()
     return page
