@@ -333,7 +333,7 @@ def test_requests_beyond_a_tenants_rate_are_429_and_pages_and_probes_are_not_cou
 ) -> None:
     client = counting(requests_per_minute=3)
     with client.http:
-        for path in ["/healthz", "/readyz", "/metrics", "/", "/status", "/docs", "/static/chat.js"] * 2:
+        for path in ["/healthz", "/readyz", "/metrics", "/", "/status", "/docs", "/static/chat/chat.js"] * 2:
             assert client.http.get(path).status_code == 200
         client.ask("hi")
         client.history()
