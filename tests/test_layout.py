@@ -119,9 +119,8 @@ def private_names_of_others(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             yield from (f"from {node.module} import {alias.name}" for alias in node.names if private(alias.name))
-        elif isinstance(node, ast.Attribute) and private(node.attr):
-            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
-                yield ast.unparse(node)
+        elif isinstance(node, ast.Attribute) and private(node.attr) and ast.unparse(node.value) not in ("self", "cls"):
+            yield ast.unparse(node)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
