@@ -11,7 +11,8 @@ from tornado.httpclient import HTTPRequest, HTTPResponse
 
 from errors import UpstreamDisconnected, UpstreamUnreachable
 from relay.ollama import chat_line
-from relay.ollama.http_client import RemoteProtocolError, StreamingClient
+from relay.ollama.http_client import StreamingClient
+from relay.ollama.response_parser import RemoteProtocolError
 
 log = logging.getLogger("chatterd.relay")
 

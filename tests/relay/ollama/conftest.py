@@ -33,7 +33,7 @@ async def new_client() -> AsyncIterator[NewClient]:
         yield new
     for _ in range(3):  # what was cancelled ends in its next turn, and asyncio closes sockets one turn later
         await asyncio.sleep(0)
-    left = [task for task in asyncio.all_tasks() if "Exchange" in repr(task)]
+    left = [task for task in asyncio.all_tasks() if "Transfer" in repr(task)]
     gc.collect()  # a socket that nobody closed warns, and a warning fails the test
     gc.unfreeze()
     assert not left

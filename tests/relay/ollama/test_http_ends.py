@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 from tornado.httpclient import HTTPRequest
 
-from relay.ollama import sockets
-from relay.ollama.http_client import RemoteProtocolError, StreamingClient, Transfer
+from relay.ollama.http_client import StreamingClient
+from relay.ollama.response_parser import RemoteProtocolError
+from relay.ollama.transfer import Transfer
 from tests.fakes.peer import Peer
 
 from .conftest import NewClient
@@ -211,7 +212,6 @@ async def test_an_answer_that_takes_too_long_is_a_timeout(http: StreamingClient,
 async def test_an_early_refusal_is_heard_though_the_body_cannot_be_sent(
     http: StreamingClient, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "READ_INTERVAL", 0.05)  # so that the sending fails before the rest is read
     lines = asyncio.Queue[str]()
     request = HTTPRequest(peer.url(), method="POST", body=MEGABYTES, header_callback=lines.put_nowait)
     fetch = http.fetch(request, raise_error=False)
@@ -240,13 +240,13 @@ async def test_what_has_ended_is_freed_without_the_collector(
     http: StreamingClient, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[weakref.ref[Transfer]] = []
-    begin = Transfer.begin
+    begin = Transfer.start
 
     def note_and_begin(exchange: Transfer) -> None:
         made.append(weakref.ref(exchange))
         begin(exchange)
 
-    monkeypatch.setattr(Transfer, "begin", note_and_begin)
+    monkeypatch.setattr(Transfer, "start", note_and_begin)
     gc.collect()
     gc.disable()
     try:

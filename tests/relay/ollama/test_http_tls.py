@@ -8,8 +8,9 @@ import pytest
 import trustme
 from tornado.httpclient import HTTPRequest
 
-from relay.ollama import http_client
-from relay.ollama.http_client import RemoteProtocolError, StreamingClient
+from relay.ollama import transfer
+from relay.ollama.http_client import StreamingClient
+from relay.ollama.response_parser import RemoteProtocolError
 from tests.fakes.peer import Connection, Peer
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +34,7 @@ def server_side(authority: trustme.CA, *names: str) -> ssl.SSLContext:
 def _trusting(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    monkeypatch.setattr(http_client, "trusting_the_system", lambda: context)
+    monkeypatch.setattr(transfer, "default_ssl_context", lambda: context)
 
 
 @pytest.fixture

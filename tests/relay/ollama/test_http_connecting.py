@@ -8,8 +8,8 @@ import psutil
 import pytest
 from tornado.httpclient import HTTPRequest
 
-from relay.ollama import connecting
-from relay.ollama.http_client import RemoteProtocolError, StreamingClient
+from relay.ollama.http_client import StreamingClient
+from relay.ollama.response_parser import RemoteProtocolError
 from tests.fakes.peer import Peer
 
 pytestmark = pytest.mark.anyio
@@ -42,29 +42,6 @@ async def test_a_host_is_reached_and_told_its_name(http: StreamingClient, listen
         connection = await peer.accept()
         assert f"\r\nHost: {name.lower()}:{peer.port}\r\n".encode() in await connection.request()
         connection.say(EMPTY)
-        assert (await fetch).code == 200
-
-
-async def test_an_address_of_a_family_that_the_machine_does_not_speak_is_passed_over(
-    http: StreamingClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Socket(socket.socket):
-        def __init__(self, family: int, kind: int, protocol: int) -> None:
-            if family == socket.AF_INET6:
-                raise OSError("Address family not supported by protocol")
-            super().__init__(family, kind, protocol)
-
-    async def addresses(host: str, port: int) -> object:
-        assert host == "both"
-        return [
-            info for name in ("::1", "127.0.0.1") for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-        ]
-
-    monkeypatch.setattr(connecting, "socket", Socket)
-    monkeypatch.setattr(connecting, "_addresses", addresses)
-    async with Peer() as peer:
-        fetch = http.fetch(peer.url(host="both"))
-        (await peer.accept()).say(EMPTY)
         assert (await fetch).code == 200
 
 
@@ -107,9 +84,9 @@ async def test_what_nobody_can_be_asked_by_is_an_error_at_once(http: StreamingCl
 
 
 async def test_a_host_that_is_silent_is_given_up(http: StreamingClient, black_hole: str) -> None:
-    before = psutil.Process().num_fds()
     with pytest.raises(TimeoutError):
         await http.fetch(HTTPRequest(black_hole, connect_timeout=0.05))
+    before = psutil.Process().num_fds()
     request = HTTPRequest(black_hole, connect_timeout=0)
     fetch = http.fetch(request)
     async with asyncio.timeout(10):
