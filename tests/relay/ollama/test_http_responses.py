@@ -1,4 +1,4 @@
-"""What StreamingClient makes of answers: those that HTTP/1.1 allows, and those that it does not."""
+"""How StreamingClient handles valid and invalid HTTP/1.1 responses."""
 
 import asyncio
 import gzip
@@ -23,31 +23,31 @@ ZIPPED = gzip.compress(b"words", mtime=0)
 
 
 @dataclass
-class Taken:
-    """A request whose callbacks note what they are given."""
+class Recorded:
+    """A request whose callbacks record what they are passed."""
 
     request: HTTPRequest
     head: list[str] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
 
     @classmethod
-    def of(cls, url: str) -> "Taken":
-        taken = cls(HTTPRequest(url, request_timeout=0))
-        taken.request.header_callback = taken.head.append
-        taken.request.streaming_callback = taken.chunks.append
-        return taken
+    def of(cls, url: str) -> "Recorded":
+        recorded = cls(HTTPRequest(url, request_timeout=0))
+        recorded.request.header_callback = recorded.head.append
+        recorded.request.streaming_callback = recorded.chunks.append
+        return recorded
 
 
-async def streamed(http: StreamingClient, answer: bytes) -> tuple[Taken, HTTPResponse]:
-    """Answer with these bytes, close the connection, and let the answer be streamed."""
+async def streamed(http: StreamingClient, answer: bytes) -> tuple[Recorded, HTTPResponse]:
+    """Fetch a response of these bytes, after which the server closes the connection."""
     async with Peer() as peer:
-        taken = Taken.of(peer.url())
-        fetch = http.fetch(taken.request, raise_error=False)
+        recorded = Recorded.of(peer.url())
+        fetch = http.fetch(recorded.request, raise_error=False)
         connection = await peer.accept()
         await connection.request()
         connection.say(answer)
         connection.close()
-        return taken, await fetch
+        return recorded, await fetch
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ async def streamed(http: StreamingClient, answer: bytes) -> tuple[Taken, HTTPRes
         (OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(ZIPPED) + ZIPPED, 200, ZIPPED),
     ],
 )
-async def test_an_answer_is_handed_over_as_it_is(
+async def test_head_and_body_are_passed_on_unchanged_without_interim_responses_and_trailers(
     http: StreamingClient, answer: bytes, status: int, body: bytes
 ) -> None:
-    taken, response = await streamed(http, answer)
-    assert (response.code, b"".join(taken.chunks)) == (status, body)
-    assert taken.head[0] == f"HTTP/1.1 {status}\r\n" and taken.head[-1] == "\r\n"
-    assert not any(line.startswith(("X-Early", "X-Sum")) for line in taken.head)
+    recorded, response = await streamed(http, answer)
+    assert (response.code, b"".join(recorded.chunks)) == (status, body)
+    assert recorded.head[0] == f"HTTP/1.1 {status}\r\n" and recorded.head[-1] == "\r\n"
+    assert not any(line.startswith(("X-Early", "X-Sum")) for line in recorded.head)
     assert "X-Sum" not in response.headers
 
 
@@ -101,12 +101,14 @@ async def test_an_answer_is_handed_over_as_it_is(
         b"\x15\x03\x01\x00\x02\x02\x46",
     ],
 )
-async def test_what_is_no_whole_answer_is_broken(http: StreamingClient, answer: bytes) -> None:
+async def test_an_incomplete_or_invalid_response_is_a_protocol_error(http: StreamingClient, answer: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         await streamed(http, answer)
 
 
-async def test_an_answer_that_only_the_connections_end_could_end_is_broken_by_a_reset(http: StreamingClient) -> None:
+async def test_a_reset_is_a_protocol_error_though_the_connections_end_would_end_the_response(
+    http: StreamingClient,
+) -> None:
     async with Peer() as peer:
         taken = asyncio.Queue[bytes]()
         fetch = http.fetch(HTTPRequest(peer.url(), streaming_callback=taken.put_nowait))
@@ -122,12 +124,12 @@ async def test_an_answer_that_only_the_connections_end_could_end_is_broken_by_a_
     "more", [b"words again", OK + b"Content-Length: 4\r\n\r\nmore", b"\r\n\r\n", b"0\r\n\r\n", CHUNKED]
 )
 @pytest.mark.parametrize("fields", [b"", b"Connection: close\r\n"])
-async def test_what_follows_the_answer_is_not_part_of_it(http: StreamingClient, fields: bytes, more: bytes) -> None:
-    taken, response = await streamed(http, OK + fields + b"Content-Length: 5\r\n\r\nwords" + more)
-    assert (response.code, taken.chunks, taken.head.count("\r\n")) == (200, [b"words"], 1)
+async def test_bytes_after_the_response_are_ignored(http: StreamingClient, fields: bytes, more: bytes) -> None:
+    recorded, response = await streamed(http, OK + fields + b"Content-Length: 5\r\n\r\nwords" + more)
+    assert (response.code, recorded.chunks, recorded.head.count("\r\n")) == (200, [b"words"], 1)
 
 
-async def test_the_end_is_where_the_answer_says_though_the_connection_stays_open(http: StreamingClient) -> None:
+async def test_a_response_is_complete_where_it_says_though_the_connection_stays_open(http: StreamingClient) -> None:
     async with Peer() as peer:
         fetch = http.fetch(peer.url())
         connection = await peer.accept()
@@ -136,7 +138,7 @@ async def test_the_end_is_where_the_answer_says_though_the_connection_stays_open
         await connection.left()
 
 
-async def test_each_piece_is_handed_over_before_the_next_arrives(http: StreamingClient) -> None:
+async def test_each_piece_is_passed_on_before_the_next_arrives(http: StreamingClient) -> None:
     async with Peer() as peer:
         taken = asyncio.Queue[bytes]()
         fetch = http.fetch(HTTPRequest(peer.url(), streaming_callback=taken.put_nowait))
@@ -160,7 +162,7 @@ async def test_a_redirect_is_not_followed(http: StreamingClient) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"X: y\r\n", b"x" * 1000, b"HTTP/1.1 100 Continue\r\n\r\n"])
-async def test_a_head_without_end_is_broken_off(http: StreamingClient, piece: bytes) -> None:
+async def test_a_head_that_is_too_long_closes_the_connection(http: StreamingClient, piece: bytes) -> None:
     async with Peer() as peer:
         fetch = http.fetch(peer.url())
         connection = await peer.accept()
@@ -170,7 +172,7 @@ async def test_a_head_without_end_is_broken_off(http: StreamingClient, piece: by
         await connection.left()
 
 
-async def test_a_body_without_end_is_broken_off_where_it_is_collected(
+async def test_a_body_that_is_too_long_to_be_collected_closes_the_connection(
     http: StreamingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "BODY_LIMIT", 100_000)
@@ -185,8 +187,8 @@ async def test_a_body_without_end_is_broken_off_where_it_is_collected(
 
 @pytest.mark.parametrize("start", [b"0\r\nX: ", b"0\r\nX", b"5;", b"5;a="], ids=repr)
 @pytest.mark.parametrize("piece", [b"y" * 10_000, b"y" * 90], ids=len)
-async def test_a_trailer_or_extension_without_end_is_broken_off(
-    http: StreamingClient, monkeypatch: pytest.MonkeyPatch, start: bytes, piece: bytes
+async def test_a_trailer_or_chunk_extension_that_is_too_long_closes_the_connection(
+    http: StreamingClient, start: bytes, piece: bytes
 ) -> None:
     async with Peer() as peer:
         fetch = http.fetch(HTTPRequest(peer.url(), streaming_callback=lambda _: None))
@@ -199,16 +201,29 @@ async def test_a_trailer_or_extension_without_end_is_broken_off(
         await connection.left()
 
 
-@pytest.mark.parametrize("head", [CHUNKED, OK + b"\r\n"])
-async def test_a_long_answer_is_no_endless_one(
-    http: StreamingClient, monkeypatch: pytest.MonkeyPatch, head: bytes
-) -> None:
-    body = (b"%x\r\n%b\r\n" % (90_000, b"x" * 90_000)) * 10 + b"0\r\n\r\n" if head == CHUNKED else b"x" * 900_000
-    taken, response = await streamed(http, head + body)
-    assert (response.code, sum(map(len, taken.chunks))) == (200, 900_000)
+@pytest.mark.parametrize("size", [1, 90_000, 900_000])
+@pytest.mark.parametrize("head", [CHUNKED, OK + b"\r\n", OK + b"Content-Length: 900000\r\n\r\n"])
+async def test_a_long_response_is_complete(http: StreamingClient, head: bytes, size: int) -> None:
+    body = bytes(range(250)) * 3600
+    sent = body
+    if head == CHUNKED:
+        chunks = [body[at : at + size] for at in range(0, len(body), size)]
+        sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    recorded, response = await streamed(http, head + sent)
+    assert (response.code, b"".join(recorded.chunks)) == (200, body)
 
 
-# However TCP cuts it.
+async def test_pieces_that_precede_an_invalid_chunk_in_the_same_bytes_are_passed_on(http: StreamingClient) -> None:
+    async with Peer() as peer:
+        recorded = Recorded.of(peer.url())
+        fetch = http.fetch(recorded.request)
+        (await peer.accept()).say(CHUNKED + b"1\r\na\r\n1\r\nb\r\nno chunk\r\n")
+        with pytest.raises(RemoteProtocolError, match="invalid HTTP response"):
+            await fetch
+        assert recorded.chunks == [b"a", b"b"]
+
+
+# Any division of the bytes into reads.
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -225,22 +240,22 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     st.booleans(),
 )
 @example([b"words", b"more"], list(range(200)), b";a=b", b"X-Sum: 1\r\n", True)
-def test_the_same_bytes_arrive_in_order_however_they_are_cut(
+def test_any_division_into_reads_gives_the_same_response(
     chunks: list[bytes], places: list[int], extension: bytes, trailer: bytes, interim: bool
 ) -> None:
     answer = b"HTTP/1.1 100 Continue\r\n\r\n" * interim + CHUNKED
     answer += b"".join(b"%x%b\r\n%b\r\n" % (len(chunk), extension, chunk) for chunk in chunks)
     answer += b"0\r\n" + trailer + b"\r\n"
 
-    async def take() -> tuple[Taken, list[HTTPResponse]]:
-        responses, taken = list[HTTPResponse](), Taken.of("http://peer/")
-        transfer = Transfer(taken.request, responses.append)
+    async def receive() -> tuple[Recorded, list[HTTPResponse]]:
+        responses, recorded = list[HTTPResponse](), Recorded.of("http://peer/")
+        transfer = Transfer(recorded.request, responses.append)
         for piece in cut(answer, places):
             assert not responses
             transfer.data_received(piece)
-        return taken, responses
+        return recorded, responses
 
-    taken, responses = asyncio.run(take())
-    assert b"".join(taken.chunks) == b"".join(chunks)
+    recorded, responses = asyncio.run(receive())
+    assert b"".join(recorded.chunks) == b"".join(chunks)
     assert [(response.code, response.error) for response in responses] == [(200, None)]
-    assert taken.head == ["HTTP/1.1 200\r\n", "Transfer-Encoding: chunked\r\n", "\r\n"]
+    assert recorded.head == ["HTTP/1.1 200\r\n", "Transfer-Encoding: chunked\r\n", "\r\n"]
