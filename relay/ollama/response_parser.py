@@ -3,7 +3,7 @@
 import httptools
 from tornado.httputil import HTTPHeaders, HTTPInputError
 
-FRAMING_LIMIT = 65_536
+FRAMING_LIMIT = 262_144
 """Bytes that may arrive in a row without a byte of the body among them: a head, a chunk's extensions, a trailer."""
 
 

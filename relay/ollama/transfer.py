@@ -19,6 +19,16 @@ T = TypeVar("T")
 BODY_LIMIT = 16_777_216
 """Largest body in bytes that is collected. A body that is streamed has no limit here."""
 
+SLICE_SIZE = 16_384
+"""Bytes of a response that are processed in one iteration of the event loop."""
+
+SLICE_INTERVAL = 0.004
+"""Seconds between two slices of bytes that were received at once.
+
+A server that sends without pause is thus read at 4 MB/s: at a higher rate, tiny lines of one reply would keep the event
+loop and the database busy. Models send some tens of kilobytes per second.
+"""
+
 PORTS = {"http": 80, "https": 443}
 
 
@@ -34,8 +44,9 @@ class State(Enum):
 class Transfer(asyncio.Protocol):
     """Send a request and receive its response.
 
-    The response is always read as fast as it arrives: reading is never paused. It is complete where HTTP says so,
-    whether or not the server closes the connection or has read the whole request.
+    Bytes of the response are processed as they arrive, but at most :data:`SLICE_SIZE` per :data:`SLICE_INTERVAL` of
+    what was received at once. The response is complete where HTTP says so, whether or not the server closes the
+    connection or has read the whole request.
 
     :param request: ``header_callback`` and ``streaming_callback`` are called as bytes arrive; without the latter the
         body is collected, up to :data:`BODY_LIMIT`. ``connect_timeout`` and ``request_timeout`` are seconds, 0 for
@@ -56,6 +67,8 @@ class Transfer(asyncio.Protocol):
         self._sending: asyncio.Task[None] | None = None
         self._timeout: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
+        self._unprocessed = b""
+        self._next_slice: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Connect, send the request, and receive the response."""
@@ -107,7 +120,26 @@ class Transfer(asyncio.Protocol):
     # Receiving.
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes of the response and pass them on (called by asyncio)."""
+        """Process bytes of the response (called by asyncio)."""
+        if len(data) <= SLICE_SIZE:
+            self._process(data)
+        else:
+            self._process_slices(data)
+
+    def _process_slices(self, data: bytes) -> None:
+        """Process one slice now and the others later. Reading is paused meanwhile."""
+        self._unprocessed = data[SLICE_SIZE:]
+        self._process(data[:SLICE_SIZE])
+        if not self._transport:
+            return
+        if self._unprocessed:
+            self._transport.pause_reading()
+            self._next_slice = self._loop.call_later(SLICE_INTERVAL, self._process_slices, self._unprocessed)
+        else:
+            self._transport.resume_reading()
+
+    def _process(self, data: bytes) -> None:
+        """Parse bytes and pass on what they contain."""
         if self._state is State.CLOSED:
             return
         pieces = self._parser.feed(data)
@@ -140,10 +172,12 @@ class Transfer(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Close at the end of the response, even if the request is not sent completely (called by asyncio)."""
+        self._process(self._unprocessed)
         self._on_connection_end()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the connection is closed or broken (called by asyncio)."""
+        self._process(self._unprocessed)
         if error:
             self._close(RemoteProtocolError(f"connection lost: {error}"))
         else:
@@ -164,6 +198,8 @@ class Transfer(asyncio.Protocol):
             return
         self._state = State.CLOSED
         self._set_timeout(None)
+        if self._next_slice:
+            self._next_slice.cancel()
         if self._sending:
             self._sending.cancel()
         if self._transport:

@@ -166,8 +166,8 @@ async def test_a_head_that_is_too_long_closes_the_connection(http: StreamingClie
     async with Peer() as peer:
         fetch = http.fetch(peer.url())
         connection = await peer.accept()
-        connection.say((b"" if piece.startswith(b"HTTP") else OK + b"X: ") + piece * (80_000 // len(piece)))
-        with pytest.raises(RemoteProtocolError, match="more than 65536 bytes"):
+        connection.say((b"" if piece.startswith(b"HTTP") else OK + b"X: ") + piece * (300_000 // len(piece)))
+        with pytest.raises(RemoteProtocolError, match="more than 262144 bytes of headers"):
             await fetch
         await connection.left()
 
@@ -194,9 +194,9 @@ async def test_a_trailer_or_chunk_extension_that_is_too_long_closes_the_connecti
         fetch = http.fetch(HTTPRequest(peer.url(), streaming_callback=lambda _: None))
         connection = await peer.accept()
         connection.say(CHUNKED + b"5\r\nwords\r\n" + start)
-        for _ in range(200_000 // len(piece)):
+        for _ in range(300_000 // len(piece)):
             connection.say(piece)
-        with pytest.raises(RemoteProtocolError, match="more than 65536 bytes"):
+        with pytest.raises(RemoteProtocolError, match="more than 262144 bytes of headers"):
             await fetch
         await connection.left()
 
@@ -249,13 +249,60 @@ def test_any_division_into_reads_gives_the_same_response(
 
     async def receive() -> tuple[Recorded, list[HTTPResponse]]:
         responses, recorded = list[HTTPResponse](), Recorded.of("http://peer/")
-        transfer = Transfer(recorded.request, responses.append)
+        receiving = Transfer(recorded.request, responses.append)
         for piece in cut(answer, places):
             assert not responses
-            transfer.data_received(piece)
+            receiving.data_received(piece)
         return recorded, responses
 
     recorded, responses = asyncio.run(receive())
     assert b"".join(recorded.chunks) == b"".join(chunks)
     assert [(response.code, response.error) for response in responses] == [(200, None)]
     assert recorded.head == ["HTTP/1.1 200\r\n", "Transfer-Encoding: chunked\r\n", "\r\n"]
+
+
+# A server that sends faster than the response can be processed.
+
+
+async def test_a_large_read_is_processed_in_slices(http: StreamingClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "SLICE_SIZE", 100)
+    monkeypatch.setattr(transfer, "SLICE_INTERVAL", 0.01)
+    body = bytes(range(250)) * 8
+    began = asyncio.get_running_loop().time()
+    recorded, response = await streamed(http, OK + b"\r\n" + body)
+    assert asyncio.get_running_loop().time() - began > 0.1
+    assert response.code == 200 and b"".join(recorded.chunks) == body
+    assert max(map(len, recorded.chunks)) <= 100
+
+
+async def test_a_request_cancelled_between_two_slices_receives_no_more(
+    http: StreamingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "SLICE_SIZE", 100)
+    async with Peer() as peer:
+        received = asyncio.Queue[bytes]()
+        request = HTTPRequest(peer.url(), streaming_callback=received.put_nowait)
+        fetch = http.fetch(request)
+        connection = await peer.accept()
+        connection.say(OK + b"\r\n" + b"x" * 10_000)
+        await received.get()
+        http.cancel(request)
+        assert fetch.done() and received.empty()
+        await connection.left()
+        await asyncio.sleep(2 * transfer.SLICE_INTERVAL)
+        assert received.empty()
+        with pytest.raises(RemoteProtocolError):
+            await fetch
+
+
+@pytest.mark.parametrize(
+    ("head", "error"),
+    [(b"\r\n", None), (b"Content-Length: 40000\r\n\r\n", None), (b"Content-Length: 40000\r\n\r\n", OSError("reset"))],
+)
+async def test_bytes_received_before_the_connection_ended_are_processed(head: bytes, error: OSError | None) -> None:
+    responses: list[HTTPResponse] = []
+    receiving = Transfer(HTTPRequest("http://peer/"), responses.append)
+    receiving.data_received(OK + head + b"x" * 40_000)
+    assert not responses
+    receiving.connection_lost(error)
+    assert [(response.error, response.body) for response in responses] == [(None, b"x" * 40_000)]
