@@ -21,8 +21,6 @@ ERROR_PREFIX = b'{"error":"'
 A reply's log holds only lines of these two kinds, so the prefix alone tells an error event from a message.
 """
 
-BACKSLASH = ord("\\")
-
 
 class ChatLine(msgspec.Struct, gc=False):
     """A decoded line.
@@ -70,16 +68,13 @@ def read(line: bytes) -> ChatLine:
     :raises UnreadableLine: the line is not a JSON object in UTF-8, or has neither a model nor an error.
     """
     try:
-        if not line.isascii():
-            line.decode()
+        line.decode()  # msgspec does not check the encoding of fields that it skips
         fields = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_unusual(line)
     if fields.error or not fields.model:
         return _read_unusual(line)
     message = fields.message
-    if BACKSLASH not in line and not message.tool_calls and line.isascii():
-        return ChatLine(message.content, message.thinking, [], fields.done)
     return ChatLine(
         storable(message.content), storable(message.thinking), _storable_calls(message.tool_calls, line), fields.done
     )

@@ -2,10 +2,6 @@
 
 from errors import LineTooLong
 
-LF = 0x0A
-CR = 0x0D
-BRACE = ord("{")
-
 
 class NDJSONDecoder:
     """Split a byte stream at the byte ``\\n`` only: U+2028 and U+0085 do not end a line.
@@ -28,14 +24,10 @@ class NDJSONDecoder:
         """
         if self._held + len(chunk) > self._max_line:
             self._check_lengths(chunk)
-        end = chunk.find(LF)
-        if end < 0:
-            self._hold(chunk)
-            return []
-        if end == len(chunk) - 1 and not self._held and chunk[0] == BRACE and chunk[-2] != CR:
-            return [chunk[:-1]]  # the common case: exactly one line
         first, *rest = chunk.split(b"\n")
         self._hold(first)
+        if not rest:
+            return []
         lines = [self._release(), *rest[:-1]]
         self._hold(rest[-1])
         return [line for line in map(_without_cr, lines) if not _blank(line)]
