@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from ssl import SSLContext
 
 import tornado.options
 import uvloop
@@ -21,13 +20,14 @@ from auth import identity_provider, origins
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
-from handlers import application
-from handlers.services import Services, create_services
-from handlers.tls import KeyPair, TlsServer
+from handlers import create_application
 from relay.factory import create_relay
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
 from settings import Settings, ollama_url
+from web.http_server import ChatterdServer
+from web.services import create_services
+from web.tls import KeyPair
 
 log = logging.getLogger("chatterd")
 
@@ -59,8 +59,9 @@ async def serve(settings: Settings) -> None:
     stopping = _stop_signal()
     reloads = _reload_signal(stopping)
     _check_address(settings)
-    pair = KeyPair(settings.certfile, settings.keyfile)
-    tls = pair.context() if settings.certfile or settings.keyfile else None
+    key_pair = KeyPair(settings.certfile, settings.keyfile) if settings.certfile or settings.keyfile else None
+    if key_pair:
+        key_pair.load()  # fail before anything is started
     async with AsyncExitStack() as parts:
         known = await identity_provider.open_identity_provider(parts, settings)
         pages = origins.parse_origins(settings.cors_origins)
@@ -78,9 +79,8 @@ async def serve(settings: Settings) -> None:
         parts.callback(ollama.close)
         relay = await create_relay(parts, database, ollama, settings, metrics)
         services = create_services(settings, database, ollama, relay, metrics, known, pages)
-        server = _listen(services, tls)
-        if tls:
-            reloads.append(lambda: server.exchange(pair))
+        server = ChatterdServer(create_application(services), settings=settings, key_pair=key_pair)
+        reloads.append(server.reload_certificate)
         if known:
             reloads.append(known.reload)
         # Not before all is ready: a balancer may send a refused prompt elsewhere, but not one that waits here in vain.
@@ -88,7 +88,7 @@ async def serve(settings: Settings) -> None:
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         _spare_the_collector()
-        scheme = "https" if tls else "http"
+        scheme = "https" if key_pair else "http"
         log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C ends it.", scheme, host, port)
         await stopping.wait()
         await relay.replies.drain(settings.drain_timeout)
@@ -115,10 +115,6 @@ def _check_address(settings: Settings) -> None:
     """Fail at once if the address is taken, before anything is started."""
     for free in bind_sockets(settings.port, settings.address):
         free.close()
-
-
-def _listen(services: Services, tls: SSLContext | None) -> TlsServer:
-    return TlsServer(application(services), settings=services.settings, metrics=services.metrics, ssl_options=tls)
 
 
 def _stop_signal() -> asyncio.Event:

@@ -79,9 +79,10 @@ class Settings:
     connect_timeout: float = _setting(5.0, "seconds to connect to Ollama")
     reply_timeout: float = _setting(1_800.0, "seconds a reply may take in all")
     ollama_read_timeout: float = _setting(600.0, "seconds without a byte from Ollama that end a reply")
-    header_timeout: float = _setting(10.0, "seconds a client may take to send its request's line and headers")
+    idle_connection_timeout: float = _setting(
+        120.0, "seconds without a complete request head after which a connection is closed"
+    )
     body_timeout: float = _setting(10.0, "seconds a client may send nothing of its request's body")
-    keep_alive_timeout: float = _setting(120.0, "seconds for which a connection is kept for its next request")
 
     heartbeat_interval: float = _setting(15.0, "seconds of silence after which a stream shows a comment")
     client_write_timeout: float = _setting(60.0, "seconds a client may take nothing of a stream before it is dropped")

@@ -199,6 +199,14 @@ class Database:
         finally:
             await _release(pool, connection)
 
+    async def ping(self) -> None:
+        """Check that the database executes statements.
+
+        :raises ServiceUnavailable: it cannot be reached, or all connections were busy for the acquire timeout.
+        """
+        async with self.acquire() as connection:
+            await connection.execute("SELECT 1")
+
     async def open_dedicated(self, **settings: str) -> asyncpg.Connection:
         """Open a connection outside the pool, and past a pooler, for what lives as long as a session does. The caller
         closes it.

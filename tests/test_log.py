@@ -58,7 +58,7 @@ def entry(program: Program, **fields: object) -> dict[str, Any]:
 @pytest.fixture
 def logged(start_chatterd: Callable[..., Program], database_url: str) -> Program:
     """A chatterd that logs in JSON."""
-    return start_chatterd(database_url=database_url, logging_setup="json", client_write_timeout=1)
+    return start_chatterd(database_url=database_url, log_format="json", client_write_timeout=1)
 
 
 @pytest.fixture
@@ -93,13 +93,13 @@ def test_a_prompt_leaves_two_lines_with_all_that_is_known(
     with asker.prompt("hi", headers={"X-Request-ID": "the-prompt"}) as stream:
         stream.rest()
         reply = stream.response.headers["Content-Location"].removeprefix("/llmchat/")
-    answered = entry(logged, message="answered", request="the-prompt")
+    answered = entry(logged, message="request", request="the-prompt")
     assert datetime.now(UTC) - datetime.fromisoformat(answered.pop("time")) < timedelta(minutes=1)
     assert 0 < answered.pop("duration_ms") < 60_000
     assert answered == {
         "level": "info",
         "logger": "chatterd.http",
-        "message": "answered",
+        "message": "request",
         "request": "the-prompt",
         "method": "POST",
         "path": "/llmchat",
@@ -127,7 +127,7 @@ def test_a_prompt_leaves_two_lines_with_all_that_is_known(
 def test_each_line_of_a_program_is_json_from_its_start_to_its_end(
     start_chatterd: Callable[..., Program], start_client: Callable[..., Client], database_url: str
 ) -> None:
-    program = start_chatterd(database_url=database_url, logging_setup="json")
+    program = start_chatterd(database_url=database_url, log_format="json")
     start_client(program).http.get("/nothing/here\u2028")
     assert program.terminate() == 0
     lines = entries(program.log)
@@ -165,14 +165,14 @@ def test_a_view_that_is_cut_leaves_one_line_too(asker: Client, logged: Program, 
     path = asker.begin("hi")
     with asker.follow(path) as stream:
         assert stream.next()
-    left = entry(logged, path=path, end="client left")
+    left = entry(logged, path=path, abort_reason="client left")
     assert left["status"] == 200 and left["reply"] == path.removeprefix("/llmchat/")
     with connected(logged) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: stuck\r\n\r\n".encode())
         gate.open()
-        entry(logged, request="stuck", end="client too slow")
+        entry(logged, request="stuck", abort_reason="client too slow")
     assert logged.terminate() == 0
-    ids = [one["request"] for one in entries(logged.log) if one["message"] == "answered"]
+    ids = [one["request"] for one in entries(logged.log) if one["message"] == "request"]
     assert len(ids) == len(set(ids)) == 3
 
 
@@ -187,8 +187,8 @@ def test_viewers_of_a_process_that_leaves_are_not_said_to_have_left(
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert connection.recv(12) == b"HTTP/1.1 200"
         assert logged.terminate() == 0
-    ends = [one["end"] for one in entries(logged.log) if "end" in one]
-    assert set(ends) == {"sent elsewhere"}
+    ends = [one["abort_reason"] for one in entries(logged.log) if "abort_reason" in one]
+    assert set(ends) == {"handed over"}
 
 
 def test_lines_for_people_end_with_the_fields(chatterd: Program, client: Client, ollama: ScriptedOllama) -> None:
@@ -199,7 +199,7 @@ def test_lines_for_people_end_with_the_fields(chatterd: Program, client: Client,
         r"first_line_ms=[\d.]+ duration_ms=[\d.]+$"
     )
     chatterd.wait_log(
-        rf"^{place} answered request=for-people method=POST path=/llmchat status=200 duration_ms=[\d.]+ "
+        rf"^{place} request request=for-people method=POST path=/llmchat status=200 duration_ms=[\d.]+ "
         r"address=127.0.0.1 reply=[0-9a-f-]+$"
     )
 
@@ -223,7 +223,7 @@ def test_nothing_that_is_said_and_no_secret_is_in_the_log(
     style: str,
     level: str,
 ) -> None:
-    program = start_chatterd(database_url=database_url, logging_setup=style, logging=level)
+    program = start_chatterd(database_url=database_url, log_format=style, logging=level)
     execute(database_url, "ALTER TABLE chatts ADD CONSTRAINT barred CHECK (message NOT LIKE '%BARRED%')")
     secrets = {"Authorization": f"Bearer {MARK}", "Cookie": f"session={MARK}", "X-Api-Key": MARK}
     client = start_client(program, f"{MARK}-conversation")
