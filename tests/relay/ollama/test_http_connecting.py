@@ -1,4 +1,4 @@
-"""Hosts that are there, hosts that are not, and hosts that cannot be."""
+"""How StreamingClient connects, and how it fails to."""
 
 import asyncio
 import socket
@@ -8,8 +8,9 @@ import psutil
 import pytest
 from tornado.httpclient import HTTPRequest
 
-from relay.ollama import connecting
-from relay.ollama.http_client import RemoteProtocolError, StreamingClient
+from relay.ollama.http_client import StreamingClient
+from relay.ollama.response_parser import RemoteProtocolError
+from relay.ollama.transfer import Transfer
 from tests.fakes.peer import Peer
 
 pytestmark = pytest.mark.anyio
@@ -19,7 +20,7 @@ EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 @pytest.fixture
 def black_hole() -> Iterator[str]:
-    """A URL where nobody ever answers to a SYN: the queue of a socket that accepts nothing is full."""
+    """A URL that never completes a TCP handshake: the listening socket's queue is full."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
@@ -36,7 +37,7 @@ def black_hole() -> Iterator[str]:
     ("listening", "name"),
     [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "localhost"), ("127.0.0.1", "LOCALHOST"), ("[::1]", "[::1]")],
 )
-async def test_a_host_is_reached_and_told_its_name(http: StreamingClient, listening: str, name: str) -> None:
+async def test_the_request_is_sent_to_the_host_and_names_it(http: StreamingClient, listening: str, name: str) -> None:
     async with Peer(listening) as peer:
         fetch = http.fetch(peer.url(host=name))
         connection = await peer.accept()
@@ -45,36 +46,14 @@ async def test_a_host_is_reached_and_told_its_name(http: StreamingClient, listen
         assert (await fetch).code == 200
 
 
-async def test_an_address_of_a_family_that_the_machine_does_not_speak_is_passed_over(
-    http: StreamingClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Socket(socket.socket):
-        def __init__(self, family: int, kind: int, protocol: int) -> None:
-            if family == socket.AF_INET6:
-                raise OSError("Address family not supported by protocol")
-            super().__init__(family, kind, protocol)
-
-    async def addresses(host: str, port: int) -> object:
-        assert host == "both"
-        return [
-            info for name in ("::1", "127.0.0.1") for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-        ]
-
-    monkeypatch.setattr(connecting, "socket", Socket)
-    monkeypatch.setattr(connecting, "_addresses", addresses)
-    async with Peer() as peer:
-        fetch = http.fetch(peer.url(host="both"))
-        (await peer.accept()).say(EMPTY)
-        assert (await fetch).code == 200
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
-async def test_a_port_where_nobody_listens_is_an_error_at_once(http: StreamingClient, host: str) -> None:
+async def test_a_port_without_a_listener_fails_at_once(http: StreamingClient, host: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://{host}:{unused.getsockname()[1]}/"
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises(OSError) as raised:
             await http.fetch(HTTPRequest(url, connect_timeout=0, request_timeout=0))
+        assert not isinstance(raised.value, TimeoutError)
 
 
 @pytest.mark.parametrize(
@@ -100,16 +79,18 @@ async def test_a_port_where_nobody_listens_is_an_error_at_once(http: StreamingCl
         "",
     ],
 )
-async def test_what_nobody_can_be_asked_by_is_an_error_at_once(http: StreamingClient, url: str) -> None:
+async def test_an_invalid_url_or_unknown_host_fails_at_once(http: StreamingClient, url: str) -> None:
     with pytest.raises(OSError) as raised:
         await http.fetch(HTTPRequest(url, connect_timeout=0, request_timeout=0))
     assert not isinstance(raised.value, TimeoutError)
 
 
-async def test_a_host_that_is_silent_is_given_up(http: StreamingClient, black_hole: str) -> None:
-    before = psutil.Process().num_fds()
+async def test_connecting_to_a_silent_host_times_out_and_can_be_cancelled(
+    http: StreamingClient, black_hole: str
+) -> None:
     with pytest.raises(TimeoutError):
         await http.fetch(HTTPRequest(black_hole, connect_timeout=0.05))
+    before = psutil.Process().num_fds()
     request = HTTPRequest(black_hole, connect_timeout=0)
     fetch = http.fetch(request)
     async with asyncio.timeout(10):
@@ -120,3 +101,35 @@ async def test_a_host_that_is_silent_is_given_up(http: StreamingClient, black_ho
             await fetch
         while psutil.Process().num_fds() != before:
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"loop_factory": asyncio.SelectorEventLoop})], ids=["asyncio"])
+async def test_the_second_address_of_a_host_is_used_if_the_first_one_refuses(
+    http: StreamingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo  # uvloop resolves names in C, where no test can replace it
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *args: resolve("127.0.0.2", *args) + resolve("127.0.0.1", *args)
+    )
+    async with Peer() as peer:
+        fetch = http.fetch(peer.url(host="both.example"))
+        (await peer.accept()).say(EMPTY)
+        assert (await fetch).code == 200
+
+
+async def test_small_packets_are_not_delayed(http: StreamingClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[asyncio.BaseTransport] = []
+    connection_made = Transfer.connection_made
+
+    def record(transfer: Transfer, transport: asyncio.Transport) -> None:
+        made.append(transport)
+        connection_made(transfer, transport)
+
+    monkeypatch.setattr(Transfer, "connection_made", record)
+    async with Peer() as peer:
+        fetch = http.fetch(peer.url())
+        connection = await peer.accept()
+        await connection.request()
+        assert made[0].get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        connection.say(EMPTY)
+        assert (await fetch).code == 200

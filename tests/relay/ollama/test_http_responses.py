@@ -1,4 +1,4 @@
-"""What StreamingClient makes of answers: those that HTTP/1.1 allows, and those that it does not."""
+"""How StreamingClient handles valid and invalid HTTP/1.1 responses."""
 
 import asyncio
 import gzip
@@ -9,9 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tornado.httpclient import HTTPError, HTTPRequest, HTTPResponse
 
-from relay.ollama import http_client
-from relay.ollama.http_client import RemoteProtocolError, StreamingClient, Transfer
-from relay.ollama.sockets import Sockets
+from relay.ollama import transfer
+from relay.ollama.http_client import StreamingClient
+from relay.ollama.response_parser import RemoteProtocolError
+from relay.ollama.transfer import Transfer
 from tests.fakes.peer import Peer
 
 pytestmark = pytest.mark.anyio
@@ -22,31 +23,31 @@ ZIPPED = gzip.compress(b"words", mtime=0)
 
 
 @dataclass
-class Taken:
-    """A request whose callbacks note what they are given."""
+class Recorded:
+    """A request whose callbacks record what they are passed."""
 
     request: HTTPRequest
     head: list[str] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
 
     @classmethod
-    def of(cls, url: str) -> "Taken":
-        taken = cls(HTTPRequest(url, request_timeout=0))
-        taken.request.header_callback = taken.head.append
-        taken.request.streaming_callback = taken.chunks.append
-        return taken
+    def of(cls, url: str) -> "Recorded":
+        recorded = cls(HTTPRequest(url, request_timeout=0))
+        recorded.request.header_callback = recorded.head.append
+        recorded.request.streaming_callback = recorded.chunks.append
+        return recorded
 
 
-async def streamed(http: StreamingClient, answer: bytes) -> tuple[Taken, HTTPResponse]:
-    """Answer with these bytes, close the connection, and let the answer be streamed."""
+async def streamed(http: StreamingClient, answer: bytes) -> tuple[Recorded, HTTPResponse]:
+    """Fetch a response of these bytes, after which the server closes the connection."""
     async with Peer() as peer:
-        taken = Taken.of(peer.url())
-        fetch = http.fetch(taken.request, raise_error=False)
+        recorded = Recorded.of(peer.url())
+        fetch = http.fetch(recorded.request, raise_error=False)
         connection = await peer.accept()
         await connection.request()
         connection.say(answer)
         connection.close()
-        return taken, await fetch
+        return recorded, await fetch
 
 
 @pytest.mark.parametrize(
@@ -68,13 +69,13 @@ async def streamed(http: StreamingClient, answer: bytes) -> tuple[Taken, HTTPRes
         (OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(ZIPPED) + ZIPPED, 200, ZIPPED),
     ],
 )
-async def test_an_answer_is_handed_over_as_it_is(
+async def test_head_and_body_are_passed_on_unchanged_without_interim_responses_and_trailers(
     http: StreamingClient, answer: bytes, status: int, body: bytes
 ) -> None:
-    taken, response = await streamed(http, answer)
-    assert (response.code, b"".join(taken.chunks)) == (status, body)
-    assert taken.head[0] == f"HTTP/1.1 {status}\r\n" and taken.head[-1] == "\r\n"
-    assert not any(line.startswith(("X-Early", "X-Sum")) for line in taken.head)
+    recorded, response = await streamed(http, answer)
+    assert (response.code, b"".join(recorded.chunks)) == (status, body)
+    assert recorded.head[0] == f"HTTP/1.1 {status}\r\n" and recorded.head[-1] == "\r\n"
+    assert not any(line.startswith(("X-Early", "X-Sum")) for line in recorded.head)
     assert "X-Sum" not in response.headers
 
 
@@ -100,12 +101,14 @@ async def test_an_answer_is_handed_over_as_it_is(
         b"\x15\x03\x01\x00\x02\x02\x46",
     ],
 )
-async def test_what_is_no_whole_answer_is_broken(http: StreamingClient, answer: bytes) -> None:
+async def test_an_incomplete_or_invalid_response_is_a_protocol_error(http: StreamingClient, answer: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         await streamed(http, answer)
 
 
-async def test_an_answer_that_only_the_connections_end_could_end_is_broken_by_a_reset(http: StreamingClient) -> None:
+async def test_a_reset_is_a_protocol_error_though_the_connections_end_would_end_the_response(
+    http: StreamingClient,
+) -> None:
     async with Peer() as peer:
         taken = asyncio.Queue[bytes]()
         fetch = http.fetch(HTTPRequest(peer.url(), streaming_callback=taken.put_nowait))
@@ -121,12 +124,12 @@ async def test_an_answer_that_only_the_connections_end_could_end_is_broken_by_a_
     "more", [b"words again", OK + b"Content-Length: 4\r\n\r\nmore", b"\r\n\r\n", b"0\r\n\r\n", CHUNKED]
 )
 @pytest.mark.parametrize("fields", [b"", b"Connection: close\r\n"])
-async def test_what_follows_the_answer_is_not_part_of_it(http: StreamingClient, fields: bytes, more: bytes) -> None:
-    taken, response = await streamed(http, OK + fields + b"Content-Length: 5\r\n\r\nwords" + more)
-    assert (response.code, taken.chunks, taken.head.count("\r\n")) == (200, [b"words"], 1)
+async def test_bytes_after_the_response_are_ignored(http: StreamingClient, fields: bytes, more: bytes) -> None:
+    recorded, response = await streamed(http, OK + fields + b"Content-Length: 5\r\n\r\nwords" + more)
+    assert (response.code, recorded.chunks, recorded.head.count("\r\n")) == (200, [b"words"], 1)
 
 
-async def test_the_end_is_where_the_answer_says_though_the_connection_stays_open(http: StreamingClient) -> None:
+async def test_a_response_is_complete_where_it_says_though_the_connection_stays_open(http: StreamingClient) -> None:
     async with Peer() as peer:
         fetch = http.fetch(peer.url())
         connection = await peer.accept()
@@ -135,7 +138,7 @@ async def test_the_end_is_where_the_answer_says_though_the_connection_stays_open
         await connection.left()
 
 
-async def test_each_piece_is_handed_over_before_the_next_arrives(http: StreamingClient) -> None:
+async def test_each_piece_is_passed_on_before_the_next_arrives(http: StreamingClient) -> None:
     async with Peer() as peer:
         taken = asyncio.Queue[bytes]()
         fetch = http.fetch(HTTPRequest(peer.url(), streaming_callback=taken.put_nowait))
@@ -159,59 +162,68 @@ async def test_a_redirect_is_not_followed(http: StreamingClient) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"X: y\r\n", b"x" * 1000, b"HTTP/1.1 100 Continue\r\n\r\n"])
-async def test_a_head_without_end_is_broken_off(http: StreamingClient, piece: bytes) -> None:
+async def test_a_head_that_is_too_long_closes_the_connection(http: StreamingClient, piece: bytes) -> None:
     async with Peer() as peer:
         fetch = http.fetch(peer.url())
         connection = await peer.accept()
-        connection.say((b"" if piece.startswith(b"HTTP") else OK + b"X: ") + piece * (80_000 // len(piece)))
-        with pytest.raises(RemoteProtocolError, match="endless head"):
+        connection.say((b"" if piece.startswith(b"HTTP") else OK + b"X: ") + piece * (300_000 // len(piece)))
+        with pytest.raises(RemoteProtocolError, match="more than 262144 bytes of headers"):
             await fetch
         await connection.left()
 
 
-async def test_a_body_without_end_is_broken_off_where_it_is_collected(
+async def test_a_body_that_is_too_long_to_be_collected_closes_the_connection(
     http: StreamingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "BODY_LIMIT", 100_000)
+    monkeypatch.setattr(transfer, "BODY_LIMIT", 100_000)
     async with Peer() as peer:
         fetch = http.fetch(peer.url())
         connection = await peer.accept()
         connection.say(OK + b"\r\n" + b"x" * 100_001)
-        with pytest.raises(RemoteProtocolError, match="endless body"):
+        with pytest.raises(RemoteProtocolError, match="larger than 100000 bytes"):
             await fetch
         await connection.left()
 
 
 @pytest.mark.parametrize("start", [b"0\r\nX: ", b"0\r\nX", b"5;", b"5;a="], ids=repr)
 @pytest.mark.parametrize("piece", [b"y" * 10_000, b"y" * 90], ids=len)
-async def test_a_trailer_or_extension_without_end_is_broken_off(
-    http: StreamingClient, monkeypatch: pytest.MonkeyPatch, start: bytes, piece: bytes
+async def test_a_trailer_or_chunk_extension_that_is_too_long_closes_the_connection(
+    http: StreamingClient, start: bytes, piece: bytes
 ) -> None:
-    monkeypatch.setattr(http_client, "CHUNK_LIMIT", 100_000)
-    monkeypatch.setattr(http_client, "LOOK_AFTER", 3)
     async with Peer() as peer:
         fetch = http.fetch(HTTPRequest(peer.url(), streaming_callback=lambda _: None))
         connection = await peer.accept()
         connection.say(CHUNKED + b"5\r\nwords\r\n" + start)
-        for _ in range(200_000 // len(piece)):
+        for _ in range(300_000 // len(piece)):
             connection.say(piece)
-        with pytest.raises(RemoteProtocolError, match="endless chunk"):
+        with pytest.raises(RemoteProtocolError, match="more than 262144 bytes of headers"):
             await fetch
         await connection.left()
 
 
-@pytest.mark.parametrize("head", [CHUNKED, OK + b"\r\n"])
-async def test_a_long_answer_is_no_endless_one(
-    http: StreamingClient, monkeypatch: pytest.MonkeyPatch, head: bytes
-) -> None:
-    monkeypatch.setattr(http_client, "CHUNK_LIMIT", 100_000)
-    monkeypatch.setattr(http_client, "LOOK_AFTER", 3)
-    body = (b"%x\r\n%b\r\n" % (90_000, b"x" * 90_000)) * 10 + b"0\r\n\r\n" if head == CHUNKED else b"x" * 900_000
-    taken, response = await streamed(http, head + body)
-    assert (response.code, sum(map(len, taken.chunks))) == (200, 900_000)
+@pytest.mark.parametrize("size", [1, 90_000, 900_000])
+@pytest.mark.parametrize("head", [CHUNKED, OK + b"\r\n", OK + b"Content-Length: 900000\r\n\r\n"])
+async def test_a_long_response_is_complete(http: StreamingClient, head: bytes, size: int) -> None:
+    body = bytes(range(250)) * 3600
+    sent = body
+    if head == CHUNKED:
+        chunks = [body[at : at + size] for at in range(0, len(body), size)]
+        sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    recorded, response = await streamed(http, head + sent)
+    assert (response.code, b"".join(recorded.chunks)) == (200, body)
 
 
-# However TCP cuts it.
+async def test_pieces_that_precede_an_invalid_chunk_in_the_same_bytes_are_passed_on(http: StreamingClient) -> None:
+    async with Peer() as peer:
+        recorded = Recorded.of(peer.url())
+        fetch = http.fetch(recorded.request)
+        (await peer.accept()).say(CHUNKED + b"1\r\na\r\n1\r\nb\r\nno chunk\r\n")
+        with pytest.raises(RemoteProtocolError, match="invalid HTTP response"):
+            await fetch
+        assert recorded.chunks == [b"a", b"b"]
+
+
+# Any division of the bytes into reads.
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -228,23 +240,69 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     st.booleans(),
 )
 @example([b"words", b"more"], list(range(200)), b";a=b", b"X-Sum: 1\r\n", True)
-def test_the_same_bytes_arrive_in_order_however_they_are_cut(
+def test_any_division_into_reads_gives_the_same_response(
     chunks: list[bytes], places: list[int], extension: bytes, trailer: bytes, interim: bool
 ) -> None:
     answer = b"HTTP/1.1 100 Continue\r\n\r\n" * interim + CHUNKED
     answer += b"".join(b"%x%b\r\n%b\r\n" % (len(chunk), extension, chunk) for chunk in chunks)
     answer += b"0\r\n" + trailer + b"\r\n"
 
-    async def take() -> tuple[Taken, list[HTTPResponse]]:
-        sockets, responses, taken = Sockets(), list[HTTPResponse](), Taken.of("http://peer/")
-        exchange = Transfer(taken.request, sockets, responses.append)
+    async def receive() -> tuple[Recorded, list[HTTPResponse]]:
+        responses, recorded = list[HTTPResponse](), Recorded.of("http://peer/")
+        receiving = Transfer(recorded.request, responses.append)
         for piece in cut(answer, places):
             assert not responses
-            exchange.take(piece)
-        sockets.close()
-        return taken, responses
+            receiving.data_received(piece)
+        return recorded, responses
 
-    taken, responses = asyncio.run(take())
-    assert b"".join(taken.chunks) == b"".join(chunks)
+    recorded, responses = asyncio.run(receive())
+    assert b"".join(recorded.chunks) == b"".join(chunks)
     assert [(response.code, response.error) for response in responses] == [(200, None)]
-    assert taken.head == ["HTTP/1.1 200\r\n", "Transfer-Encoding: chunked\r\n", "\r\n"]
+    assert recorded.head == ["HTTP/1.1 200\r\n", "Transfer-Encoding: chunked\r\n", "\r\n"]
+
+
+# A server that sends faster than the response can be processed.
+
+
+async def test_a_large_read_is_processed_in_slices(http: StreamingClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "SLICE_SIZE", 100)
+    monkeypatch.setattr(transfer, "SLICE_INTERVAL", 0.01)
+    body = bytes(range(250)) * 8
+    began = asyncio.get_running_loop().time()
+    recorded, response = await streamed(http, OK + b"\r\n" + body)
+    assert asyncio.get_running_loop().time() - began > 0.1
+    assert response.code == 200 and b"".join(recorded.chunks) == body
+    assert max(map(len, recorded.chunks)) <= 100
+
+
+async def test_a_request_cancelled_between_two_slices_receives_no_more(
+    http: StreamingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "SLICE_SIZE", 100)
+    async with Peer() as peer:
+        received = asyncio.Queue[bytes]()
+        request = HTTPRequest(peer.url(), streaming_callback=received.put_nowait)
+        fetch = http.fetch(request)
+        connection = await peer.accept()
+        connection.say(OK + b"\r\n" + b"x" * 10_000)
+        await received.get()
+        http.cancel(request)
+        assert fetch.done() and received.empty()
+        await connection.left()
+        await asyncio.sleep(2 * transfer.SLICE_INTERVAL)
+        assert received.empty()
+        with pytest.raises(RemoteProtocolError):
+            await fetch
+
+
+@pytest.mark.parametrize(
+    ("head", "error"),
+    [(b"\r\n", None), (b"Content-Length: 40000\r\n\r\n", None), (b"Content-Length: 40000\r\n\r\n", OSError("reset"))],
+)
+async def test_bytes_received_before_the_connection_ended_are_processed(head: bytes, error: OSError | None) -> None:
+    responses: list[HTTPResponse] = []
+    receiving = Transfer(HTTPRequest("http://peer/"), responses.append)
+    receiving.data_received(OK + head + b"x" * 40_000)
+    assert not responses
+    receiving.connection_lost(error)
+    assert [(response.error, response.body) for response in responses] == [(None, b"x" * 40_000)]
