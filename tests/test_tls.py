@@ -188,7 +188,7 @@ def test_a_viewer_that_leaves_leaves_the_reply(asker: Client, secure: Program, o
     with asker.prompt("hi", headers={"X-Request-ID": "leaver"}) as stream:
         assert stream.next()
         path = stream.response.headers["Content-Location"]
-    secure.wait_log('request=leaver .*end="client left"')
+    secure.wait_log('request=leaver .*abort_reason="client left"')
     gate.open()
     assert [event.json["message"]["content"] for event in asker.view(path)] == ["a", "b"]
 
@@ -204,14 +204,14 @@ def test_after_sighup_new_connections_get_the_new_certificate_and_open_ones_go_o
         assert stream.next()
         changing.write(changing.issue("second"))
         assert shown_name(program, changing) == "first"
-        hang_up(program, "New connections get the certificate")
+        hang_up(program, "New connections use the certificate")
         assert shown_name(program, changing) == "second"
         gate.open()
         assert stream.rest()[-1].json["message"]["content"] == "b"
         assert asker.messages()[-1] == ("assistant", "ab")
 
 
-@pytest.mark.expects_log("The new certificate is refused, the old one stays")
+@pytest.mark.expects_log("The certificate could not be reloaded, the old one stays")
 def test_a_broken_pair_is_refused_and_the_old_one_stays(
     start_chatterd: Callable[..., Program], database_url: str, changing: Files
 ) -> None:
@@ -224,11 +224,11 @@ def test_a_broken_pair_is_refused_and_the_old_one_stays(
     }
     for why, break_it in refusals.items():
         break_it()
-        hang_up(program, "The new certificate is refused")
+        hang_up(program, "The certificate could not be reloaded")
         assert why in program.log.splitlines()[-1]
         assert shown_name(program, changing) == "first"
     changing.write(second)
-    hang_up(program, "New connections get the certificate")
+    hang_up(program, "New connections use the certificate")
     assert shown_name(program, changing) == "second"
 
 
@@ -249,7 +249,7 @@ def test_a_start_with_wrong_files_ends_with_one_sentence(changing: Files, tmp_pa
         f"chatterd cannot start: --certfile={missing} cannot be read: No such file or directory"
     )
     assert f"--keyfile={missing} cannot be read" in refused(certfile=changing.cert, keyfile=missing)
-    assert "--keyfile is given without --certfile" in refused(keyfile=changing.key)
+    assert "--keyfile requires --certfile" in refused(keyfile=changing.key)
     assert "are not a certificate and its private key" in refused(certfile=changing.cert)
     changing.issue("another").private_key_pem.write_to_path(changing.key)
     assert "key values mismatch" in refused(**changing.settings)

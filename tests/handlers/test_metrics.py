@@ -153,7 +153,7 @@ def test_requests_are_counted_by_method_route_and_status(start_chatterd: Start, 
         http.get("/llmchat", params={"appID": client.appid, "limit": "x"})
         http.post("/llmchat", content=b"{}")
         http.post("/llmprompt", json={"model": "fake", "prompt": "hi"})
-        for address in ("/models", "/healthz", "/readyz", "/", "/docs", "/static/api.js"):
+        for address in ("/models", "/healthz", "/readyz", "/", "/docs", "/static/shared/api.js"):
             assert http.get(address).status_code == 200
         counted = eventually("all is counted", lambda: _is_over(scrape(program.url), requests=12))
         expected = {
