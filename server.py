@@ -35,6 +35,9 @@ log = logging.getLogger("chatterd")
 BACKLOG = 4_096
 """Connections waiting to be accepted. Linux drops the SYN of further ones; TCP repeats it after 1 s (RFC 6298)."""
 
+MACOS_OPEN_MAX = 10_240
+"""Largest soft limit of open files that macOS accepts in any case (its setrlimit(2), ``OPEN_MAX``)."""
+
 
 def main() -> None:
     """Run the server until SIGTERM or SIGINT. Exit with status 1 and a message if it cannot start."""
@@ -102,7 +105,12 @@ async def serve(settings: Settings) -> None:
 def _raise_open_file_limit() -> None:
     """Raise the soft limit of open files to the hard limit: a reply needs two sockets (viewer and Ollama)."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    for limit in (hard_limit, MACOS_OPEN_MAX):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard_limit))
+            return
+        except (ValueError, OSError):  # macOS does not accept its own hard limit, which may be infinite
+            continue
 
 
 def _tune_garbage_collection() -> None:

@@ -188,7 +188,7 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         if status_code == 405:
             return f"{self.request.method} is not supported here; use {' or '.join(self.allowed_methods())}."
         if status_code >= 500:
-            return f"Something went wrong in the server. Its log has more under the request id {self.request_id}."
+            return f"Internal server error. The server's log has the details under the request id {self.request_id}."
         return f"{http.client.responses.get(status_code, 'Error')}."
 
     def on_finish(self) -> None:

@@ -125,7 +125,7 @@ class Generation:
             self._set_outcome(failure("failed", str(error)))
         except Exception:
             log.exception("A line of reply %s could not be relayed.", self.reply.id)
-            self._set_outcome(failure("failed", "Something went wrong in the server; its log has more."))
+            self._set_outcome(failure("failed", "Internal server error. The server's log has the details."))
 
     def _on_line(self, line: bytes) -> None:
         if self._outcome.done():
