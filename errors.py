@@ -1,74 +1,78 @@
-"""The project's errors, each with its HTTP status. Nothing else knows statuses of its own making."""
+"""The exceptions that are reported to clients, each with its HTTP status (RFC 9110, unless noted)."""
 
 from collections.abc import Mapping
 
 
 class ChatterdError(Exception):
-    """Something that a client is told about.
+    """Base class of all errors reported to clients.
 
-    ``str(error)`` is one clear sentence for the person at the client: what to do, nothing internal.
+    :param message: what happened and what to do, for the user; contains nothing internal. Returned by ``str(error)``.
+    :param headers: headers of the response.
     """
 
     status = 500
 
-    def __init__(self, sentence: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
         self.headers: Mapping[str, str] = headers or {}
 
 
 class BadRequest(ChatterdError):
-    """What came is not what it claims to be: not JSON, not a number."""
+    """Malformed request: invalid JSON, a parameter that is not a number."""
 
     status = 400
 
 
 class Unauthorized(ChatterdError):
-    """Nobody is known by what the request says of its sender.
+    """Missing or invalid credentials.
 
-    :param problem: RFC 6750's code for what is wrong with the token (section 3.1); None if there was none.
+    :param problem: error code of the token (RFC 6750, section 3.1); None if the request contains no token.
     """
 
     status = 401
 
-    def __init__(self, sentence: str, problem: str | None = None) -> None:
-        super().__init__(sentence, {"WWW-Authenticate": f'Bearer error="{problem}"' if problem else "Bearer"})
+    def __init__(self, message: str, problem: str | None = None) -> None:
+        super().__init__(message, {"WWW-Authenticate": f'Bearer error="{problem}"' if problem else "Bearer"})
 
 
 class Forbidden(ChatterdError):
-    """The sender is not allowed this, whoever it is."""
+    """The principal, or the origin of the page, may not send this request."""
 
     status = 403
 
 
 class NotFound(ChatterdError):
-    """No such path, reply or conversation."""
+    """Unknown path, reply or conversation."""
 
     status = 404
 
 
 class RequestTimeout(ChatterdError):
-    """The client took too long to send its request."""
+    """The request did not arrive in time."""
 
     status = 408
 
 
 class NotAcceptable(ChatterdError):
-    """The database refuses the text."""
+    """The database cannot store the text."""
 
     status = 406
 
 
 class Conflict(ChatterdError):
-    """The conversation has a reply being generated already; ``Location`` names it."""
+    """The conversation already has a reply in progress.
+
+    :param location: path of that reply, for the header ``Location``.
+    """
 
     status = 409
 
-    def __init__(self, sentence: str, location: str) -> None:
-        super().__init__(sentence, {"Location": location})
+    def __init__(self, message: str, location: str) -> None:
+        super().__init__(message, {"Location": location})
 
 
 class ContentTooLarge(ChatterdError):
-    """The body exceeds ``--max-body-bytes``, or a prompt's text ``--max-prompt-characters``."""
+    """The body exceeds ``--max-body-bytes``, or the text of a prompt ``--max-prompt-characters``."""
 
     status = 413
 
@@ -80,63 +84,69 @@ class URITooLong(ChatterdError):
 
 
 class UnsupportedMediaType(ChatterdError):
-    """The body is not declared as JSON."""
+    """The content type is not JSON."""
 
     status = 415
 
 
 class UnprocessableContent(ChatterdError):
-    """The body is JSON, but a field is missing or of the wrong kind; the sentence names the field."""
+    """A field of the JSON body is missing or invalid; the message names the field."""
 
     status = 422
 
 
 class TooManyRequests(ChatterdError):
-    """The tenant or the address may do this again after ``Retry-After``, in seconds."""
+    """The tenant or the address exceeds a limit (RFC 6585).
+
+    :param retry_after: seconds after which to try again.
+    """
 
     status = 429
 
-    def __init__(self, sentence: str, retry_after: int = 2) -> None:
-        super().__init__(sentence, {"Retry-After": str(retry_after)})
+    def __init__(self, message: str, retry_after: int = 2) -> None:
+        super().__init__(message, {"Retry-After": str(retry_after)})
 
 
 class HeadersTooLarge(ChatterdError):
-    """The request's head exceeds ``--max-header-bytes``."""
+    """Request line and headers exceed ``--max-header-bytes`` (RFC 6585)."""
 
     status = 431
 
 
 class ServiceUnavailable(ChatterdError):
-    """The server cannot do this now, but may soon: ``Retry-After`` says when to ask again, in seconds."""
+    """The server cannot process the request at the moment.
+
+    :param retry_after: seconds after which to try again.
+    """
 
     status = 503
 
-    def __init__(self, sentence: str, retry_after: int = 2) -> None:
-        super().__init__(sentence, {"Retry-After": str(retry_after)})
+    def __init__(self, message: str, retry_after: int = 2) -> None:
+        super().__init__(message, {"Retry-After": str(retry_after)})
 
 
 class ConnectionLost(ServiceUnavailable):
-    """The database went away inside a statement: it may have been committed or not."""
+    """The connection to the database was lost during a statement, which may or may not have been committed."""
 
 
 class UpstreamUnreachable(ServiceUnavailable):
-    """Nothing answers at Ollama's address."""
+    """Ollama does not accept connections, or sends no response."""
 
 
 class UpstreamDisconnected(ChatterdError):
-    """Ollama's answer broke off."""
+    """Ollama closed the connection before its response was complete."""
 
     status = 502
 
 
 class LineTooLong(ChatterdError):
-    """Ollama sent a line beyond ``--max-line-bytes``."""
+    """A line from Ollama exceeds ``--max-line-bytes``."""
 
 
 class UnreadableLine(ChatterdError):
-    """A line from Ollama is not JSON, or not a line of a chat.
+    """A line from Ollama is not JSON, or not an object of the chat API.
 
-    :param line: the line, without its end.
+    :param line: the line without its line feed.
     """
 
     def __init__(self, line: bytes) -> None:

@@ -1,4 +1,4 @@
-"""chatterd: settings in, parts wired, listening, ending. Everything else has a room of its own."""
+"""The command ``server.py``: loads the settings, creates the components, serves until SIGTERM or SIGINT, and drains."""
 
 import asyncio
 import gc
@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from ssl import SSLContext
 
 import tornado.options
 import uvloop
@@ -17,31 +16,36 @@ from tornado.netutil import bind_sockets
 
 import logging_setup
 import settings as configuration
-from auth import identity_provider, origins
+from auth import identity_provider
+from auth.origins import parse_origins
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
-from handlers import application
-from handlers.services import Services, create_services
-from handlers.tls import KeyPair, TlsServer
+from handlers import create_application
 from relay.factory import create_relay
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
 from settings import Settings, ollama_url
+from web.http_server import ChatterdServer
+from web.services import create_services
+from web.tls import KeyPair
 
 log = logging.getLogger("chatterd")
 
 BACKLOG = 4_096
-"""Connections that may wait to be taken; one more has to try again, after a second."""
+"""Connections waiting to be accepted. Linux drops the SYN of further ones; TCP repeats it after 1 s (RFC 6298)."""
+
+MACOS_OPEN_MAX = 10_240
+"""Largest soft limit of open files that macOS accepts in any case (its setrlimit(2), ``OPEN_MAX``)."""
 
 
 def main() -> None:
-    """Run the server until SIGTERM or Ctrl-C. Exits with 1 and a sentence if it cannot start."""
+    """Run the server until SIGTERM or SIGINT. Exit with status 1 and a message if it cannot start."""
     try:
-        settings = configuration.read(sys.argv[1:])
-        logging_setup.set_up(settings.log_format)
-        identity_provider.authenticate(settings)
-        _allow_many_sockets()
+        settings = configuration.load(sys.argv[1:])
+        logging_setup.configure(settings.log_format)
+        identity_provider.validate_settings(settings)
+        _raise_open_file_limit()
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
     except tornado.options.Error as error:
         sys.exit(f"chatterd: {error}. `server.py --help` lists the settings.")
@@ -50,86 +54,87 @@ def main() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Start all parts, serve, and end them in reverse order.
+    """Start all components, serve, and stop the components in reverse order.
 
-    :raises OSError: the address is taken, or an embedded part cannot start.
-    :raises tornado.options.Error: a file that a setting names is wrong.
+    :raises OSError: the address is in use, or an embedded component cannot start.
+    :raises tornado.options.Error: a file named by a setting is invalid.
     """
     asyncio.get_running_loop().set_exception_handler(logging_setup.log_loop_error)
-    stopping = _stop_signal()
-    reloads = _reload_signal(stopping)
+    stopping = _handle_stop_signals()
+    reloads = _handle_reload_signal(stopping)
     _check_address(settings)
-    pair = KeyPair(settings.certfile, settings.keyfile)
-    tls = pair.context() if settings.certfile or settings.keyfile else None
-    async with AsyncExitStack() as parts:
-        known = await identity_provider.open_identity_provider(parts, settings)
-        pages = origins.parse_origins(settings.cors_origins)
+    key_pair = KeyPair(settings.certfile, settings.keyfile) if settings.certfile or settings.keyfile else None
+    if key_pair:
+        key_pair.load()  # fail before anything is started
+    async with AsyncExitStack() as stack:
+        identity = await identity_provider.open_identity_provider(stack, settings)
+        origins = parse_origins(settings.cors_origins)
         metrics = Metrics()
         database = Database(
-            settings.database_url or await _start_postgres(parts, settings),
+            settings.database_url or await _start_postgres(stack, settings),
             settings.pool_size,
             settings.acquire_timeout,
             settings.session_database_url,
             on_acquired=metrics.database_wait.observe,
         )
-        parts.push_async_callback(database.close)
+        stack.push_async_callback(database.close)
         await database.open()
-        ollama = OllamaClient(await _find_model(parts, settings), settings.max_replies, settings.connect_timeout)
-        parts.callback(ollama.close)
-        relay = await create_relay(parts, database, ollama, settings, metrics)
-        services = create_services(settings, database, ollama, relay, metrics, known, pages)
-        server = _listen(services, tls)
-        if tls:
-            reloads.append(lambda: server.exchange(pair))
-        if known:
-            reloads.append(known.reload)
-        # Not before all is ready: a balancer may send a refused prompt elsewhere, but not one that waits here in vain.
+        ollama = OllamaClient(await _find_ollama(stack, settings), settings.max_replies, settings.connect_timeout)
+        stack.callback(ollama.close)
+        relay = await create_relay(stack, database, ollama, settings, metrics)
+        services = create_services(settings, database, ollama, relay, metrics, identity, origins)
+        server = ChatterdServer(create_application(services), settings=settings, key_pair=key_pair)
+        reloads.append(server.reload_certificate)
+        if identity:
+            reloads.append(identity.reload)
+        # Bind only now: a balancer retries a refused connection on another server, but not one that was accepted here.
         sockets = bind_sockets(settings.port, settings.address, backlog=BACKLOG)
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
-        _spare_the_collector()
-        scheme = "https" if tls else "http"
-        log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C ends it.", scheme, host, port)
+        _tune_garbage_collection()
+        scheme = "https" if key_pair else "http"
+        log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C stops it.", scheme, host, port)
         await stopping.wait()
         await relay.replies.drain(settings.drain_timeout)
         await relay.status.end()
         server.stop()
         await server.close_all_connections()
-    log.info("chatterd has ended.")
+    log.info("chatterd has stopped.")
 
 
-def _allow_many_sockets() -> None:
-    """Raise the limit of open files to what the system lets this process have: a streaming reply needs two sockets."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _raise_open_file_limit() -> None:
+    """Raise the soft limit of open files to the hard limit: a reply needs two sockets (viewer and Ollama)."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (hard_limit, MACOS_OPEN_MAX):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard_limit))
+            return
+        except (ValueError, OSError):  # macOS does not accept its own hard limit, which may be infinite
+            continue
 
 
-def _spare_the_collector() -> None:
-    """Have Python's cyclic garbage collector look less often, and not at what stays for good anyway."""
+def _tune_garbage_collection() -> None:
+    """Run the cyclic garbage collector less often, and never on the objects that exist now (see ``gc.freeze``)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
 
 
 def _check_address(settings: Settings) -> None:
-    """Fail at once if the address is taken, before anything is started."""
-    for free in bind_sockets(settings.port, settings.address):
-        free.close()
+    """Raise OSError if the address is in use, before any component is started."""
+    for unused in bind_sockets(settings.port, settings.address):
+        unused.close()
 
 
-def _listen(services: Services, tls: SSLContext | None) -> TlsServer:
-    return TlsServer(application(services), settings=services.settings, metrics=services.metrics, ssl_options=tls)
-
-
-def _stop_signal() -> asyncio.Event:
+def _handle_stop_signals() -> asyncio.Event:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     return stopping
 
 
-def _reload_signal(stopping: asyncio.Event) -> list[Callable[[], None]]:
-    """Have SIGHUP reload what is in the list that this returns; it ends a server whose terminal was closed, though."""
+def _handle_reload_signal(stopping: asyncio.Event) -> list[Callable[[], None]]:
+    """Call the functions in the returned list at SIGHUP; a server whose terminal was closed stops instead."""
     reloads: list[Callable[[], None]] = []
     on_terminal = sys.stderr.isatty()
 
@@ -137,40 +142,44 @@ def _reload_signal(stopping: asyncio.Event) -> list[Callable[[], None]]:
         if on_terminal and not sys.stderr.isatty():
             stopping.set()
             return
-        log.info("SIGHUP: reading again what can change while chatterd runs.")
-        for one in reloads:
-            one()
+        log.info("SIGHUP: reloading certificate, tokens and keys.")
+        for function in reloads:
+            function()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     return reloads
 
 
-async def _start_postgres(parts: AsyncExitStack, settings: Settings) -> str:
+async def _start_postgres(stack: AsyncExitStack, settings: Settings) -> str:
     if not EmbeddedPostgres.installed():
-        raise OSError("no --database-url is given, and the embedded PostgreSQL is not installed (`make run` does)")
-    folder = Path(settings.data_dir, "postgres")
-    log.info("No --database-url: starting the embedded PostgreSQL, data in %s", folder)
-    postgres = EmbeddedPostgres(folder)
-    parts.callback(postgres.stop)
+        raise OSError(
+            "--database-url is not set, and the embedded PostgreSQL is not installed (`make run` installs it)"
+        )
+    directory = Path(settings.data_dir, "postgres")
+    log.info("--database-url is not set: starting the embedded PostgreSQL with its data in %s", directory)
+    postgres = EmbeddedPostgres(directory)
+    stack.callback(postgres.stop)
     return await asyncio.to_thread(postgres.start)
 
 
-async def _find_model(parts: AsyncExitStack, settings: Settings) -> str:
-    """Say where the model is: Ollama, or if none answers there, the embedded one."""
+async def _find_ollama(stack: AsyncExitStack, settings: Settings) -> str:
+    """Return the URL of Ollama, or of the embedded model, started here, if Ollama is unreachable and it is enabled."""
     url = ollama_url(settings.ollama_host)
     if await OllamaClient.is_reachable(url):
-        log.info("Using the Ollama at %s", url)
+        log.info("Using Ollama at %s", url)
         return url
     if not settings.embedded_model:
-        log.warning("No Ollama answers at %s; replies will say so until one does.", url)
+        log.warning("Ollama is unreachable at %s; replies will fail until it is started.", url)
         return url
     if not EmbeddedModel.installed():
-        log.warning("No Ollama answers at %s, and the embedded model is not installed (`make run` does).", url)
+        log.warning(
+            "Ollama is unreachable at %s, and the embedded model is not installed (`make run` installs it).", url
+        )
         return url
-    log.info("No Ollama answers at %s: starting the embedded model SmolLM2-135M, a toy to try chatterd with.", url)
-    log.info("To use your own models: start Ollama, or set OLLAMA_HOST, and start chatterd again.")
+    log.info("Ollama is unreachable at %s: starting the embedded model SmolLM2-135M, for demonstration only.", url)
+    log.info("To use other models, start Ollama or set OLLAMA_HOST, then restart chatterd.")
     model = EmbeddedModel()
-    parts.push_async_callback(model.stop)
+    stack.push_async_callback(model.stop)
     return await model.start()
 
 

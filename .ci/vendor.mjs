@@ -1,4 +1,4 @@
-// Brings the pages' libraries from npm, each in exactly the version that static/vendor/vendor.json names (`make vendor`).
+// Download the pages' libraries from npm, in the versions listed in static/vendor/vendor.json (`make vendor`).
 
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -6,31 +6,31 @@ import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 
-const HOME = new URL("../static/vendor/", import.meta.url).pathname;
+const VENDOR = new URL("../static/vendor/", import.meta.url).pathname;
 
-const { packages } = JSON.parse(readFileSync(join(HOME, "vendor.json"), "utf8"));
+const { packages } = JSON.parse(readFileSync(join(VENDOR, "vendor.json"), "utf8"));
 const folder = mkdtempSync(join(tmpdir(), "chatterd-vendor-"));
 try {
-  for (const one of packages) bring(one);
+  for (const entry of packages) download(entry);
 } finally {
   rmSync(folder, { recursive: true });
 }
 
-/** @param {{name: string, version: string, integrity: string, files: Object<string, string>}} wanted */
-function bring({ name, version, integrity, files }) {
+/** @param {{name: string, version: string, integrity: string, files: Object<string, string>}} entry */
+function download({ name, version, integrity, files }) {
   const archive = run("npm", "pack", "--silent", `${name}@${version}`).trim();
   const hash = createHash("sha512").update(readFileSync(join(folder, archive))).digest("base64");
-  if (`sha512-${hash}` !== integrity) throw new Error(`${name}@${version} has the integrity sha512-${hash}`);
+  if (`sha512-${hash}` !== integrity) throw new Error(`${name}@${version}: expected ${integrity}, got sha512-${hash}`);
   run("tar", "xzf", archive);
   for (const [target, source] of Object.entries(files)) {
-    mkdirSync(dirname(join(HOME, target)), { recursive: true });
-    copyFileSync(join(folder, "package", source), join(HOME, target));
+    mkdirSync(dirname(join(VENDOR, target)), { recursive: true });
+    copyFileSync(join(folder, "package", source), join(VENDOR, target));
   }
   rmSync(join(folder, "package"), { recursive: true });
   console.log(`${name} ${version}`);
 }
 
-/** @param {string} program @param {...string} words */
-function run(program, ...words) {
-  return execFileSync(program, words, { cwd: folder, encoding: "utf8" });
+/** @param {string} program @param {...string} args */
+function run(program, ...args) {
+  return execFileSync(program, args, { cwd: folder, encoding: "utf8" });
 }

@@ -1,1 +1,1 @@
-"""Who is asking, and how much they may ask. No HTTP, no SQL."""
+"""Authentication, origins, proxies and rate limits. Contains no HTTP handlers and no SQL."""

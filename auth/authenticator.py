@@ -1,4 +1,4 @@
-"""What every way to know askers by their tokens has in common."""
+"""The interface of all methods that authenticate principals by tokens."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -7,26 +7,26 @@ from auth.principal import Principal
 
 
 class Authenticator(Protocol):
-    """Knows askers by the tokens that they send."""
+    """Authenticates principals by bearer tokens."""
 
     def lookup(self, token: str) -> Principal | None:
-        """Whose token it is, if that can be said at once."""
+        """Return the principal of a token, or None if it is not known without :meth:`verify`."""
 
     async def verify(self, token: str) -> Principal:
-        """Whose token it is.
+        """Verify a token and return its principal.
 
-        :raises Unauthorized: nobody's.
-        :raises Unavailable: it cannot be checked now.
+        :raises Unauthorized: the token is not valid.
+        :raises ServiceUnavailable: the token cannot be verified at the moment.
         """
 
-    def to_session(self, token: str, asker: Principal) -> dict[str, object]:
-        """What a session keeps of a token that was checked; nothing that opens another."""
+    def to_session(self, token: str, principal: Principal) -> dict[str, object]:
+        """Return what a session stores of a verified token; must not contain a valid token."""
 
-    def from_session(self, kept: Mapping[str, object]) -> Principal | None:
-        """Whose session it is that has kept this; None if nobody's any more."""
+    def from_session(self, stored: Mapping[str, object]) -> Principal | None:
+        """Return the principal of a session with these contents, or None if the session is not valid any more."""
 
     def expires_at(self, token: str) -> float | None:
-        """When a token that was checked ends, in seconds since 1970; None if it does not by itself."""
+        """Return when a verified token expires, in seconds since the Unix epoch, or None if it does not expire."""
 
     def reload(self) -> None:
-        """Read again what it is made from; what is wrong is logged, and changes nothing."""
+        """Load tokens or keys again. If they are invalid, log an error and keep the previous ones."""

@@ -1,4 +1,4 @@
-"""How this server finds out who is asking: what ``--auth`` and its settings come to."""
+"""The identity provider that ``--auth`` selects, and the validation of its settings."""
 
 import ipaddress
 from contextlib import AsyncExitStack
@@ -26,69 +26,71 @@ REQUIRED_MODE = {
     "jwt_tenant_claim": "jwt",
     "jwt_operator_claim": "jwt",
 }
-"""Settings, and the ``--auth`` that each is for; all but the last must be given with it."""
+"""The mode that each of these settings belongs to, and which requires all of them except the last."""
 
-SIGN_IN_REQUIRED = "Say who you are: sign in at /sign-in, or send your token in the header Authorization: Bearer."
+SIGN_IN_REQUIRED = "Authentication required. Sign in at /sign-in, or send a token in the header Authorization: Bearer."
 
 
 class IdentityProvider:
-    """Knows who is asking, by a token or a browser's session."""
+    """Authenticates requests by a bearer token or a session cookie."""
 
     def __init__(self, authenticator: Authenticator, sessions: SessionCookies) -> None:
         self._authenticator = authenticator
         self._sessions = sessions
 
     def authenticate_now(self, token: str | None, cookie: str | None) -> Principal | None:
-        """Who is asking, if that can be said at once. A token counts before a cookie.
+        """Authenticate a request without waiting. A token takes precedence over a cookie.
 
-        :raises Unauthorized: nothing says it.
+        :returns: None if the token must be verified with :meth:`authenticate`.
+        :raises Unauthorized: the request has neither a token nor a valid session.
         """
         if token is not None:
             return self._authenticator.lookup(token)
-        asker = self._sessions.verify(cookie) if cookie else None
-        if asker is None:
+        principal = self._sessions.verify(cookie) if cookie else None
+        if principal is None:
             raise Unauthorized(SIGN_IN_REQUIRED)
-        return asker
+        return principal
 
     async def authenticate(self, token: str) -> Principal:
-        """Who is asking with a token that is not known at once.
+        """Verify a token that :meth:`authenticate_now` does not know.
 
-        :raises Unauthorized: nobody has it.
-        :raises Unavailable: it cannot be checked now.
+        :raises Unauthorized: the token is not valid.
+        :raises ServiceUnavailable: the token cannot be verified at the moment.
         """
         return await self._authenticator.verify(token)
 
     async def sign_in(self, token: str) -> tuple[Principal, str, float]:
-        """Exchange a token for a session: who it is, the cookie's value, and when it ends (s since 1970).
+        """Exchange a token for a session.
 
-        :raises Unauthorized: nobody has it.
-        :raises Unavailable: it cannot be checked now.
+        :returns: the principal, the cookie's value, and when the session expires (seconds since the Unix epoch).
+        :raises Unauthorized: the token is not valid.
+        :raises ServiceUnavailable: the token cannot be verified at the moment.
         """
-        asker = await self._authenticator.verify(token)
-        return asker, *self._sessions.issue(token, asker)
+        principal = await self._authenticator.verify(token)
+        return principal, *self._sessions.issue(token, principal)
 
     def reload(self) -> None:
-        """Read tokens or keys again; if they are wrong, those that are known stay. For SIGHUP."""
+        """Load tokens or keys again. If they are invalid, log an error and keep the previous ones."""
         self._authenticator.reload()
 
 
-def authenticate(settings: Settings) -> None:
-    """Refuse settings that do not go together.
+def validate_settings(settings: Settings) -> None:
+    """Check that the settings of authentication are complete and do not contradict each other.
 
-    :raises Error: with a sentence that says what to change.
+    :raises tornado.options.Error: the message says what to change.
     """
     if settings.auth not in MODES:
-        raise Error(f"--auth is one of {', '.join(MODES)}, not {settings.auth!r}")
+        raise Error(f"--auth must be one of {', '.join(MODES)}, not {settings.auth!r}")
     for name, mode in REQUIRED_MODE.items():
         option = f"--{name.replace('_', '-')}"
         if mode == settings.auth and not getattr(settings, name) and name != "jwt_operator_claim":
-            raise Error(f"--auth={mode} needs {option}")
+            raise Error(f"--auth={mode} requires {option}")
         if mode != settings.auth and getattr(settings, name) != getattr(Settings, name):
-            raise Error(f"{option} is for --auth={mode}, but --auth is {settings.auth}")
+            raise Error(f"{option} requires --auth={mode}, but --auth is {settings.auth}")
     if settings.auth == "none" and not settings.allow_unauthenticated and not _is_loopback(settings.address):
         raise Error(
-            f"without --auth anybody who reaches {settings.address or 'this machine'} may read and change every "
-            "conversation; use --auth=token or --auth=jwt, --address=127.0.0.1, or --allow-unauthenticated"
+            f"with --auth=none, every client that can connect to {settings.address or 'this machine'} can read and "
+            "change all conversations; set --auth=token or --auth=jwt, --address=127.0.0.1, or --allow-unauthenticated"
         )
 
 
@@ -99,10 +101,11 @@ def _is_loopback(address: str) -> bool:
         return address.lower() == "localhost"
 
 
-async def open_identity_provider(parts: AsyncExitStack, settings: Settings) -> IdentityProvider | None:
-    """Make what knows the askers; None where everybody is anybody.
+async def open_identity_provider(stack: AsyncExitStack, settings: Settings) -> IdentityProvider | None:
+    """Create the identity provider; None with ``--auth=none``.
 
-    :raises Error: settings or files are wrong.
+    :param stack: closes what the identity provider uses.
+    :raises tornado.options.Error: a setting, the token file, the keys or the cookie secret are invalid.
     """
     if settings.auth == "none":
         return None
@@ -111,7 +114,7 @@ async def open_identity_provider(parts: AsyncExitStack, settings: Settings) -> I
         authenticator = TokenFileAuthenticator(Path(settings.token_file))
     else:
         keys = JWKSClient(settings.jwt_keys)
-        parts.callback(keys.close)
+        stack.callback(keys.close)
         await keys.open()
         authenticator = JWTAuthenticator(settings, keys)
     return IdentityProvider(

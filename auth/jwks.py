@@ -1,4 +1,4 @@
-"""The public keys that sign JSON web tokens (RFC 7517), from a file or from where the issuer publishes them."""
+"""Public keys for verifying JSON Web Tokens: a JSON Web Key Set (RFC 7517) from a file or from the issuer's URL."""
 
 import asyncio
 import logging
@@ -20,16 +20,19 @@ from errors import ServiceUnavailable
 log = logging.getLogger("chatterd.auth")
 
 LIFETIME = 3_600.0
-"""Seconds after which published keys are fetched again."""
+"""Seconds after which keys are fetched again from a URL."""
 
 REFETCH_INTERVAL = 10.0
-"""Seconds between two fetches, however many tokens name keys that nobody knows."""
+"""Minimum seconds between two fetches, however many tokens name unknown keys."""
 
 FETCH_TIMEOUT = 5.0
-SIZE_LIMIT = 1_048_576
+"""Seconds for connecting, and for the whole fetch."""
 
-RSA_BITS = 2_048
-"""Shorter keys are not used (RFC 7518, section 3.3)."""
+SIZE_LIMIT = 1_048_576
+"""Maximum bytes of a key set."""
+
+MIN_RSA_BITS = 2_048
+"""Shorter RSA keys are ignored (RFC 7518, section 3.3)."""
 
 ALGORITHMS = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -38,13 +41,12 @@ ALGORITHMS = {
     "P-521": ("ES512",),
     "Ed25519": ("EdDSA",),
 }
-"""What a key of each kind, or on each curve, may sign. All asymmetric: a public key is
-never taken for a shared secret."""
+"""Algorithms by key type or curve. All are asymmetric, so that a public key is never used as a shared secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A public key, and what it may sign."""
+    """A public key and the algorithms it may be used with."""
 
     key: Any
     algorithms: tuple[str, ...]
@@ -53,21 +55,21 @@ class Key:
 class JWKSClient:
     """Finds keys by their ids.
 
-    :param source: a path, or an https URL (http for this machine only).
-    :ivar version: another number whenever the keys are others.
-    :raises Error: the file cannot be read or holds no key, or the URL is none.
+    :param source: path, or https URL (http is allowed for loopback addresses only).
+    :ivar version: incremented when the keys change.
+    :raises tornado.options.Error: the file cannot be read or contains no usable key, or the URL is not valid.
     """
 
     def __init__(self, source: str) -> None:
         self.version = 0
         self._source = source
         self._keys: Mapping[str, Key] = {}
-        self._published = "://" in source
+        self._is_url = "://" in source
         self._body = b""
         self._fresh_until = 0.0
         self._next_fetch = 0.0
         self._lock = asyncio.Lock()
-        if self._published:
+        if self._is_url:
             _check_url(source)
             self._client = AsyncHTTPClient(force_instance=True, max_body_size=SIZE_LIMIT)
         else:
@@ -75,22 +77,23 @@ class JWKSClient:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the keys need not be fetched again yet."""
-        return not self._published or monotonic() < self._fresh_until
+        """Whether the keys need not be fetched again."""
+        return not self._is_url or monotonic() < self._fresh_until
 
     async def find(self, id: str | None) -> Key | None:
-        """Find a key, among newly fetched ones if need be; without an id, the only one there is.
+        """Find a key, after fetching the keys again if it is unknown or the keys are not fresh.
 
-        :raises Unavailable: there are no keys yet, and none can be fetched.
+        :param id: the token's header parameter ``kid``; None finds the key of a set that contains only one.
+        :raises ServiceUnavailable: there are no keys, and none can be fetched.
         """
         if not self.is_fresh:
             await self._refetch()
         found = self._find(id)
-        if found is None and self._published:
+        if found is None and self._is_url:
             await self._refetch()
             found = self._find(id)
         if not self._keys:
-            raise ServiceUnavailable("The keys that tokens are checked with cannot be fetched. Try again in a moment.")
+            raise ServiceUnavailable("The keys for verifying tokens cannot be fetched. Try again in a moment.")
         return found
 
     def _find(self, id: str | None) -> Key | None:
@@ -99,23 +102,23 @@ class JWKSClient:
         return self._keys.get(id)
 
     async def open(self) -> None:
-        """Fetch published keys for the first time. If that fails, the first token to check tries again."""
-        if self._published:
+        """Fetch the keys of a URL for the first time. If that fails, the first token to verify repeats it."""
+        if self._is_url:
             await self._refetch()
             self._next_fetch = 0.0
 
     async def _refetch(self) -> None:
-        """Fetch the keys, unless that was done just now. If it fails, those that are there stay."""
+        """Fetch the keys, at most once per :data:`REFETCH_INTERVAL`. If that fails, keep the previous ones."""
         async with self._lock:
             if monotonic() < self._next_fetch:
                 return
             try:
-                answer = await self._client.fetch(
+                response = await self._client.fetch(
                     self._source, connect_timeout=FETCH_TIMEOUT, request_timeout=FETCH_TIMEOUT, follow_redirects=False
                 )
-                if answer.body != self._body:
-                    self._replace_keys(parse(answer.body))
-                    self._body = answer.body
+                if response.body != self._body:
+                    self._replace_keys(parse(response.body))
+                    self._body = response.body
                 self._fresh_until = monotonic() + LIFETIME
             except (HTTPClientError, UnsatisfiableReadError, OSError, Error) as error:
                 self._fresh_until = max(self._fresh_until, monotonic() + REFETCH_INTERVAL)
@@ -127,18 +130,18 @@ class JWKSClient:
         self.version += 1
 
     def reload(self) -> None:
-        """Read the file again, or have published keys fetched with the next token. Keys stay if the file is wrong."""
-        if self._published:
+        """Read the file again, or fetch the keys of a URL with the next token. Keep the previous keys if that fails."""
+        if self._is_url:
             self._fresh_until = self._next_fetch = 0.0
             return
         try:
             self._replace_keys(_read(Path(self._source)))
         except Error as error:
-            log.error("The keys stay as they were: %s", str(error))
+            log.error("The keys were not reloaded; the previous ones remain in use: %s", str(error))
 
     def close(self) -> None:
-        """Fetch nothing any more."""
-        if self._published:
+        """Close the HTTP client."""
+        if self._is_url:
             self._client.close()
 
 
@@ -148,14 +151,14 @@ def _check_url(url: str) -> None:
         (parts.hostname or "").encode("idna")
         _ = parts.port
     except ValueError as error:
-        raise Error("--jwt-keys is neither a file nor a URL") from error
+        raise Error("--jwt-keys is not a valid URL") from error
     if "@" in parts.netloc:
-        raise Error("--jwt-keys may not hold a password: it would be in the log")
+        raise Error("--jwt-keys must not contain a password, which would appear in the log")
     if parts.scheme == "https" and parts.hostname:
         return
     if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "::1", "localhost"):
         raise Error(
-            f"--jwt-keys must be a file or an https URL, not {url}: who can change keys on the way can sign tokens"
+            f"--jwt-keys must be a file or an https URL, not {url}: keys sent over http could be replaced in transit"
         )
 
 
@@ -163,38 +166,39 @@ def _read(path: Path) -> Mapping[str, Key]:
     try:
         return parse(path.read_bytes())
     except OSError as error:
-        raise Error(f"the keys cannot be read: {error}") from error
+        raise Error(f"the file of --jwt-keys cannot be read: {error}") from error
     except Error as error:
         raise Error(f"{path}: {error}") from error
 
 
 def parse(text: bytes) -> Mapping[str, Key]:
-    """Read a JSON web key set. Keys that are not for signatures, or that this cannot use, are left out.
+    """Parse a JSON Web Key Set. Keys that are not for signatures or not supported are ignored.
 
-    :raises Error: it is none, or no key is left.
+    :returns: the usable keys by their ids.
+    :raises tornado.options.Error: the text is not a key set, or contains no usable key.
     """
     try:
-        listed = msgspec.json.decode(text, type=dict[str, Any]).get("keys")
+        entries = msgspec.json.decode(text, type=dict[str, Any]).get("keys")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Error(f"not a JSON web key set: {error}") from error
+        raise Error(f"not a JSON Web Key Set: {error}") from error
     keys = {}
-    for number, one in enumerate(listed if isinstance(listed, list) else []):
-        if isinstance(one, dict) and (key := _key(one)):
-            keys[str(one.get("kid", f"#{number}"))] = key
+    for number, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, dict) and (key := _key(entry)):
+            keys[str(entry.get("kid", f"#{number}"))] = key
     if not keys:
-        raise Error("no key in it can be used: it needs public keys of kty RSA, EC or OKP")
+        raise Error("no usable key: public keys of type (kty) RSA, EC or OKP are required")
     return keys
 
 
-def _key(listed: dict[str, Any]) -> Key | None:
-    kind = listed.get("kty")
-    algorithms = ALGORITHMS.get(str(kind if kind == "RSA" else listed.get("crv")), ())
-    if "alg" in listed:
-        algorithms = tuple(name for name in algorithms if name == listed["alg"])
-    if kind not in ("RSA", "EC", "OKP") or listed.get("use", "sig") != "sig" or "d" in listed or not algorithms:
+def _key(entry: dict[str, Any]) -> Key | None:
+    kind = entry.get("kty")
+    algorithms = ALGORITHMS.get(str(kind if kind == "RSA" else entry.get("crv")), ())
+    if "alg" in entry:
+        algorithms = tuple(name for name in algorithms if name == entry["alg"])
+    if kind not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig" or "d" in entry or not algorithms:
         return None
     try:
-        key = jwt.PyJWK(listed, algorithms[0]).key
+        key = jwt.PyJWK(entry, algorithms[0]).key
     except jwt.PyJWTError:
         return None
-    return Key(key, algorithms) if getattr(key, "key_size", RSA_BITS) >= RSA_BITS or kind != "RSA" else None
+    return Key(key, algorithms) if getattr(key, "key_size", MIN_RSA_BITS) >= MIN_RSA_BITS or kind != "RSA" else None

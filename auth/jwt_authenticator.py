@@ -1,4 +1,4 @@
-"""JSON web tokens (RFC 7519) of an issuer that the operator names."""
+"""Authentication by JSON Web Tokens (RFC 7519) of one issuer."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,19 +14,20 @@ from errors import Unauthorized
 from settings import Settings
 
 LEEWAY = 30
-"""Seconds by which the issuer's clock and ours may differ."""
+"""Tolerated difference between the issuer's clock and the local one, in seconds."""
 
 LENGTH_LIMIT = 16_384
-"""Characters of a token."""
+"""Maximum characters of a token."""
 
 CACHE_LIMIT = 10_000
-"""Tokens whose signature is not checked again until they end."""
+"""Maximum number of verified tokens that are not verified again until they expire."""
 
 
 class JWTAuthenticator:
-    """Knows askers by the claims that the issuer signed.
+    """Authenticates principals by the claims of tokens that the issuer signed.
 
-    :param settings: issuer, audience, and which claims name the tenant and the operators.
+    :param settings: ``jwt_*``: issuer, audience, and the claims that name the tenant and mark operators.
+    :param keys: the issuer's public keys.
     """
 
     def __init__(self, settings: Settings, keys: JWKSClient) -> None:
@@ -37,31 +38,31 @@ class JWTAuthenticator:
         self._version = 0
 
     def lookup(self, token: str) -> Principal | None:
-        """Whose token it is, if it was checked before, has not ended, and the keys are still those."""
+        """Return the principal of a token that was verified with the current keys and has not expired."""
         if not self._keys.is_fresh or self._version != self._keys.version:
             return None
         key = _digest(token)
-        ends, asker = self._cache.get(key, (0.0, None))
-        if asker is not None and ends < time():
+        expires, principal = self._cache.get(key, (0.0, None))
+        if principal is not None and expires < time():
             del self._cache[key]
             return None
-        return asker
+        return principal
 
     async def verify(self, token: str) -> Principal:
-        """Whose token it is.
+        """Verify signature and claims of a token and return its principal.
 
-        :raises Unauthorized: the issuer did not sign it for us, or it has ended.
-        :raises Unavailable: there are no keys to check it with.
+        :raises Unauthorized: the token is not valid, or has expired.
+        :raises ServiceUnavailable: there are no keys, and none can be fetched.
         """
         claims = await self._claims(token)
-        asker = self._principal(claims)
+        principal = self._principal(claims)
         if self._version != self._keys.version:
             self._cache.clear()
             self._version = self._keys.version
         if len(self._cache) >= CACHE_LIMIT:
             del self._cache[next(iter(self._cache))]
-        self._cache[_digest(token)] = (float(claims["exp"]) + LEEWAY, asker)
-        return asker
+        self._cache[_digest(token)] = (float(claims["exp"]) + LEEWAY, principal)
+        return principal
 
     async def _claims(self, token: str) -> Mapping[str, Any]:
         try:
@@ -69,7 +70,7 @@ class JWTAuthenticator:
                 raise jwt.DecodeError("too long")
             key = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
             if key is None:
-                raise jwt.InvalidKeyError("nobody knows its key")
+                raise jwt.InvalidKeyError("unknown key")
             claims: Mapping[str, Any] = jwt.decode(
                 token,
                 key.key,
@@ -80,10 +81,10 @@ class JWTAuthenticator:
                 options={"require": ["exp", "iss", "aud"]},
             )
         except jwt.ExpiredSignatureError as error:
-            raise Unauthorized("Your token has ended. Get a new one where you got it.", "invalid_token") from error
+            raise Unauthorized("The token has expired. Get a new one from its issuer.", "invalid_token") from error
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise Unauthorized(
-                "This token is not valid here. Check that it is whole, or get a new one.", "invalid_token"
+                "The token is not valid. Check that it is complete, or get a new one.", "invalid_token"
             ) from error
         return claims
 
@@ -91,12 +92,12 @@ class JWTAuthenticator:
         tenant = claims.get(self._settings.jwt_tenant_claim)
         if not isinstance(tenant, str) or not tenant or not TENANT.fullmatch(tenant):
             raise Unauthorized(
-                f"Your token does not say whose it is: its claim {self._settings.jwt_tenant_claim} is no name.",
+                f"The token names no tenant: its claim {self._settings.jwt_tenant_claim} is missing or not valid.",
                 "invalid_token",
             )
         name = claims.get("name")
-        named = isinstance(name, str) and NAME.fullmatch(name)
-        return Principal(tenant, self._is_operator(claims), name=str(name) if named else tenant)
+        is_valid = isinstance(name, str) and NAME.fullmatch(name)
+        return Principal(tenant, self._is_operator(claims), name=str(name) if is_valid else tenant)
 
     def _is_operator(self, claims: Mapping[str, Any]) -> bool:
         claim = claims.get(self._operator_claim) if self._operator_claim else None
@@ -104,23 +105,23 @@ class JWTAuthenticator:
             return claim is True
         return self._operator_value in claim if isinstance(claim, list) else claim == self._operator_value
 
-    def to_session(self, token: str, asker: Principal) -> dict[str, object]:
-        """What a session keeps of a token: whose it is. It ends when the token would have."""
+    def to_session(self, token: str, principal: Principal) -> dict[str, object]:
+        """Return issuer and principal. The session expires with the token."""
         issuer = self._settings.jwt_issuer
-        return {"issuer": issuer, "tenant": asker.tenant, "operator": asker.operator, "name": asker.name}
+        return {"issuer": issuer, "tenant": principal.tenant, "operator": principal.operator, "name": principal.name}
 
-    def from_session(self, kept: Mapping[str, object]) -> Principal | None:
-        """Whose session it is."""
-        if kept.get("issuer") != self._settings.jwt_issuer:
-            return None  # of the time when --auth or the issuer was another
-        return Principal(str(kept["tenant"]), kept.get("operator") is True, name=str(kept.get("name")))
+    def from_session(self, stored: Mapping[str, object]) -> Principal | None:
+        """Return the principal, or None if the session was issued with another ``--auth`` or issuer."""
+        if stored.get("issuer") != self._settings.jwt_issuer:
+            return None
+        return Principal(str(stored["tenant"]), stored.get("operator") is True, name=str(stored.get("name")))
 
     def expires_at(self, token: str) -> float | None:
-        """When a token that was checked ends, in seconds since 1970."""
+        """Return when a verified token expires, in seconds since the Unix epoch."""
         return self._cache[_digest(token)][0]
 
     def reload(self) -> None:
-        """Take other keys, if there are."""
+        """Load the keys again."""
         self._keys.reload()
 
 

@@ -1,4 +1,4 @@
-"""Which web pages may send a request: the server's own, and those of the origins that ``--cors-origins`` names."""
+"""The web pages that may send requests: the server's own pages, and those of ``--cors-origins``."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -9,9 +9,9 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class AllowedOrigins:
-    """The origins of other sites whose pages may use the API (WHATWG Fetch, "CORS protocol").
+    """The origins whose pages may use the API (WHATWG Fetch, "CORS protocol").
 
-    :param names: as a browser writes them: scheme, host, and a port that is not the scheme's own.
+    :param names: origins as serialised by browsers: scheme, host, and the port unless it is the scheme's default.
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
@@ -24,16 +24,16 @@ class AllowedOrigins:
         return origin in self._names
 
     def allow(self, origin: str | None, site: str | None, host: str, secure: bool) -> bool:
-        """Whether a request that changes something may come from where it says that it comes from.
+        """Return whether to accept a request that is not safe (RFC 9110, section 9.2.1).
 
-        A page cannot set any of these headers. Who is no browser may send none of them, and needs none to do harm.
-        TLS may have ended at a balancer, so that only the host can be compared; but no request comes over plain HTTP
-        to a server that speaks TLS itself. ``X-Forwarded-Host`` does not count: a balancer may pass on anybody's.
+        This is a protection against cross-site request forgery: pages cannot set these headers, and other clients
+        need not send them. A proxy may terminate TLS, so schemes are compared only if this server terminates it.
+        ``X-Forwarded-Host`` is ignored, because proxies may pass it on from clients.
 
-        :param origin: the header ``Origin``: browsers send it with each request that is not GET or HEAD.
-        :param site: the header ``Sec-Fetch-Site``.
-        :param host: the header ``Host``.
-        :param secure: whether this server ended TLS.
+        :param origin: header ``Origin``; browsers send it with all requests except GET and HEAD.
+        :param site: header ``Sec-Fetch-Site``.
+        :param host: header ``Host``.
+        :param secure: whether this server terminated TLS.
         """
         if origin is None:
             return site not in ("cross-site", "same-site")
@@ -46,11 +46,11 @@ class AllowedOrigins:
 
 
 def parse_origins(text: str) -> AllowedOrigins:
-    """Read ``--cors-origins``: origins with commas between them, of sites or of apps (``capacitor://localhost``).
+    """Parse ``--cors-origins``: comma-separated origins of sites or of apps (``capacitor://localhost``).
 
-    :raises Error: one of them is no origin.
+    :raises tornado.options.Error: an item is not an origin.
     """
-    return AllowedOrigins([_origin(one.strip()) for one in text.split(",") if one.strip()])
+    return AllowedOrigins([_origin(item.strip()) for item in text.split(",") if item.strip()])
 
 
 def _origin(text: str) -> str:
@@ -61,6 +61,6 @@ def _origin(text: str) -> str:
         parts, port = urlsplit(""), None
     rest = parts.path or parts.query or parts.fragment or parts.username or "*" in text
     if not parts.scheme or not parts.hostname or rest:
-        raise Error(f"--cors-origins names origins such as https://chat.example.org, with commas between, not {text!r}")
+        raise Error(f"--cors-origins must be comma-separated origins such as https://chat.example.org, not {text!r}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}" + (f":{port}" if port and port != DEFAULT_PORTS.get(parts.scheme) else "")

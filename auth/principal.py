@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 
 class Access(Enum):
-    """Who may call a route. Each handler declares its level; there is no default."""
+    """The access level of a route. Each handler declares its level; there is no default."""
 
     PUBLIC = auto()
     """No authentication: pages, balancers' probes, sign-in."""

@@ -1,4 +1,4 @@
-"""How much one tenant, and one address, may ask of this process. In memory only: N processes allow N times as much."""
+"""Limits per tenant and per client address, kept in the memory of one process: N processes allow N times as much."""
 
 import ipaddress
 import math
@@ -11,27 +11,27 @@ from errors import ContentTooLarge, TooManyRequests
 from settings import Settings
 
 MINUTE = 60.0
+"""Seconds."""
 
-KEYS_LIMIT = 50_000
-"""Tenants, and addresses, that are remembered at once: 8 MB."""
+MAX_KEYS = 50_000
+"""Maximum number of tenants, and of addresses, with a bucket; about 8 MB."""
 
-REPLY_SECONDS = 5
-"""Seconds after which to ask again for a reply where too many are generated; nobody knows when one ends."""
+REPLY_RETRY_AFTER = 5
+"""``Retry-After`` if too many replies are in progress, in seconds: it is unknown when one ends."""
 
 
 class RateLimiter:
-    """Token buckets, one for each key: a minute's worth at once, refilled evenly.
+    """Token buckets, one per key, each with a capacity of one minute's tokens.
 
-    Kept is, for each key, the time at which its bucket will be full again (the generic cell rate algorithm, ITU-T
-    I.371): one number, and none for a full bucket.
+    A bucket is stored as the time at which it will be full (generic cell rate algorithm, ITU-T I.371).
 
-    :param clock: seconds, never going back.
-    :param most: keys remembered; beyond that, an eighth of them, that have not asked for longest, start anew.
+    :param clock: monotonic clock, in seconds.
+    :param max_keys: maximum number of buckets; beyond it the least recently used eighth is deleted, which refills it.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = KEYS_LIMIT) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, max_keys: int = MAX_KEYS) -> None:
         self._clock = clock
-        self._most = most
+        self._max_keys = max_keys
         self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -40,26 +40,26 @@ class RateLimiter:
     def take(self, key: str, per_minute: int) -> float:
         """Take one token.
 
-        :param per_minute: how many a full bucket holds, and how many come in a minute; 1 or more.
-        :returns: 0, or for how many seconds there will be none.
+        :param per_minute: capacity of the bucket, and tokens added per minute; at least 1.
+        :returns: 0 if a token was taken, else the seconds until the next one is available.
         """
         now = self._clock()
         full_at = max(self._full_at.pop(key, now), now) + MINUTE / per_minute
         wait = full_at - MINUTE - now
-        if wait > 1e-6:  # less is only rounding
+        if wait > 1e-6:  # less is a rounding error
             full_at -= MINUTE / per_minute
-        self._full_at[key] = full_at  # as the youngest
-        if len(self._full_at) > self._most:
-            for oldest in list(self._full_at)[: max(1, self._most // 8)]:
+        self._full_at[key] = full_at  # now the most recently used
+        if len(self._full_at) > self._max_keys:
+            for oldest in list(self._full_at)[: max(1, self._max_keys // 8)]:
                 del self._full_at[oldest]
         return wait if wait > 1e-6 else 0.0
 
 
 @lru_cache(maxsize=4_096)
 def network_of(address: str) -> str:
-    """Who counts as one address: an IPv4 address, or an IPv6 network of /64, which is what one household is given.
+    """Return what counts as one client address: an IPv4 address, or an IPv6 /64, a subscriber's network.
 
-    >>> block("2001:db8::1:2:3:4")
+    >>> network_of("2001:db8::1:2:3:4")
     '2001:db8::/64'
     """
     try:
@@ -72,7 +72,7 @@ def network_of(address: str) -> str:
 
 
 class RequestLimiter:
-    """The limits of ``--requests-per-minute`` and its neighbours; a tenant's own come first."""
+    """Enforces the limits per tenant and per address; a tenant's own limits take precedence over the settings."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
@@ -82,62 +82,62 @@ class RequestLimiter:
     def check_address(self, address: str) -> None:
         """Count a request from an address.
 
-        :raises TooManyRequests: it has sent too many.
+        :raises TooManyRequests: the address exceeds ``--address-requests-per-minute``.
         """
         if per_minute := self._settings.address_requests_per_minute:
             _check(self._addresses, network_of(address), per_minute, "Your address")
 
-    def check_tenant(self, asker: Principal) -> None:
+    def check_tenant(self, principal: Principal) -> None:
         """Count a request of a tenant.
 
-        :raises TooManyRequests: it has sent too many.
+        :raises TooManyRequests: the tenant exceeds ``--requests-per-minute`` or its own limit.
         """
-        if per_minute := _override(asker.limits.requests_per_minute, self._settings.requests_per_minute):
-            _check(self._tenants, asker.tenant, per_minute, "Your account")
+        if per_minute := _override(principal.limits.requests_per_minute, self._settings.requests_per_minute):
+            _check(self._tenants, principal.tenant, per_minute, "Your account")
 
     def concurrency_key(self, address: str) -> str:
-        """By what name replies for an address are counted; empty if they are not."""
+        """Return the key under which to count the replies for an address; empty if they are not limited."""
         return network_of(address) if self._settings.max_replies_per_address else ""
 
-    def check_concurrent_replies(self, asker: Principal, of_tenant: int, of_address: int) -> None:
-        """Let one more reply be generated.
+    def check_concurrent_replies(self, principal: Principal, of_tenant: int, of_address: int) -> None:
+        """Check whether one more reply may be generated.
 
-        :param of_tenant: how many are being generated for the tenant.
-        :param of_address: how many for the address.
-        :raises TooManyRequests: that is as many as may be.
+        :param of_tenant: number of the tenant's replies in progress.
+        :param of_address: number of the address's replies in progress.
+        :raises TooManyRequests: one of them has reached its limit.
         """
-        most = _override(asker.limits.max_replies, self._settings.max_replies_per_tenant)
-        if most and of_tenant >= most:
-            raise TooManyRequests(_too_many_replies("Your account", most), REPLY_SECONDS)
-        most = self._settings.max_replies_per_address
-        if most and of_address >= most:
-            raise TooManyRequests(_too_many_replies("Your address", most), REPLY_SECONDS)
+        limit = _override(principal.limits.max_replies, self._settings.max_replies_per_tenant)
+        if limit and of_tenant >= limit:
+            raise TooManyRequests(_too_many_replies("Your account", limit), REPLY_RETRY_AFTER)
+        limit = self._settings.max_replies_per_address
+        if limit and of_address >= limit:
+            raise TooManyRequests(_too_many_replies("Your address", limit), REPLY_RETRY_AFTER)
 
-    def max_prompt_characters(self, asker: Principal) -> int:
-        """How many characters a prompt may have; 0 if that does not matter."""
-        return _override(asker.limits.max_prompt_characters, self._settings.max_prompt_characters)
+    def max_prompt_characters(self, principal: Principal) -> int:
+        """Return the maximum number of characters of a prompt; 0 if it is not limited."""
+        return _override(principal.limits.max_prompt_characters, self._settings.max_prompt_characters)
 
-    def check_prompt(self, asker: Principal, characters: int) -> None:
-        """Let a prompt be answered.
+    def check_prompt(self, principal: Principal, characters: int) -> None:
+        """Check the length of a prompt.
 
-        :raises TooLarge: it is longer than it may be. Not 429: to try it again would not help.
+        :raises ContentTooLarge: the prompt is too long. The status is not 429, since a retry would fail, too.
         """
-        most = self.max_prompt_characters(asker)
-        if most and characters > most:
-            raise ContentTooLarge(f"The prompt has {characters} characters; it may have {most}. Shorten it.")
+        limit = self.max_prompt_characters(principal)
+        if limit and characters > limit:
+            raise ContentTooLarge(f"The prompt has {characters} characters; the limit is {limit}. Shorten it.")
 
 
 def _override(own: int | None, setting: int) -> int:
     return setting if own is None else own
 
 
-def _check(rates: RateLimiter, key: str, per_minute: int, who: str) -> None:
-    if wait := rates.take(key, per_minute):
+def _check(limiter: RateLimiter, key: str, per_minute: int, subject: str) -> None:
+    if wait := limiter.take(key, per_minute):
         seconds = math.ceil(wait)
         raise TooManyRequests(
-            f"{who} may send {per_minute} requests in a minute. Try again in {seconds} s.", max(1, seconds)
+            f"{subject} may send {per_minute} requests per minute. Try again in {seconds} s.", max(1, seconds)
         )
 
 
-def _too_many_replies(who: str, most: int) -> str:
-    return f"{who} may have {most} replies generated at once. Wait for the end of one, or stop it."
+def _too_many_replies(subject: str, limit: int) -> str:
+    return f"{subject} may have {limit} replies in progress. Wait until one ends, or stop one."

@@ -1,4 +1,4 @@
-"""Sessions of browsers: a signed cookie in which a token's sign-in is kept, with nothing to keep in the server."""
+"""Browser sessions: signed cookies that contain what identifies the principal; the server stores nothing."""
 
 import os
 import secrets
@@ -15,20 +15,21 @@ from auth.principal import Principal
 from settings import Settings
 
 COOKIE_PURPOSE = "chatterd-session"
-"""What the signature is for, so that it can be taken for nothing else."""
+"""Part of the signed data, so that the signature is not valid for any other purpose."""
 
-SECRET_LENGTH = 32
-"""Characters that a secret must have at least."""
+MIN_SECRET_LENGTH = 32
+"""Minimum characters of the secret."""
 
-NO_EXPIRY_DAYS = 36_500.0
-"""Days. A session says itself when it ends."""
+MAX_AGE_DAYS = 36_500.0
+"""100 years: Tornado requires a maximum age, but the session contains its own expiry."""
 
 
 class SessionCookies:
-    """Begins sessions, and knows askers by them (HMAC-SHA256, compared in constant time, by Tornado).
+    """Issues and verifies session cookies (Tornado's signed values: HMAC-SHA256, compared in constant time).
 
-    :param secret: the same in all processes.
-    :param lifetime: seconds that a session lasts, unless its token ends before.
+    :param secret: key of the signatures; the same in all processes.
+    :param lifetime: seconds after which a session expires, unless its token expires first.
+    :param authenticator: converts tokens to sessions, and sessions to principals.
     """
 
     def __init__(self, secret: str, lifetime: float, authenticator: Authenticator) -> None:
@@ -36,31 +37,31 @@ class SessionCookies:
         self._lifetime = lifetime
         self._authenticator = authenticator
 
-    def issue(self, token: str, asker: Principal) -> tuple[str, float]:
-        """Begin the session of who sent a token that was checked.
+    def issue(self, token: str, principal: Principal) -> tuple[str, float]:
+        """Issue a session cookie for a verified token.
 
-        :returns: the cookie's value, and when it ends, in seconds since 1970.
+        :returns: the cookie's value, and when the session expires, in seconds since the Unix epoch.
         """
         until = time.time() + self._lifetime
-        ends = self._authenticator.expires_at(token)
-        if ends is not None:
-            until = min(until, ends)
-        kept = msgspec.json.encode({"until": until, **self._authenticator.to_session(token, asker)})
-        return create_signed_value(self._secret, COOKIE_PURPOSE, kept).decode(), until
+        token_expiry = self._authenticator.expires_at(token)
+        if token_expiry is not None:
+            until = min(until, token_expiry)
+        session = msgspec.json.encode({"until": until, **self._authenticator.to_session(token, principal)})
+        return create_signed_value(self._secret, COOKIE_PURPOSE, session).decode(), until
 
     def verify(self, cookie: str) -> Principal | None:
-        """Whose session it is; None if it has ended, or is none."""
-        kept = decode_signed_value(self._secret, COOKIE_PURPOSE, cookie, max_age_days=NO_EXPIRY_DAYS, min_version=2)
-        if kept is None:
+        """Return the principal of a session cookie, or None if the cookie is not valid or the session has expired."""
+        signed = decode_signed_value(self._secret, COOKIE_PURPOSE, cookie, max_age_days=MAX_AGE_DAYS, min_version=2)
+        if signed is None:
             return None
-        session: dict[str, Any] = msgspec.json.decode(kept)
+        session: dict[str, Any] = msgspec.json.decode(signed)
         return self._authenticator.from_session(session) if session["until"] > time.time() else None
 
 
 def load_secret(settings: Settings) -> str:
-    """The secret that sessions are signed with: ``--cookie-secret``, else one that is made once, in ``--data-dir``.
+    """Return ``--cookie-secret``, or the secret stored in ``--data-dir``, which is generated on first use.
 
-    :raises Error: it is too short, or can neither be read nor written.
+    :raises tornado.options.Error: the secret is too short, or the file can be neither read nor created.
     """
     if settings.cookie_secret:
         return _check_length(settings.cookie_secret, "--cookie-secret")
@@ -70,29 +71,29 @@ def load_secret(settings: Settings) -> str:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise Error(f"the secret of cookies cannot be read: {error}") from error
+        raise Error(f"the cookie secret cannot be read: {error}") from error
     try:
         return _create_secret(path)
     except OSError as error:
-        raise Error(f"the secret of cookies cannot be kept, so give CHATTERD_COOKIE_SECRET: {error}") from error
+        raise Error(f"the cookie secret cannot be stored; set CHATTERD_COOKIE_SECRET: {error}") from error
 
 
-def _check_length(secret: str, where: str) -> str:
-    if len(secret) < SECRET_LENGTH:
-        raise Error(f"{where} is too short: it needs {SECRET_LENGTH} characters that nobody can guess")
+def _check_length(secret: str, source: str) -> str:
+    if len(secret) < MIN_SECRET_LENGTH:
+        raise Error(f"{source} is too short: at least {MIN_SECRET_LENGTH} random characters are required")
     return secret
 
 
 def _create_secret(path: Path) -> str:
-    """Make the file, whole or not at all: several processes may start at once, and all take what the first has made."""
+    """Create the file atomically. If several processes do so concurrently, all return the secret of the first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(SECRET_LENGTH) + "\n")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(MIN_SECRET_LENGTH) + "\n")
     try:
-        os.link(draft, path)
+        os.link(temporary, path)
     except FileExistsError:
-        pass  # another process was faster: its secret counts
+        pass  # another process has created it
     finally:
-        draft.unlink()
+        temporary.unlink()
     return path.read_text().strip()

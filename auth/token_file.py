@@ -1,8 +1,8 @@
-"""Bearer tokens, known by their hashes: a file with one JSON object a line.
+"""Authentication by bearer tokens whose hashes are in a file, one JSON object per line.
 
-A token is 256 random bits. Nobody can guess one, however fast a hash can be tried, so plain SHA-256 is enough (slow
-hashes are for passwords, which can be guessed). And as nobody can choose what a token's hash begins with, looking it up
-in a dict tells nothing by the time it takes.
+A token consists of 256 random bits, so a fast hash (SHA-256) is sufficient: slow hashes protect passwords, which have
+less entropy. The lookup in a dict need not take constant time, because its duration depends only on the hash, and
+clients cannot choose prefixes of SHA-256 hashes.
 """
 
 import dataclasses
@@ -23,9 +23,11 @@ from errors import Unauthorized
 log = logging.getLogger("chatterd.auth")
 
 PREFIX = "chatterd_"
-"""What a token begins with, so that people and scanners of leaked secrets know what it is."""
+"""Prefix of all tokens, by which users and secret scanners recognise them."""
 
 TOKEN_BYTES = 32
+"""Random bytes of a token."""
+
 NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 TENANT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,200}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -41,9 +43,9 @@ class _TokenEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TokenFileAuthenticator:
-    """The askers whom a file names; those of the file as it was when it was read last and had no mistake.
+    """Authenticates the principals listed in a token file.
 
-    :raises Error: the file cannot be read, or a line of it is wrong.
+    :raises tornado.options.Error: the file cannot be read, or is not valid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,67 +53,67 @@ class TokenFileAuthenticator:
         self._principals = _read(path)
 
     def lookup(self, token: str) -> Principal | None:
-        """Whose token it is."""
+        """Return the principal of a token, or None if the token is unknown."""
         return self._principals.get(digest(token))
 
     async def verify(self, token: str) -> Principal:
-        """Whose token it is.
+        """Return the principal of a token.
 
-        :raises Unauthorized: nobody's.
+        :raises Unauthorized: the token is unknown.
         """
-        asker = self.lookup(token)
-        if asker is None:
-            raise Unauthorized(
-                "This token is not known here. Check that it is whole, or ask for a new one.", "invalid_token"
-            )
-        return asker
+        principal = self.lookup(token)
+        if principal is None:
+            raise Unauthorized("The token is not valid. Check that it is complete, or get a new one.", "invalid_token")
+        return principal
 
-    def to_session(self, token: str, asker: Principal) -> dict[str, object]:
-        """What a session keeps of a token: enough to end with it."""
+    def to_session(self, token: str, principal: Principal) -> dict[str, object]:
+        """Return the token's hash: the session becomes invalid when the token is removed from the file."""
         return {"token": digest(token)}
 
-    def from_session(self, kept: Mapping[str, object]) -> Principal | None:
-        """Whose session it is; None if the token is not in the file any more."""
-        return self._principals.get(str(kept.get("token")))
+    def from_session(self, stored: Mapping[str, object]) -> Principal | None:
+        """Return the principal, or None if the token is not in the file any more."""
+        return self._principals.get(str(stored.get("token")))
 
     def expires_at(self, token: str) -> float | None:
-        """A token ends when its line is taken out of the file."""
+        """Return None: tokens are valid until they are removed from the file."""
         return None
 
     def reload(self) -> None:
-        """Read the file again. If it is wrong, the tokens stay as they were."""
+        """Load the file again. If it is not valid, log an error and keep the previous tokens."""
         try:
             self._principals = _read(self._path)
         except Error as error:
-            log.error("The tokens stay as they were: %s", str(error))
+            log.error("The tokens were not reloaded; the previous ones remain valid: %s", str(error))
         else:
-            log.info("Read %d tokens from %s", len(self._principals), self._path)
+            log.info("Loaded %d tokens from %s", len(self._principals), self._path)
 
 
 def digest(token: str) -> str:
-    """A token's SHA-256 in hexadecimal."""
+    """Return a token's SHA-256 in hexadecimal."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
 def create_token(path: Path, name: str, tenant: str, operator: bool) -> str:
-    """Make a token and write its hash into a file, which is made if it is missing, readable for its owner only.
+    """Create a token and append its hash to a file, which is created with mode 600 if it does not exist.
 
-    :param tenant: whose conversations it opens; empty: those of ``name``.
-    :returns: the token, which is kept nowhere.
-    :raises Error: the file has such a name already, or is wrong.
+    :param name: name of the token, unique in the file.
+    :param tenant: tenant whose conversations the token gives access to; empty: ``name``.
+    :param operator: whether the token gives access to the metrics and status of the server.
+    :returns: the token, which is not stored.
+    :raises tornado.options.Error: the file is not valid, or already has a token of this name.
     :raises OSError: the file cannot be written.
     """
-    askers = _read(path).values() if path.exists() else []
-    if any(asker.name == name for asker in askers):
-        raise Error(f"{path} has a token of the name {name!r} already; choose another name, or take its line out first")
+    principals = _read(path).values() if path.exists() else []
+    if any(principal.name == name for principal in principals):
+        raise Error(f"{path} already has a token named {name!r}; choose another name, or remove its line first")
     token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-    line = _TokenEntry(name, tenant or name, digest(token), operator)
-    _check(line)
+    entry = _TokenEntry(name, tenant or name, digest(token), operator)
+    _check(entry)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
         file.seek(0)
-        begun = file.read()[-1:] not in (b"", b"\n")
-        file.write((b"\n" if begun else b"") + msgspec.json.encode(line) + b"\n")
+        incomplete_line = file.read()[-1:] not in (b"", b"\n")
+        file.write((b"\n" if incomplete_line else b"") + msgspec.json.encode(entry) + b"\n")
     return token
 
 
@@ -119,9 +121,9 @@ def _read(path: Path) -> dict[str, Principal]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise Error(f"the tokens cannot be read: {error}") from error
+        raise Error(f"the token file cannot be read: {error}") from error
     except UnicodeDecodeError as error:
-        raise Error(f"{path} is not a file of tokens: it is not text in UTF-8") from error
+        raise Error(f"{path} is not a token file: it is not encoded in UTF-8") from error
     try:
         return parse(text)
     except Error as error:
@@ -129,12 +131,12 @@ def _read(path: Path) -> dict[str, Principal]:
 
 
 def parse(text: str) -> dict[str, Principal]:
-    """Read the lines of a file of tokens; blank lines and those that begin with ``#`` do not count.
+    """Parse the lines of a token file; blank lines and lines that begin with ``#`` are ignored.
 
-    :returns: the askers, by the hashes of their tokens.
-    :raises Error: a line is wrong; the sentence begins with its number.
+    :returns: the principals by the hashes of their tokens.
+    :raises tornado.options.Error: a line is not valid; the message begins with its number.
     """
-    askers: dict[str, Principal] = {}
+    principals: dict[str, Principal] = {}
     names: set[str] = set()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.startswith("#"):
@@ -142,13 +144,15 @@ def parse(text: str) -> dict[str, Principal]:
         try:
             entry = msgspec.json.decode(line, type=_TokenEntry)
             _check(entry)
-            if entry.name in names or entry.sha256 in askers:
-                raise Error(f"{entry.name!r} or its hash is in the file already")
+            if entry.name in names:
+                raise Error(f"duplicate name {entry.name!r}")
+            if entry.sha256 in principals:
+                raise Error("duplicate sha256")
         except (msgspec.DecodeError, UnicodeEncodeError, RecursionError, Error) as error:
             raise Error(f"line {number}: {error}") from error
         names.add(entry.name)
-        askers[entry.sha256] = Principal(entry.tenant, entry.operator, TenantLimits(**entry.limits), entry.name)
-    return askers
+        principals[entry.sha256] = Principal(entry.tenant, entry.operator, TenantLimits(**entry.limits), entry.name)
+    return principals
 
 
 def _check(entry: _TokenEntry) -> None:
@@ -157,8 +161,8 @@ def _check(entry: _TokenEntry) -> None:
     if not TENANT.fullmatch(entry.tenant):
         raise Error("tenant must have at most 200 characters and no control characters")
     if not DIGEST.fullmatch(entry.sha256):
-        raise Error("sha256 must be the token's SHA-256: 64 digits of 0-9 and a-f")
+        raise Error("sha256 must be the token's SHA-256 in 64 lowercase hexadecimal digits")
     if unknown := entry.limits.keys() - LIMITS:
-        raise Error(f"limits has {min(unknown)!r}, which is none of {', '.join(sorted(LIMITS))}")
+        raise Error(f"limits has {min(unknown)!r}; valid names are {', '.join(sorted(LIMITS))}")
     if any(limit < 0 for limit in entry.limits.values()):
         raise Error("limits must be 0 or more")

@@ -1,1 +1,1 @@
-"""The benchmark: chatterd and its peers under one load, side by side (``make bench``)."""
+"""The benchmark: chatterd, its peers and its own revisions under one load, side by side (``make bench``)."""

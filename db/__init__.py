@@ -1,1 +1,1 @@
-"""SQL only: raw, parameterised, beside the one function that runs it. Knows nothing of HTTP or of Ollama."""
+"""Access to PostgreSQL: the pool, the migrations, and one function for each SQL statement."""

@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 YIELD_TIMEOUT = 0.05
-"""Seconds at most for which a batcher lets the backlog of the one it yields to go first."""
+"""Maximum seconds for which a batcher waits for the backlog of the one it yields to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,14 @@ class _Entry(Generic[Item, Result]):
 
 
 class StatementBatcher(Generic[Item, Result]):
-    """Executes items at once under low load, and many per statement under high load.
+    """Executes items immediately under low load, and many per statement under high load.
 
     The cost of beginning or ending a reply is mostly per statement, not per reply, in PostgreSQL and in this process.
 
     :param run: executes the statement for all given items or none of them; returns their results in order.
-    :param concurrency: statements in progress at once. With two, one that waits for a lock does not block all callers.
-    :param limit: items per statement at most.
+    :param concurrency: maximum number of concurrent statements. With two, a statement that waits for a lock does not
+        block all callers.
+    :param limit: maximum number of items per statement.
     :param yields_to: a batcher whose backlog goes first for up to :data:`YIELD_TIMEOUT` seconds.
     """
 

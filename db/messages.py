@@ -1,4 +1,4 @@
-"""The table ``chatts``: the messages of the conversations."""
+"""The table ``chatts``: the messages of all conversations."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,9 +9,9 @@ import asyncpg
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message as the model sees it.
+    """One message of a conversation, in the terms of Ollama's chat API.
 
-    :param extra: a JSON object with the fields beside role and content (images, tool_calls, thinking, ...), or None.
+    :ivar extra: the other fields (images, tool_calls, thinking, ...) as a JSON object, or None.
     """
 
     role: str
@@ -21,10 +21,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """One message as ``chatts`` holds it.
+    """One row of ``chatts``.
 
-    :param status: how the reply ended whose message it is, as in ``replies.status``, if otherwise than done; else None.
-    :param error: what the viewers of that reply were told; None if nothing.
+    :ivar status: for the message of a reply, ``replies.status`` unless it is ``done``; else None.
+    :ivar error: error message of that reply, or None.
     """
 
     seq: int
@@ -36,29 +36,33 @@ class StoredMessage:
 
 
 MAX_SEQ = 2**63 - 1
-"""Above every ``seq``."""
+"""The maximum of bigint, greater than all values of ``seq``."""
 
 
 async def read_page(
     connection: asyncpg.Connection, tenant: str, appid: str, limit: int, before: int | None
 ) -> list[StoredMessage]:
-    """Read the newest ``limit`` messages of a conversation, of those with a ``seq`` under ``before``; oldest first."""
-    # An assistant's message has its reply's id. One look by primary key for each message that is read, never a join
-    # that reads more: hence the limit inside.
+    """Read the newest messages of a conversation, oldest first.
+
+    :param limit: maximum number of messages.
+    :param before: read only messages with a smaller ``seq``.
+    """
+    # The message of a reply has the reply's id. LATERAL with LIMIT: one lookup by primary key for each message read,
+    # instead of a join that reads more rows.
     rows = await connection.fetch(
         """
-        SELECT said.*, replies.status, replies.error
+        SELECT page.*, replies.status, replies.error
         FROM (
             SELECT seq, id, time, username, message, extra
             FROM chatts
             WHERE tenant = $1 AND appid = $2 AND seq < $4
             ORDER BY seq DESC
             LIMIT $3
-        ) AS said
+        ) AS page
         LEFT JOIN LATERAL (
             SELECT status, error FROM replies
-            WHERE replies.id = said.id AND tenant = $1 AND status NOT IN ('done', 'streaming') LIMIT 1
-        ) AS replies ON said.username = 'assistant'
+            WHERE replies.id = page.id AND tenant = $1 AND status NOT IN ('done', 'streaming') LIMIT 1
+        ) AS replies ON page.username = 'assistant'
         ORDER BY seq DESC
         """,
         tenant,
@@ -96,8 +100,8 @@ CONTEXT = """
     SELECT seq, username, message, extra FROM chatts
     WHERE tenant = {tenant} AND appid = {appid} AND username = 'system' AND seq < {before}
 """
-"""A query for what the model is given of a conversation, in no order: the newest messages before seq ``before``, so
-many as fit into ``size`` bytes but ``least`` at least, and every system message. Its places are filled with SQL."""
+"""A query for the context of a reply, unordered: the newest messages before ``before`` (a seq), up to ``messages`` in
+number and ``size`` in bytes but at least ``least``, and all system messages. The parameters are SQL expressions."""
 
 _CONTEXT = CONTEXT.format(tenant="$1", appid="$2", messages="$3", size="$4", least="$5", before="$6")
 
@@ -105,11 +109,11 @@ _CONTEXT = CONTEXT.format(tenant="$1", appid="$2", messages="$3", size="$4", lea
 async def context(
     connection: asyncpg.Connection, tenant: str, appid: str, messages: int, size: int, before: int | None = None
 ) -> list[Message]:
-    """Read what the model is given of a conversation: its newest messages and all its system messages, oldest first.
+    """Read the context for the model: the newest messages and all system messages, oldest first.
 
-    :param messages: how many to read at most.
-    :param size: bytes of text to read at most; the very newest message is read in any case.
-    :param before: a seq; that message and those after it are left out, and the newest one left may be too.
+    :param messages: number of newest messages to read at most; older system messages are read, too.
+    :param size: bytes of them at most; without ``before``, the newest message is read even if it is larger.
+    :param before: read only messages with a smaller ``seq``.
     """
     rows = await connection.fetch(
         f"{_CONTEXT} ORDER BY seq",
@@ -121,3 +125,33 @@ async def context(
         MAX_SEQ if before is None else before,
     )
     return [Message(row["username"], row["message"], row["extra"]) for row in rows]
+
+
+async def delete_conversation_messages(
+    connection: asyncpg.Connection, tenant: str, appid: str, first: int
+) -> UUID | None:
+    """Delete messages of a conversation and the replies that produced them, unless a reply is streaming.
+
+    :param first: ``seq`` of the first message to delete; 0 deletes the whole conversation, including replies without a
+        message.
+    :returns: the reply that is streaming, in which case nothing was deleted; otherwise None.
+    """
+    streaming: UUID | None = await connection.fetchval(
+        """
+        WITH streaming AS (
+            SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'
+        ), deleted_replies AS (
+            DELETE FROM replies
+            WHERE tenant = $1 AND appid = $2 AND NOT EXISTS (SELECT FROM streaming)
+            AND (message_seq >= $3 OR (message_seq IS NULL AND $3 = 0))
+        ), deleted_messages AS (
+            DELETE FROM chatts
+            WHERE tenant = $1 AND appid = $2 AND seq >= $3 AND NOT EXISTS (SELECT FROM streaming)
+        )
+        SELECT id FROM streaming
+        """,
+        tenant,
+        appid,
+        first,
+    )
+    return streaming

@@ -1,4 +1,4 @@
-"""Applies the numbered files of ``db/migrations``, each once and in a transaction of its own."""
+"""Migrations: applies the numbered files of ``db/migrations``, each once and in its own transaction."""
 
 import logging
 from pathlib import Path
@@ -10,13 +10,13 @@ log = logging.getLogger("chatterd.db")
 FOLDER = Path(__file__).parent / "migrations"
 
 LOCK = 0x63686174746572
-"""Advisory lock key ("chatter"): one process migrates, the others wait for it."""
+"""Key of an advisory lock ("chatter" in ASCII): processes migrate one after the other."""
 
 
 async def migrate(connection: asyncpg.Connection) -> None:
-    """Bring the database up to the newest file. What a newer chatterd has applied already is left as it is.
+    """Apply the migrations that are newer than the database. Unknown newer migrations are left unchanged.
 
-    :raises asyncpg.PostgresError: a file was refused; it left no trace, those before it stay applied.
+    :raises asyncpg.PostgresError: a migration failed and was rolled back; the ones before it remain applied.
     """
     await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
     try:
@@ -33,13 +33,13 @@ async def migrate(connection: asyncpg.Connection) -> None:
 
 
 def _migrations() -> list[tuple[int, str, str]]:
-    """Number, name and statements of each file, in order."""
+    """Return number, name and statements of each file, in order."""
     files = sorted(FOLDER.glob("*.sql"))
     return [(int(file.name.split("_")[0]), file.stem, file.read_text(encoding="utf-8")) for file in files]
 
 
 async def _apply(connection: asyncpg.Connection, number: int, name: str, statements: str) -> None:
-    log.info("Migrating the database: %s", name)
+    log.info("Applying database migration %s", name)
     async with connection.transaction():
         await connection.execute(statements)
         await connection.execute("INSERT INTO chatterd_migrations (number, name) VALUES ($1, $2)", number, name)

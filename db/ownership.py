@@ -1,4 +1,4 @@
-"""Streaming replies and their owners: which process generates which, and how one passes to another."""
+"""The owners of streaming replies: orphans, adoption and release."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ from db.processes import CHANNEL
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A streaming reply that no living process owns: None for one that was given up, else the dead."""
+    """A streaming reply that no living process owns.
+
+    :ivar owner: id of the dead process, or None if the reply was released.
+    """
 
     id: UUID
     owner: int | None
@@ -19,11 +22,11 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True)
 class AdoptedReply:
-    """What an adopter must know of a reply.
+    """What the adopting process needs to continue a reply.
 
-    :param request: see :class:`NewReply`.
-    :param attempts: how often in a row it was adopted without a new line since the last time, this time included.
-    :param stop: whether somebody asked to stop it.
+    :ivar request: see :class:`db.replies.NewReply`.
+    :ivar attempts: number of consecutive adoptions without a new line, including this one.
+    :ivar stop: whether a stop was requested.
     """
 
     id: UUID
@@ -36,7 +39,7 @@ class AdoptedReply:
 
 
 async def find_owned(connection: asyncpg.Connection, owner: int) -> list[tuple[UUID, bool]]:
-    """Find the streaming replies of a process, and for each whether somebody asked to stop it."""
+    """Find the streaming replies of a process, and for each whether a stop was requested."""
     rows = await connection.fetch("SELECT id, stop FROM replies WHERE owner = $1 AND status = 'streaming'", owner)
     return [(row["id"], row["stop"]) for row in rows]
 
@@ -49,7 +52,7 @@ async def find_orphans(connection: asyncpg.Connection, limit: int) -> list[Orpha
         WHERE status = 'streaming' AND (owner IS NULL OR NOT EXISTS (
             SELECT FROM processes WHERE processes.owner = replies.owner
         ))
-        ORDER BY random() -- so that several adopters do not all go for the same ones
+        ORDER BY random() -- so that concurrent adopters choose different replies
         LIMIT $1
         """,
         limit,
@@ -58,7 +61,11 @@ async def find_orphans(connection: asyncpg.Connection, limit: int) -> list[Orpha
 
 
 async def adopt(connection: asyncpg.Connection, orphan: Orphan, owner: int) -> AdoptedReply | None:
-    """Make a reply ``owner``'s, if it is still the orphan that was found; of two who try, one succeeds."""
+    """Set the owner of an orphan (compare-and-set). Of concurrent adopters exactly one succeeds.
+
+    :param owner: id of the adopting process, which must be registered.
+    :returns: None if the reply is not this orphan any more, or the process was declared dead.
+    """
     row = await connection.fetchrow(
         """
         UPDATE replies
@@ -77,7 +84,7 @@ async def adopt(connection: asyncpg.Connection, orphan: Orphan, owner: int) -> A
 
 
 async def release(connection: asyncpg.Connection, owner: int, replies: Sequence[UUID]) -> None:
-    """Give replies up for any process to adopt, and tell all."""
+    """Release replies, so that any process can adopt them, and notify all processes."""
     await connection.execute(
         """
         WITH released AS (

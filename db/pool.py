@@ -1,4 +1,4 @@
-"""The pool of connections to PostgreSQL, and what its failures mean to a client."""
+"""The pool of connections to PostgreSQL, and the conversion of its errors to those of :mod:`errors`."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavaila
 from logging_setup import describe
 
 log = logging.getLogger("chatterd.db")
-logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # it warns with a stack trace of what is logged here already
+logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # its warnings repeat what is logged here
 
 UNAVAILABLE_ERRORS = (
     OSError,
@@ -27,52 +27,56 @@ UNAVAILABLE_ERRORS = (
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
 )
-"""What asyncpg raises while PostgreSQL is absent, starting, stopping, full or no longer the primary."""
+"""Raised by asyncpg while PostgreSQL is unreachable, starting, stopping, out of resources or not the primary."""
 
 UNAVAILABLE_MESSAGE = "The database cannot be reached. Try again in a moment."
 
 RETRY_INTERVAL = 1.0
-"""Seconds between two attempts to reach a database that was away when chatterd started."""
+"""Seconds between two attempts to connect to a database that was unavailable at startup."""
 
 COMMAND_TIMEOUT = 10.0
-"""Seconds that a statement may take; migrations may take longer."""
-
+"""Maximum duration of a statement in seconds; migrations may take longer."""
 
 SESSION_SETTINGS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
-"""Every statement here goes by a key, whatever its values: to plan it once is enough, to compile it never pays, and to
-read a whole table must not seem best because it is empty yet: the plan stays when it is not any more."""
+"""All statements select by key, so one generic plan suits all parameters, and JIT compilation never pays.
+
+Sequential scans are disabled because a plan made while the tables are empty stays in use when they have grown.
+"""
 
 DIRECT_OPTIONS: dict[str, Any] = {"server_settings": SESSION_SETTINGS, "max_cached_statement_lifetime": 0}
-"""How asyncpg connects to PostgreSQL itself: statements stay prepared for as long as the session lives."""
+"""Arguments of asyncpg for connections to PostgreSQL itself: prepared statements are kept until the session ends."""
 
 POOLER_OPTIONS: dict[str, Any] = {"statement_cache_size": 0}
-"""How it connects to a pooler in transaction mode, where each transaction may be another session's: nothing stays
-prepared, and the session's settings are the pooler's to make (``connect_query`` in deploy/pgbouncer.ini)."""
+"""Arguments of asyncpg for connections to a pooler in transaction mode, where each transaction may use another session.
 
-POOLER_HINT = ". If it is a pooler in transaction mode, say with --session-database-url where PostgreSQL itself is."
-"""What a pooler's refusal of a session's settings is about."""
+Prepared statements are not kept, and the pooler sets the session's settings (``connect_query`` in
+deploy/pgbouncer.ini).
+"""
+
+POOLER_HINT = ". If this is a pooler in transaction mode, set --session-database-url to the address of PostgreSQL."
+"""Added to the error by which poolers reject session settings."""
 
 MIN_CONNECTIONS = 4
-"""Connections that are there from the start: as many as statements begin and end replies at once."""
+"""Connections opened at startup: the number of concurrent statements that begin and finish replies."""
 
 
 class _Connection(asyncpg.Connection):
-    """A pooled connection that is given back without a round trip: nothing here changes the session's state."""
+    """A pooled connection that is returned without a reset query, since no statement changes the session's state."""
 
     def get_reset_query(self) -> str:
         return ""
 
 
 class Database:
-    """Lends connections to a migrated database.
+    """A pool of connections to a migrated database.
 
-    :ivar size: how many it lends at most.
+    :ivar size: maximum number of pooled connections.
     :param url: libpq connection URI.
-    :param size: connections at most.
-    :param acquire_timeout: seconds to wait for a free connection, and to open one.
-    :param on_acquired: called with the seconds that a caller waited for a connection.
-    :param session_url: PostgreSQL itself, if ``url`` leads to a pooler in transaction mode. What needs a session of its
-        own (advisory locks, LISTEN, a session's settings) goes there: see :meth:`open_dedicated`, and migrations.
+    :param size: maximum number of pooled connections.
+    :param acquire_timeout: seconds to wait for a free connection, and for opening one.
+    :param session_url: URI of PostgreSQL itself, if ``url`` leads to a pooler in transaction mode. Used by what needs a
+        session (advisory locks, LISTEN, session settings): migrations and :meth:`open_dedicated`.
+    :param on_acquired: called with the seconds that a caller of :meth:`acquire` waited.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class Database:
     ) -> None:
         self._url = url
         self._session_url = session_url or url
-        self._pooled = bool(session_url)
+        self._behind_pooler = bool(session_url)
         self.size = size
         self._on_acquired = on_acquired
         self._acquire_timeout = acquire_timeout
@@ -93,25 +97,25 @@ class Database:
         self._opening: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Connect and migrate. If the database is away, keep trying in the background and return all the same.
+        """Connect and migrate. If the database is unavailable, return and retry in the background.
 
-        :raises asyncpg.PostgresError: the database refuses this user, or a migration.
+        :raises asyncpg.PostgresError: authentication or a migration failed.
         """
         try:
             await self._connect()
         except UNAVAILABLE_ERRORS as error:
             hint = POOLER_HINT if isinstance(error, asyncpg.ProtocolViolationError) else ""
-            log.warning("The database cannot be reached, trying on: %s%s", error, hint)
+            log.warning("The database cannot be reached; retrying: %s%s", error, hint)
             self._opening = asyncio.create_task(self._keep_connecting())
 
     async def _connect(self) -> None:
-        # With settings though it needs none: a pooler refuses them, and a migration's lock needs a session.
+        # Sends session settings, which it does not need, to detect a pooler: the lock of migrations needs a session.
         connection = await asyncpg.connect(
             self._session_url, timeout=self._acquire_timeout, server_settings=SESSION_SETTINGS
         )
         try:
-            if self._pooled:
-                await self._check_same(connection)
+            if self._behind_pooler:
+                await self._check_same_database(connection)
             await migrate(connection)
         finally:
             await connection.close()
@@ -123,24 +127,24 @@ class Database:
             timeout=self._acquire_timeout,
             command_timeout=COMMAND_TIMEOUT,
             connection_class=_Connection,
-            **(POOLER_OPTIONS if self._pooled else DIRECT_OPTIONS),
+            **(POOLER_OPTIONS if self._behind_pooler else DIRECT_OPTIONS),
         )
         try:
-            if not self._pooled:
+            if not self._behind_pooler:
                 await _warm_plans(pool, min(MIN_CONNECTIONS, self.size))
         except BaseException:
             pool.terminate()
             raise
         self._pool = pool
 
-    async def _check_same(self, direct: asyncpg.Connection) -> None:
+    async def _check_same_database(self, direct: asyncpg.Connection) -> None:
         pooled = await asyncpg.connect(self._url, timeout=self._acquire_timeout, **POOLER_OPTIONS)
         try:
             same = await pooled.fetchval(_DATABASE_IDENTITY) == await direct.fetchval(_DATABASE_IDENTITY)
         finally:
             await pooled.close()
         if not same:
-            raise OSError("--session-database-url leads to another database than --database-url")
+            raise OSError("--session-database-url and --database-url lead to different databases")
 
     async def _keep_connecting(self) -> None:
         while self._pool is None:
@@ -151,11 +155,11 @@ class Database:
             except UNAVAILABLE_ERRORS:
                 continue
             except Exception:
-                log.exception("The database is there, but cannot be used; trying on.")
+                log.exception("The database is reachable but cannot be used; retrying.")
 
     @property
     def connections(self) -> tuple[int, int]:
-        """How many connections of the pool are lent now, and how many are idle."""
+        """The numbers of acquired and of idle connections in the pool."""
         if self._pool is None:
             return 0, 0
         idle = self._pool.get_idle_size()
@@ -163,48 +167,56 @@ class Database:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[asyncpg.Connection]:
-        """Lend a connection for the ``async with`` block.
+        """Acquire a connection for the ``async with`` block.
 
-        :raises Unavailable: the database cannot be reached, or all connections were busy for the acquire timeout.
-        :raises ConnectionLost: it went away inside the block; what was under way may be committed or not.
-        :raises NotAcceptable: it refuses a text inside the block (PostgreSQL class 22, data exception).
+        :raises ServiceUnavailable: the database is unavailable, or no connection was free within the acquire timeout.
+        :raises ConnectionLost: the connection was lost inside the block; the statement may or may not have been
+            committed.
+        :raises NotAcceptable: the database rejects a text inside the block (SQLSTATE class 22, data exception).
         """
         pool = self._pool
         if pool is None:
             raise ServiceUnavailable(UNAVAILABLE_MESSAGE)
-        asked = monotonic()
+        started = monotonic()
         try:
             connection = await pool.acquire(timeout=self._acquire_timeout)
-        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:  # whatever keeps a session from beginning
+        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:  # any error that prevents a session
             log.warning("No connection to the database: %s", describe(error))
             raise ServiceUnavailable(UNAVAILABLE_MESSAGE) from error
-        self._on_acquired(monotonic() - asked)
+        self._on_acquired(monotonic() - started)
         try:
             yield connection
         except ChatterdError:
             raise
         except asyncpg.DataError as error:
-            log.info("The database refused a text: %s", error)
+            log.info("The database rejected a text: %s", error)
             raise NotAcceptable(
-                "The database cannot store this text: it holds a NUL or another character that is not valid Unicode."
+                "The database cannot store this text. Remove NUL characters and invalid Unicode from it."
             ) from error
         except Exception as error:
-            # A connection that is cut at a bad moment makes asyncpg raise what is in no list.
+            # If the connection is lost between two steps of a statement, asyncpg may raise any exception.
             if not isinstance(error, UNAVAILABLE_ERRORS) and not _is_lost(connection):
                 raise
             level = logging.WARNING if self._pool else logging.INFO
             log.log(level, "The connection to the database was lost: %s", describe(error))
-            await pool.expire_connections()  # what became of this one may have become of all
+            await pool.expire_connections()  # the others may be lost, too
             raise ConnectionLost(UNAVAILABLE_MESSAGE) from error
         finally:
             await _release(pool, connection)
 
-    async def open_dedicated(self, **settings: str) -> asyncpg.Connection:
-        """Open a connection outside the pool, and past a pooler, for what lives as long as a session does. The caller
-        closes it.
+    async def ping(self) -> None:
+        """Check that the database executes statements.
 
-        :param settings: PostgreSQL's settings for the session.
-        :raises Unavailable: the database cannot be reached, or was not migrated yet.
+        :raises ServiceUnavailable: it cannot be reached, or all connections were busy for the acquire timeout.
+        """
+        async with self.acquire() as connection:
+            await connection.execute("SELECT 1")
+
+    async def open_dedicated(self, **settings: str) -> asyncpg.Connection:
+        """Open a connection outside the pool, to PostgreSQL itself even behind a pooler. The caller must close it.
+
+        :param settings: PostgreSQL's settings of the session.
+        :raises ServiceUnavailable: the database is unavailable, or not migrated yet.
         """
         if self._pool is None:
             raise ServiceUnavailable(UNAVAILABLE_MESSAGE)
@@ -219,7 +231,7 @@ class Database:
             raise ServiceUnavailable(UNAVAILABLE_MESSAGE) from error
 
     async def close(self) -> None:
-        """Close all connections, those still lent too."""
+        """Close all connections, including acquired ones."""
         if self._opening:
             self._opening.cancel()
         pool, self._pool = self._pool, None
@@ -231,13 +243,13 @@ _DATABASE_IDENTITY = """
     SELECT concat(oid, ' ', extract(epoch FROM pg_postmaster_start_time()))
     FROM pg_database WHERE datname = current_database()
 """
-"""Tells a database from all others."""
+"""Identifies a database and the server it belongs to."""
 
 
 def _is_lost(connection: asyncpg.Connection) -> bool:
     try:
         return bool(connection.is_closed())
-    except asyncpg.InterfaceError:  # so much so that the pool has taken it back from under its borrower
+    except asyncpg.InterfaceError:  # the pool has already taken the connection back
         return True
 
 
@@ -245,14 +257,14 @@ async def _release(pool: Any, connection: asyncpg.Connection) -> None:
     try:
         await pool.release(connection)
     except UNAVAILABLE_ERRORS as error:
-        log.info("A connection could not be given back: %s", error)
+        log.info("A connection could not be returned to the pool: %s", error)
 
 
 async def _warm_plans(pool: Any, count: int) -> None:
-    """Let PostgreSQL plan, on so many connections, what each prompt needs before anybody waits for it: a session's
-    first takes ten times as long.
+    """Plan the statements of a prompt on ``count`` connections: a session's first execution takes ten times as long.
 
-    Not on each connection as it opens: the statements take locks, for which one that only reads must not wait.
+    This is not done whenever a connection opens, because these statements take locks, and a connection that is opened
+    for reading must not wait for them.
     """
     connections = [await pool.acquire() for _ in range(count)]
     for connection in connections:

@@ -1,22 +1,40 @@
-"""Which processes live, as PostgreSQL knows it, and the doorbell between them (the table ``processes``, NOTIFY)."""
+"""The table ``processes``: the leases of all processes, and notifications between processes.
+
+What fences a process whose lease is lost (docs/architecture.md has a diagram of each failure):
+
+* The **advisory lock** with the key ``owner``, held in a session of its own, tells whether a process is alive.
+  PostgreSQL releases it when the session ends, however the process died. It fences nothing by itself: a process that
+  lost only this session can still write on its other connections.
+* The **row in processes** is the lease. The process inserts it after taking the lock, so a row whose lock is free
+  belongs to a dead process, and any other process may delete it (:func:`delete_dead`). The deletion holds the lock
+  until it commits: a process that registers again in the meantime waits for it, and then finds no row.
+* **FOR KEY SHARE** fences the reply log. :func:`db.reply_lines.append` locks its own process's row in this mode in the
+  statement that inserts the lines. The mode conflicts with DELETE and not with itself (PostgreSQL manual, "Explicit
+  Locking"). A deletion therefore waits for the batch in progress. A later batch, or one that waited for the deletion,
+  inserts nothing, however old its snapshot: at READ COMMITTED a row deleted meanwhile is skipped. Once the row is
+  deleted, the log contains all lines that this process will ever append to it.
+* **replies.owner** fences adoption and the end of a reply, not the lease. Both are an UPDATE that requires the expected
+  owner and ``finished IS NULL`` under the lock of the row in ``replies``, so exactly one of them succeeds.
+"""
 
 from dataclasses import dataclass
 
 import asyncpg
 
 CHANNEL = "chatterd"
+"""The channel of all notifications."""
 
 RECOVERY_GRACE = 3
-"""Seconds after PostgreSQL's own start in which nobody is declared dead: all have lost their sessions and come back."""
+"""Seconds after PostgreSQL's start during which no process is declared dead: all have lost their sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
     """A process and its work.
 
-    :param owner: its id; None for the replies that no living process generates at the moment.
-    :param age: seconds since it was announced first; None likewise.
-    :param replies: how many it generates.
+    :ivar owner: id of the process; None for the orphans, which no living process generates.
+    :ivar age: seconds since it registered first; None for the orphans.
+    :ivar replies: number of replies it generates.
     """
 
     owner: int | None
@@ -25,27 +43,24 @@ class Process:
 
 
 async def register(connection: asyncpg.Connection, owner: int) -> None:
-    """Say that a process lives, for as long as ``connection``'s session does, and listen to the others.
-
-    PostgreSQL frees the advisory lock when the session ends, however the process died.
-    """
+    """Take the lease of a process, for as long as the session of ``connection`` exists."""
     await connection.execute("SELECT pg_advisory_lock($1)", owner)
     await connection.execute("INSERT INTO processes (owner) VALUES ($1) ON CONFLICT DO NOTHING", owner)
 
 
 async def register_again(connection: asyncpg.Connection, owner: int) -> bool:
-    """Say so in a new session after the old one was lost.
+    """Move the lease to a new session after the previous one was lost.
 
-    PostgreSQL may not have noticed yet that the old one is; it is ended, or the lock would not be free.
+    PostgreSQL may not have detected the loss yet; a previous session that still holds the lock is terminated.
 
-    :returns: False if the process was declared dead in between: its replies are or will be somebody else's.
+    :returns: False if the process was declared dead in the meantime: other processes adopt its replies.
     """
     await connection.execute(
         """
         SELECT pg_terminate_backend(pid) FROM pg_locks
         WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        -- a bigint key's two halves
+        -- pg_locks shows a bigint key as two halves
         AND classid::bigint = $1::bigint >> 32 AND objid::bigint = $1::bigint & 4294967295 AND objsubid = 1
         """,
         owner,
@@ -55,18 +70,17 @@ async def register_again(connection: asyncpg.Connection, owner: int) -> bool:
 
 
 async def unregister(connection: asyncpg.Connection, owner: int) -> None:
-    """Take back that a process lives, at its orderly end."""
+    """Give up the lease of a process that stops."""
     await connection.execute("DELETE FROM processes WHERE owner = $1", owner)
 
 
-async def delete_dead(connection: asyncpg.Connection, but: int) -> list[int]:
-    """Declare dead every process whose advisory lock is free, ``but`` that of the one that looks. Their replies are
-    orphans from then on.
+async def delete_dead(connection: asyncpg.Connection, own: int) -> list[int]:
+    """Declare dead, that is, delete, all processes whose advisory lock is free; their replies become orphans.
 
-    The deletion waits for a round of lines that is being written under the row (see :func:`db.lines.append`), so
-    whoever sees the row gone sees all lines that its process ever wrote.
+    The deletion waits for batches of lines in progress (see above).
 
-    :returns: the dead.
+    :param own: id of the calling process, which is skipped.
+    :returns: the ids of the dead processes.
     """
     rows = await connection.fetch(
         """
@@ -76,13 +90,13 @@ async def delete_dead(connection: asyncpg.Connection, but: int) -> list[int]:
         RETURNING owner
         """,
         RECOVERY_GRACE,
-        but,
+        own,
     )
     return [row["owner"] for row in rows]
 
 
 async def list_processes(connection: asyncpg.Connection) -> list[Process]:
-    """List the processes that were not declared dead, the oldest first, and last, if there are any, the orphans."""
+    """List all registered processes, the oldest first, and last, if there are any, the orphans."""
     rows = await connection.fetch(
         """
         SELECT processes.owner, extract(epoch FROM now() - processes.started)::float8 AS age,
@@ -97,9 +111,9 @@ async def list_processes(connection: asyncpg.Connection) -> list[Process]:
     return [Process(row["owner"], row["age"], row["replies"]) for row in rows]
 
 
-async def notify(connection: asyncpg.Connection, notice: str) -> None:
-    """Send a notice to every process that listens, this one too.
+async def notify(connection: asyncpg.Connection, payload: str) -> None:
+    """Send a notification to all processes, including the calling one.
 
-    :param notice: a word and a reply's id, never text (NOTIFY carries at most 8 kB).
+    :param payload: a kind and the id of a reply (see :mod:`relay.cluster.notifications`); less than 8,000 bytes.
     """
-    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, notice)
+    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)

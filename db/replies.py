@@ -1,4 +1,4 @@
-"""The table ``replies``: one row per generation, from the moment its prompt is recorded."""
+"""The table ``replies``: one row per generation, inserted together with its prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,22 @@ from db.messages import Message
 from db.processes import CHANNEL
 
 STREAMING = "streaming"
-"""The status of a reply until it is finished. A statement that goes by an id says ``finished IS NULL`` instead: to a
-PostgreSQL that last looked when nobody streamed, an index of those that stream seems empty, and so cheaper to read from
-end to end than to look up an id."""
+"""The status of a reply until it is finished.
+
+Statements that select by id use ``finished IS NULL`` instead: if the table was last analyzed while no reply was
+streaming, the planner assumes an empty partial index on streaming replies, and scans it instead of looking up the id.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class NewReply:
-    """What :func:`begin` records of a reply before the model is asked.
+    """A reply to insert, with its prompt.
 
-    :param request: the JSON object passed on to Ollama, without its messages.
-    :param owner: the process that generates it.
-    :param messages: the prompt, to record.
-    :param context_messages: how many earlier messages to read at most.
-    :param context_bytes: how many bytes of them at most.
+    :ivar request: JSON object passed on to Ollama, without its messages.
+    :ivar owner: id of the process that generates the reply.
+    :ivar messages: the prompt, which is recorded.
+    :ivar context_messages: maximum number of earlier messages to read.
+    :ivar context_bytes: maximum bytes of earlier messages to read.
     """
 
     id: UUID
@@ -42,11 +44,11 @@ class NewReply:
 
 @dataclass(frozen=True, slots=True)
 class BeginResult:
-    """How :func:`begin` ended. Exactly one of the three is not None.
+    """The result of :func:`begin` for one reply. Exactly one of the attributes is not None.
 
-    :param context: the conversation's earlier messages, oldest first.
-    :param running: the reply that is being generated for this conversation already.
-    :param existing: the reply that the same idempotency key began.
+    :ivar context: the reply was inserted; the conversation's earlier messages, oldest first.
+    :ivar running: the reply that is already streaming in this conversation.
+    :ivar existing: the reply that has the same idempotency key.
     """
 
     context: list[Message] | None = None
@@ -56,10 +58,10 @@ class BeginResult:
 
 @dataclass(frozen=True, slots=True)
 class StoredReply:
-    """A reply as the database holds it.
+    """One row of ``replies`` and the message that the reply produced.
 
-    :param error: what the viewers were told if it ended otherwise than done or stopped.
-    :param message: the assistant's message, None if the model had said nothing.
+    :ivar error: error message sent to viewers, unless the status is ``streaming``, ``done`` or ``stopped``.
+    :ivar message: the assistant's message; None if the reply has no content.
     """
 
     id: UUID
@@ -72,12 +74,15 @@ class StoredReply:
 
 @dataclass(frozen=True, slots=True)
 class FinishRequest:
-    """What :func:`finish` stores of a reply at its end.
+    """The end of a reply, to store.
 
-    :param owner: the process that generates it.
-    :param message: the assistant's; its id will be the reply's.
-    :param first: the number of ``lines[0]``; the log must hold all lines before it.
-    :param notices: what to ring at the other processes with the commit.
+    :ivar owner: id of the process that generates the reply.
+    :ivar status: the final status.
+    :ivar error: error message for viewers, or None.
+    :ivar message: the assistant's message, stored with the id of the reply; None if the reply has no content.
+    :ivar first: number of ``lines[0]``; the log must contain all lines before it.
+    :ivar lines: the last lines.
+    :ivar notices: payloads of notifications to send at the commit.
     """
 
     id: UUID
@@ -92,49 +97,51 @@ class FinishRequest:
 
 
 class FinishResult(Enum):
-    """Whether :func:`finish` ended a reply."""
+    """The result of :func:`finish` for one reply."""
 
     STORED = auto()
     NOT_OWNER = auto()
-    """Another process owns it, or it has ended otherwise, or was forgotten."""
+    """Another process owns the reply, or it ended with another status, or it was deleted."""
 
     LINES_MISSING = auto()
-    """PostgreSQL crashed and lost lines that it had taken: write them again first."""
+    """The log lacks lines before ``first``, lost in a crash of PostgreSQL: append them again first."""
 
 
 async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[BeginResult]:
-    """Record replies with their prompts, and read the conversations before them: one statement, all or nothing.
+    """Insert replies, record their prompts and read their contexts, in one statement.
 
-    Each is refused by itself, with nothing of it recorded, if a reply is streaming in its conversation or if its
-    idempotency key is known.
+    A reply is skipped, with nothing of it recorded, if a reply is streaming in its conversation or has its idempotency
+    key. An error of one text rolls back all of them.
 
-    :returns: how each began, in order.
+    :returns: one result for each reply, in order.
+    :raises asyncpg.DataError: PostgreSQL cannot store a text.
     """
     rows = await connection.fetch(
         _BEGIN,
-        [one.id for one in new],
-        [one.tenant for one in new],
-        [one.appid for one in new],
-        [one.model for one in new],
-        [one.request for one in new],
-        [one.owner for one in new],
-        [one.idempotency_key for one in new],
-        [one.context_messages for one in new],
-        [one.context_bytes for one in new],
-        [0 if one.messages else 1 for one in new],
-        [one.id for one in new for _ in one.messages],
-        [message.role for one in new for message in one.messages],
-        [message.content for one in new for message in one.messages],
-        [message.extra for one in new for message in one.messages],
+        [reply.id for reply in new],
+        [reply.tenant for reply in new],
+        [reply.appid for reply in new],
+        [reply.model for reply in new],
+        [reply.request for reply in new],
+        [reply.owner for reply in new],
+        [reply.idempotency_key for reply in new],
+        [reply.context_messages for reply in new],
+        [reply.context_bytes for reply in new],
+        [0 if reply.messages else 1 for reply in new],
+        [reply.id for reply in new for _ in reply.messages],
+        [message.role for reply in new for message in reply.messages],
+        [message.content for reply in new for message in reply.messages],
+        [message.extra for reply in new for message in reply.messages],
     )
-    found: dict[UUID, list[asyncpg.Record]] = {one.id: [] for one in new}
+    found: dict[UUID, list[asyncpg.Record]] = {reply.id: [] for reply in new}
     for row in rows:
         found[row["id"]].append(row)
-    return [await _begin_result(connection, one, found[one.id]) for one in new]
+    return [await _begin_result(connection, reply, found[reply.id]) for reply in new]
 
 
-# `running` and `existing` are looked up row by row: PostgreSQL assumes that few replies are streaming at any time and
-# would otherwise read the whole index of them. Sorted, so that concurrent statements lock their keys in one order.
+# LATERAL and scalar subqueries look up `running` and `existing` by key for each row: the planner assumes few streaming
+# replies and would scan the whole partial index. ORDER BY lets concurrent statements lock the unique keys in the same
+# order, which prevents deadlocks.
 _BEGIN = f"""
     WITH new AS MATERIALIZED (
         SELECT * FROM unnest(
@@ -150,11 +157,11 @@ _BEGIN = f"""
         RETURNING id, tenant, appid
     ), recorded AS (
         INSERT INTO chatts (tenant, appid, username, message, extra)
-        SELECT begun.tenant, begun.appid, said.role, said.content, said.extra
+        SELECT begun.tenant, begun.appid, prompt.role, prompt.content, prompt.extra
         FROM unnest($11::uuid[], $12::text[], $13::text[], $14::jsonb[])
-            WITH ORDINALITY AS said (reply, role, content, extra, n)
-        JOIN begun ON begun.id = said.reply
-        ORDER BY said.n
+            WITH ORDINALITY AS prompt (reply, role, content, extra, n)
+        JOIN begun ON begun.id = prompt.reply
+        ORDER BY prompt.n
         RETURNING tenant, appid, seq
     )
     SELECT new.id, begun.id IS NOT NULL AS begun, running.id AS running, context.*,
@@ -187,13 +194,13 @@ async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Seq
     if not first["begun"]:
         if first["existing"] is not None:
             return BeginResult(existing=first["existing"])
-        refused_by = await _conflict(connection, new)
-        if refused_by is not None:
-            return refused_by
-        [begun] = await begin(connection, [new])  # it has ended meanwhile
-        return begun
+        conflict = await _find_conflict(connection, new)
+        if conflict is not None:
+            return conflict
+        [result] = await begin(connection, [new])  # the conflicting reply has ended in the meantime
+        return result
     if first["running"] is not None:
-        # The statement's snapshot is older than the end of the reply before this one: its message is not in the rows.
+        # The previous reply ended after the statement's snapshot was taken: its message is not in the rows.
         context = await messages.context(
             connection, new.tenant, new.appid, new.context_messages, new.context_bytes, before=first["recorded_from"]
         )
@@ -202,11 +209,11 @@ async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Seq
     return BeginResult(context=earlier)
 
 
-async def _conflict(connection: asyncpg.Connection, new: NewReply) -> BeginResult | None:
-    """Find the row that refused ``new``, if it still would.
+async def _find_conflict(connection: asyncpg.Connection, new: NewReply) -> BeginResult | None:
+    """Find the reply that conflicts with ``new``; None if there is none any more.
 
-    A statement of its own: that row may be too young for the other's snapshot, which may still show as running what
-    ended before it.
+    This needs a new snapshot: the conflicting row may have been committed after that of :func:`begin`, which may also
+    show a reply as streaming that has ended since.
     """
     rows = await connection.fetch(
         """
@@ -218,55 +225,59 @@ async def _conflict(connection: asyncpg.Connection, new: NewReply) -> BeginResul
         new.appid,
         new.idempotency_key,
     )
-    found = {row["existing"]: row["id"] for row in rows}
-    if True in found:
-        return BeginResult(existing=found[True])
-    return BeginResult(running=found[False]) if found else None
+    ids = {row["existing"]: row["id"] for row in rows}
+    if True in ids:
+        return BeginResult(existing=ids[True])
+    return BeginResult(running=ids[False]) if ids else None
 
 
 async def find_by_idempotency_key(
     connection: asyncpg.Connection, tenant: str, appid: str, idempotency_key: str
 ) -> UUID | None:
-    """Find the reply that an idempotency key began."""
-    known: UUID | None = await connection.fetchval(
+    """Find the reply with an idempotency key."""
+    reply: UUID | None = await connection.fetchval(
         "SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND idempotency_key = $3",
         tenant,
         appid,
         idempotency_key,
     )
-    return known
+    return reply
 
 
 async def finish(connection: asyncpg.Connection, endings: Sequence[FinishRequest]) -> list[FinishResult]:
-    """End streaming replies: last lines, the assistant's message and the status, in one statement, all or nothing.
+    """Finish streaming replies: store their last lines, messages and status, in one statement.
 
-    Safe to repeat when the answer was lost.
+    Idempotent: may be repeated if the result was lost. An error of one text rolls back all of them.
 
-    :returns: for each ending, in order, whether it is stored now.
+    :returns: one result for each reply, in order.
+    :raises asyncpg.DataError: PostgreSQL cannot store a text.
     """
     rows = await connection.fetch(
         _FINISH,
-        [one.id for one in endings],
-        [one.tenant for one in endings],
-        [one.owner for one in endings],
-        [one.status for one in endings],
-        [one.error for one in endings],
-        [one.message.content if one.message else None for one in endings],
-        [one.message.extra if one.message else None for one in endings],
-        [one.first for one in endings],
-        [len(one.lines) for one in endings],
-        [one.id for one in endings for _ in one.lines],
-        [one.first + n for one in endings for n in range(len(one.lines))],
-        [line for one in endings for line in one.lines],
+        [ending.id for ending in endings],
+        [ending.tenant for ending in endings],
+        [ending.owner for ending in endings],
+        [ending.status for ending in endings],
+        [ending.error for ending in endings],
+        [ending.message.content if ending.message else None for ending in endings],
+        [ending.message.extra if ending.message else None for ending in endings],
+        [ending.first for ending in endings],
+        [len(ending.lines) for ending in endings],
+        [ending.id for ending in endings for _ in ending.lines],
+        [ending.first + n for ending in endings for n in range(len(ending.lines))],
+        [line for ending in endings for line in ending.lines],
         CHANNEL,
-        [one.id for one in endings for _ in one.notices],
-        [notice for one in endings for notice in one.notices],
+        [ending.id for ending in endings for _ in ending.notices],
+        [notice for ending in endings for notice in ending.notices],
     )
     stored = {row["id"] for row in rows}
-    return [FinishResult.STORED if one.id in stored else await _why_not_finished(connection, one) for one in endings]
+    return [
+        FinishResult.STORED if ending.id in stored else await _why_not_finished(connection, ending)
+        for ending in endings
+    ]
 
 
-# `finished IS NULL`: see STREAMING. Sorted, as two statements that repeat each other's endings must go in order.
+# `finished IS NULL`: see STREAMING. ORDER BY lets concurrent statements lock rows in the same order, as in _BEGIN.
 _FINISH = """
     WITH ending AS MATERIALIZED (
         SELECT *, (SELECT max(seq) FROM reply_lines WHERE reply = ending.id) AS last_logged FROM unnest(
@@ -288,22 +299,25 @@ _FINISH = """
         FROM unnest($10::uuid[], $11::int[], $12::text[]) AS last (reply, seq, line)
         JOIN ended ON ended.id = last.reply
         ON CONFLICT (reply, seq) DO UPDATE SET line = excluded.line
-    ), never_shown AS (
+    ), never_sent AS (
         DELETE FROM reply_lines USING ended WHERE reply = ended.id AND seq >= ended.line_count
     ), recorded AS (
         INSERT INTO chatts (seq, id, tenant, appid, username, message, extra)
         SELECT message_seq, id, tenant, appid, 'assistant', content, extra FROM ended WHERE message_seq IS NOT NULL
     )
     SELECT ended.id, (
-        SELECT count(pg_notify($13, rung.notice))
-        FROM unnest($14::uuid[], $15::text[]) AS rung (reply, notice) WHERE rung.reply = ended.id
+        SELECT count(pg_notify($13, notices.payload))
+        FROM unnest($14::uuid[], $15::text[]) AS notices (reply, payload) WHERE notices.reply = ended.id
     ) FROM ended
 """
 
 
 async def _why_not_finished(connection: asyncpg.Connection, ending: FinishRequest) -> FinishResult:
-    """Find out why a reply could not be ended. A statement of its own: the other's snapshot may be older than an end
-    for which it had to wait, that of its own first try."""
+    """Find out why a reply was not finished.
+
+    This needs a new snapshot: :func:`finish` may have waited for its own first attempt, which committed after its
+    snapshot was taken.
+    """
     row = await connection.fetchrow(
         "SELECT status, owner FROM replies WHERE tenant = $1 AND id = $2", ending.tenant, ending.id
     )
@@ -313,14 +327,17 @@ async def _why_not_finished(connection: asyncpg.Connection, ending: FinishReques
 
 
 async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> StoredReply | None:
-    """Read a reply and its message; None if there is no such reply."""
+    """Read a reply and its message.
+
+    :returns: None if there is no such reply.
+    """
     row = await connection.fetchrow(
         """
-        SELECT id, appid, model, status, error, said.username, said.message, said.extra
+        SELECT id, appid, model, status, error, produced.username, produced.message, produced.extra
         FROM replies LEFT JOIN LATERAL (
             SELECT username, message, extra FROM chatts
             WHERE tenant = $1 AND appid = replies.appid AND seq = replies.message_seq LIMIT 1
-        ) AS said ON true
+        ) AS produced ON true
         WHERE tenant = $1 AND id = $2
         """,
         tenant,
@@ -333,27 +350,27 @@ async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> Stor
 
 
 async def find_streaming(connection: asyncpg.Connection, tenant: str, appid: str) -> UUID | None:
-    """Find the reply that is being generated for a conversation."""
-    found: UUID | None = await connection.fetchval(
+    """Find the reply that is streaming in a conversation."""
+    reply: UUID | None = await connection.fetchval(
         "SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'", tenant, appid
     )
-    return found
+    return reply
 
 
 async def request_stop(connection: asyncpg.Connection, tenant: str, reply: UUID) -> bool:
-    """Ask a reply's owner to stop it, whichever process that is; it hears of it at the commit.
+    """Request a reply's owner to stop it, and notify all processes at the commit.
 
     :returns: False if no such reply is streaming.
     """
-    asked = await connection.fetchval(
+    requested = await connection.fetchval(
         """
-        WITH asked AS (
+        WITH requested AS (
             UPDATE replies SET stop = true WHERE tenant = $1 AND id = $2 AND finished IS NULL RETURNING id
         )
-        SELECT pg_notify($3, 'stop ' || id) IS NOT NULL FROM asked
+        SELECT pg_notify($3, 'stop ' || id) IS NOT NULL FROM requested
         """,
         tenant,
         reply,
         CHANNEL,
     )
-    return asked is not None
+    return requested is not None

@@ -1,4 +1,4 @@
-"""The table ``reply_lines``: the durable log of what was shown of each reply."""
+"""The table ``reply_lines``: the log of the lines of all replies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from db.processes import CHANNEL
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A piece of a reply's log, and how the reply was at that moment.
+    """Consecutive lines of a reply, and the state of the reply in the same snapshot.
 
-    :param status: as in ``replies.status``.
-    :param owner: the process that generates it; None if none does.
-    :param owned: whether that process lives, as far as is known.
-    :param pruned: whether its log is not read any more.
-    :param lines: from the number that was asked for on; empty at the log's present end.
+    :ivar status: ``replies.status``.
+    :ivar owner: id of the process that generates the reply; None if the reply was released.
+    :ivar owner_alive: whether that process is registered in ``processes``.
+    :ivar pruned: whether the log was deleted or its retention has expired; ``lines`` is empty then.
+    :ivar lines: the lines from the requested number on; empty at the current end of the log.
     """
 
     status: str
@@ -36,22 +36,26 @@ async def append(
     notices: Sequence[str],
     again: bool = False,
 ) -> bool:
-    """Write lines of any number of replies, one row for each place in the three lists, and send notices with them.
+    """Append a batch of lines of any number of replies to the log, and send notifications at its commit.
 
-    The process's own row in ``processes`` is locked against its deletion while the lines are written. A process that
-    was declared dead writes nothing, be its snapshot as old as it may.
+    The statement locks the process's own row in ``processes`` FOR KEY SHARE, and writes nothing if there is none: see
+    :mod:`db.processes`.
 
-    The lists go to PostgreSQL as one text each: asyncpg takes half as long for that as for arrays.
+    ``replies``, ``numbers`` and ``lines`` have the same length. Each is sent as one text, which asyncpg encodes in half
+    the time of an array.
 
-    :param replies: their ids, in the usual form of a UUID.
-    :param lines: UTF-8; no line holds an LF, and none is empty.
-    :param again: some of the lines may be there already, after a round whose answer was lost; those are left alone.
-        It costs PostgreSQL nearly twice as much, hence not always.
-    :returns: False if this process was declared dead.
-    :raises asyncpg.UniqueViolationError: one of the lines is there already, and none was written.
+    :param owner: id of this process.
+    :param replies: ids of the replies, in the standard form of a UUID.
+    :param numbers: numbers of the lines within their replies.
+    :param lines: the lines in UTF-8, not empty and without line feeds.
+    :param notices: payloads of the notifications.
+    :param again: skip lines that exist already; for repeating a batch whose result was lost. Costs PostgreSQL nearly
+        twice as much.
+    :returns: False if this process was declared dead; nothing was written.
+    :raises asyncpg.UniqueViolationError: a line exists already, and ``again`` is False; nothing was written.
     """
     alive: bool = await connection.fetchval(
-        _APPEND_AGAIN if again else _APPEND,
+        _APPEND_SKIPPING if again else _APPEND,
         owner,
         f"{{{','.join(replies)}}}",
         f"{{{','.join(map(str, numbers))}}}",
@@ -62,7 +66,7 @@ async def append(
     return alive
 
 
-_APPEND_FORM = """
+_APPEND_TEMPLATE = """
     WITH alive AS MATERIALIZED (
         SELECT owner FROM processes WHERE owner = $1 FOR KEY SHARE
     ), written AS (
@@ -72,23 +76,24 @@ _APPEND_FORM = """
             unnest($2::text::uuid[]), unnest($3::text::int[]), string_to_table($4, E'\\n')
         ) AS new (reply, seq, line)
         {on_conflict}
-    ), rung AS MATERIALIZED (
+    ), sent AS MATERIALIZED (
         SELECT pg_notify($5, notice) FROM alive CROSS JOIN unnest($6::text[]) AS notice
     )
-    SELECT EXISTS (SELECT FROM alive) AND (SELECT count(*) FROM rung) >= 0
+    SELECT EXISTS (SELECT FROM alive) AND (SELECT count(*) FROM sent) >= 0
 """
-_APPEND = _APPEND_FORM.format(on_conflict="")
-_APPEND_AGAIN = _APPEND_FORM.format(on_conflict="ON CONFLICT DO NOTHING")
+_APPEND = _APPEND_TEMPLATE.format(on_conflict="")
+_APPEND_SKIPPING = _APPEND_TEMPLATE.format(on_conflict="ON CONFLICT DO NOTHING")
 
 
 async def read_page(
     connection: asyncpg.Connection, tenant: str, reply: UUID, first: int, retention: float, count: int, size: int
 ) -> LogPage | None:
-    """Read a reply's log from line number ``first`` on, and the reply's state in the same snapshot.
+    """Read lines of a reply and the state of the reply in one snapshot.
 
-    :param retention: seconds after its end for which a reply's log is read.
-    :param count: lines at most.
-    :param size: bytes at most; one line is read in any case.
+    :param first: number of the first line to read.
+    :param retention: seconds after the end of a reply for which its lines are read.
+    :param count: maximum number of lines.
+    :param size: maximum bytes; the first line is read even if it is larger.
     :returns: None if there is no such reply.
     """
     rows = await connection.fetch(
@@ -98,7 +103,7 @@ async def read_page(
             FROM replies WHERE tenant = $1 AND id = $2
         )
         SELECT reply.status, reply.owner, coalesce(reply.pruned, false) AS pruned, log.line,
-               EXISTS (SELECT FROM processes WHERE processes.owner = reply.owner) AS owned
+               EXISTS (SELECT FROM processes WHERE processes.owner = reply.owner) AS owner_alive
         FROM reply LEFT JOIN LATERAL (
             SELECT seq, line, sum(octet_length(line)) OVER (ORDER BY seq) AS bytes
             FROM (
@@ -119,14 +124,15 @@ async def read_page(
     if not rows:
         return None
     lines = [row["line"].encode() for row in rows if row["line"] is not None]
-    return LogPage(rows[0]["status"], rows[0]["owner"], rows[0]["owned"], rows[0]["pruned"], lines)
+    state = rows[0]
+    return LogPage(state["status"], state["owner"], state["owner_alive"], state["pruned"], lines)
 
 
 async def prune(connection: asyncpg.Connection, retention: float, batch: int) -> int:
-    """Delete lines of replies that ended more than ``retention`` seconds ago, a small batch of them.
+    """Delete one batch of lines of replies that ended more than ``retention`` seconds ago.
 
-    :param batch: rows to delete at most.
-    :returns: how many were deleted; ask again until it is 0.
+    :param batch: maximum number of rows to delete.
+    :returns: number of rows deleted or replies marked as pruned; repeat until it is 0.
     """
     pruned: int = await connection.fetchval(
         """
@@ -137,19 +143,19 @@ async def prune(connection: asyncpg.Connection, retention: float, batch: int) ->
             LIMIT 100
             FOR UPDATE SKIP LOCKED
         ), rows AS (
-            -- reply by reply, and by their places: never the whole table, be it analyzed or not
-            SELECT log.place FROM due CROSS JOIN LATERAL (
-                SELECT ctid AS place FROM reply_lines WHERE reply = due.id LIMIT $2
+            -- by reply, then by ctid: never a scan of the whole table, whether or not it was analyzed
+            SELECT log.ctid FROM due CROSS JOIN LATERAL (
+                SELECT ctid FROM reply_lines WHERE reply = due.id LIMIT $2
             ) AS log LIMIT $2
-        ), gone AS (
-            DELETE FROM reply_lines WHERE ctid = ANY (ARRAY (SELECT place FROM rows))
+        ), deleted AS (
+            DELETE FROM reply_lines WHERE ctid = ANY (ARRAY (SELECT ctid FROM rows))
             RETURNING 1
-        ), done AS (
+        ), marked AS (
             UPDATE replies SET pruned = true
             WHERE id = ANY (ARRAY (SELECT id FROM due)) AND (SELECT count(*) FROM rows) < $2
             RETURNING 1
         )
-        SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM done)
+        SELECT (SELECT count(*) FROM deleted) + (SELECT count(*) FROM marked)
         """,
         retention,
         batch,

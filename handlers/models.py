@@ -1,26 +1,26 @@
-"""GET /models: what Ollama has, passed through."""
+"""``GET /models``: Ollama's ``/api/tags``, passed through."""
 
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
-from handlers.base import BaseHandler
+from web.base import BaseHandler
 
 
 class ModelsHandler(BaseHandler):
     """Ollama's list of models."""
 
     route = "/models"
-    needs = Access.AUTHENTICATED
+    access = Access.AUTHENTICATED
 
     async def get(self) -> None:
-        """Answer what ``/api/tags`` answers."""
-        answer = await self.services.ollama.get("/api/tags")
-        self.set_status(answer.code)
-        self.set_header("Content-Type", answer.headers.get("Content-Type", "application/json; charset=utf-8"))
-        # Whatever it is, no browser shall run it as a page of ours.
+        """Respond with Ollama's status and body."""
+        response = await self.services.ollama.get("/api/tags")
+        self.set_status(response.code)
+        self.set_header("Content-Type", response.headers.get("Content-Type", "application/json; charset=utf-8"))
+        # Whatever the content is, no browser may run it as a page of this origin.
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Content-Security-Policy", "sandbox")
-        self.finish(answer.body or None)  # not even nothing may be written with a 204
+        self.finish(response.body or None)  # with a 204 Tornado refuses even an empty body
 
 
 ROUTES = [Rule(PathMatches(r"/models/?"), ModelsHandler)]

@@ -7,8 +7,8 @@ from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
 from errors import NotFound
-from handlers.base import BaseHandler
-from handlers.static_files import StaticFile, StaticFiles
+from web.base import BaseHandler
+from web.static_files import StaticFile, StaticFiles
 
 FILES = StaticFiles(Path(__file__).parent.parent / "static")
 
@@ -30,8 +30,8 @@ class FileHandler(BaseHandler):
     """A file that a browser shows, compressed where it may be, revalidated at each use."""
 
     route = "/static/{file}"
-    counted = False
-    needs = Access.PUBLIC
+    rate_limited = False
+    access = Access.PUBLIC
 
     def initialize(self, name: str = "") -> None:
         """Take the name of a page's file (called by Tornado)."""

@@ -1,4 +1,4 @@
-"""/sign-in: the page, and the exchange of a token for a cookie, which a browser's EventSource sends, and back."""
+"""``/sign-in``: the page, and the exchange of a bearer token for a session cookie, which EventSource can send."""
 
 import email.utils
 from typing import Any
@@ -6,36 +6,36 @@ from typing import Any
 import msgspec
 from tornado.routing import PathMatches, Rule
 
-from auth.principal import Access
+from auth.principal import Access, Principal
 from errors import BadRequest, NotFound, UnprocessableContent
-from handlers.base import BaseHandler
-from handlers.doorkeeper import COOKIE, HOST_COOKIE
 from handlers.pages import FileHandler
+from web.authentication import COOKIE, HOST_COOKIE
+from web.base import BaseHandler
 
 
 class SignInHandler(FileHandler):
-    """Signs a browser in and out. Scripts of its pages never see the cookie, and no other site makes it travel."""
+    """Signs a browser in and out. The cookie is hidden from scripts, and not sent with requests of other sites."""
 
     route = "/sign-in"
-    counted = True
+    rate_limited = True
 
     async def post(self) -> None:
-        """Take a token, give a cookie, and say who that is and until when (s since 1970)."""
-        token = self._token()
+        """Verify a token, set the session cookie, and respond with the principal and the session's end (Unix time)."""
+        token = self._parse_token()
         if self.services.identity is None:
-            raise NotFound("Nobody has to sign in to this server.")
-        asker, session, until = await self.services.identity.sign_in(token)
-        self._set_cookie(HOST_COOKIE if self._travels_over_tls() else COOKIE, session, until)
-        self.write_json({"name": asker.name, "tenant": asker.tenant, "operator": asker.operator, "until": until})
+            raise NotFound("This server does not require signing in.")
+        principal, session, expires = await self.services.identity.sign_in(token)
+        self._set_session_cookie(HOST_COOKIE if self._uses_tls() else COOKIE, session, expires)
+        self.write_json(_to_json(principal) | {"until": expires})
 
     def delete(self) -> None:
-        """Take the cookie back."""
+        """Delete the session cookie."""
         for name in (HOST_COOKIE, COOKIE):
-            self._set_cookie(name, "", 0.0)
+            self._set_session_cookie(name, "", 0.0)
         self.set_status(204)
-        self.clear_header("Content-Type")  # there is no content
+        self.clear_header("Content-Type")
 
-    def _token(self) -> str:
+    def _parse_token(self) -> str:
         try:
             body: Any = msgspec.json.decode(self.json_body())
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -47,30 +47,34 @@ class SignInHandler(FileHandler):
             raise UnprocessableContent("token is missing: send the token to sign in with.")
         return token.strip()
 
-    def _travels_over_tls(self) -> bool:
-        """Whether the browser speaks TLS, be it to us or to a balancer: the page's origin says so if need be."""
+    def _uses_tls(self) -> bool:
+        """Whether the browser uses TLS, to this server or to a balancer, as the page's origin shows."""
         return self.request.protocol == "https" or self.request.headers.get("Origin", "").lower().startswith("https:")
 
-    def _set_cookie(self, name: str, value: str, until: float) -> None:
+    def _set_session_cookie(self, name: str, value: str, expires: float) -> None:
         self.add_header(
             "Set-Cookie",
-            f"{name}={value}; Expires={email.utils.formatdate(until, usegmt=True)}; Path=/; HttpOnly; SameSite=Strict"
+            f"{name}={value}; Expires={email.utils.formatdate(expires, usegmt=True)}; Path=/; HttpOnly; SameSite=Strict"
             + ("; Secure" if name == HOST_COOKIE else ""),
         )
 
 
-class AskerHandler(BaseHandler):
-    """Who is asking, as this server sees it."""
+class WhoAmIHandler(BaseHandler):
+    """The principal of the request."""
 
-    route = "/sign-in/asker"
-    needs = Access.AUTHENTICATED
+    route = "/sign-in/me"
+    access = Access.AUTHENTICATED
 
     def get(self) -> None:
-        """Say who; without a name where nobody has to sign in."""
-        self.write_json({"name": self.asker.name, "tenant": self.asker.tenant, "operator": self.asker.operator})
+        """Respond with the principal; its name is empty where signing in is not required."""
+        self.write_json(_to_json(self.principal))
+
+
+def _to_json(principal: Principal) -> dict[str, Any]:
+    return {"name": principal.name, "tenant": principal.tenant, "operator": principal.operator}
 
 
 ROUTES = [
     Rule(PathMatches(r"/sign-in/?"), SignInHandler, {"name": "sign_in.html"}),
-    Rule(PathMatches(r"/sign-in/asker"), AskerHandler),
+    Rule(PathMatches(r"/sign-in/me"), WhoAmIHandler),
 ]

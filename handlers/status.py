@@ -1,4 +1,4 @@
-"""GET /status: the status page. GET /status/events: its metrics as they come, as server-sent events."""
+"""``GET /status``: the status page. ``GET /status/events``: its data as server-sent events."""
 
 import asyncio
 import re
@@ -7,53 +7,53 @@ from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
-from handlers.base import BaseHandler
 from handlers.pages import page
 from relay.stream import sse
+from web.base import BaseHandler
 
 EVENT_ID = re.compile(r"([0-9a-f]+)-([0-9]{1,15})")
-"""A process's key and how many of its samples were seen."""
+"""A process's key, and how many of its samples were sent."""
 
 
 class StatusEventsHandler(BaseHandler):
-    """Tells one watcher how this process is doing, until it leaves or the process does.
+    """Streams the samples of this process to one client, until it disconnects or the process ends.
 
     ``event: past`` is a JSON array of the samples since ``Last-Event-ID``; each event without a name is the newest
-    sample and what is known besides. A watcher that is slow is told less often.
+    sample with the state of this process. A slow client gets fewer events.
     """
 
     route = "/status/events"
-    needs = Access.OPERATOR
+    access = Access.OPERATOR
 
     def initialize(self) -> None:
-        """Nothing told yet (called by Tornado)."""
+        """Set up the handler (called by Tornado)."""
         super().initialize()
-        self._telling: asyncio.Task[None] | None = None
+        self._stream: asyncio.Task[None] | None = None
 
     def on_connection_close(self) -> None:
-        """Stop telling who has gone (called by Tornado)."""
+        """End the stream of a client that has disconnected (called by Tornado)."""
         super().on_connection_close()
-        if self._telling:
-            self._telling.cancel()
+        if self._stream:
+            self._stream.cancel()
 
     async def get(self) -> None:
-        """Tell the samples kept, then each new one."""
+        """Stream the retained samples, then each new one."""
         self.start_stream("text/event-stream; charset=utf-8")
-        self._telling = asyncio.current_task()
+        self._stream = asyncio.current_task()
         try:
             with self.services.status.watching():
-                await self._tell(self._seen())
-            self.finish()
+                await self._send_samples(self._last_seen())
+            await self.finish_stream()
         except (asyncio.CancelledError, StreamClosedError):
-            self.log_fields["end"] = "client left"
+            self.log_fields["abort_reason"] = "client left"
         except TimeoutError:
-            self.break_off("client too slow")
+            self.abort_stream("client too slow")
 
-    def _seen(self) -> int:
+    def _last_seen(self) -> int:
         last = EVENT_ID.fullmatch(self.request.headers.get("Last-Event-ID", ""))
         return int(last[2]) if last and last[1] == self.services.status.key else 0
 
-    async def _tell(self, seen: int) -> None:
+    async def _send_samples(self, seen: int) -> None:
         status = self.services.status
         seen = min(seen, status.count)
         await self.flush()

@@ -16,7 +16,7 @@ from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import NotificationRouter, Notifier
 from relay.failover import Failover
-from relay.generation.generation import RelayContext
+from relay.generation.context import RelayContext
 from relay.generation.journal import Journal
 from relay.generation.registry import GenerationRegistry
 from relay.metrics import Histogram, Metrics
@@ -24,6 +24,7 @@ from relay.ollama.client import OllamaClient
 from relay.reporting.health import HealthMonitor
 from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
+from relay.reporting.status_document import StatusDocument
 from relay.service import ReplyService
 from relay.sweeper import Sweeper
 from settings import Settings
@@ -47,6 +48,7 @@ class Relay:
     """The components that handlers use."""
 
     replies: ReplyService
+    health: HealthMonitor
     status: StatusSampler
     prometheus: PrometheusCollector
 
@@ -82,10 +84,11 @@ async def create_relay(
     stack.push_async_callback(sweeper.stop)
     await sweeper.start()
     health = HealthMonitor(database, ollama, journal, lease)
-    sampler = StatusSampler(metrics, settings, health, lease, registry, service)
+    document = StatusDocument(settings, metrics, health, lease, registry, service)
+    sampler = StatusSampler(metrics, health, registry, document)
     stack.push_async_callback(sampler.end)
     sampler.start()
-    return Relay(service, sampler, PrometheusCollector(metrics, database, settings, health, registry, service))
+    return Relay(service, health, sampler, PrometheusCollector(metrics, database, settings, health, registry, service))
 
 
 def _begin_while_registered(lease: ProcessLease) -> Statement[NewReply, BeginResult]:

@@ -1,4 +1,4 @@
-"""Adopts replies whose process is gone: finds them, makes them this process's, and goes on with them."""
+"""Failover: finds replies whose process is dead or has released them, adopts them and resumes their generation."""
 
 import asyncio
 import logging
@@ -9,8 +9,10 @@ import asyncpg
 from db import messages, ownership, reply_lines
 from db.ownership import AdoptedReply, Orphan
 from relay.cluster.lease import ProcessLease
-from relay.generation import prompt, resume
-from relay.generation.generation import Generation, RelayContext
+from relay.generation import resume
+from relay.generation.context import RelayContext
+from relay.generation.generation import Generation
+from relay.generation.prompt import chat_body
 from relay.generation.registry import GenerationRegistry
 from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
 from relay.generation.transcript import Transcript
@@ -19,13 +21,13 @@ from relay.stream.cursor import PAGE_BYTES
 log = logging.getLogger("chatterd.relay")
 
 ADOPTION_BATCH = 5
-"""Orphans adopted at once, each with a connection; the other processes take others in the meantime."""
+"""Orphans adopted concurrently, each with a database connection. The other processes adopt others meanwhile."""
 
 
 class Failover:
-    """Goes on with orphans, unless this process is itself about to leave.
+    """Adopts orphans: streaming replies that no living process owns.
 
-    :ivar open: whether orphans are welcome.
+    :ivar accepting: whether orphans are adopted; False while this process shuts down.
     """
 
     def __init__(self, relay: RelayContext, lease: ProcessLease, registry: GenerationRegistry) -> None:
@@ -35,21 +37,21 @@ class Failover:
         self._settings = relay.settings
         self._lease = lease
         self._registry = registry
-        self._under_way: set[UUID] = set()
+        self._adopting: set[UUID] = set()
 
-    async def adopt_from_dead(self, owned: bool) -> None:
-        """Adopt the replies whose process is dead.
+    async def adopt_from_dead(self, always_search: bool = False) -> None:
+        """Remove dead processes, and adopt their replies if there were any.
 
-        :param owned: False if it is known that there are some, True to look for dead processes first.
-        :raises Unavailable: the database is away.
+        :param always_search: search for orphans even if no dead process was found.
+        :raises ServiceUnavailable: the database is unavailable.
         """
-        if await self._lease.reap_dead() or not owned:
+        if await self._lease.reap_dead() or always_search:
             await self.adopt_orphans()
 
     async def adopt_orphans(self) -> None:
-        """Go on with the replies that no living process owns.
+        """Adopt all orphans.
 
-        :raises Unavailable: the database is away.
+        :raises ServiceUnavailable: the database is unavailable.
         """
         while True:
             async with self._database.acquire() as connection:
@@ -59,10 +61,12 @@ class Failover:
                 return
 
     async def reconcile_owned(self) -> None:
-        """Stop the replies of this process that another was asked to stop, should the notifier not have been heard,
-        and generate those that are this process's without its knowing: the answer to a statement was lost.
+        """Compare the replies that this process owns in the database with those that it generates.
 
-        :raises Unavailable: the database is away.
+        Stop those with a stop request, whose notification may have been lost. Generate those that it owns but does not
+        generate: the result of a statement may have been lost.
+
+        :raises ServiceUnavailable: the database is unavailable.
         """
         owner = self._lease.owner
         async with self._database.acquire() as connection:
@@ -79,58 +83,60 @@ class Failover:
             self._registry.spawn(self.adopt_orphans())
 
     async def _adopt(self, orphan: Orphan) -> bool:
-        """Go on with a reply; False if somebody else is faster, another process or another task of this one.
+        """Adopt a reply and resume its generation.
 
-        Should this fail after the reply became this process's, look_after_own() finds it.
+        If this fails after the change of owner, :meth:`reconcile_owned` resumes the reply.
+
+        :returns: False if another process or task was faster, or this process takes no replies.
         """
-        if orphan.id in self._under_way or self._registry.get(orphan.id) is not None or not self._has_room():
+        if orphan.id in self._adopting or self._registry.get(orphan.id) is not None or not self._can_adopt():
             return False
-        self._under_way.add(orphan.id)
+        self._adopting.add(orphan.id)
         try:
-            return await self._take_over(orphan, self._lease.owner)
+            return await self._adopt_and_resume(orphan, self._lease.owner)
         finally:
-            self._under_way.discard(orphan.id)
+            self._adopting.discard(orphan.id)
 
-    def _has_room(self) -> bool:
+    def _can_adopt(self) -> bool:
         return self.accepting and self._lease.registered and len(self._registry) < self._settings.max_replies
 
-    async def _take_over(self, orphan: Orphan, owner: int) -> bool:
+    async def _adopt_and_resume(self, orphan: Orphan, owner: int) -> bool:
         async with self._database.acquire() as connection:
             adopted = await ownership.adopt(connection, orphan, owner)
             if adopted is None:
                 return False
-            said, count = await self._read_log(connection, adopted)
+            transcript, line_count = await self._read_log(connection, adopted)
             context = await messages.context(
                 connection, adopted.tenant, adopted.appid, self._settings.context_messages, self._settings.context_bytes
             )
         if owner != self._lease.owner or not self.accepting:
-            return False  # declared dead in the meantime, or about to leave: it is an orphan again, or will be
-        log.info("Adopted reply %s after %d lines (attempt %d).", adopted.id, count, adopted.attempts)
+            return False  # declared dead in the meantime, or shutting down: the reply is an orphan again, or will be
+        log.info("Adopted reply %s after %d lines (attempt %d).", adopted.id, line_count, adopted.attempts)
         self._relay.metrics.replies_adopted += 1
         self._relay.notifier.mark_watched(adopted.id)
-        reply = ReplyBuffer(adopted.id, adopted.tenant, adopted.model, owner, base=count)
-        generation = Generation(reply, self._relay, said)
-        request = resume.remaining_request(adopted.request, said)
+        reply = ReplyBuffer(adopted.id, adopted.tenant, adopted.model, owner, base=line_count)
+        generation = Generation(reply, self._relay, transcript)
+        request = resume.remaining_request(adopted.request, transcript)
         if adopted.stop:
             generation.stop()
-        elif obstacle := resume.why_not_resumable(adopted.request, said, adopted.attempts):
-            generation.interrupt(obstacle)
+        elif reason := resume.why_not_resumable(adopted.request, transcript, adopted.attempts):
+            generation.interrupt(reason)
         elif request is None:
             generation.complete("length")
-        conversation = resume.messages_to_continue(context, said)
-        self._registry.start(generation, prompt.chat_body(request or adopted.request, conversation))
+        conversation = resume.messages_to_continue(context, transcript)
+        self._registry.start(generation, chat_body(request or adopted.request, conversation))
         self._relay.notifier.wake(reply.id)
         return True
 
     async def _read_log(self, connection: asyncpg.Connection, adopted: AdoptedReply) -> tuple[Transcript, int]:
-        """What the model had said of an adopted reply, and how many lines the log has of it."""
-        said, count = Transcript(), 0
+        """Return the transcript of an adopted reply, and the number of lines in its log."""
+        transcript, line_count = Transcript(), 0
         retention = self._settings.reply_log_retention
         while page := await reply_lines.read_page(
-            connection, adopted.tenant, adopted.id, count, retention, MAX_LINES_PER_READ, PAGE_BYTES
+            connection, adopted.tenant, adopted.id, line_count, retention, MAX_LINES_PER_READ, PAGE_BYTES
         ):
             if not page.lines:
                 break
-            resume.replay(said, page.lines)
-            count += len(page.lines)
-        return said, count
+            resume.replay(transcript, page.lines)
+            line_count += len(page.lines)
+        return transcript, line_count

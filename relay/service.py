@@ -1,4 +1,4 @@
-"""The one door for handlers to replies: begin, follow, stop, forget, drain."""
+"""The reply service, the handlers' interface to replies: begin, follow, stop, delete, drain."""
 
 import asyncio
 import logging
@@ -8,31 +8,29 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from db import conversations, ownership, replies, reply_lines
-from db.replies import NewReply, StoredReply
-from db.reply_lines import LogPage
+from db import messages, ownership, replies, reply_lines
+from db.replies import BeginResult, NewReply, StoredReply
 from errors import Conflict, NotFound, ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.failover import Failover
-from relay.generation import prompt
-from relay.generation.at_once import ConcurrencyCounter
-from relay.generation.generation import Generation, RelayContext
-from relay.generation.prompt import Prompt
-from relay.generation.registry import GenerationRegistry
+from relay.generation.context import RelayContext
+from relay.generation.generation import Generation
+from relay.generation.prompt import Prompt, chat_body, trim_to_context
+from relay.generation.registry import ConcurrencyCounter, GenerationRegistry
 from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
 from relay.ollama import chat_line
-from relay.stream.cursor import PAGE_BYTES, Cursor, CursorInvalidated
+from relay.stream.cursor import PAGE_BYTES, Cursor, CursorContext, CursorInvalidated
 
 log = logging.getLogger("chatterd.relay")
 
 RESTARTING = "The server is being restarted. Try again in a moment."
 
-LEAVE_SECONDS = 1.0
-"""Seconds at most for the last writes of a process that leaves."""
+RELEASE_TIMEOUT = 1.0
+"""Seconds at most for each of the last steps of a shutdown: abandon replies, release them in the database."""
 
 
 class ReplyService:
-    """All replies that this process generates, and the way to all others.
+    """All replies, whichever process generates them.
 
     :ivar draining: no reply is begun or adopted any more.
     :ivar leaving: no reply is shown any more either.
@@ -43,115 +41,126 @@ class ReplyService:
     ) -> None:
         self.draining = False
         self.leaving = False
+        self._relay = relay
+        self._lease = lease
         self._registry = registry
         self._failover = failover
-        self._relay = relay
         self._database = relay.database
         self._settings = relay.settings
-        self._lease = lease
-        self._notifier = relay.notifier
-        self._begin_batcher = relay.begin_batcher
+        self._cursor_context = CursorContext(self, relay.database, relay.notifier, relay.settings)
 
     @property
     def ready(self) -> bool:
-        """Whether prompts are welcome here, if the database answers."""
+        """Whether this process accepts prompts, provided that the database is available."""
         return self._lease.registered and not self.draining
 
     @property
-    def at_once(self) -> ConcurrencyCounter:
-        """How many replies this process generates for whom."""
-        return self._registry.at_once
+    def concurrency(self) -> ConcurrencyCounter:
+        """The number of replies that this process generates now, per tenant and address."""
+        return self._registry.concurrency
 
-    async def begin(self, asked: Prompt) -> Cursor:
-        """Record a prompt and start its reply, or find the reply that the same idempotency key began.
+    async def begin(self, prompt: Prompt) -> Cursor:
+        """Record a prompt and start its reply, or find the reply begun with the same idempotency key.
 
-        :returns: a viewer's place before the reply's first line.
-        :raises Conflict: the conversation has a reply being generated already.
-        :raises Unavailable: the database is away, too many replies at once, or draining.
-        :raises NotAcceptable: the database refuses the text.
+        :returns: a cursor at the reply's first line.
+        :raises Conflict: a reply is being generated for this conversation.
+        :raises ServiceUnavailable: the database is unavailable, there are too many replies, or the process drains.
+        :raises NotAcceptable: the database cannot store the text.
         """
         if self.draining:
             raise ServiceUnavailable(RESTARTING)
         if len(self._registry) >= self._settings.max_replies:
-            if known := await self.find_by_idempotency_key(asked):
-                return known
+            if existing := await self.find_by_idempotency_key(prompt):
+                return existing
             raise ServiceUnavailable("The server is generating as many replies as it can. Try again in a moment.")
-        reply = ReplyBuffer(uuid4(), asked.tenant, asked.model, self._lease.owner)
-        generation = Generation(reply, self._relay, address=asked.address)
-        self._registry.add(generation)  # before it is recorded: whoever learns its id there must find it here
-        own, messages_left, bytes_left = prompt.trim_to_context(
-            asked.messages, self._settings.context_messages, self._settings.context_bytes
+        reply = ReplyBuffer(uuid4(), prompt.tenant, prompt.model, self._lease.owner)
+        generation = Generation(reply, self._relay, address=prompt.address)
+        own_messages, messages_remaining, bytes_remaining = trim_to_context(
+            prompt.messages, self._settings.context_messages, self._settings.context_bytes
         )
-        try:
-            begun = await self._begin_batcher.submit(_new_row(reply, asked, messages_left, bytes_left))
-        except BaseException:  # had it been recorded all the same, Adoption.look_after_own() would find it
-            self._registry.remove(reply.id)
-            raise
-        if begun.context is not None:
+        result = await self._record(generation, _new_reply(reply, prompt, messages_remaining, bytes_remaining))
+        if result.context is not None:
             self._relay.metrics.replies_begun += 1
-            self._registry.start(generation, prompt.chat_body(asked.stored_request(), [*begun.context, *own]))
-            return self._cursor(asked.tenant, reply.id, 0, reply=reply)
-        self._registry.remove(reply.id)
-        if begun.existing is not None:
-            return await self.follow(asked.tenant, begun.existing, 0)
+            self._registry.start(generation, chat_body(prompt.stored_request(), [*result.context, *own_messages]))
+            return Cursor(self._cursor_context, prompt.tenant, reply.id, 0, reply=reply)
+        if result.existing is not None:
+            return await self.follow(prompt.tenant, result.existing, 0)
         raise Conflict(
             "A reply is being generated for this conversation already. Follow it, stop it, or wait for its end.",
-            f"/llmchat/{begun.running}",
+            f"/llmchat/{result.running}",
         )
 
-    async def find_by_idempotency_key(self, asked: Prompt) -> Cursor | None:
-        """Find the reply that the same idempotency key began, which takes no room.
+    async def _record(self, generation: Generation, new: NewReply) -> BeginResult:
+        """Record a reply. Its generation stays in the registry if the reply was begun."""
+        self._registry.add(generation)  # before the commit: from then on requests for the reply's id may arrive
+        try:
+            result = await self._relay.begin_batcher.submit(new)
+        except BaseException:  # if it was committed nevertheless, Failover.reconcile_owned() finds it
+            self._registry.remove(new.id)
+            raise
+        if result.context is None:
+            self._registry.remove(new.id)
+        return result
 
-        :raises Unavailable: the database is away.
+    async def find_by_idempotency_key(self, prompt: Prompt) -> Cursor | None:
+        """Find the reply begun with the prompt's idempotency key; limits do not apply to it.
+
+        :raises ServiceUnavailable: the database is unavailable.
         """
-        if asked.idempotency_key is None:
+        if prompt.idempotency_key is None:
             return None
         async with self._database.acquire() as connection:
-            known = await replies.find_by_idempotency_key(connection, asked.tenant, asked.appid, asked.idempotency_key)
-        return None if known is None else await self.follow(asked.tenant, known, 0)
+            existing = await replies.find_by_idempotency_key(
+                connection, prompt.tenant, prompt.appid, prompt.idempotency_key
+            )
+        return None if existing is None else await self.follow(prompt.tenant, existing, 0)
 
-    async def follow(self, tenant: str, id: UUID, at: int) -> Cursor:
-        """Find a reply to show, whichever process generates it, or did.
+    async def follow(self, tenant: str, id: UUID, first: int) -> Cursor:
+        """Find a reply to show, whichever process generates or generated it.
 
-        :param at: the number of the first line to show.
-        :raises NotFound: there is no such reply, or it is somebody else's.
-        :raises Unavailable: the database is away.
+        :param first: number of the first line to show.
+        :raises NotFound: the tenant has no such reply.
+        :raises ServiceUnavailable: the database is unavailable.
         """
         reply = self.find_local(tenant, id)
-        if reply is not None and at >= reply.base:
-            return self._cursor(tenant, id, at, reply=reply)
+        if reply is not None and first >= reply.base:
+            return Cursor(self._cursor_context, tenant, id, first, reply=reply)
         async with self._database.acquire() as connection:
-            page = await self._page(connection, tenant, id, at)
+            page = await reply_lines.read_page(
+                connection, tenant, id, first, self._settings.reply_log_retention, MAX_LINES_PER_READ, PAGE_BYTES
+            )
             if page is None:
                 raise NotFound("There is no such reply.")
-            if page.pruned and at == 0 and not page.lines:
+            if page.pruned and first == 0 and not page.lines:
                 stored = await replies.find(connection, tenant, id)
-                return self._cursor(tenant, id, 0, reply=_whole(tenant, stored) if stored else None)
-        return self._cursor(tenant, id, at, page=page)
+                reply = _from_message(tenant, stored) if stored else None
+                return Cursor(self._cursor_context, tenant, id, 0, reply=reply)
+        return Cursor(self._cursor_context, tenant, id, first, page=page)
 
     async def stop(self, tenant: str, id: UUID) -> bool:
-        """Stop a reply, whichever process generates it; its end is committed and shown like any other.
+        """Stop a reply, whichever process generates it. Its end is committed and shown like any other.
 
-        :returns: False if it had ended already.
-        :raises NotFound: there is no such reply.
+        :returns: False if it has ended already.
+        :raises NotFound: the tenant has no such reply.
+        :raises ServiceUnavailable: the database is unavailable.
         """
         generation = self._registry.get(id)
         if generation is not None and generation.reply.tenant == tenant:
             generation.stop()
             return True
         async with self._database.acquire() as connection:
-            asked = await replies.request_stop(connection, tenant, id)
-            if not asked and await replies.find(connection, tenant, id) is None:
+            requested = await replies.request_stop(connection, tenant, id)
+            if not requested and await replies.find(connection, tenant, id) is None:
                 raise NotFound("There is no such reply.")
-        if asked:
-            self._registry.spawn(self.adopt_from_dead(owned=True))
-        return asked
+        if requested:
+            self._registry.spawn(self.adopt_from_dead())  # if the owner is dead, an adopter stops the reply
+        return requested
 
     async def delete_conversation(self, tenant: str, appid: str, since: int) -> None:
-        """Stop a conversation's reply, then delete its messages from ``since`` (a seq) on."""
+        """Stop a conversation's reply, then delete its messages from seq ``since`` on."""
         while True:
             async with self._database.acquire() as connection:
-                running = await conversations.delete_messages(connection, tenant, appid, since)
+                running = await messages.delete_conversation_messages(connection, tenant, appid, since)
             if running is None:
                 return
             cursor = await self.follow(tenant, running, 0)
@@ -162,73 +171,69 @@ class ReplyService:
         try:
             while await cursor.next(self._settings.heartbeat_interval) is not None:
                 pass
-        except CursorInvalidated as error:  # somebody else has forgotten it, unless
+        except CursorInvalidated as error:
             if self.leaving:
                 raise ServiceUnavailable(RESTARTING) from error
+            # else another request has deleted the reply
 
     def find_local(self, tenant: str, id: UUID) -> ReplyBuffer | None:
-        """The reply, if this process generates it and it is the tenant's."""
+        """Return the tenant's reply, if this process generates it."""
         generation = self._registry.get(id)
         return generation.reply if generation and generation.reply.tenant == tenant else None
 
-    async def adopt_from_dead(self, owned: bool) -> None:
-        """See to it that replies whose process is dead go on; see :meth:`relay.failover.Adoption.rescue`."""
-        await self._failover.adopt_from_dead(owned)
+    async def adopt_from_dead(self, always_search: bool = False) -> None:
+        """Adopt replies of dead processes; see :meth:`relay.failover.Failover.adopt_from_dead`."""
+        await self._failover.adopt_from_dead(always_search)
 
     async def drain(self, seconds: float) -> None:
-        """Begin no reply any more; give those that run ``seconds`` to end, give the rest up, send the viewers away."""
+        """Begin no more replies, wait for those in progress, release the rest, and end the viewers' streams.
+
+        :param seconds: how long to wait for replies in progress.
+        """
         self.draining = True
         self._failover.accepting = False
         if self._registry:
             log.info("Waiting %g s at most for %d replies to end.", seconds, len(self._registry))
         await self._registry.wait(seconds)
-        left = self._registry.ids()
+        remaining = self._registry.ids()
         self._registry.abandon_all()
-        await self._registry.wait(LEAVE_SECONDS)
-        await self._release([id for id in left if self._registry.get(id) is None])
+        await self._registry.wait(RELEASE_TIMEOUT)
+        await self._release([id for id in remaining if self._registry.get(id) is None])
         self.leaving = True
-        self._notifier.wake_all()
+        self._relay.notifier.wake_all()
 
     async def _release(self, ids: Sequence[UUID]) -> None:
         if not ids:
             return
         try:
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await self._relay.journal.wait_flushed()  # an adopter must find every line that is still to be written
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                await self._relay.journal.wait_flushed()  # an adopter must find all lines in the log
                 async with self._database.acquire() as connection:
                     await ownership.release(connection, self._lease.owner, ids)
-            log.info("Gave up %d replies for others to go on with.", len(ids))
+            log.info("Released %d replies for adoption by other processes.", len(ids))
         except (TimeoutError, ServiceUnavailable):
-            log.warning("%d replies could not be given up; others find them when this process is gone.", len(ids))
-
-    def _cursor(self, tenant: str, id: UUID, at: int, **found: Any) -> Cursor:
-        return Cursor(self, self._database, self._notifier, tenant, id, at, self._settings, **found)
-
-    async def _page(self, connection: Any, tenant: str, id: UUID, first: int) -> LogPage | None:
-        return await reply_lines.read_page(
-            connection, tenant, id, first, self._settings.reply_log_retention, MAX_LINES_PER_READ, PAGE_BYTES
-        )
+            log.warning("%d replies could not be released; they are adopted when this process has ended.", len(ids))
 
 
-def _new_row(reply: ReplyBuffer, asked: Prompt, context_messages: int, context_bytes: int) -> NewReply:
+def _new_reply(reply: ReplyBuffer, prompt: Prompt, context_messages: int, context_bytes: int) -> NewReply:
     return NewReply(
         reply.id,
-        asked.tenant,
-        asked.appid,
-        asked.model,
-        asked.stored_request(),
+        prompt.tenant,
+        prompt.appid,
+        prompt.model,
+        prompt.stored_request(),
         reply.owner,
-        asked.idempotency_key,
-        asked.messages,
+        prompt.idempotency_key,
+        prompt.messages,
         context_messages,
         context_bytes,
     )
 
 
-def _whole(tenant: str, stored: StoredReply) -> ReplyBuffer:
-    """Show a reply whose lines are gone: what the model said as one line, and how it ended if that was not well."""
+def _from_message(tenant: str, stored: StoredReply) -> ReplyBuffer:
+    """Return an ended reply whose log was pruned: its message as one line, and an error line if it ended with one."""
     reply = ReplyBuffer(stored.id, tenant, stored.model, owner=0)
-    message = {"content": ""}
+    message: dict[str, Any] = {"content": ""}
     if stored.message is not None:
         message = {"content": stored.message.content, **msgspec.json.decode(stored.message.extra or "{}")}
     if stored.error is None:

@@ -1,35 +1,36 @@
-"""What each process does every few seconds, whoever asks or not: a net under the notifier."""
+"""Periodic tasks of each process: adopt orphans, reconcile its own replies, prune the log."""
 
 import asyncio
 import logging
 import random
+from time import monotonic
 
 from db import reply_lines
 from errors import ServiceUnavailable
 from relay.failover import Failover
-from relay.generation.generation import RelayContext
+from relay.generation.context import RelayContext
 from relay.generation.registry import GenerationRegistry
 
 log = logging.getLogger("chatterd.relay")
 
 INTERVAL = 3.0
-"""Seconds between two sweeps, give or take a fifth so that the processes do not sweep in step."""
+"""Seconds between two sweeps, plus or minus a fifth, so that processes do not sweep simultaneously."""
 
 WATCH_INTERVAL = 0.3
-"""Seconds between two looks for dead processes while somebody waits for one."""
+"""Seconds between two searches for dead processes while viewers here wait for replies of other processes."""
 
 STOP_TIMEOUT = 1.0
-"""Seconds at most for statements under way to be given up."""
+"""Seconds at most for statements in progress to be cancelled."""
 
 PRUNE_BATCH = 5_000
-"""Lines deleted in one statement."""
+"""Lines deleted by one statement."""
 
 PRUNE_PAUSE = 0.1
-"""Seconds between two such statements."""
+"""Seconds between two such statements while there are lines to delete."""
 
 
 class Sweeper:
-    """Adopts orphans, looks after this process's replies, prunes the log, gives up on a database that stays away."""
+    """Runs the periodic tasks. It also ends all replies when the database was unavailable for too long."""
 
     def __init__(self, relay: RelayContext, registry: GenerationRegistry, failover: Failover) -> None:
         self._registry = registry
@@ -41,42 +42,49 @@ class Sweeper:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Sweep once, which adopts what a predecessor left behind, and go on doing so."""
+        """Sweep once, which adopts the replies of a predecessor, and start the periodic tasks."""
         await self._sweep()
-        loops = (self._keep_sweeping, self._keep_watching, self._keep_pruning)
+        loops = (self._sweep_periodically, self._watch_owners, self._prune_periodically)
         self._tasks = [asyncio.create_task(loop()) for loop in loops]
 
-    async def _keep_sweeping(self) -> None:
+    async def stop(self) -> None:
+        """Stop the periodic tasks."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT)
+
+    async def _sweep_periodically(self) -> None:
         while True:
-            await asyncio.sleep(INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+            await asyncio.sleep(INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - not used for security
             await self._sweep()
 
-    async def _keep_watching(self) -> None:
-        """While viewers here wait for other processes' replies, look more often whether those processes live."""
+    async def _sweep(self) -> None:
+        since = self._journal.unavailable_since
+        if since is not None and monotonic() - since > self._settings.db_retry_timeout:
+            self._registry.fail_all("The reply could not be saved: the database cannot be reached.")
+        try:
+            await self._failover.adopt_from_dead(always_search=True)
+            await self._failover.reconcile_owned()
+        except ServiceUnavailable as error:
+            log.info("The sweep is postponed: %s", error)
+        except Exception:
+            log.exception("The sweep failed; the next one tries again.")
+
+    async def _watch_owners(self) -> None:
+        """Search for dead processes more often while viewers here wait for replies of other processes."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             if self._notifier.has_waiters:
                 try:
-                    await self._failover.adopt_from_dead(owned=True)
+                    await self._failover.adopt_from_dead()
                 except ServiceUnavailable:
-                    continue  # the viewers notice too, and how long to be patient is theirs to decide
+                    continue  # each viewer applies --db-retry-timeout itself
                 except Exception:
-                    log.exception("Looking for dead processes failed; trying again.")
+                    log.exception("The search for dead processes failed; retrying.")
 
-    async def _sweep(self) -> None:
-        since = self._journal.unavailable_since
-        if since is not None and asyncio.get_running_loop().time() - since > self._settings.db_retry_timeout:
-            self._registry.fail_all("The reply could not be saved: the database cannot be reached.")
-        try:
-            await self._failover.adopt_from_dead(owned=False)
-            await self._failover.reconcile_owned()
-        except ServiceUnavailable as error:
-            log.info("The sweep is put off: %s", error)
-        except Exception:
-            log.exception("The sweep failed; the next one tries again.")
-
-    async def _keep_pruning(self) -> None:
-        """Delete what is over age, a batch at a time; a large backlog keeps nobody waiting."""
+    async def _prune_periodically(self) -> None:
+        """Delete logs of ended replies after ``--reply-log-retention``, in small batches: statements stay short."""
         while True:
             try:
                 async with self._database.acquire() as connection:
@@ -84,13 +92,6 @@ class Sweeper:
             except ServiceUnavailable:
                 pruned = 0
             except Exception:
-                log.exception("Pruning the log failed; trying again.")
+                log.exception("Pruning the log failed; retrying.")
                 pruned = 0
             await asyncio.sleep(PRUNE_PAUSE if pruned else INTERVAL)
-
-    async def stop(self) -> None:
-        """Sweep no more."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Looks into a test's database, past the program under test."""
+"""Direct access to a test's database, and polling."""
 
 import asyncio
 import time
@@ -11,11 +11,11 @@ import asyncpg
 T = TypeVar("T")
 
 PATIENCE = 60.0
-"""Seconds after which something that a test polls for has failed to come true."""
+"""Default timeout of :func:`eventually`, in seconds."""
 
 
 def with_connection(url: str, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-    """Run a coroutine on a connection of its own."""
+    """Call a coroutine function with a new connection and return its result."""
 
     async def run() -> T:
         connection = await asyncpg.connect(url)
@@ -28,25 +28,26 @@ def with_connection(url: str, work: Callable[[asyncpg.Connection], Awaitable[T]]
 
 
 def rows(url: str, query: str, *arguments: Any) -> list[asyncpg.Record]:
-    """The rows that a query gives."""
+    """Execute a query and return its rows."""
     return with_connection(url, lambda connection: connection.fetch(query, *arguments))
 
 
 def execute(url: str, statements: str) -> None:
-    """Run statements."""
+    """Execute statements."""
     with_connection(url, lambda connection: connection.execute(statements))
 
 
 def reply_row(url: str, path: str) -> dict[str, Any]:
-    """The row of the reply at ``path`` in the table ``replies``."""
+    """Return the row in ``replies`` of the reply at ``path``."""
     [row] = rows(url, "SELECT * FROM replies WHERE id = $1", UUID(path.removeprefix("/llmchat/")))
     return dict(row)
 
 
 def eventually(what: str, holds: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-    """Poll until ``holds()`` is true, and return it; for what no moment announces.
+    """Poll until ``holds()`` is true and return its value; for conditions that no event signals.
 
-    :raises TimeoutError: it never was within ``timeout`` seconds.
+    :param what: description of the condition, for the error message.
+    :raises TimeoutError: the condition was not true within ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
     while not (value := holds()):

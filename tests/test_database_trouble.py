@@ -23,7 +23,7 @@ from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, last_li
 from tests.fakes.proxy import CuttingProxy
 from tests.program import Program
 
-AWAY = ("database", "declared dead", "pool connection floor", "could not be given up")
+AWAY = ("database", "declared dead", "pool connection floor", "could not be released")
 """What the log may say while the database is away, and after it was."""
 
 pytestmark = pytest.mark.expects_log(*AWAY)

@@ -1,64 +1,171 @@
-"""The house rules that a program can check: imports run downwards, files open with a sentence, the README is whole."""
+"""The rules of CONTRIBUTING.md that a program can check: import direction, sizes of folders, public interfaces only."""
 
 import ast
 import dataclasses
+import graphlib
+import importlib
+import inspect
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from settings import Settings
 
 ROOT = Path(__file__).parent.parent
-FLOORS = ["server", "handlers", "relay", "db"]
-"""From the top down; a room may import from its own floor and those below."""
 
-COMMON = {"errors", "log_format", "settings"}
-FOLDERS = ("handlers", "auth", "relay", "db", "embedded")
+LAYERS = [
+    ["server"],
+    ["embedded"],
+    ["handlers"],
+    ["web"],
+    ["relay.factory"],
+    ["relay.reporting"],
+    ["relay.service", "relay.failover", "relay.sweeper"],
+    ["relay.stream"],
+    ["relay.generation"],
+    ["relay.cluster", "relay.ollama", "relay.metrics"],
+    ["db"],
+    ["auth"],
+    ["logging_setup"],
+    ["errors", "settings"],
+]
+"""Modules and packages from the top down. A module may import from its own layer and from those below."""
+
+INDEPENDENT = {"auth": {"errors", "settings"}, "embedded": {"errors", "logging_setup", "relay", "settings"}}
+"""Packages that may only import themselves and these."""
+
+FOLDER_LIMIT = 13
+"""Files in one folder of the product."""
+
+FOLDERS = ("auth", "db", "embedded", "handlers", "relay", "web")
 SOURCES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 
 
-def room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_rooms(path: Path) -> set[str]:
+MODULES = {module_name(path) for path in SOURCES}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The product's modules that a file imports; a package counts only where nothing more specific is imported."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return {name.split(".")[0] for name in names} & {*FLOORS, *COMMON, "auth", "embedded", "tests"}
+            members = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES
+            names |= members or {node.module}
+    return names & MODULES
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def layer(module: str) -> int:
+    matches = [
+        index
+        for index, names in enumerate(LAYERS)
+        if any(module == name or module.startswith(f"{name}.") for name in names)
+    ]
+    assert len(matches) == 1, f"{module} has no layer"
+    return matches[0]
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if module_name(path) != "relay"], ids=module_name)
 def test_imports_run_downwards_only(path: Path) -> None:
-    home = room(path)
-    below = {*FLOORS[FLOORS.index(home) :]} if home in FLOORS else {home}
-    allowed = {
-        "server": below | COMMON | {"auth", "embedded"},
-        "handlers": below | COMMON | {"auth"},
-        "auth": {"auth"} | COMMON,
-        "embedded": {"embedded", "log_format", "relay", "settings"},
-        "settings": {"settings"},
-        "errors": {"errors"},
-        "log_format": {"errors", "log_format"},
-    }.get(home, below | COMMON)
-    assert imported_rooms(path) <= allowed
+    module = module_name(path)
+    assert [name for name in imported_modules(path) if layer(name) < layer(module)] == []
+    package = module.partition(".")[0]
+    if package in INDEPENDENT:
+        others = {name.partition(".")[0] for name in imported_modules(path)} - {package}
+        assert others <= INDEPENDENT[package]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_says_what_is_at_home_there(path: Path) -> None:
+def test_imports_have_no_cycle() -> None:
+    imports = {module_name(path): imported_modules(path) - {module_name(path)} for path in SOURCES}
+    assert len(list(graphlib.TopologicalSorter(imports).static_order())) == len(MODULES)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_every_file_opens_with_its_purpose(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_no_sql_outside_db_and_no_http_handlers_outside_handlers() -> None:
+def test_no_folder_is_crowded() -> None:
+    counts = Counter(path.parent.relative_to(ROOT) for path in SOURCES)
+    assert {str(folder): count for folder, count in counts.items() if count > FOLDER_LIMIT} == {}
+
+
+def test_relay_contains_neither_sql_nor_request_handlers() -> None:
     for path in SOURCES:
-        if room(path) == "relay":
+        if module_name(path).startswith("relay"):
             source = path.read_text()
             assert "from tornado.web" not in source and "SELECT " not in source, path
 
 
+# Public interfaces only: a minor release of a library must not break the product.
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names_of_others(tree: ast.AST) -> Iterator[str]:
+    """Imported names and attributes with a leading underscore, of anything but ``self`` and ``cls``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"from {node.module} import {alias.name}" for alias in node.names if private(alias.name))
+        elif isinstance(node, ast.Attribute) and private(node.attr) and ast.unparse(node.value) not in ("self", "cls"):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_private_attribute_of_another_object_is_used(path: Path) -> None:
+    allowed = {"os._exit"}  # documented in the library reference despite its name
+    assert set(private_names_of_others(ast.parse(path.read_text()))) <= allowed
+
+
+def private_names_in_source(cls: type) -> set[str]:
+    """The private methods of a class, and the private attributes that it sets or reads on ``self`` or ``cls``."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError):  # written in C
+        return set()
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+            names.add(node.attr)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+    return {name for name in names if private(name)}
+
+
+def classes(module: ModuleType) -> Iterator[type]:
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            yield value
+
+
+def is_ours(cls: type) -> bool:
+    return cls.__module__ in MODULES
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_class_uses_a_private_name_of_a_library_base_class(module: str) -> None:
+    shared = {}
+    for cls in classes(importlib.import_module(module)):
+        for base in cls.__mro__:
+            if not is_ours(base) and base is not object and base.__module__ not in ("typing", "builtins", "enum"):
+                defined = {name for name in vars(base) if private(name)} | private_names_in_source(base)
+                if names := private_names_in_source(cls) & defined:
+                    shared[cls.__name__, base.__name__] = names
+    assert shared == {}
+
+
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
-def test_every_setting_is_in_the_readme(name: str) -> None:
-    assert f"`--{name.replace('_', '-')}`" in (ROOT / "README.md").read_text()
+def test_every_setting_is_documented(name: str) -> None:
+    assert f"`--{name.replace('_', '-')}`" in (ROOT / "docs/settings.md").read_text()

@@ -1,5 +1,4 @@
-"""The log of the real program: a line for each request and each reply's end, in both formats, and in none of them
-what is said or what is secret."""
+"""The log: one line per request and per end of a reply, in both formats, without conversations and secrets."""
 
 import asyncio
 import json
@@ -32,7 +31,7 @@ from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, failure,
 from tests.program import ROOT, Program
 
 MARK = "zebra"
-"""What is said, and what is secret, in the tests here."""
+"""Part of every message and secret in these tests."""
 
 
 @pytest.fixture(params=["text", "json"])
@@ -41,24 +40,24 @@ def style(request: pytest.FixtureRequest) -> str:
 
 
 def entries(log: str) -> list[dict[str, Any]]:
-    """The lines of a log in JSON; every line is one."""
-    return [json.loads(one) for one in log.splitlines()]
+    """Parse a log in JSON; fails if a line is not JSON."""
+    return [json.loads(line) for line in log.splitlines()]
 
 
 def entry(program: Program, **fields: object) -> dict[str, Any]:
-    """The one line of a log in JSON that has these fields, when it is there."""
+    """Wait for the one line of a log in JSON that has these fields."""
     found: list[dict[str, Any]] = eventually(
         f"the log has {fields}",
-        lambda: [one for one in entries(program.log) if fields.items() <= one.items()],
+        lambda: [entry for entry in entries(program.log) if fields.items() <= entry.items()],
     )
-    [one] = found
-    return one
+    [only] = found
+    return only
 
 
 @pytest.fixture
-def logged(start_chatterd: Callable[..., Program], database_url: str) -> Program:
+def json_program(start_chatterd: Callable[..., Program], database_url: str) -> Program:
     """A chatterd that logs in JSON."""
-    return start_chatterd(database_url=database_url, logging_setup="json", client_write_timeout=1)
+    return start_chatterd(database_url=database_url, log_format="json", client_write_timeout=1)
 
 
 @pytest.fixture
@@ -74,8 +73,8 @@ def start_client() -> Iterator[Callable[..., Client]]:
 
 
 @pytest.fixture
-def asker(logged: Program, start_client: Callable[..., Client]) -> Client:
-    return start_client(logged)
+def json_client(json_program: Program, start_client: Callable[..., Client]) -> Client:
+    return start_client(json_program)
 
 
 def connected(program: Program) -> socket.socket:
@@ -83,23 +82,23 @@ def connected(program: Program) -> socket.socket:
     return socket.create_connection((address.hostname, address.port), 20)
 
 
-# A line for each request and each reply's end.
+# One line per request and per end of a reply.
 
 
-def test_a_prompt_leaves_two_lines_with_all_that_is_known(
-    asker: Client, logged: Program, ollama: ScriptedOllama
+def test_a_prompt_logs_its_request_and_its_reply(
+    json_client: Client, json_program: Program, ollama: ScriptedOllama
 ) -> None:
     ollama.script(Head(), Lines(line("a"), line("b"), last_line()))
-    with asker.prompt("hi", headers={"X-Request-ID": "the-prompt"}) as stream:
+    with json_client.prompt("hi", headers={"X-Request-ID": "the-prompt"}) as stream:
         stream.rest()
         reply = stream.response.headers["Content-Location"].removeprefix("/llmchat/")
-    answered = entry(logged, message="answered", request="the-prompt")
+    answered = entry(json_program, message="request", request="the-prompt")
     assert datetime.now(UTC) - datetime.fromisoformat(answered.pop("time")) < timedelta(minutes=1)
     assert 0 < answered.pop("duration_ms") < 60_000
     assert answered == {
         "level": "info",
         "logger": "chatterd.http",
-        "message": "answered",
+        "message": "request",
         "request": "the-prompt",
         "method": "POST",
         "path": "/llmchat",
@@ -108,7 +107,7 @@ def test_a_prompt_leaves_two_lines_with_all_that_is_known(
         "address": "127.0.0.1",
         "reply": reply,
     }
-    ended = entry(logged, message="reply ended")
+    ended = entry(json_program, message="reply ended")
     assert datetime.fromisoformat(ended.pop("time"))
     assert 0 <= ended["first_line_ms"] <= ended.pop("duration_ms") < 60_000
     assert ended.pop("first_line_ms") < 60_000
@@ -124,98 +123,100 @@ def test_a_prompt_leaves_two_lines_with_all_that_is_known(
     }
 
 
-def test_each_line_of_a_program_is_json_from_its_start_to_its_end(
+def test_every_line_is_json_from_start_to_stop(
     start_chatterd: Callable[..., Program], start_client: Callable[..., Client], database_url: str
 ) -> None:
-    program = start_chatterd(database_url=database_url, logging_setup="json")
+    program = start_chatterd(database_url=database_url, log_format="json")
     start_client(program).http.get("/nothing/here\u2028")
     assert program.terminate() == 0
     lines = entries(program.log)
-    assert {"time", "level", "logger", "message"} <= set.intersection(*(set(one) for one in lines))
-    assert lines[-1]["message"] == "chatterd has ended."
-    [refused] = [one for one in lines if one.get("status") == 404]
-    assert refused["error"] == "There is nothing at this address."
+    assert {"time", "level", "logger", "message"} <= set.intersection(*(set(line) for line in lines))
+    assert lines[-1]["message"] == "chatterd has stopped."
+    [not_found] = [line for line in lines if line.get("status") == 404]
+    assert not_found["error"] == "There is nothing at this address."
 
 
-def test_how_a_reply_ended_is_said_in_words_of_our_own(asker: Client, logged: Program, ollama: ScriptedOllama) -> None:
+def test_the_end_of_a_reply_is_logged_without_the_text_of_ollamas_error(
+    json_client: Client, json_program: Program, ollama: ScriptedOllama
+) -> None:
     def ending(*steps: Any, **fields: Any) -> dict[str, Any]:
         ollama.script(*steps)
-        reply = asker.begin("hi").removeprefix("/llmchat/")
-        found = entry(logged, message="reply ended", reply=reply)
+        reply = json_client.begin("hi").removeprefix("/llmchat/")
+        found = entry(json_program, message="reply ended", reply=reply)
         return {name: found.get(name) for name in ("status", "reason", "lines")}
 
-    told = {"status": "failed", "reason": "Ollama answered 404.", "lines": 1}
-    assert ending(failure(404, f"model '{MARK}' not found")) == told
-    told = {"status": "failed", "reason": "Ollama sent an error.", "lines": 2}
-    assert ending(Head(), Lines(line("a"), b'{"error":"%b"}' % MARK.encode())) == told
-    told = {"status": "truncated", "reason": "Ollama's answer ended before it was complete.", "lines": 2}
-    assert ending(Head(), Lines(line("a"))) == told
+    expected = {"status": "failed", "reason": "Ollama answered 404.", "lines": 1}
+    assert ending(failure(404, f"model '{MARK}' not found")) == expected
+    expected = {"status": "failed", "reason": "Ollama sent an error.", "lines": 2}
+    assert ending(Head(), Lines(line("a"), b'{"error":"%b"}' % MARK.encode())) == expected
+    expected = {"status": "truncated", "reason": "Ollama's answer ended before it was complete.", "lines": 2}
+    assert ending(Head(), Lines(line("a"))) == expected
     ollama.script(Head(), Lines(line("a")), Gate())
-    path = asker.begin("hi")
-    with asker.follow(path) as stream:
+    path = json_client.begin("hi")
+    with json_client.follow(path) as stream:
         assert stream.next()
-        assert asker.http.delete(path).status_code == 202
-    ended = entry(logged, message="reply ended", reply=path.removeprefix("/llmchat/"))
+        assert json_client.http.delete(path).status_code == 202
+    ended = entry(json_program, message="reply ended", reply=path.removeprefix("/llmchat/"))
     assert ended["status"] == "stopped" and "reason" not in ended
-    assert MARK not in logged.log
+    assert MARK not in json_program.log
 
 
-def test_a_view_that_is_cut_leaves_one_line_too(asker: Client, logged: Program, ollama: ScriptedOllama) -> None:
+def test_an_aborted_response_is_logged_once(json_client: Client, json_program: Program, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("a")), gate := Gate(), *[Body(line("x" * 100_000) + b"\n")] * 100)
-    path = asker.begin("hi")
-    with asker.follow(path) as stream:
+    path = json_client.begin("hi")
+    with json_client.follow(path) as stream:
         assert stream.next()
-    left = entry(logged, path=path, end="client left")
+    left = entry(json_program, path=path, abort_reason="client left")
     assert left["status"] == 200 and left["reply"] == path.removeprefix("/llmchat/")
-    with connected(logged) as connection:
+    with connected(json_program) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: stuck\r\n\r\n".encode())
         gate.open()
-        entry(logged, request="stuck", end="client too slow")
-    assert logged.terminate() == 0
-    ids = [one["request"] for one in entries(logged.log) if one["message"] == "answered"]
+        entry(json_program, request="stuck", abort_reason="client too slow")
+    assert json_program.terminate() == 0
+    ids = [entry["request"] for entry in entries(json_program.log) if entry["message"] == "request"]
     assert len(ids) == len(set(ids)) == 3
 
 
-def test_viewers_of_a_process_that_leaves_are_not_said_to_have_left(
-    asker: Client, logged: Program, ollama: ScriptedOllama
+def test_viewers_of_a_draining_process_are_not_logged_as_clients_that_left(
+    json_client: Client, json_program: Program, ollama: ScriptedOllama
 ) -> None:
     ollama.script(Head(), Lines(line("a")), Gate())
-    path = asker.begin("hi")
+    path = json_client.begin("hi")
     with ExitStack() as viewers:
         for _ in range(60):
-            connection = viewers.enter_context(connected(logged))
+            connection = viewers.enter_context(connected(json_program))
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert connection.recv(12) == b"HTTP/1.1 200"
-        assert logged.terminate() == 0
-    ends = [one["end"] for one in entries(logged.log) if "end" in one]
-    assert set(ends) == {"sent elsewhere"}
+        assert json_program.terminate() == 0
+    ends = [entry["abort_reason"] for entry in entries(json_program.log) if "abort_reason" in entry]
+    assert set(ends) == {"handed over"}
 
 
-def test_lines_for_people_end_with_the_fields(chatterd: Program, client: Client, ollama: ScriptedOllama) -> None:
-    client.ask("hi", model="a model=\n", headers={"X-Request-ID": "for-people"})
+def test_lines_in_text_end_with_the_fields(chatterd: Program, client: Client, ollama: ScriptedOllama) -> None:
+    client.ask("hi", model="a model=\n", headers={"X-Request-ID": "in-text"})
     place = r"\[I \d{6} \d\d:\d\d:\d\d \w+:\d+\]"
     chatterd.wait_log(
         rf'^{place} reply ended reply=[0-9a-f-]+ model="a model=\\n" status=done lines=\d+ '
         r"first_line_ms=[\d.]+ duration_ms=[\d.]+$"
     )
     chatterd.wait_log(
-        rf"^{place} answered request=for-people method=POST path=/llmchat status=200 duration_ms=[\d.]+ "
+        rf"^{place} request request=in-text method=POST path=/llmchat status=200 duration_ms=[\d.]+ "
         r"address=127.0.0.1 reply=[0-9a-f-]+$"
     )
 
 
-def test_an_unknown_format_is_refused() -> None:
+def test_an_unknown_format_is_rejected() -> None:
     run = subprocess.run([sys.executable, "server.py", "--log-format=xml"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr == "chatterd: --log-format must be text or json. `server.py --help` lists the settings.\n"
 
 
-# What is said is not in it.
+# No conversations, no secrets.
 
 
-@pytest.mark.expects_log("A request failed inside chatterd", "is refused; ending it", "database")
+@pytest.mark.expects_log("A request failed", "is refused; ending it", "database")
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_nothing_that_is_said_and_no_secret_is_in_the_log(
+def test_the_log_contains_no_conversations_and_no_secrets(
     start_chatterd: Callable[..., Program],
     start_client: Callable[..., Client],
     ollama: ScriptedOllama,
@@ -223,7 +224,7 @@ def test_nothing_that_is_said_and_no_secret_is_in_the_log(
     style: str,
     level: str,
 ) -> None:
-    program = start_chatterd(database_url=database_url, logging_setup=style, logging=level)
+    program = start_chatterd(database_url=database_url, log_format=style, logging=level)
     execute(database_url, "ALTER TABLE chatts ADD CONSTRAINT barred CHECK (message NOT LIKE '%BARRED%')")
     secrets = {"Authorization": f"Bearer {MARK}", "Cookie": f"session={MARK}", "X-Api-Key": MARK}
     client = start_client(program, f"{MARK}-conversation")
@@ -270,62 +271,70 @@ def test_nothing_that_is_said_and_no_secret_is_in_the_log(
     client.http.get("/healthz", headers={"X-Request-ID": "the-last"})
     program.wait_log("the-last")
     assert "Traceback" in program.log and "CheckViolationError (23514" in program.log
-    assert [one for one in program.log.splitlines() if MARK in one] == []
+    assert [line for line in program.log.splitlines() if MARK in line] == []
 
 
 # SIGHUP.
 
 
-def test_sighup_is_told_and_hurts_nothing(asker: Client, logged: Program, ollama: ScriptedOllama) -> None:
+def test_sighup_is_logged_and_does_not_interrupt_replies(
+    json_client: Client, json_program: Program, ollama: ScriptedOllama
+) -> None:
     ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
-    with asker.prompt("hi") as stream:
+    with json_client.prompt("hi") as stream:
         assert stream.next()
-        logged.process.send_signal(signal.SIGHUP)
-        logged.wait_log("SIGHUP: reading again")
+        json_program.process.send_signal(signal.SIGHUP)
+        json_program.wait_log("SIGHUP: reloading")
         gate.open()
         assert stream.rest()[-1].json["done"] is True
 
 
-def test_a_server_whose_terminal_is_closed_ends(ollama: ScriptedOllama, database_url: str) -> None:
-    ours, its = pty.openpty()
+def test_a_server_stops_when_its_terminal_is_closed(ollama: ScriptedOllama, database_url: str) -> None:
+    controller, terminal = pty.openpty()
     settings = ["--port=0", f"--database-url={database_url}", f"--ollama-host={ollama.url}", "--drain-timeout=1"]
     process = subprocess.Popen(
-        [sys.executable, "server.py", *settings], cwd=ROOT, stdin=its, stderr=its, stdout=its, start_new_session=True
+        [sys.executable, "server.py", *settings],
+        cwd=ROOT,
+        stdin=terminal,
+        stderr=terminal,
+        stdout=terminal,
+        start_new_session=True,
     )
-    os.close(its)
-    said = b""
-    while b"is ready" not in said:
-        said += os.read(ours, 1_000)
+    os.close(terminal)
+    output = b""
+    while b"is ready" not in output:
+        output += os.read(controller, 1_000)
     process.send_signal(signal.SIGHUP)
-    while b"SIGHUP: reading again" not in said:
-        said += os.read(ours, 1_000)
-    os.close(ours)
-    process.send_signal(signal.SIGHUP)  # the kernel sends it to who has the terminal as its controlling one
+    while b"SIGHUP: reloading" not in output:
+        output += os.read(controller, 1_000)
+    os.close(controller)
+    process.send_signal(signal.SIGHUP)  # the kernel sends it only to processes with this controlling terminal
     try:
         assert process.wait(20) == 0
     finally:
         process.kill()
 
 
-# The parts.
+# Functions and formatters.
 
 
 def record(name: str, message: str, *values: object, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
-    made = logging.getLogger(name).makeRecord(name, level, "x.py", 1, message, values, None, extra={"fields": fields})
-    assert logging_setup.redact(made)
-    return made
+    extra = {"fields": fields}
+    created = logging.getLogger(name).makeRecord(name, level, "x.py", 1, message, values, None, extra=extra)
+    assert logging_setup.redact(created)
+    return created
 
 
 texts = st.text(st.characters() | st.sampled_from("\n\r\u2028\x1b\0\"=' \ud800"))
 
 
 @given(texts, st.dictionaries(st.sampled_from("abcd"), texts | st.integers() | st.floats() | st.none()))
-def test_whatever_a_value_holds_it_is_one_line(value: str, fields: dict[str, Any]) -> None:
-    made = record("chatterd", "said", value=value, **fields)
-    written = JsonFormatter().format(made)
+def test_any_value_is_formatted_in_one_line(value: str, fields: dict[str, Any]) -> None:
+    created = record("chatterd", "message", value=value, **fields)
+    written = JsonFormatter().format(created)
     assert written.isascii() and written.isprintable()
     assert json.loads(written)["value"] == value[: logging_setup.TEXT_LIMIT]
-    shown = TextFormatter(color=False).format(made)
+    shown = TextFormatter(color=False).format(created)
     assert shown.isprintable()
 
 
@@ -336,15 +345,15 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         return caught
 
 
-def test_exceptions_speak_only_if_they_quote_nobody() -> None:
+def test_exceptions_are_described_without_data() -> None:
     assert describe(ValueError(f"invalid literal: {MARK}")) == "ValueError"
     assert describe(KeyError(MARK)) == "KeyError"
     assert describe(NotFound("There is no such reply.")) == "NotFound: There is no such reply."
     assert describe(ConnectionRefusedError(111, "Connect call failed")).endswith("[Errno 111] Connect call failed")
     assert describe(TimeoutError()) == "TimeoutError"
-    asleep = asyncpg.CannotConnectNowError("the database system is starting up")
-    assert describe(asleep) == "CannotConnectNowError: the database system is starting up"
-    refused = asyncpg.UniqueViolationError.new(
+    starting = asyncpg.CannotConnectNowError("the database system is starting up")
+    assert describe(starting) == "CannotConnectNowError: the database system is starting up"
+    violation = asyncpg.UniqueViolationError.new(
         {
             "C": "23505",
             "M": "duplicate key",
@@ -353,14 +362,14 @@ def test_exceptions_speak_only_if_they_quote_nobody() -> None:
             "n": "one",
         }
     )
-    assert describe(refused) == "UniqueViolationError (23505, replies, one)"
-    assert MARK in str(refused)
+    assert describe(violation) == "UniqueViolationError (23505, replies, one)"
+    assert MARK in str(violation)
 
 
-def test_a_stack_trace_shows_each_cause_once_the_first_one_first() -> None:
+def test_a_stack_trace_shows_each_cause_once_and_the_first_cause_first() -> None:
     cause = raised(ValueError(MARK))
     error = raised(RuntimeError("it failed"), cause)
-    cause.__cause__ = error  # a circle
+    cause.__cause__ = error  # a cycle
     trace = stack_trace(error)
     assert trace.index("\nValueError\n") < trace.index("This led to:") < trace.index("RuntimeError: it failed")
     assert trace.count("Traceback") == 2 and "in raised" in trace and MARK not in trace
@@ -368,18 +377,18 @@ def test_a_stack_trace_shows_each_cause_once_the_first_one_first() -> None:
     assert "OSError: no" in stack_trace(group) and MARK not in stack_trace(group)
 
 
-def test_what_libraries_log_is_shown_without_their_values() -> None:
+def test_values_logged_by_libraries_are_redacted() -> None:
     assert (
         record("tornado.general", "from %s: %s", "1.2.3.4", ValueError(MARK)).getMessage() == "from 1.2.3.4: ValueError"
     )
-    assert record("chatterd.db", "refused: %s", asyncpg.DataError(MARK)).getMessage() == "refused: DataError (22000)"
+    assert record("chatterd.db", "rejected: %s", asyncpg.DataError(MARK)).getMessage() == "rejected: DataError (22000)"
     assert record("tornado.application", "in %r", [MARK]).getMessage() == "in '<list>'"
     assert record(gen_log.name, "SSL Error", level=logging.WARNING).levelname == "INFO"
     assert record(gen_log.name, "Uncaught", level=logging.ERROR).levelname == "ERROR"
 
 
 @pytest.mark.expects_log("Exception in a callback")
-def test_what_nobody_caught_in_the_loop_is_told_without_values(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_uncaught_exception_in_the_loop_is_logged_without_values(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(logging_setup.log_loop_error)
@@ -388,13 +397,14 @@ def test_what_nobody_caught_in_the_loop_is_told_without_values(caplog: pytest.Lo
         await asyncio.sleep(0)
 
     asyncio.run(run())
-    [told] = caplog.records
-    assert told.getMessage() == "Exception in a callback" and told.exc_info
+    [logged] = caplog.records
+    assert logged.getMessage() == "Exception in a callback" and logged.exc_info
 
 
-def test_a_program_that_crashes_says_so_in_its_log(tmp_path: Path) -> None:
-    script = "import log_format, logging; logging.basicConfig(); log_format.set_up('json'); raise ValueError('zebra')"
+def test_an_uncaught_exception_is_logged_as_critical(tmp_path: Path) -> None:
+    setup = "import logging_setup, logging; logging.basicConfig(); logging_setup.configure('json')"
+    script = f"{setup}; raise ValueError({MARK!r})"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    [told] = entries(run.stderr)
+    [logged] = entries(run.stderr)
     assert run.returncode == 1
-    assert told["level"] == "critical" and told["error"] == "ValueError" and MARK not in told["trace"].lower()
+    assert logged["level"] == "critical" and logged["error"] == "ValueError" and MARK not in logged["trace"].lower()

@@ -44,7 +44,7 @@ COUNTED: dict[str, int] = {}
 
 def _log_without_access(program: Program) -> str:
     return "".join(
-        line for line in program.log.splitlines(True) if not re.match(r"\[I \d+ [\d:]+ (base|generation):", line)
+        line for line in program.log.splitlines(True) if not re.match(r"\[I \d+ [\d:]+ (base|finisher):", line)
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings: which source wins, what is refused, and how OLLAMA_HOST is read."""
+"""Settings: precedence of their sources, rejected values, and the notation of OLLAMA_HOST."""
 
 import dataclasses
 import logging
@@ -26,8 +26,8 @@ ENVIRONMENT = {
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    """Reading the settings sets up the root logger."""
+def restored_logging() -> Iterator[None]:
+    """Restore the root logger, which loading the settings configures."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield
@@ -36,41 +36,41 @@ def logging_as_it_was() -> Iterator[None]:
 
 
 def another(field: "dataclasses.Field[Any]") -> tuple[str, Any]:
-    """A value that is not the field's default: as it is written, and as it is read."""
+    """Return a value other than the field's default, as text and parsed."""
     if isinstance(field.default, bool):
         return str(not field.default).lower(), not field.default
     return {int: ("7", 7), float: ("0.25", 0.25), str: ("a b=c", "a b=c")}[type(field.default)]
 
 
-def test_without_arguments_and_environment_everything_has_its_default() -> None:
-    assert settings.read([], {}) == Settings()
+def test_without_arguments_and_environment_all_settings_have_their_defaults() -> None:
+    assert settings.load([], {}) == Settings()
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_every_setting_is_read_from_the_command_line_and_changes_no_other(
+def test_every_setting_can_be_set_on_the_command_line(
     field: "dataclasses.Field[Any]",
 ) -> None:
-    written, value = another(field)
+    text, value = another(field)
     for name in (field.name, field.name.replace("_", "-")):
-        read = settings.read([f"--{name}={written}"], {})
-        assert read == dataclasses.replace(Settings(), **{field.name: value})
+        loaded = settings.load([f"--{name}={text}"], {})
+        assert loaded == dataclasses.replace(Settings(), **{field.name: value})
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_every_setting_has_help_that_names_its_environment_variable(
     field: "dataclasses.Field[Any]", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as left:
-        settings.read(["--help"], {})
-    assert not left.value.code
-    shown = " ".join("".join(capsys.readouterr()).split())
+    with pytest.raises(SystemExit) as exited:
+        settings.load(["--help"], {})
+    assert not exited.value.code
+    output = " ".join("".join(capsys.readouterr()).split())
     option = "--" + field.name.replace("_", "-")
-    _, found, described = shown.partition(f" {option} ")
+    _, found, description = output.partition(f" {option} ")
     assert found and len(field.metadata["help"]) > 10
-    assert field.metadata["help"] in described
+    assert field.metadata["help"] in description
     assert field.metadata["env"] == ENVIRONMENT.get(field.name)
     if field.name in ENVIRONMENT:
-        assert f"{field.metadata['help']} (environment: {ENVIRONMENT[field.name]})" in described
+        assert f"{field.metadata['help']} (environment: {ENVIRONMENT[field.name]})" in description
 
 
 @pytest.mark.parametrize(
@@ -87,25 +87,25 @@ def test_every_setting_has_help_that_names_its_environment_variable(
         (["--port=0"], {"PORT": "2"}, 0),
     ],
 )
-def test_the_command_line_wins_over_the_environment_and_that_over_the_default(
+def test_the_command_line_takes_precedence_over_the_environment_and_the_default(
     arguments: list[str], environment: dict[str, str], port: int
 ) -> None:
-    assert settings.read(arguments, environment) == dataclasses.replace(Settings(), port=port)
+    assert settings.load(arguments, environment) == dataclasses.replace(Settings(), port=port)
 
 
-def test_a_value_from_the_environment_is_taken_as_it_is() -> None:
+def test_a_value_from_the_environment_is_not_modified() -> None:
     url = "postgresql://me:--p=w:1,2@host:5432/db?options=-c%20a%3Db"
-    assert settings.read([], {"DATABASE_URL": url}).database_url == url
+    assert settings.load([], {"DATABASE_URL": url}).database_url == url
 
 
-def test_an_empty_value_on_the_command_line_wins_over_the_environment() -> None:
-    assert settings.read(["--database-url="], {"DATABASE_URL": "postgresql://host/db"}).database_url == ""
+def test_an_empty_value_on_the_command_line_overrides_the_environment() -> None:
+    assert settings.load(["--database-url="], {"DATABASE_URL": "postgresql://host/db"}).database_url == ""
 
 
 @pytest.mark.parametrize("arguments", [["--prot=1"], ["--x"], ["--port=1", "--no-such"]])
-def test_an_unknown_option_is_refused(arguments: list[str]) -> None:
+def test_an_unknown_option_is_rejected(arguments: list[str]) -> None:
     with pytest.raises(tornado.options.Error):
-        settings.read(arguments, {})
+        settings.load(arguments, {})
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_an_unknown_option_is_refused(arguments: list[str]) -> None:
         (["--port"], {}),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_refused(arguments: list[str], environment: dict[str, str]) -> None:
+def test_a_value_of_the_wrong_type_is_rejected(arguments: list[str], environment: dict[str, str]) -> None:
     with pytest.raises(tornado.options.Error):
-        settings.read(arguments, environment)
+        settings.load(arguments, environment)
 
 
 @pytest.mark.parametrize(
@@ -158,16 +158,16 @@ def test_a_value_of_the_wrong_kind_is_refused(arguments: list[str], environment:
         ("http://gpu:abc", "http://gpu:80"),
     ],
 )
-def test_ollama_host_is_read_in_ollamas_own_notation(host: str, url: str) -> None:
+def test_ollama_host_is_parsed_in_ollamas_own_notation(host: str, url: str) -> None:
     assert ollama_url(host) == url
 
 
 names = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8).map(lambda name: "h" + name)
 hosts = names | st.ip_addresses(v=4).map(str) | st.ip_addresses(v=6).map(lambda address: f"[{address}]")
-listening = ("0.0.0.0", "[::]")
+wildcards = ("0.0.0.0", "[::]")
 parts = st.tuples(
     st.sampled_from(["", "http://", "https://"]),
-    hosts.filter(lambda host: host not in listening),
+    hosts.filter(lambda host: host not in wildcards),
     st.just("") | st.integers(min_value=1, max_value=65535).map(lambda port: f":{port}"),
     st.sampled_from(["", "/", "/path", "/path/", "/a/b", "/a/b/"]),
 )
@@ -176,5 +176,5 @@ parts = st.tuples(
 @given(parts.map("".join))
 @example("")
 @example(":56789")
-def test_ollamas_own_client_reads_the_same(host: str) -> None:
+def test_ollamas_own_client_parses_the_same(host: str) -> None:
     assert ollama_url(host) == _parse_host(host)

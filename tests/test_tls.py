@@ -19,14 +19,14 @@ from cryptography.hazmat.primitives import serialization
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from handlers import tls
-from relay.metrics import Metrics
 from settings import Settings
 from tests.client import Client
 from tests.database import eventually
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line, ndjson
 from tests.program import ROOT, Program
 from tests.viewers import framed
+from web import http_server
+from web.tls import KeyPair
 
 LONG = 20.0
 
@@ -170,7 +170,7 @@ def test_a_viewer_that_reads_slowly_sees_all_and_one_that_does_not_read_is_dropp
         got = bytearray()
         while piece := slow.recv(4_000):
             got += piece
-        secure.wait_log('end="client too slow"', LONG)
+        secure.wait_log('abort_reason="client too slow"', LONG)
         expected = framed([event.data for event in asker.view(path)])
         events = [event for event in got.partition(b"\r\n\r\n")[2].split(b"\n\n") if not event.startswith(b":")]
         assert b"\n\n".join(events) == expected
@@ -188,7 +188,7 @@ def test_a_viewer_that_leaves_leaves_the_reply(asker: Client, secure: Program, o
     with asker.prompt("hi", headers={"X-Request-ID": "leaver"}) as stream:
         assert stream.next()
         path = stream.response.headers["Content-Location"]
-    secure.wait_log('request=leaver .*end="client left"')
+    secure.wait_log('request=leaver .*abort_reason="client left"')
     gate.open()
     assert [event.json["message"]["content"] for event in asker.view(path)] == ["a", "b"]
 
@@ -204,14 +204,14 @@ def test_after_sighup_new_connections_get_the_new_certificate_and_open_ones_go_o
         assert stream.next()
         changing.write(changing.issue("second"))
         assert shown_name(program, changing) == "first"
-        hang_up(program, "New connections get the certificate")
+        hang_up(program, "New connections use the certificate")
         assert shown_name(program, changing) == "second"
         gate.open()
         assert stream.rest()[-1].json["message"]["content"] == "b"
         assert asker.messages()[-1] == ("assistant", "ab")
 
 
-@pytest.mark.expects_log("The new certificate is refused, the old one stays")
+@pytest.mark.expects_log("The certificate could not be reloaded, the old one stays")
 def test_a_broken_pair_is_refused_and_the_old_one_stays(
     start_chatterd: Callable[..., Program], database_url: str, changing: Files
 ) -> None:
@@ -224,11 +224,11 @@ def test_a_broken_pair_is_refused_and_the_old_one_stays(
     }
     for why, break_it in refusals.items():
         break_it()
-        hang_up(program, "The new certificate is refused")
+        hang_up(program, "The certificate could not be reloaded")
         assert why in program.log.splitlines()[-1]
         assert shown_name(program, changing) == "first"
     changing.write(second)
-    hang_up(program, "New connections get the certificate")
+    hang_up(program, "New connections use the certificate")
     assert shown_name(program, changing) == "second"
 
 
@@ -249,7 +249,7 @@ def test_a_start_with_wrong_files_ends_with_one_sentence(changing: Files, tmp_pa
         f"chatterd cannot start: --certfile={missing} cannot be read: No such file or directory"
     )
     assert f"--keyfile={missing} cannot be read" in refused(certfile=changing.cert, keyfile=missing)
-    assert "--keyfile is given without --certfile" in refused(keyfile=changing.key)
+    assert "--keyfile requires --certfile" in refused(keyfile=changing.key)
     assert "are not a certificate and its private key" in refused(certfile=changing.cert)
     changing.issue("another").private_key_pem.write_to_path(changing.key)
     assert "key values mismatch" in refused(**changing.settings)
@@ -300,17 +300,14 @@ def test_who_does_not_speak_tls_hurts_nobody(asker: Client, secure: Program) -> 
 
 
 def test_a_handshake_that_does_not_end_is_given_up(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls, "HANDSHAKE_TIMEOUT", 0.2)
+    monkeypatch.setattr(http_server, "HANDSHAKE_TIMEOUT", 0.2)
 
     async def run() -> None:
-        server = tls.TlsServer(
-            Application(),
-            settings=Settings(),
-            metrics=Metrics(),
-            ssl_options=tls.KeyPair(str(files.cert), str(files.key)).context(),
+        server = http_server.ChatterdServer(
+            Application(), settings=Settings(), key_pair=KeyPair(str(files.cert), str(files.key))
         )
         [listening] = bind_sockets(0, "127.0.0.1")
-        server.add_socket(listening)
+        server.add_sockets([listening])
         port = listening.getsockname()[1]
         try:
             async with asyncio.timeout(LONG):

@@ -1,7 +1,7 @@
 /* The load generator: plays Ollama on one side of a server and its clients on the other, in one thread with one clock.
  *
  * Each line carries the time at which it was sent, so the time it took through the server is known when it arrives;
- * each stream is checked: whole, in order, nobody else's lines in it, ended with done.
+ * each stream is checked: complete, in order, no line of another stream, ended with done.
  */
 
 #define _GNU_SOURCE
@@ -74,7 +74,7 @@ static void stdin_ready(struct target *target, uint32_t events) {
     (void)events;
     char text[512];
     if (read(target->descriptor, text, sizeof text) > 0) return;
-    report_over(); /* whoever started this wants no more */
+    report_over(); /* end of file: stop */
     exit(0);
 }
 

@@ -1,4 +1,4 @@
-/* The stub Ollama: answers each POST to /api/chat with a line every 1 / rate seconds, and then done. */
+/* The stub Ollama: responds to each POST to /api/chat with a line every 1 / rate seconds, and then done. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -26,7 +26,7 @@ struct call {
     char head[HEAD_LIMIT]; /* of the request that is arriving */
     size_t head_size;
     int64_t body_left;   /* bytes; -1 while the head is arriving */
-    char *unsent;        /* what the socket did not take */
+    char *unsent;        /* what the socket has not accepted */
     size_t unsent_size;
 };
 
@@ -79,10 +79,10 @@ static void end_call(struct call *call) {
     free(call);
 }
 
-/* Send, and keep what the socket does not take. */
+/* Send; buffer what the socket does not accept. */
 static void put(struct call *call, const char *data, size_t size) {
     ssize_t taken = call->unsent_size ? 0 : send(call->target.descriptor, data, size, MSG_NOSIGNAL);
-    if (taken < 0) taken = 0; /* a broken connection is seen when it is read */
+    if (taken < 0) taken = 0; /* a broken connection is noticed when it is read */
     if ((size_t)taken == size) return;
     size_t left = size - taken;
     call->unsent = realloc(call->unsent, call->unsent_size + left);
@@ -164,7 +164,7 @@ static void answer(struct call *call) {
     else put(call, other, sizeof other - 1);
 }
 
-/* Take what arrived of a request: its head is kept until it is whole, its body is only counted. */
+/* Consume received bytes of a request: buffer its head until complete, only count its body. */
 static void take(struct call *call, const char *data, int64_t size) {
     if (call->body_left < 0) {
         size_t room = HEAD_LIMIT - 1 - call->head_size, held = call->head_size;

@@ -1,4 +1,4 @@
-/* What was seen, as JSON objects on stdout, one a line. */
+/* Events and results, as JSON objects on stdout, one a line. */
 
 #define _GNU_SOURCE
 #include <inttypes.h>
@@ -17,13 +17,13 @@ struct sample {
 };
 
 static struct sample latencies, first_events;
-static int lines, streams_seen, whole;
+static int lines, streams_seen, complete;
 static bool steady, ending;
 static int64_t cpu_before; /* microseconds of this process when the measuring began */
 static int lines_before;
 static int64_t next_tick;
-static char *broken_texts[TEXTS];
-static int broken;
+static char *error_texts[TEXTS];
+static int errors;
 
 static void add(struct sample *sample, int64_t ns) {
     if (sample->size == sample->room) {
@@ -39,7 +39,7 @@ static int64_t own_cpu(void) {
     return (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000000LL + used.ru_utime.tv_usec + used.ru_stime.tv_usec;
 }
 
-static void say(const char *event) {
+static void print_event(const char *event) {
     printf("{\"event\":\"%s\",\"lines\":%d,\"ns\":%" PRId64 "}\n", event, lines, now_ns());
     fflush(stdout);
 }
@@ -47,13 +47,13 @@ static void say(const char *event) {
 void report_listening(void) {
     cpu_before = own_cpu();
     next_tick = now_ns() + 1000000000;
-    say("listening");
+    print_event("listening");
 }
 
 void report_ending(void) {
     if (ending) return;
     ending = true;
-    say("ending");
+    print_event("ending");
 }
 
 void report_first_event(int64_t waited_ns) {
@@ -62,7 +62,7 @@ void report_first_event(int64_t waited_ns) {
     steady = true;
     cpu_before = own_cpu();
     lines_before = lines;
-    say("steady");
+    print_event("steady");
 }
 
 void report_line(int64_t sent_ns, int64_t received_ns) {
@@ -71,14 +71,14 @@ void report_line(int64_t sent_ns, int64_t received_ns) {
 }
 
 void report_end(const char *why) {
-    if (!why) whole++;
-    else if (broken++ < TEXTS) broken_texts[broken - 1] = strdup(why);
+    if (!why) complete++;
+    else if (errors++ < TEXTS) error_texts[errors - 1] = strdup(why);
 }
 
 void report_tick(int64_t now) {
     if (now < next_tick) return;
     next_tick += 1000000000;
-    say("tick");
+    print_event("tick");
 }
 
 static int compare(const void *a, const void *b) {
@@ -108,14 +108,14 @@ static void print_text(const char *text) {
 void report_over(void) {
     double cpu = (double)(own_cpu() - cpu_before);
     int counted = lines - lines_before;
-    printf("{\"event\":\"over\",\"streams\":%d,\"whole\":%d,\"lines\":%d,\"own_cpu_us_per_line\":%.2f", options.streams,
-           whole, lines, counted ? cpu / counted : 0.0);
+    printf("{\"event\":\"over\",\"streams\":%d,\"complete\":%d,\"lines\":%d,\"own_cpu_us_per_line\":%.2f", options.streams,
+           complete, lines, counted ? cpu / counted : 0.0);
     print_percentiles("latency_us", &latencies);
     print_percentiles("first_event_us", &first_events);
-    printf(",\"broken\":[");
-    for (int i = 0; i < broken && i < TEXTS; i++) {
+    printf(",\"errors\":[");
+    for (int i = 0; i < errors && i < TEXTS; i++) {
         if (i) putchar(',');
-        print_text(broken_texts[i]);
+        print_text(error_texts[i]);
     }
     printf("]}\n");
     fflush(stdout);

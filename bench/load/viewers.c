@@ -1,4 +1,4 @@
-/* The clients: each POSTs a prompt, reads the answer (SSE, or NDJSON where Ollama is asked itself) and checks it. */
+/* The clients: each POSTs a prompt, reads the answer (SSE, or NDJSON from Ollama itself) and checks it. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -29,7 +29,7 @@ struct viewer {
     size_t text_size;
     int number;
     bool prompted;
-    int call;            /* whose lines they are, by the stub's count; -1 until the first */
+    int call;            /* the stub's number of the reply; -1 until its first line */
     int lines;
     bool done, last_chunk;
     char error[200];
@@ -50,21 +50,21 @@ int64_t viewers_next_due(void) {
 bool viewers_over(void) { return ended == options.streams; }
 
 static void end_viewer(struct viewer *viewer) {
-    const char *broken = viewer->error[0] ? viewer->error : NULL;
-    if (!broken && !(viewer->done && viewer->lines == options.lines)) {
+    const char *error = viewer->error[0] ? viewer->error : NULL;
+    if (!error && !(viewer->done && viewer->lines == options.lines)) {
         snprintf(viewer->error, sizeof viewer->error, "ended after %d lines, %s done", viewer->lines,
                  viewer->done ? "with" : "without");
-        broken = viewer->error;
+        error = viewer->error;
     }
-    if (!broken && viewer->chunked && !viewer->last_chunk) broken = "was cut off after done";
-    report_end(broken);
+    if (!error && viewer->chunked && !viewer->last_chunk) error = "was cut off after done";
+    report_end(error);
     close(viewer->target.descriptor);
     free(viewer);
     running--;
     ended++;
 }
 
-static void break_off(struct viewer *viewer, const char *why, const char *text) {
+static void fail_viewer(struct viewer *viewer, const char *why, const char *text) {
     if (!viewer->error[0]) snprintf(viewer->error, sizeof viewer->error, "%s: %.120s", why, text);
     viewer->over = true;
 }
@@ -72,37 +72,37 @@ static void break_off(struct viewer *viewer, const char *why, const char *text) 
 /* A line of the model: " <call>.<number>.<ns>" is its content. */
 static void take_line(struct viewer *viewer, const char *line, int64_t now) {
     const char *content = strstr(line, "\"content\":\"");
-    if (!content) return break_off(viewer, "not a line of the stub", line);
+    if (!content) return fail_viewer(viewer, "not a line of the stub", line);
     int call, number;
     int64_t sent;
     if (sscanf(content + 11, " %d.%d.%" SCNd64, &call, &number, &sent) == 3) {
         if (viewer->call < 0) viewer->call = call;
-        if (viewer->call != call) return break_off(viewer, "a line of another reply", line);
-        if (number != viewer->lines) return break_off(viewer, "a line is lost, doubled or out of order", line);
+        if (viewer->call != call) return fail_viewer(viewer, "a line of another reply", line);
+        if (number != viewer->lines) return fail_viewer(viewer, "a line is missing, repeated or out of order", line);
         if (viewer->lines++ == 0) report_first_event(now - viewer->begun);
         report_line(sent, now);
     } else if (strstr(content, "\"done\":true")) {
         viewer->done = true;
         viewer->over = !viewer->chunked;
     } else {
-        break_off(viewer, "not a line of the stub", line);
+        fail_viewer(viewer, "not a line of the stub", line);
     }
 }
 
 static void take_text(struct viewer *viewer, int64_t now) {
     char *line = viewer->text;
-    if (strncmp(line, "event:", 6) == 0) return break_off(viewer, "an error event", line);
+    if (strncmp(line, "event:", 6) == 0) return fail_viewer(viewer, "an error event", line);
     if (strncmp(line, "data: ", 6) == 0) line += 6;
     else if (strncmp(line, "data:", 5) == 0) line += 5;
     if (*line == '{') take_line(viewer, line, now);
 }
 
-/* Take bytes of the body: whole lines of it. */
+/* Consume bytes of the body, line by line. */
 static void take_body(struct viewer *viewer, const char *data, size_t size, int64_t now) {
     while (size && !viewer->over) {
         const char *end = memchr(data, '\n', size);
         size_t count = end ? (size_t)(end - data) + 1 : size;
-        if (viewer->text_size + count >= TEXT_LIMIT) return break_off(viewer, "a line is too long", "");
+        if (viewer->text_size + count >= TEXT_LIMIT) return fail_viewer(viewer, "a line is too long", "");
         memcpy(viewer->text + viewer->text_size, data, count);
         viewer->text[viewer->text_size += count] = 0;
         if (end) {
@@ -115,11 +115,11 @@ static void take_body(struct viewer *viewer, const char *data, size_t size, int6
 }
 
 static void take_head_byte(struct viewer *viewer, char byte) {
-    if (viewer->text_size == TEXT_LIMIT - 1) return break_off(viewer, "a head is too long", "");
+    if (viewer->text_size == TEXT_LIMIT - 1) return fail_viewer(viewer, "a head is too long", "");
     viewer->text[viewer->text_size++] = byte;
     viewer->text[viewer->text_size] = 0;
     if (viewer->text_size < 4 || strcmp(viewer->text + viewer->text_size - 4, "\r\n\r\n")) return;
-    if (strncmp(viewer->text, "HTTP/1.1 200", 12)) return break_off(viewer, "refused", viewer->text);
+    if (strncmp(viewer->text, "HTTP/1.1 200", 12)) return fail_viewer(viewer, "HTTP status", viewer->text);
     viewer->chunked = strcasestr(viewer->text, "\r\ntransfer-encoding: chunked");
     viewer->part = viewer->chunked ? CHUNK_SIZE : REST;
     viewer->text_size = 0;
@@ -168,7 +168,7 @@ static void send_prompt(struct viewer *viewer) {
     size = snprintf(request, sizeof request,
         "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
         options.path, options.target, size, body);
-    if (send(viewer->target.descriptor, request, size, MSG_NOSIGNAL) != size) break_off(viewer, "no connection", "");
+    if (send(viewer->target.descriptor, request, size, MSG_NOSIGNAL) != size) fail_viewer(viewer, "no connection", "");
 }
 
 static void viewer_ready(struct target *target, uint32_t events) {

@@ -1,10 +1,7 @@
-"""The journal: commits the new lines of all replies together, then lets them be shown."""
+"""The journal: writes the new lines of all replies to the log in batches, then marks them as committed."""
 
 import asyncio
 import logging
-from bisect import bisect_right
-from dataclasses import dataclass, field
-from itertools import accumulate
 from time import monotonic
 
 import asyncpg
@@ -14,118 +11,63 @@ from db.pool import UNAVAILABLE_ERRORS, Database
 from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import Notifier
+from relay.generation.batch import Batch
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.metrics import Metrics
 
 log = logging.getLogger("chatterd.relay")
 
-MAX_BATCH_LINES = 1_000
-"""Lines after which a round is full: a longer one would keep all its lines waiting for the last."""
-
-MAX_BATCH_BYTES = 8_388_608
-"""Bytes after which a round is full: PostgreSQL takes no message of 1 GB, and works at a long one for long."""
-
 STATEMENT_TIMEOUT = "10s"
-"""How long PostgreSQL may work at one round."""
+"""PostgreSQL's statement_timeout for one batch."""
 
 PROBE_INTERVAL = 1.0
-"""Seconds after which a round of nothing is written while there are replies."""
-
-STOP_TIMEOUT = 1.0
-"""Seconds at most for a round under way to be given up."""
+"""Seconds after which an empty batch is written while there are replies, to detect an unavailable database."""
 
 RETRY_INTERVAL = 0.25
-"""Seconds between two attempts to write while the database is away."""
+"""Seconds between two attempts to write while the database is unavailable."""
 
-
-@dataclass(slots=True)
-class _Batch:
-    """What one statement writes.
-
-    :ivar replies: of each line, its reply's id.
-    :ivar numbers: of each line.
-    :ivar pieces: each reply's own lines, with the number of the first.
-    :ivar again: whether some of the lines may be in the log already.
-    :ivar oldest: when the first of the lines was heard, by the event loop's clock.
-    :ivar newest: when the last of them was.
-    """
-
-    owner: int
-    oldest: float
-    newest: float
-    replies: list[str] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    lines: list[bytes] = field(default_factory=list)
-    pieces: list[tuple[ReplyBuffer, int, list[bytes]]] = field(default_factory=list)
-    again: bool = False
-
-    def add(self, reply: ReplyBuffer) -> None:
-        """Take the reply's next lines."""
-        first = reply.written
-        lines = reply.unwritten(MAX_BATCH_LINES - len(self.lines))
-        end = first + len(lines)
-        self.replies += [reply.key] * len(lines)
-        self.numbers += range(first, end)
-        self.lines += lines
-        self.pieces.append((reply, first, lines))
-        if first < reply.attempted:
-            self.again = True
-        if end > reply.attempted:
-            reply.attempted = end
-
-    def cut(self) -> list[ReplyBuffer]:
-        """Leave the lines beyond :data:`ROUND_BYTES`, if there are any, to later rounds; one stays in any case.
-
-        :returns: the replies of which none stayed.
-        """
-        if sum(map(len, self.lines)) <= MAX_BATCH_BYTES:
-            return []
-        count = max(1, bisect_right(list(accumulate(map(len, self.lines))), MAX_BATCH_BYTES))
-        del self.replies[count:], self.numbers[count:], self.lines[count:]
-        kept: list[tuple[ReplyBuffer, int, list[bytes]]] = []
-        for reply, first, own in self.pieces:
-            kept.append((reply, first, own[:count]))
-            count = max(0, count - len(own))
-        self.pieces = [piece for piece in kept if piece[2]]
-        return [reply for reply, _, own in kept if not own]
+STOP_TIMEOUT = 1.0
+"""Seconds at most for the batch in progress to be cancelled."""
 
 
 class Journal:
-    """Writes rounds: one statement for the new lines of every reply, at least ``interval`` seconds after the last.
+    """Writes batches, each at least ``interval`` seconds after the previous one has started.
 
-    A round does not wait for PostgreSQL's disk (synchronous_commit = off): what a killed chatterd had committed is
-    safe all the same, and what a crashed PostgreSQL has lost is written again from the replies' memory.
+    A batch does not wait for PostgreSQL's disk (synchronous_commit = off). A crash of chatterd loses no committed line;
+    lines lost in a crash of PostgreSQL are written again from memory.
 
-    :ivar away_since: since when the database takes no rounds, by the event loop's clock; None while it does.
-    :ivar heard: when the model was last heard, whichever reply it was about, by the same clock.
+    :ivar unavailable_since: when the database became unavailable, by ``time.monotonic``; None while it is available.
+    :ivar last_chunk_at: when bytes of any reply were last read from Ollama, by the same clock. Set by generations: one
+        time per chunk instead of one per line.
     """
 
     def __init__(
         self, database: Database, lease: ProcessLease, notifier: Notifier, interval: float, metrics: Metrics
     ) -> None:
+        self.unavailable_since: float | None = None
+        self.last_chunk_at = monotonic()
+        self._oldest_dirty_at = self.last_chunk_at
         self._database = database
         self._lease = lease
         self._notifier = notifier
         self._interval = interval
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self.last_chunk_at = self._oldest = self._loop.time()
-        self._open: set[ReplyBuffer] = set()
-        self._fresh: dict[ReplyBuffer, None] = {}  # a set that keeps its order
-        self._round = asyncio.Lock()
-        self._work = asyncio.Event()
-        self._probe: asyncio.TimerHandle | None = None
+        self._tracked: set[ReplyBuffer] = set()
+        self._dirty: dict[ReplyBuffer, None] = {}  # an ordered set
+        self._flush_lock = asyncio.Lock()
+        self._wakeup = asyncio.Event()
+        self._probe_timer: asyncio.TimerHandle | None = None
         self._connection: asyncpg.Connection | None = None
         self._task: asyncio.Task[None] | None = None
-        self.unavailable_since: float | None = None
 
     def start(self) -> None:
-        """Begin to write; the first round, of nothing, opens the connection."""
-        self._work.set()
+        """Start writing. The first batch is empty and opens the connection."""
+        self._wakeup.set()
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Write nothing more."""
+        """Stop writing."""
         if self._connection:
             self._connection.terminate()
         if self._task:
@@ -133,151 +75,149 @@ class Journal:
             await asyncio.wait([self._task], timeout=STOP_TIMEOUT)
 
     def track(self, reply: ReplyBuffer) -> None:
-        """Look after a reply: should the database lose lines of it, they are written again."""
-        self._open.add(reply)
-        self._plan_probe()
+        """Write lines of the reply again if the database loses them, until :meth:`untrack`."""
+        self._tracked.add(reply)
+        self._schedule_probe()
 
     def untrack(self, reply: ReplyBuffer) -> None:
-        """Look no more after a reply that has ended or is lost."""
-        self._open.discard(reply)
-        self._fresh.pop(reply, None)
+        """Write no more lines of a reply. A batch in progress may hold some: see :meth:`wait_flushed`."""
+        self._tracked.discard(reply)
+        self._dirty.pop(reply, None)
 
     def mark_dirty(self, reply: ReplyBuffer) -> None:
-        """Write a reply's new lines in the next round."""
-        if not self._fresh:
-            self._work.set()
-            self._oldest = self.last_chunk_at
-        self._fresh[reply] = None
+        """Write the reply's new lines with the next batch."""
+        if not self._dirty:
+            self._wakeup.set()
+            self._oldest_dirty_at = self.last_chunk_at
+        self._dirty[reply] = None
 
     @property
     def flushing(self) -> bool:
-        """Whether a round is under way."""
-        return self._round.locked()
+        """Whether a batch is in progress."""
+        return self._flush_lock.locked()
 
     async def wait_flushed(self) -> None:
-        """Wait until no round is under way: what was closed before is not written afterwards."""
-        async with self._round:
+        """Wait for the batch in progress. Replies untracked before are not written afterwards."""
+        async with self._flush_lock:
             return
 
     async def _run(self) -> None:
         while True:
-            await self._work.wait()
-            self._work.clear()
-            started = self._loop.time()
+            await self._wakeup.wait()
+            self._wakeup.clear()
+            started = monotonic()
             try:
-                async with self._round:
-                    await self._write_round()
+                async with self._flush_lock:
+                    await self._flush()
             except (ServiceUnavailable, *UNAVAILABLE_ERRORS) as error:
-                self._go_away(started)
+                self._on_unavailable(started)
                 log.info("The journal cannot write: %s", error)
                 await asyncio.sleep(RETRY_INTERVAL)
             except Exception:
-                # A connection that is cut at a bad moment makes asyncpg raise what is in no list.
+                # asyncpg raises other errors, too, if a connection is lost inside a call.
                 level = logging.INFO if self._connection and self._connection.is_closed() else logging.ERROR
-                log.log(level, "The journal cannot write; trying on.", exc_info=True)
-                self._go_away(started)
+                log.log(level, "The journal cannot write; retrying.", exc_info=True)
+                self._on_unavailable(started)
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
                 self.unavailable_since = None
-                self._plan_probe()
-                # Never less than a turn of the loop: what came in the meantime goes into one round.
-                await asyncio.sleep(max(0.0, started + self._interval - self._loop.time()))
+                self._schedule_probe()
+                # At least one iteration of the event loop, so that lines read in the meantime share one batch.
+                await asyncio.sleep(max(0.0, started + self._interval - monotonic()))
 
-    def _plan_probe(self) -> None:
-        """A model may be silent for minutes; that the database went away is noticed all the same."""
-        if self._probe:
-            self._probe.cancel()
-        self._probe = self._loop.call_later(PROBE_INTERVAL, self._work.set) if self._open else None
-
-    async def _write_round(self) -> None:
-        connection = await self._connect()
-        due = self._take_due()
-        notices, again_at = self._notifier.due_notifications(reply.id for reply, _, _ in due.pieces)
-        if again_at is not None:
-            self._loop.call_at(again_at, self._work.set)
-        started = monotonic()
-        try:
-            alive = await reply_lines.append(
-                connection, due.owner, due.replies, due.numbers, due.lines, notices, due.again
-            )
-        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
-            # A reply's end was faster (Generation._store), or nobody knows why; lines that were tried are tried again.
-            log.info("A round held lines that something else writes, too: %s", error)
-            self._put_back(due)
-        except BaseException:
-            self._put_back(due)
-            raise
-        else:
-            self._metrics.journal_round.observe(monotonic() - started)
-            if alive:
-                self._commit(due)
-            elif due.owner == self._lease.owner and self._lease.registered:
-                self._lease.rejoin_with_new_id()
-
-    def _take_due(self) -> _Batch:
-        due = _Batch(self._lease.owner, self._oldest, self.last_chunk_at)
-        fresh, self._fresh = self._fresh, {}
-        for reply in fresh:
-            if reply.owner != due.owner:
-                self.untrack(reply)
-            elif len(due.lines) < MAX_BATCH_LINES:
-                due.add(reply)
-            else:
-                self._note_again(reply, due)
-        for reply in due.cut():
-            self._note_again(reply, due)
-        return due
-
-    def _put_back(self, due: _Batch) -> None:
-        for reply, _, _ in due.pieces:
-            if reply in self._open:
-                self._note_again(reply, due)
-
-    def _note_again(self, reply: ReplyBuffer, due: _Batch) -> None:
-        """Write lines of a round in the next one; they are as old as they are."""
-        self.mark_dirty(reply)
-        self._oldest = min(self._oldest, due.oldest)
-
-    def _commit(self, due: _Batch) -> None:
-        now = self._loop.time()
-        shown = (
-            sum(reply.count_uncommitted(first, written) for reply, first, written in due.pieces)
-            if due.again
-            else len(due.lines)
-        )
-        for reply, first, written in due.pieces:
-            if reply.ended or reply.lost:
-                continue
-            reply.written = max(reply.written, first + len(written))
-            try:
-                reply.commit(first, written, now)
-            except Exception:
-                log.exception("Lines of reply %s could not be shown.", reply.id)  # the other replies go on
-            if reply.written < reply.count and reply not in self._fresh:
-                self._note_again(reply, due)
-        if shown:
-            self._loop.call_soon(self._note_latency, due, shown)  # when the viewers' sockets have been given them
-
-    def _note_latency(self, due: _Batch, count: int) -> None:
-        now = monotonic()
-        self._metrics.line_latency.spread(max(0.0, now - due.newest), max(0.0, now - due.oldest), count)
-
-    async def _connect(self) -> asyncpg.Connection:
-        """The journal's own connection; a new one begins with all that is in memory of every reply."""
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.open_dedicated(
-                synchronous_commit="off", statement_timeout=STATEMENT_TIMEOUT
-            )
-            for reply in self._open:
-                reply.written = reply.base
-                self._fresh[reply] = None
-        return self._connection
-
-    def _go_away(self, since: float) -> None:
+    def _on_unavailable(self, since: float) -> None:
         if self._connection:
             self._connection.terminate()
             self._connection = None
         if self.unavailable_since is None:
             self.unavailable_since = since
-            log.warning("The database takes no lines; replies pause until it does.")
-        self._work.set()
+            log.warning("The database takes no lines; all replies are paused until it does.")
+        self._wakeup.set()
+
+    def _schedule_probe(self) -> None:
+        """Write an empty batch after :data:`PROBE_INTERVAL`: a model may send nothing for minutes."""
+        if self._probe_timer:
+            self._probe_timer.cancel()
+        self._probe_timer = self._loop.call_later(PROBE_INTERVAL, self._wakeup.set) if self._tracked else None
+
+    async def _flush(self) -> None:
+        connection = await self._connect()
+        batch = self._take_batch()
+        payloads, next_notification = self._notifier.due_notifications(reply.id for reply, _, _ in batch.segments)
+        if next_notification is not None:
+            self._loop.call_at(next_notification, self._wakeup.set)
+        started = monotonic()
+        try:
+            registered = await reply_lines.append(
+                connection, batch.owner, batch.reply_ids, batch.numbers, batch.lines, payloads, batch.may_exist
+            )
+        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
+            # Finisher has stored some of the lines in the meantime. With may_exist set, the rest is written again.
+            log.info("A batch conflicted with another statement; retrying: %s", error)
+            self._requeue(batch)
+        except BaseException:
+            self._requeue(batch)
+            raise
+        else:
+            self._metrics.journal_batch.observe(monotonic() - started)
+            if registered:
+                self._commit(batch)
+            elif batch.owner == self._lease.owner and self._lease.registered:
+                self._lease.rejoin_with_new_id()
+
+    async def _connect(self) -> asyncpg.Connection:
+        """Return the journal's own connection. After a reconnection all lines in memory are written again."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.open_dedicated(
+                synchronous_commit="off", statement_timeout=STATEMENT_TIMEOUT
+            )
+            for reply in self._tracked:
+                reply.written = reply.base
+                self._dirty[reply] = None
+        return self._connection
+
+    def _take_batch(self) -> Batch:
+        batch = Batch(self._lease.owner, self._oldest_dirty_at, self.last_chunk_at)
+        dirty, self._dirty = self._dirty, {}
+        for reply in dirty:
+            if reply.owner != batch.owner:
+                self.untrack(reply)
+            elif batch.full:
+                self._mark_still_dirty(reply, batch)
+            else:
+                batch.add(reply)
+        for reply in batch.truncate():
+            self._mark_still_dirty(reply, batch)
+        return batch
+
+    def _requeue(self, batch: Batch) -> None:
+        for reply, _, _ in batch.segments:
+            if reply in self._tracked:
+                self._mark_still_dirty(reply, batch)
+
+    def _mark_still_dirty(self, reply: ReplyBuffer, batch: Batch) -> None:
+        """Write lines of ``batch`` with the next batch; they keep their age."""
+        self.mark_dirty(reply)
+        self._oldest_dirty_at = min(self._oldest_dirty_at, batch.oldest_read_at)
+
+    def _commit(self, batch: Batch) -> None:
+        now = monotonic()
+        count = batch.count_uncommitted()
+        for reply, first, lines in batch.segments:
+            if reply.ended or reply.lost:
+                continue
+            reply.written = max(reply.written, first + len(lines))
+            try:
+                reply.commit(first, lines, now)
+            except Exception:
+                log.exception("Lines of reply %s could not be shown.", reply.id)  # other replies are not affected
+            if reply.written < reply.count and reply not in self._dirty:
+                self._mark_still_dirty(reply, batch)
+        if count:
+            self._loop.call_soon(self._observe_latency, batch, count)  # after the viewers' sockets were written to
+
+    def _observe_latency(self, batch: Batch, count: int) -> None:
+        now = monotonic()
+        self._metrics.line_latency.spread(
+            max(0.0, now - batch.newest_read_at), max(0.0, now - batch.oldest_read_at), count
+        )

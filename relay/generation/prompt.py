@@ -1,4 +1,4 @@
-"""What a client asks for, and the request to Ollama that becomes of it."""
+"""A client's prompt, and the request to Ollama made from it. Pure: no I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from db.messages import Message
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A checked request for a reply.
+    """A validated request for a reply.
 
-    :param options: the request's other fields (options, format, tools, stream, ...), each as the client wrote it.
-    :param address: for whom the reply is counted, beside the tenant; empty for nobody.
+    :param options: the request's other fields (options, format, tools, stream, ...), each as the client sent it.
+    :param address: client address for which the reply is counted, beside its tenant; empty if none is.
     """
 
     tenant: str
@@ -25,12 +25,12 @@ class Prompt:
     address: str = ""
 
     def stored_request(self) -> str:
-        """The JSON object that ``replies.request`` keeps: all that Ollama is asked, but for the messages."""
+        """Return the JSON object stored in ``replies.request``: the request to Ollama without the messages."""
         return msgspec.json.encode({"model": self.model, **self.options}).decode()
 
 
 def chat_body(request: str, messages: Sequence[Message]) -> bytes:
-    """Make the body for Ollama's ``/api/chat``.
+    """Return the request body for Ollama's ``/api/chat``.
 
     :param request: see :meth:`Prompt.stored_request`.
     :param messages: the whole conversation, newest last.
@@ -42,21 +42,21 @@ def chat_body(request: str, messages: Sequence[Message]) -> bytes:
 def trim_to_context(
     messages: Sequence[Message], context_messages: int, context_bytes: int
 ) -> tuple[list[Message], int, int]:
-    """Choose which of a prompt's own messages the model is given: newest first up to the limits, the newest always,
-    system messages always.
+    """Select the prompt's own messages that fit into the context: the newest ones up to the limits, always the last
+    one, and all system messages.
 
-    :returns: the messages, oldest first, and what is left of both limits for the conversation before them.
+    :returns: the messages, oldest first, and what remains of both limits for the earlier conversation.
     """
-    chosen: list[Message] = []
+    selected: list[Message] = []
     full = False
     for message in reversed(messages):
         size = len(message.content.encode()) + len(message.extra or "")
-        full = full or (bool(chosen) and (context_messages < 1 or context_bytes < size))
+        full = full or (bool(selected) and (context_messages < 1 or context_bytes < size))
         if message.role == "system" or not full:
-            chosen.append(message)
+            selected.append(message)
             context_messages -= 1
             context_bytes -= size
-    return chosen[::-1], 0 if full else max(context_messages, 0), max(context_bytes, 0)
+    return selected[::-1], 0 if full else max(context_messages, 0), max(context_bytes, 0)
 
 
 def _as_json(message: Message) -> dict[str, object]:

@@ -1,13 +1,14 @@
-"""The replies that this process generates at the moment, and the tasks that do it."""
+"""The replies that this process generates now, their tasks, and how many there are per tenant and per address."""
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from errors import ServiceUnavailable
-from relay.generation.at_once import ConcurrencyCounter
 from relay.generation.generation import Generation
 from relay.generation.journal import Journal
 from relay.metrics import Metrics
@@ -15,14 +16,56 @@ from relay.metrics import Metrics
 log = logging.getLogger("chatterd.relay")
 
 
-class GenerationRegistry:
-    """Generations by their reply's id, from before the reply is recorded until it has ended or is another process's.
+class ConcurrencyCounter:
+    """Counts the replies that are generated now.
 
-    :ivar at_once: how many of them there are for whom.
+    :ivar tenants: number per tenant; a tenant without replies has no entry.
+    :ivar addresses: number per client address, likewise; adopted replies have no address.
+    """
+
+    def __init__(self) -> None:
+        self.tenants: Counter[str] = Counter()
+        self.addresses: Counter[str] = Counter()
+
+    def increment(self, tenant: str, address: str) -> None:
+        """Count one more reply.
+
+        :param address: empty to count by tenant only.
+        """
+        self.tenants[tenant] += 1
+        if address:
+            self.addresses[address] += 1
+
+    def decrement(self, tenant: str, address: str) -> None:
+        """Undo :meth:`increment`."""
+        _decrement(self.tenants, tenant)
+        if address:
+            _decrement(self.addresses, address)
+
+    @contextmanager
+    def counted(self, tenant: str, address: str) -> Iterator[None]:
+        """Count one more reply within the block."""
+        self.increment(tenant, address)
+        try:
+            yield
+        finally:
+            self.decrement(tenant, address)
+
+
+def _decrement(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+class GenerationRegistry:
+    """Generations by reply id, from before the reply is recorded until it has ended or is lost.
+
+    :ivar concurrency: how many there are per tenant and address.
     """
 
     def __init__(self, journal: Journal, metrics: Metrics) -> None:
-        self.at_once = ConcurrencyCounter()
+        self.concurrency = ConcurrencyCounter()
         self._journal = journal
         self._metrics = metrics
         self._generations: dict[UUID, Generation] = {}
@@ -33,57 +76,60 @@ class GenerationRegistry:
 
     @property
     def lines(self) -> int:
-        """How many lines this process has let viewers see since it started."""
-        running = sum(generation.reply.committed for generation in self._generations.values())
-        return self._metrics.lines_settled + running
+        """Number of lines that this process has committed since it started."""
+        current = sum(generation.reply.committed for generation in self._generations.values())
+        return self._metrics.past_lines + current
 
     def get(self, id: UUID) -> Generation | None:
-        """The generation of a reply, if it is here."""
+        """Return the generation of a reply, if this process generates it."""
         return self._generations.get(id)
 
     def ids(self) -> list[UUID]:
-        """The replies that are here."""
+        """Return the ids of all replies generated here."""
         return list(self._generations)
 
     def add(self, generation: Generation) -> None:
-        """Make a generation known, so that whoever learns its reply's id from the database finds it here."""
+        """Add a generation before it is started: its reply can be found here as soon as the database knows it."""
         if generation.reply.id not in self._generations:
-            self.at_once.enter(generation.reply.tenant, generation.address)
+            self.concurrency.increment(generation.reply.tenant, generation.address)
         self._generations[generation.reply.id] = generation
 
     def remove(self, id: UUID) -> None:
-        """Forget a generation that was not started."""
+        """Remove a generation that was not started or has ended."""
         generation = self._generations.pop(id)
-        self.at_once.leave(generation.reply.tenant, generation.address)
+        self.concurrency.decrement(generation.reply.tenant, generation.address)
 
     def start(self, generation: Generation, body: bytes) -> None:
-        """Generate in a task of the process, until the reply has ended or is let go.
+        """Run a generation in a task until its reply has ended or is lost.
 
         :param body: the request to Ollama.
         """
         self.add(generation)
-        self._metrics.lines_settled -= generation.reply.committed
-        self.spawn(self._generate(generation, body))
+        self._metrics.past_lines -= generation.reply.committed  # committed by the process that it was adopted from
+        self.spawn(self._run(generation, body))
 
-    async def _generate(self, generation: Generation, body: bytes) -> None:
+    async def _run(self, generation: Generation, body: bytes) -> None:
         try:
             await generation.run(body)
         finally:
             self._journal.untrack(generation.reply)
             self.remove(generation.reply.id)
-            self._metrics.lines_settled += generation.reply.committed
+            self._metrics.past_lines += generation.reply.committed
             if not generation.reply.ended:
-                self._metrics.replies_moved += 1
+                self._metrics.replies_handed_over += 1
                 generation.reply.mark_lost()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something that nobody waits for; what goes wrong in it is logged, not lost."""
-        task = asyncio.create_task(_logged(work))
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in a task of its own and log its errors."""
+        task = asyncio.create_task(_log_errors(coroutine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def stop(self, id: UUID) -> bool:
-        """Stop a reply; False if it is not here."""
+        """Stop a reply.
+
+        :returns: False if this process does not generate it.
+        """
         generation = self.get(id)
         if generation is None:
             return False
@@ -91,25 +137,25 @@ class GenerationRegistry:
         return True
 
     def abandon_all(self) -> None:
-        """Generate no more, store nothing: the replies are other processes', or will be."""
+        """Stop generating and store nothing: other processes own the replies, or will adopt them."""
         for generation in self._generations.values():
             generation.abandon()
 
     def fail_all(self, error: str) -> None:
-        """End all replies, because they cannot be stored."""
+        """End all replies because they cannot be stored."""
         for generation in self._generations.values():
             generation.fail(error)
 
     async def wait(self, seconds: float) -> None:
-        """Wait until all tasks have ended, but not longer."""
+        """Wait for all tasks to end, at most ``seconds``."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
 
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
+async def _log_errors(coroutine: Coroutine[Any, Any, None]) -> None:
     try:
-        await work
+        await coroutine
     except ServiceUnavailable as error:
-        log.info("Put off until the database is back: %s", error)
+        log.info("Postponed until the database is available: %s", error)
     except Exception:
-        log.exception("Something failed inside chatterd")
+        log.exception("A background task failed.")

@@ -1,4 +1,4 @@
-"""How a reply that broke off can be continued: what the model had said, and how it is asked to go on. Pure."""
+"""How an interrupted reply is resumed: its transcript from the log, and the request that continues it. Pure: no I/O."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,60 +11,62 @@ from relay.generation.transcript import Transcript
 from relay.ollama import chat_line
 
 MAX_ATTEMPTS = 5
-"""How often in a row a reply is adopted that gets no further, before it is given up: it may be what kills processes."""
+"""Consecutive adoptions without a new line; then the reply ends: it may be what makes processes crash."""
 
 
 def replay(transcript: Transcript, lines: Sequence[bytes]) -> None:
-    """Put together again what the model had said, from the lines of a reply's log."""
+    """Add lines from a reply's log to its transcript."""
     for line in lines:
         try:
             transcript.add(chat_line.read(line))
         except UnreadableLine:
-            continue  # told to the viewers as an error; the model did not say it
+            continue  # shown as an error event; not part of the model's message
 
 
 def why_not_resumable(request: str, transcript: Transcript, attempts: int) -> str | None:
-    """Say why a reply cannot be continued; None if it can.
+    """Return why a reply cannot be resumed; None if it can.
 
-    A model is asked to continue by giving it its own words as the last message, which Ollama leaves open. That works
-    for content; a thought, a call of a tool or an answer bound to a format it would begin again.
+    To resume, the transcript is sent as the last message, which Ollama leaves open for the model to continue. This
+    works for content. A model would restart thinking, a tool call, or a response in a given ``format``.
 
-    :param request: see :meth:`relay.prompt.Prompt.stored_request`.
+    :param request: see :meth:`relay.generation.prompt.Prompt.stored_request`.
+    :param attempts: consecutive adoptions without a new line, this one included.
     """
     if attempts > MAX_ATTEMPTS:
         return "The reply was interrupted again and again without getting further."
     if transcript.empty:
         return None
     options = msgspec.json.decode(request, type=dict[str, msgspec.Raw])
-    bound = bytes(options.get("format", b"null")) not in (b"null", b'""')
-    if bound or transcript.has_tool_calls or not transcript.content:
+    has_format = bytes(options.get("format", b"null")) not in (b"null", b'""')
+    if has_format or transcript.has_tool_calls or not transcript.content:
         return "The reply was interrupted where it could not be continued."
     return None
 
 
 def remaining_request(request: str, transcript: Transcript) -> str | None:
-    """The request with what is left of its ``options.num_predict``, the limit of tokens; None if nothing is left.
+    """Return the request with ``options.num_predict``, its token limit, reduced by the transcript's tokens.
 
-    :param request: see :meth:`relay.prompt.Prompt.stored_request`.
+    :param request: see :meth:`relay.generation.prompt.Prompt.stored_request`.
+    :returns: None if the limit is reached.
     """
     fields = msgspec.json.decode(request, type=dict[str, msgspec.Raw])
     try:
         options = msgspec.json.decode(fields.get("options", b"{}"), type=dict[str, msgspec.Raw])
         limit = msgspec.json.decode(options.get("num_predict", b"0"), type=int)
     except msgspec.ValidationError:
-        return request  # Ollama will say what it thinks of them
+        return request  # Ollama will report the error
     if limit <= 0:
         return request
-    if limit <= transcript.pieces:
+    if limit <= transcript.estimated_tokens:
         return None
-    options["num_predict"] = msgspec.Raw(msgspec.json.encode(limit - transcript.pieces))
+    options["num_predict"] = msgspec.Raw(msgspec.json.encode(limit - transcript.estimated_tokens))
     return msgspec.json.encode({**fields, "options": options}).decode()
 
 
 def messages_to_continue(context: Sequence[Message], transcript: Transcript) -> list[Message]:
-    """The messages for Ollama: the conversation, and what the model had said of this reply as its last message.
+    """Return the messages for Ollama: the conversation, and the transcript as the last message.
 
-    If the reply itself continues an assistant's message, the two become one, as they will read to the model.
+    If the conversation ends with a message of the assistant, which the reply continues, the two become one message.
     """
     if not transcript.content:
         return list(context)

@@ -1,4 +1,4 @@
-"""What the model has said so far, put together from its lines: the assistant's message to be."""
+"""The transcript of a reply: content, thinking and tool calls collected from its lines; becomes the message stored."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from relay.ollama.chat_line import ChatLine
 
 
 class Transcript:
-    """Collects content, thinking and tool calls, each exactly as the model wrote it."""
+    """Collects content, thinking and tool calls, exactly as the model sent them."""
 
     def __init__(self) -> None:
         self._content: list[str] = []
@@ -18,7 +18,7 @@ class Transcript:
         self._tool_calls: list[Any] = []
 
     def add(self, line: ChatLine) -> None:
-        """Take what one line says."""
+        """Add the content of one line."""
         if line.content:
             self._content.append(line.content)
         if line.thinking:
@@ -28,12 +28,12 @@ class Transcript:
 
     @property
     def content(self) -> str:
-        """The text so far."""
+        """The content so far."""
         return "".join(self._content)
 
     @property
-    def pieces(self) -> int:
-        """How many lines brought text or thoughts: about as many tokens, as Ollama sends a line for each."""
+    def estimated_tokens(self) -> int:
+        """Number of lines with content or thinking: Ollama sends about one line per token."""
         return len(self._content) + len(self._thinking)
 
     @property
@@ -43,13 +43,14 @@ class Transcript:
 
     @property
     def empty(self) -> bool:
-        """Whether the model has said nothing at all."""
+        """Whether there is no content, thinking or tool call."""
         return not (self._content or self._thinking or self._tool_calls)
 
     def message(self, collapse_whitespace: bool) -> Message | None:
-        """The assistant's message; None if it would be blank.
+        """Return the assistant's message; None if it would be blank.
 
-        :param collapse_whitespace: make each run of white space one space, as the tutorial's server does.
+        :param collapse_whitespace: replace each run of white space in the content by one space, as the tutorial's
+            server does.
         """
         content = self.content
         extra: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""What one line of ``/api/chat`` says, and the lines that chatterd says itself. Pure.
+"""Decode the lines of Ollama's ``/api/chat``, and encode the lines that chatterd adds. Pure.
 
-Shapes: ollama ``api/types.go``, ``ChatResponse``: ``model, created_at, message{role, content, thinking, tool_calls},
-done``, and ``done_reason`` with metrics in the last one; or ``{"error": ...}``.
+A line (ollama ``api/types.go``, ``ChatResponse``) is an object ``model, created_at, message{role, content, thinking,
+tool_calls}, done``; the last one of a response also has ``done_reason`` and token counts. Or it is ``{"error": ...}``.
 """
 
 from datetime import UTC, datetime
@@ -13,13 +13,20 @@ import ujson
 from errors import UnreadableLine
 
 TEXT_LIMIT = 4_096
-"""Characters of an unreadable line or of an error that a viewer is shown."""
+"""Maximum number of characters of an error's text, or of an unreadable line, that is shown to a viewer."""
 
-BACKSLASH = ord("\\")
+ERROR_PREFIX = b'{"error":"'
+"""The first bytes of every line that :func:`error_line` makes, and of no line that :func:`read` accepts as a chat line.
+
+A reply's log holds only lines of these two kinds, so the prefix alone tells an error event from a message.
+"""
 
 
 class ChatLine(msgspec.Struct, gc=False):
-    """One line, read. ``error`` is Ollama's text if the line is an error."""
+    """A decoded line.
+
+    :ivar error: the text of the error if the line is ``{"error": ...}``; None if it is a chat line.
+    """
 
     content: str = ""
     thinking: str = ""
@@ -54,65 +61,71 @@ _decode_usage = msgspec.json.Decoder(_Usage).decode
 
 
 def read(line: bytes) -> ChatLine:
-    """Read one line.
+    """Decode one line.
 
-    NUL and lone surrogates, which PostgreSQL cannot hold, become U+FFFD in what is read; the line itself is untouched.
+    NUL and lone surrogates, which PostgreSQL cannot store, are replaced by U+FFFD in the result.
 
-    :raises UnreadableLine: not JSON in UTF-8, not an object, or without a model.
+    :raises UnreadableLine: the line is not a JSON object in UTF-8, or has neither a model nor an error.
     """
     try:
-        if not line.isascii():
-            line.decode()
-        said = _decode(line)
+        line.decode()  # msgspec does not check the encoding of fields that it skips
+        fields = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_unusual(line)
-    if said.error or not said.model:
+    if fields.error or not fields.model:
         return _read_unusual(line)
-    message = said.message
-    if BACKSLASH not in line and not message.tool_calls and line.isascii():
-        return ChatLine(message.content, message.thinking, [], said.done)
-    return ChatLine(storable(message.content), storable(message.thinking), _calls(message.tool_calls, line), said.done)
+    message = fields.message
+    return ChatLine(
+        storable(message.content), storable(message.thinking), _storable_calls(message.tool_calls, line), fields.done
+    )
 
 
 def _read_unusual(line: bytes) -> ChatLine:
-    """Read a line that is an error, has fields of unusual types, or holds half a surrogate pair."""
+    """Decode a line that is an error, has fields of unexpected types, or contains a lone surrogate."""
     try:
-        said = ujson.loads(line.decode())
+        fields = ujson.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise UnreadableLine(line) from error
-    if not isinstance(said, dict):
+    if not isinstance(fields, dict):
         raise UnreadableLine(line)
-    if said.get("error") is not None:
-        return ChatLine(error=error_text(said["error"]))
-    if not isinstance(said.get("model"), str) or not said["model"]:
+    if fields.get("error") is not None:
+        return ChatLine(error=error_text(fields["error"]))
+    if is_error_line(line):  # "error" twice: first a string, later null
         raise UnreadableLine(line)
-    message = said["message"] if isinstance(said.get("message"), dict) else {}
+    if not isinstance(fields.get("model"), str) or not fields["model"]:
+        raise UnreadableLine(line)
+    message = fields["message"] if isinstance(fields.get("message"), dict) else {}
     tool_calls = message.get("tool_calls")
     return ChatLine(
         content=storable(_text(message.get("content"))),
         thinking=storable(_text(message.get("thinking"))),
-        tool_calls=_calls(tool_calls, line) if isinstance(tool_calls, list) else [],
-        done=said.get("done") is True,
+        tool_calls=_storable_calls(tool_calls, line) if isinstance(tool_calls, list) else [],
+        done=fields.get("done") is True,
     )
 
 
 def tokens(last_line: bytes) -> tuple[int, int]:
-    """How many tokens the model read and how many it generated, as a reply's last line says (ollama ``api/types.go``,
-    ``Metrics``); 0 for what it does not say."""
+    """Return the counts of prompt tokens and of generated tokens in the last line of a response.
+
+    A count that is missing or invalid is 0 (ollama ``api/types.go``, ``Metrics``, omits zeros).
+    """
     try:
-        said = _decode_usage(last_line)
+        usage = _decode_usage(last_line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return 0, 0
-    return said.prompt_eval_count, said.eval_count
+    return usage.prompt_eval_count, usage.eval_count
 
 
 def error_text(error: object) -> str:
-    """Say in text what an ``error`` field holds; other APIs behind the same address put an object there."""
+    """Convert the value of an ``error`` field to text. Ollama sends a string; OpenAI-compatible servers an object."""
     return storable(error if isinstance(error, str) else ujson.dumps(error, escape_forward_slashes=False))
 
 
 def error_line(text: str) -> bytes:
-    """Make the data of an error event: ``{"error": "<text>"}``, double quotes shown as single ones.
+    """Encode an error as a line of a reply: ``{"error":"<text>"}``. Every error line is made here.
+
+    Double quotes in the text become single quotes. The reference tutorial's server shows the escaped double quotes
+    inside an error's text as single quotes, and existing clients display the text as it stands in the line.
 
     :param text: cut to :data:`TEXT_LIMIT` characters.
     """
@@ -121,16 +134,21 @@ def error_line(text: str) -> bytes:
     return msgspec.json.encode({"error": storable(text).replace('"', "'")})
 
 
+def is_error_line(line: bytes) -> bool:
+    """Return whether a line of a reply was made by :func:`error_line`; see :data:`ERROR_PREFIX`."""
+    return line.startswith(ERROR_PREFIX)
+
+
 def unreadable_line(line: bytes) -> bytes:
-    """Make the data of the error event for a line that could not be read: its text inside ``error``."""
+    """Encode an error line that quotes a line which could not be decoded."""
     return error_line(line[: 4 * TEXT_LIMIT].decode(errors="replace"))
 
 
 def own_line(model: str, message: dict[str, Any], done_reason: str | None) -> bytes:
-    """Make a line in Ollama's shape without Ollama's help.
+    """Encode a chat line that chatterd adds to a reply, in Ollama's format.
 
-    :param message: content, and what else the assistant's message has.
-    :param done_reason: why the reply is done; None if it is not.
+    :param message: the fields of the assistant's message, without its role.
+    :param done_reason: reason why the reply is done; None if it is not done.
     """
     line: dict[str, Any] = {
         "model": model,
@@ -144,7 +162,7 @@ def own_line(model: str, message: dict[str, Any], done_reason: str | None) -> by
 
 
 def storable(text: str) -> str:
-    """Replace by U+FFFD what PostgreSQL cannot hold in a text: NUL and lone surrogates."""
+    """Replace NUL and lone surrogates, which PostgreSQL cannot store in a text, by U+FFFD."""
     if text.isascii() and "\0" not in text:
         return text
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -154,7 +172,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _calls(tool_calls: list[Any], line: bytes) -> list[Any]:
+def _storable_calls(tool_calls: list[Any], line: bytes) -> list[Any]:
     try:
         return [_storable_within(call) for call in tool_calls]
     except RecursionError as error:

@@ -1,40 +1,43 @@
-"""The client of Ollama's HTTP API: streaming calls that can be cancelled, and what goes wrong on the way, in words."""
+"""The client of Ollama's HTTP API: streaming calls that can be cancelled, and the texts of errors."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
 from ssl import SSLCertVerificationError
+from typing import Any
 
 import ujson
 from tornado.httpclient import HTTPRequest, HTTPResponse
 
 from errors import UpstreamDisconnected, UpstreamUnreachable
 from relay.ollama import chat_line
-from relay.ollama.http_client import RemoteProtocolError, StreamingClient
+from relay.ollama.http_client import StreamingClient
+from relay.ollama.response_parser import RemoteProtocolError
 
 log = logging.getLogger("chatterd.relay")
 
-PROBE_TIMEOUT = 3.0
-"""Seconds for the small questions: which models, are you there."""
+SHORT_REQUEST_TIMEOUT = 3.0
+"""Seconds until a short request (version, list of models) fails."""
 
-PROBES = 10
-"""Small questions at once."""
+MAX_SHORT_REQUESTS = 10
+"""Maximum number of concurrent short requests; further ones are queued."""
 
-OTHER_CALLS = 200
-"""Streaming calls at once that are not chats; more of them wait for their turn."""
+MAX_GENERATES = 200
+"""Maximum number of concurrent streaming calls other than chats; further ones are queued."""
 
 ERROR_BODY_LIMIT = 65_536
-"""Bytes kept of the body of an answer that is an error."""
+"""Bytes of an error response's body to keep for :func:`describe_error_response`."""
 
 
 class StreamingCall:
-    """One streaming request to Ollama.
+    """A streaming request to Ollama.
 
-    :ivar head: done when status and content type are known: with the first bytes of the body, or at a clean end.
-    :ivar status: Ollama's HTTP status, 0 until ``head`` is done.
-    :ivar ended: done at the answer's end; if that was not a clean one, its exception is OllamaUnreachable or
-        AnswerBroken.
+    :ivar headers: future that is done when the head of the response was received. It stays pending if none arrives.
+    :ivar status: HTTP status of the response; 0 until ``headers`` is done.
+    :ivar content_type: of the response; empty if it has none.
+    :ivar done: future that is done when the call has ended. Its exception is None if the response is complete, else
+        UpstreamUnreachable or UpstreamDisconnected.
     """
 
     def __init__(self, client: StreamingClient, request: HTTPRequest, on_chunk: Callable[[bytes], None]) -> None:
@@ -43,70 +46,73 @@ class StreamingCall:
         self.content_type = ""
         self.headers: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
-        self.done.add_done_callback(lambda ended: ended.exception())  # may have nobody who asks
+        self.done.add_done_callback(_retrieve_exception)
         self._client = client
         self._request = request
-        request.header_callback = self._take_head_line
+        request.header_callback = self._on_head_line
         request.streaming_callback = on_chunk
-        client.fetch(request, raise_error=False).add_done_callback(self._take_end)
+        client.fetch(request, raise_error=False).add_done_callback(self._on_fetched)
 
     def cancel(self) -> None:
-        """Close the connection to Ollama, which stops its work; :attr:`ended` is done at once."""
+        """Close the connection at once, so that Ollama stops generating; :attr:`done` fails, unless it is done."""
         if not self.done.done():
-            self.done.set_exception(UpstreamDisconnected("The request to Ollama was closed."))
+            self.done.set_exception(UpstreamDisconnected("The request to Ollama was cancelled."))
             self._client.cancel(self._request)
 
-    def _take_head_line(self, line: str) -> None:
+    def _on_head_line(self, line: str) -> None:
         if line.startswith("HTTP/"):
-            self._status_to_be = int(line.split()[1])
+            self.status = int(line.split()[1])
         elif line.lower().startswith("content-type:"):
             self.content_type = line.partition(":")[2].strip()
         elif line == "\r\n":
-            self.status = self._status_to_be
             self.headers.set_result(None)
 
-    def _take_end(self, fetch: "asyncio.Future[HTTPResponse]") -> None:
-        self._request.header_callback = self._request.streaming_callback = None  # they lead back here
-        error = fetch.exception()  # asked for even where nobody cares: asyncio logs an exception never looked at
+    def _on_fetched(self, fetch: "asyncio.Future[HTTPResponse]") -> None:
+        self._request.header_callback = self._request.streaming_callback = None  # break the reference cycle
+        error = fetch.exception()
         if self.done.done():
             return
         if error is None:
             self.done.set_result(None)
         elif not isinstance(error, RemoteProtocolError | OSError):
-            log.error("What Ollama at %s answered could not be taken.", self._request.url, exc_info=error)
-            self.done.set_exception(UpstreamDisconnected("Something went wrong in the server; its log has more."))
+            log.error("Processing the response from %s failed.", self._request.url, exc_info=error)
+            self.done.set_exception(UpstreamDisconnected("Internal server error. The server's log has the details."))
         elif self.status:
             self.done.set_exception(
-                UpstreamDisconnected("The connection to Ollama broke before the answer was complete.")
+                UpstreamDisconnected("The connection to Ollama was lost before the response was complete.")
             )
         elif isinstance(error, RemoteProtocolError):
             self.done.set_exception(UpstreamDisconnected("Ollama closed the connection without an answer."))
         else:
-            self.done.set_exception(unreachable(self._request.url, error))
+            self.done.set_exception(_unreachable(self._request.url, error))
 
 
 class OllamaClient:
-    """Ollama at one address.
+    """Client of the Ollama at one URL.
 
-    :param url: base URL, no trailing slash.
-    :param max_chats: chats at once.
-    :param connect_timeout: seconds.
+    :param url: base URL without a trailing slash.
+    :param max_chats: maximum number of concurrent chats; further ones are queued.
+    :param connect_timeout: seconds until connecting for a streaming call fails.
     """
 
     def __init__(self, url: str, max_chats: int, connect_timeout: float) -> None:
         self.url = url
         self._connect_timeout = connect_timeout
         self._chats = StreamingClient(force_instance=True, max_clients=max_chats)
-        self._others = StreamingClient(force_instance=True, max_clients=OTHER_CALLS)
-        self._probes = StreamingClient(force_instance=True, max_clients=PROBES)
+        self._generates = StreamingClient(force_instance=True, max_clients=MAX_GENERATES)
+        self._short_requests = StreamingClient(force_instance=True, max_clients=MAX_SHORT_REQUESTS)
 
     def chat(self, body: bytes, on_chunk: Callable[[bytes], None]) -> StreamingCall:
-        """POST to ``/api/chat`` and hand the answer's bytes to ``on_chunk`` as they come, however the status."""
+        """POST to ``/api/chat``.
+
+        :param on_chunk: called with each piece of the response's body as it arrives, whatever the status is. If it
+            raises, the call fails and the exception is logged.
+        """
         return self._post(self._chats, "/api/chat", body, on_chunk)
 
     def generate(self, body: bytes, on_chunk: Callable[[bytes], None]) -> StreamingCall:
-        """POST to ``/api/generate`` likewise. However many do, they take no place from the chats."""
-        return self._post(self._others, "/api/generate", body, on_chunk)
+        """POST to ``/api/generate``, as :meth:`chat` does. Its limit is separate: these calls never delay a chat."""
+        return self._post(self._generates, "/api/generate", body, on_chunk)
 
     def _post(
         self, client: StreamingClient, path: str, body: bytes, on_chunk: Callable[[bytes], None]
@@ -122,69 +128,77 @@ class OllamaClient:
         return StreamingCall(client, request, on_chunk)
 
     async def get(self, path: str) -> HTTPResponse:
-        """GET a small answer whole.
+        """GET a small response.
 
-        :raises OllamaUnreachable: nothing answers within :data:`PROBE_TIMEOUT`.
+        :raises UpstreamUnreachable: no complete response within :data:`SHORT_REQUEST_TIMEOUT`.
         """
         request = HTTPRequest(self.url + path, connect_timeout=0, request_timeout=0)
-        fetch = self._probes.fetch(request, raise_error=False)
-        fetch.add_done_callback(lambda fetch: fetch.exception())  # may have nobody who asks
+        fetch = self._short_requests.fetch(request, raise_error=False)
+        fetch.add_done_callback(_retrieve_exception)
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT):
-                return await asyncio.shield(fetch)  # Tornado logs an error if what was cancelled itself then fails
+            async with asyncio.timeout(SHORT_REQUEST_TIMEOUT):
+                return await asyncio.shield(
+                    fetch
+                )  # Tornado logs an error when a fetch fails after its future was cancelled
         except (OSError, RemoteProtocolError) as error:
-            raise unreachable(self.url, error) from error
+            raise _unreachable(self.url, error) from error
         finally:
-            self._probes.cancel(request)
+            self._short_requests.cancel(request)
 
     async def state(self) -> str:
-        """How it is: ``ok``, or ``answered <status>``.
+        """Request Ollama's version. Return ``ok`` if the status is 200, else ``answered <status>``.
 
-        :raises OllamaUnreachable: nothing answers within :data:`PROBE_TIMEOUT`.
+        :raises UpstreamUnreachable: no complete response within :data:`SHORT_REQUEST_TIMEOUT`.
         """
-        answer = await self.get("/api/version")
-        return "ok" if answer.code == 200 else f"answered {answer.code}"
+        response = await self.get("/api/version")
+        return "ok" if response.code == 200 else f"answered {response.code}"
 
     @classmethod
     async def is_reachable(cls, url: str) -> bool:
-        """Whether an Ollama answers at ``url``."""
-        asked = cls(url, 1, PROBE_TIMEOUT)
+        """Check whether the Ollama at ``url`` responds with its version."""
+        client = cls(url, 1, SHORT_REQUEST_TIMEOUT)
         try:
-            return (await asked.get("/api/version")).code == 200
+            return await client.state() == "ok"
         except UpstreamUnreachable:
             return False
         finally:
-            asked.close()
+            client.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; pending calls fail."""
         self._chats.close()
-        self._others.close()
-        self._probes.close()
+        self._generates.close()
+        self._short_requests.close()
 
 
-def unreachable(url: str, error: BaseException) -> UpstreamUnreachable:
-    """Tell the client that nothing answers at Ollama's address, and the log which one that is, and why."""
-    log.info("Nothing answers at %s: %s", url, error)
+def _retrieve_exception(future: "asyncio.Future[Any]") -> None:
+    """Mark a future's exception as retrieved, so that asyncio does not log it if the caller does not await it."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _unreachable(url: str, error: BaseException) -> UpstreamUnreachable:
+    """Log the URL and the cause, which clients must not see, and return the error for the client."""
+    log.info("Cannot reach Ollama at %s: %s", url, error)
     if isinstance(error, SSLCertVerificationError):
         return UpstreamUnreachable(
-            "Ollama's certificate is not trusted. Whoever runs this server should see that it is valid, and that this "
-            "server knows who issued it."
+            "Ollama's certificate is not trusted. Check that it is valid and that its issuer is in the server's trust "
+            "store (SSL_CERT_FILE)."
         )
-    return UpstreamUnreachable("Ollama cannot be reached. Whoever runs this server should see that it is started.")
+    return UpstreamUnreachable("Ollama cannot be reached. Check that it is running.")
 
 
 def describe_error_response(status: int, body: bytes) -> str:
-    """Say why Ollama refused: its own words if it had any (``{"error": ...}``), and its status."""
+    """Describe an error response: the text of its ``{"error": ...}`` or else of its body, and its status."""
     try:
         phrase = f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         phrase = str(status)
     text = chat_line.storable(body.decode(errors="replace").strip())
     try:
-        said = ujson.loads(text)
+        value = ujson.loads(text)
     except ValueError:
-        said = None
-    if isinstance(said, dict) and said.get("error"):
-        text = chat_line.error_text(said["error"])
+        value = None
+    if isinstance(value, dict) and value.get("error"):
+        text = chat_line.error_text(value["error"])
     return f"{text} (Ollama answered {phrase})" if text else f"Ollama answered {phrase} and gave no reason."

@@ -1,19 +1,15 @@
-"""NDJSON: bytes in, whole lines out. Pure: no socket, no clock, no JSON."""
+"""Split a byte stream into NDJSON lines. Pure: no socket, no clock, no JSON."""
 
 from errors import LineTooLong
 
-LF = 0x0A
-CR = 0x0D
-BRACE = ord("{")
-
 
 class NDJSONDecoder:
-    """Cuts a byte stream at the byte ``\\n`` and at nothing else (U+2028 and U+0085 stay inside their line).
+    """Split a byte stream at the byte ``\\n`` only: U+2028 and U+0085 do not end a line.
 
-    A chunk may hold half a line or twenty; an incomplete line is kept until its end arrives. The pieces of a long
-    line are joined once, so a line of n bytes costs O(n) however it is cut.
+    A chunk may contain part of a line or several lines. An incomplete line is buffered until its end arrives, and its
+    pieces are joined once: a line of n bytes costs O(n) for any chunking.
 
-    :param max_line: longest line accepted, in bytes, its ``\\n`` not counted.
+    :param max_line: maximum length of a line in bytes, without its ``\\n``.
     """
 
     def __init__(self, max_line: int) -> None:
@@ -22,26 +18,22 @@ class NDJSONDecoder:
         self._held = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes; return the lines they complete, in order, without their ends and without blank ones.
+        """Decode the next bytes. Return the lines that they complete, in order, without line ends and blank lines.
 
-        :raises LineTooLong: a line, complete or not, exceeds ``max_line`` bytes.
+        :raises LineTooLong: a line, complete or not, is longer than ``max_line`` bytes.
         """
         if self._held + len(chunk) > self._max_line:
             self._check_lengths(chunk)
-        end = chunk.find(LF)
-        if end < 0:
-            self._hold(chunk)
-            return []
-        if end == len(chunk) - 1 and not self._held and chunk[0] == BRACE and chunk[-2] != CR:
-            return [chunk[:-1]]  # one whole line, as a model that is slower than the network sends it
         first, *rest = chunk.split(b"\n")
         self._hold(first)
-        whole = [self._release(), *rest[:-1]]
+        if not rest:
+            return []
+        lines = [self._release(), *rest[:-1]]
         self._hold(rest[-1])
-        return [line for line in map(_without_cr, whole) if not _blank(line)]
+        return [line for line in map(_without_cr, lines) if not _blank(line)]
 
     def flush(self) -> list[bytes]:
-        """Return what is left when the stream has ended: a last line that had no ``\\n``, or nothing."""
+        """Return the last line of a stream that has ended, if it had no ``\\n``."""
         line = _without_cr(self._release())
         return [] if _blank(line) else [line]
 

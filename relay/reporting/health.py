@@ -1,4 +1,4 @@
-"""How the database and Ollama are, and which processes live: asked now and then while somebody watches."""
+"""The states of the database, of Ollama and of the other processes, checked on demand."""
 
 import asyncio
 from dataclasses import dataclass
@@ -12,105 +12,126 @@ from relay.cluster.lease import ProcessLease
 from relay.generation.journal import Journal
 from relay.ollama.client import OllamaClient
 
-LOOK_TIMEOUT = 3.0
-"""Seconds for the database to answer; Ollama gets as long."""
+DATABASE_TIMEOUT = 3.0
+"""Seconds for the database to respond; Ollama's client has the same timeout."""
 
-FRESH_FOR = 1.0
-"""Seconds for which what was seen is as good as a look."""
+MAX_AGE = 1.0
+"""Seconds for which :meth:`HealthMonitor.check_if_outdated` uses the result of the previous check."""
 
-STALE_AFTER = 15.0
-"""Seconds after which what was seen is not known any more."""
+UNKNOWN_AFTER = 15.0
+"""Seconds after a check from which on the states are unknown."""
 
 OK, UNREACHABLE, UNKNOWN = "ok", "unreachable", "unknown"
 
 
 @dataclass(slots=True)
-class State:
-    """How something is.
+class ComponentState:
+    """The state of the database or of Ollama.
 
     :ivar name: ``ok``, ``unreachable``, ``unknown``, or ``answered <status>``.
-    :ivar since: when it came to be so, by the event loop's clock.
-    :ivar took: seconds that the last answer took; None if there was none.
+    :ivar since: when this state began, by ``time.monotonic``.
+    :ivar response_time: of the last check, in seconds; None without response.
     """
 
     name: str = UNKNOWN
     since: float = 0.0
-    took: float | None = None
+    response_time: float | None = None
 
-    def become(self, name: str, now: float, took: float | None = None) -> None:
-        """Be so from now on, or still."""
+    def update(self, name: str, now: float, response_time: float | None = None) -> None:
+        """Set the state; ``since`` is kept if it is the same state as before."""
         if name != self.name:
             self.name, self.since = name, now
-        self.took = took
+        self.response_time = response_time
 
 
 class HealthMonitor:
-    """What was seen at the last look.
+    """Holds the states found by the last check.
 
-    :ivar processes: as the database knows them; None if that is not known.
+    :ivar processes: all registered processes; None if unknown.
     """
 
     def __init__(self, database: Database, ollama: OllamaClient, journal: Journal, lease: ProcessLease) -> None:
-        self.database = State()
-        self.ollama = State()
+        self.database = ComponentState()
+        self.ollama = ComponentState()
         self.processes: list[Process] | None = None
         self._database = database
         self._ollama = ollama
         self._journal = journal
         self._lease = lease
-        self._loop = asyncio.get_running_loop()
-        self._looked = -STALE_AFTER
-        self._look = asyncio.Lock()
+        self._checked_at = -UNKNOWN_AFTER
+        self._check_lock = asyncio.Lock()
 
     @property
-    def well(self) -> bool:
-        """Whether both answered."""
+    def healthy(self) -> bool:
+        """Whether the database and Ollama responded."""
         return self.database.name == OK and self.ollama.name == OK
 
-    async def look(self) -> None:
-        """Ask both."""
-        await asyncio.gather(self._look_at_database(), self._look_at_ollama())
-        self._looked = self._loop.time()
+    async def check(self) -> None:
+        """Check the database and Ollama."""
+        await asyncio.gather(self._check_database(), self._check_ollama())
+        self._checked_at = monotonic()
 
-    async def look_again(self) -> None:
-        """Ask both unless that was done just now: for those who come by, however many they are."""
-        async with self._look:
-            if self._loop.time() - self._looked > FRESH_FOR:
-                await self.look()
-        self.notice()
+    async def check_if_outdated(self) -> None:
+        """Check unless there was a check in the last second, however many callers there are."""
+        async with self._check_lock:
+            if monotonic() - self._checked_at > MAX_AGE:
+                await self.check()
+        self.update_without_check()
 
-    async def _look_at_database(self) -> None:
-        name, took, found = UNREACHABLE, None, None
-        if self._lease.connected:  # else it is known to be away, and the log says so already
+    def update_without_check(self) -> None:
+        """Update the states from what this process knows: its own sessions are lost, or the last check is too old."""
+        now = monotonic()
+        outdated = now - self._checked_at > UNKNOWN_AFTER
+        unavailable_since = self._journal.unavailable_since
+        if unavailable_since is not None or not self._lease.connected:
+            self.database.update(UNREACHABLE, now if unavailable_since is None else unavailable_since)
+            self.processes = None
+        elif outdated:
+            self.database.update(UNKNOWN, now)
+            self.processes = None
+        if outdated:
+            self.ollama.update(UNKNOWN, now)
+
+    async def _check_database(self) -> None:
+        name, response_time, found = UNREACHABLE, None, None
+        if self._lease.connected:  # else it is unreachable, which is logged already
             started = monotonic()
             try:
-                async with asyncio.timeout(LOOK_TIMEOUT), self._database.acquire() as connection:
+                async with asyncio.timeout(DATABASE_TIMEOUT), self._database.acquire() as connection:
                     found = await processes.list_processes(connection)
-                name, took = OK, monotonic() - started
+                name, response_time = OK, monotonic() - started
             except (ServiceUnavailable, TimeoutError):
                 pass
-        self.database.become(name, self._loop.time(), took)
+        self.database.update(name, monotonic(), response_time)
         self.processes = found
 
-    async def _look_at_ollama(self) -> None:
+    async def _check_ollama(self) -> None:
         started = monotonic()
         try:
             name = await self._ollama.state()
-            took = monotonic() - started
+            response_time = monotonic() - started
         except UpstreamUnreachable:
-            name, took = UNREACHABLE, None
-        self.ollama.become(name, self._loop.time(), took)
+            name, response_time = UNREACHABLE, None
+        self.ollama.update(name, monotonic(), response_time)
 
-    def notice(self) -> None:
-        """Without asking anybody: the database is away if this process's own sessions say so, and what was seen long
-        ago is not known any more."""
-        now = self._loop.time()
-        away_since = self._journal.unavailable_since
-        if away_since is not None or not self._lease.connected:
-            self.database.become(UNREACHABLE, now if away_since is None else away_since)
-            self.processes = None
-        elif now - self._looked > STALE_AFTER:
-            self.database.become(UNKNOWN, now)
-            self.processes = None
-        if now - self._looked > STALE_AFTER:
-            self.ollama.become(UNKNOWN, now)
+    async def ping_database(self) -> str:
+        """Return ``ok`` or ``unreachable``; execute a statement now."""
+        try:
+            async with asyncio.timeout(DATABASE_TIMEOUT):
+                await self._database.ping()
+        except (ServiceUnavailable, TimeoutError):
+            return UNREACHABLE
+        return OK
+
+    async def ping_ollama(self, seconds: float) -> str:
+        """Return ``ok``, ``unreachable`` or ``answered <status>``; send a request now.
+
+        :param seconds: time after which ``silent`` is returned.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._ollama.state()
+        except UpstreamUnreachable:
+            return UNREACHABLE
+        except TimeoutError:
+            return "silent"

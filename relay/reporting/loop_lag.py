@@ -1,4 +1,4 @@
-"""The event loop's pulse: how late it comes to what is due, because this process or its machine has too much to do."""
+"""Measures the event loop's lag: the delay of timers because this process or its machine is busy."""
 
 import asyncio
 from time import monotonic
@@ -6,29 +6,29 @@ from time import monotonic
 from relay.metrics import Histogram
 
 PROBE_INTERVAL = 0.1
-"""Seconds between two looks at the clock; what holds the loop up for longer is noticed, though not in full."""
+"""Seconds between two measurements. A longer blocking is detected, though not in full length."""
 
 
 class LoopLagMonitor:
-    """Feels it for as long as the process runs.
+    """Measures the lag periodically.
 
-    :param lag: is given each beat's lateness, in seconds.
+    :param histogram: counts each measured lag, in seconds.
     """
 
-    def __init__(self, lag: Histogram) -> None:
-        self._lag = lag
-        self._worst = 0.0
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._maximum = 0.0
 
     async def run(self) -> None:
-        """Look at the clock again and again."""
+        """Measure the event loop's lag until cancelled."""
         while True:
             due = monotonic() + PROBE_INTERVAL
             await asyncio.sleep(PROBE_INTERVAL)
-            late = max(0.0, monotonic() - due)
-            self._lag.observe(late)
-            self._worst = max(self._worst, late)
+            lag = max(0.0, monotonic() - due)
+            self._histogram.observe(lag)
+            self._maximum = max(self._maximum, lag)
 
-    def take_worst(self) -> float:
-        """The worst lateness since this was last asked, in seconds."""
-        worst, self._worst = self._worst, 0.0
-        return worst
+    def take_maximum(self) -> float:
+        """Return the maximum lag since the previous call, in seconds."""
+        maximum, self._maximum = self._maximum, 0.0
+        return maximum

@@ -1,39 +1,39 @@
-"""What is wrong, in words for the person who runs the server. Pure."""
+"""Detects problems of a process and describes them for its operator. Pure: no clock, no I/O."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from relay.reporting.snapshot import Measured
+from relay.reporting.snapshot import Measurements
 
-LAG_LIMIT = 0.25
-"""Seconds that the event loop may be late before it is worth a word."""
+MAX_LOOP_LAG = 0.25
+"""Seconds of event loop lag above which it is reported."""
 
-ROUND_LIMIT = 0.25
-"""Seconds that PostgreSQL may take for half of all rounds; each line waits for one or two of them."""
+MAX_BATCH_TIME = 0.25
+"""Seconds above which PostgreSQL's median time for a batch is reported. Each line waits for one or two batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
-    :ivar kind: the same for as long as it is the same trouble, whatever numbers its sentence tells.
-    :ivar serious: people who chat notice it.
+    :ivar kind: identifies the problem while its message changes with the numbers in it.
+    :ivar severe: whether users of the chat are affected.
     """
 
     kind: str
-    serious: bool
-    sentence: str
+    severe: bool
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessCondition:
-    """How a process is.
+    """The state of a process.
 
-    :ivar database: ``ok``, ``unreachable``, or ``unknown`` as long as nobody has looked.
-    :ivar database_seconds: for how long it has been so.
+    :ivar database: ``ok``, ``unreachable``, or ``unknown`` if it was not checked.
+    :ivar database_seconds: for how long it has been in this state.
     :ivar ollama: likewise, or ``answered <status>``.
-    :ivar lag: how late the event loop was at worst in the last seconds.
-    :ivar minute: what happened in the last minute.
+    :ivar loop_lag: maximum lag of the event loop in the last seconds, in seconds.
+    :ivar last_minute: measurements of the last minute.
     """
 
     draining: bool
@@ -43,43 +43,42 @@ class ProcessCondition:
     database_seconds: float
     ollama: str
     ollama_seconds: float
-    lag: float
-    minute: Measured
+    loop_lag: float
+    last_minute: Measurements
 
 
-def find_problems(now: ProcessCondition) -> Iterator[Problem]:
-    """Say what is wrong, the worst first; nothing if all is well."""
-    if now.database == "unreachable":
-        away = duration(now.database_seconds)
-        yield Problem("database", True, f"The database has been out of reach for {away}: replies pause.")
-    if now.ollama == "unreachable":
-        away = duration(now.ollama_seconds)
-        yield Problem("ollama", True, f"Ollama has not answered at its address for {away}: new replies fail.")
-    elif now.ollama.startswith("answered"):
-        status = now.ollama.removeprefix("answered ")
-        yield Problem("ollama", True, f"What answers at Ollama's address answers with status {status}.")
-    if now.draining:
-        yield Problem("draining", True, "This process is being stopped: it takes no new prompts.")
-    if now.streaming >= now.max_replies:
-        yield Problem(
-            "full", True, f"{_replies(now.streaming)} at once is all that --max-replies allows: more are refused."
-        )
-    if failed := int(now.minute["failed"] or 0):
-        ended = _replies(int(now.minute["ended"] or 0))
-        yield Problem("failures", True, f"In the last minute, {failed} of {ended} did not end well.")
-    if now.lag > LAG_LIMIT:
-        late = duration(now.lag)
-        yield Problem("lag", False, f"The event loop was late by {late}: this process has too much to do.")
-    if now.database != "unreachable" and (took := now.minute["journal_round_p50"] or 0.0) > ROUND_LIMIT:
-        yield Problem(
-            "rounds", False, f"The database takes {duration(took)} to store a round of lines: words come late."
-        )
+def find_problems(condition: ProcessCondition) -> Iterator[Problem]:
+    """Yield all problems, the most severe first."""
+    if condition.database == "unreachable":
+        time = format_duration(condition.database_seconds)
+        yield Problem("database", True, f"The database has been unreachable for {time}: replies are paused.")
+    if condition.ollama == "unreachable":
+        time = format_duration(condition.ollama_seconds)
+        yield Problem("ollama", True, f"Ollama has been unreachable for {time}: new replies fail.")
+    elif condition.ollama.startswith("answered"):
+        status = condition.ollama.removeprefix("answered ")
+        yield Problem("ollama", True, f"The server at Ollama's address responds with status {status}.")
+    if condition.draining:
+        yield Problem("draining", True, "This process is shutting down and accepts no new prompts.")
+    if condition.streaming >= condition.max_replies:
+        count = _format_replies(condition.streaming)
+        yield Problem("full", True, f"{count} in progress, the limit of --max-replies: new prompts are rejected.")
+    if failed := int(condition.last_minute["failed"] or 0):
+        ended = _format_replies(int(condition.last_minute["ended"] or 0))
+        yield Problem("failures", True, f"In the last minute, {failed} of {ended} failed.")
+    if condition.loop_lag > MAX_LOOP_LAG:
+        time = format_duration(condition.loop_lag)
+        yield Problem("lag", False, f"The event loop lags by {time}: this process is overloaded.")
+    batch_time = condition.last_minute["journal_batch_p50"] or 0.0
+    if condition.database != "unreachable" and batch_time > MAX_BATCH_TIME:
+        time = format_duration(batch_time)
+        yield Problem("batches", False, f"The database takes {time} to store a batch of lines: replies are delayed.")
 
 
-def duration(seconds: float) -> str:
-    """Say how long something takes.
+def format_duration(seconds: float) -> str:
+    """Return a duration in a suitable unit.
 
-    >>> [duration(0.3), duration(12.4), duration(150), duration(9000)]
+    >>> [format_duration(0.3), format_duration(12.4), format_duration(150), format_duration(9000)]
     ['300 ms', '12 s', '2 min', '2.5 h']
     """
     if seconds < 1:
@@ -89,5 +88,5 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6_000 else f"{seconds / 3600:.1f} h"
 
 
-def _replies(count: int) -> str:
+def _format_replies(count: int) -> str:
     return "1 reply" if count == 1 else f"{count} replies"

@@ -1,4 +1,4 @@
-"""What the operating system says of this process: its memory and its processor time."""
+"""Memory and CPU time of this process, from the operating system."""
 
 import os
 import resource
@@ -6,19 +6,19 @@ import sys
 from pathlib import Path
 from time import process_time
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1_024
-"""Bytes; getrusage(2) counts kilobytes on Linux."""
+"""Bytes per unit of ``ru_maxrss``: kilobytes on Linux (getrusage(2)), bytes on macOS."""
 
 
 def memory_bytes() -> int:
-    """Bytes of memory that this process holds now (proc(5), ``statm``); where there is no /proc, held at most."""
+    """Return the resident memory (proc(5), ``statm``); without /proc, its maximum so far."""
     try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * PAGE
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * PAGE_SIZE
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def cpu_seconds() -> float:
-    """Seconds that this process has kept a core busy since it started."""
+    """Return the CPU time since the start of this process, in seconds."""
     return process_time()

@@ -1,4 +1,4 @@
-"""The metrics of this process as Prometheus's metrics, read where they are counted whenever somebody asks."""
+"""Exports the metrics of this process to Prometheus. Their values are read when Prometheus scrapes them."""
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,17 +11,17 @@ from prometheus_client.registry import Collector
 from db.pool import Database
 from relay.generation.registry import GenerationRegistry
 from relay.metrics import Histogram, Metrics
-from relay.reporting.health import OK, UNKNOWN, HealthMonitor, State
+from relay.reporting.health import OK, UNKNOWN, ComponentState, HealthMonitor
 from relay.service import ReplyService
 from settings import VERSION, Settings
 
 
 class PrometheusCollector(Collector):
-    """Makes them. Nothing is counted here, so there is no second count that could say something else.
+    """Collects the metrics for prometheus_client; it holds no values of its own.
 
-    Labels are few by design: no tenant, no conversation, no model, as whoever sends prompts could make any number.
+    There are no labels for tenant, conversation or model: clients could create any number of series.
 
-    :ivar registry: these, and those of every Python process: memory, processor, open files, garbage collector.
+    :ivar registry: these metrics, and those of every Python process: memory, CPU, open files, garbage collector.
     """
 
     def __init__(
@@ -46,66 +46,64 @@ class PrometheusCollector(Collector):
         self.registry.register(self)
 
     async def refresh(self) -> None:
-        """See how the database and Ollama are, before the metrics are made; a few seconds at most."""
-        await self._health.look_again()
+        """Check the database and Ollama before metrics are collected; takes a few seconds at most."""
+        await self._health.check_if_outdated()
 
     def collect(self) -> Iterator[Metric]:
-        """Make the metrics (called by the registry)."""
+        """Yield all metrics (called by the registry)."""
         yield from self._process()
         yield from _replies(self._metrics)
         yield _gauge("replies_running", "Replies that this process generates now.", len(self._registry))
-        yield _gauge("replies_max", "Replies that it generates at most (--max-replies).", self._settings.max_replies)
-        yield _counter("lines", "Lines of replies that viewers may see, from this process.", self._registry.lines)
+        yield _gauge("replies_max", "Maximum of replies_running (--max-replies).", self._settings.max_replies)
+        yield _counter("lines", "Lines of replies committed by this process.", self._registry.lines)
         yield from _viewers(self._metrics)
         yield from _requests(self._metrics)
-        yield from self._outside()
+        yield from self._components()
         yield from _database(self._metrics)
 
     def _process(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("chatterd_build_info", "What runs here; always 1.", labels=["version", "python"])
+        build = GaugeMetricFamily("chatterd_build_info", "Versions; always 1.", labels=["version", "python"])
         build.add_metric([VERSION, platform.python_version()], 1)
         yield build
         ready = self._replies.ready and self._health.database.name == OK
-        yield _gauge("ready", "Whether prompts are welcome here, as /readyz says it: 1 or 0.", ready)
-        yield _gauge("draining", "Whether this process is about to end: 1 or 0.", self._replies.draining)
-        yield _histogram(
-            "event_loop_lag_seconds", "How late the event loop comes to what is due.", self._metrics.loop_lag
-        )
+        yield _gauge("ready", "Whether this process accepts prompts, as in /readyz: 1 or 0.", ready)
+        yield _gauge("draining", "Whether this process is shutting down: 1 or 0.", self._replies.draining)
+        yield _histogram("event_loop_lag_seconds", "Delay of the event loop's timers.", self._metrics.loop_lag)
 
-    def _outside(self) -> Iterator[Metric]:
-        yield from _up("database_up", "Whether PostgreSQL answers: 1 or 0.", self._health.database)
-        yield from _up("ollama_up", "Whether Ollama answers: 1 or 0.", self._health.ollama)
+    def _components(self) -> Iterator[Metric]:
+        yield from _up("database_up", "Whether PostgreSQL responds: 1 or 0.", self._health.database)
+        yield from _up("ollama_up", "Whether Ollama responds: 1 or 0.", self._health.ollama)
         lent, idle = self._database.connections
-        yield _by(
+        yield _labelled(
             GaugeMetricFamily("chatterd_database_connections", "Connections of the pool.", labels=["state"]),
             {"lent": lent, "idle": idle},
         )
-        yield _gauge("database_connections_max", "Connections of the pool at most (--pool-size).", self._database.size)
+        yield _gauge("database_connections_max", "Size of the pool at most (--pool-size).", self._database.size)
 
 
 def _replies(metrics: Metrics) -> Iterator[Metric]:
     yield _counter("replies_begun", "Replies begun by a prompt.", metrics.replies_begun)
-    yield _counter("replies_adopted", "Replies taken over from a process that is gone.", metrics.replies_adopted)
-    yield _counter("replies_moved", "Replies that went on, or will, in another process.", metrics.replies_moved)
-    yield _by(
+    yield _counter("replies_adopted", "Replies adopted from dead processes.", metrics.replies_adopted)
+    yield _counter("replies_handed_over", "Replies handed over to other processes.", metrics.replies_handed_over)
+    yield _labelled(
         CounterMetricFamily("chatterd_replies_ended", "Replies that ended in this process.", labels=["status"]),
         metrics.replies_ended,
     )
     yield _histograms(
         "reply_duration_seconds",
-        "From a prompt's arrival, or its reply's failover, to the reply's end.",
+        "From the prompt's arrival, or the reply's adoption, to the reply's end.",
         "status",
         metrics.reply_duration,
     )
-    yield _histogram("first_event_seconds", "From a prompt's arrival to its reply's first event.", metrics.first_event)
+    yield _histogram("first_event_seconds", "From a prompt's arrival to the first event.", metrics.first_event)
     yield _histogram(
         "line_latency_seconds",
-        "From reading a line of Ollama's to handing it to the viewers' sockets.",
+        "From reading a line from Ollama to writing it to the viewers' sockets.",
         metrics.line_latency,
     )
-    yield _by(
+    yield _labelled(
         CounterMetricFamily(
-            "chatterd_tokens", "Tokens of replies that are done, as Ollama counts them.", labels=["kind"]
+            "chatterd_tokens", "Tokens of replies that are done, as counted by Ollama.", labels=["kind"]
         ),
         {"prompt": metrics.prompt_tokens, "reply": metrics.reply_tokens},
     )
@@ -115,7 +113,7 @@ def _viewers(metrics: Metrics) -> Iterator[Metric]:
     yield _gauge("viewers", "Responses that show a reply now.", metrics.viewers)
     yield _counter(
         "viewers_dropped",
-        "Viewers whose client took nothing for too long, or whose reply could not be shown further.",
+        "Viewers whose client did not read for too long, or whose reply could not be shown further.",
         metrics.viewers_dropped,
     )
 
@@ -123,7 +121,7 @@ def _viewers(metrics: Metrics) -> Iterator[Metric]:
 def _requests(metrics: Metrics) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "chatterd_http_requests",
-        "Requests answered to the end; a stream counts when it ends. What reaches no handler has the route refused.",
+        "Finished requests; a stream is counted at its end. Requests rejected before routing have the route refused.",
         labels=["method", "route", "status"],
     )
     for (method, route, status), count in metrics.requests.items():
@@ -131,7 +129,7 @@ def _requests(metrics: Metrics) -> Iterator[Metric]:
     yield requests
     yield _histograms(
         "http_request_duration_seconds",
-        "From a request's head to the end of its answer; streams are left out.",
+        "From a request's headers to the end of its response; without streams.",
         "route",
         metrics.request_duration,
     )
@@ -139,15 +137,15 @@ def _requests(metrics: Metrics) -> Iterator[Metric]:
 
 def _database(metrics: Metrics) -> Iterator[Metric]:
     for name, help, histogram in [
-        ("database_wait_seconds", "Until a connection of the pool is free.", metrics.database_wait),
-        ("journal_round_seconds", "PostgreSQL's time for a round of lines.", metrics.journal_round),
-        ("begin_statement_seconds", "PostgreSQL's time to begin replies.", metrics.begin_statement),
-        ("end_statement_seconds", "PostgreSQL's time to end replies.", metrics.end_statement),
+        ("database_wait_seconds", "Waiting time for a connection of the pool.", metrics.database_wait),
+        ("journal_batch_seconds", "PostgreSQL's time to write a batch of lines.", metrics.journal_batch),
+        ("begin_statement_seconds", "PostgreSQL's time for a statement that begins replies.", metrics.begin_statement),
+        ("end_statement_seconds", "PostgreSQL's time for a statement that ends replies.", metrics.end_statement),
     ]:
         yield _histogram(name, help, histogram)
 
 
-def _up(name: str, help: str, state: State) -> Iterator[Metric]:
+def _up(name: str, help: str, state: ComponentState) -> Iterator[Metric]:
     if state.name != UNKNOWN:
         yield _gauge(name, help, state.name == OK)
 
@@ -160,7 +158,7 @@ def _gauge(name: str, help: str, value: float) -> Metric:
     return GaugeMetricFamily(f"chatterd_{name}", help, value=float(value))
 
 
-def _by(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> Metric:
+def _labelled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> Metric:
     for label, value in values.items():
         family.add_metric([label], value)
     return family
@@ -178,7 +176,7 @@ def _histograms(name: str, help: str, label: str, histograms: Mapping[str, Histo
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """How many values there are up to each bound. Whole numbers (OpenMetrics 1.0, section "Histogram"), though
-    :meth:`Histogram.spread` counts relay of them."""
+    """Return the cumulated counts by upper bound, rounded: :meth:`Histogram.spread` adds fractions, but OpenMetrics
+    requires integers (OpenMetrics 1.0, section "Histogram")."""
     bounds: Iterable[str] = [*map(str, histogram.bounds), "+Inf"]
     return [(bound, round(count)) for bound, count in zip(bounds, accumulate(histogram.counts), strict=True)]

@@ -1,40 +1,43 @@
-"""Samples: what the metrics were at one moment, and what they say about the time between two. Pure."""
+"""Snapshots of the metrics, and the rates and quantiles between two of them. Pure: no clock, no I/O."""
 
 from dataclasses import dataclass
 
 from relay.metrics import FAILURES, Histogram, Metrics, quantile
 
-Measured = dict[str, float | None]
-"""Figures by name: times in seconds, sizes in bytes, None where nothing happened that could be measured."""
+Measurements = dict[str, float | None]
+"""Values by name: times in seconds, rates per second; None if there was nothing to measure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that only grows, at one moment.
+    """The values of all counters at one moment.
 
-    :ivar at: seconds, by a clock that only runs forwards.
-    :ivar processor: seconds of processor time.
+    :ivar time: seconds, by ``time.monotonic``.
+    :ivar cpu: CPU time in seconds.
+    :ivar first_event: counts of the histogram's buckets, as in all histograms here.
     """
 
-    at: float
-    processor: float
+    time: float
+    cpu: float
     lines: int
     ended: int
     failed: int
     first_event: tuple[float, ...]
     line_latency: tuple[float, ...]
-    journal_round: tuple[float, ...]
+    journal_batch: tuple[float, ...]
 
 
-def snapshot(metrics: Metrics, at: float, processor: float, lines: int) -> Snapshot:
-    """Keep what the metrics are now."""
+def take_snapshot(metrics: Metrics, time: float, cpu: float, lines: int) -> Snapshot:
+    """Copy the present values of the metrics."""
     return Snapshot(
-        at,
-        processor,
+        time,
+        cpu,
         lines,
         sum(metrics.replies_ended.values()),
         sum(metrics.replies_ended[status] for status in FAILURES),
-        *(_counts(each) for each in (metrics.first_event, metrics.line_latency, metrics.journal_round)),
+        _counts(metrics.first_event),
+        _counts(metrics.line_latency),
+        _counts(metrics.journal_batch),
     )
 
 
@@ -42,19 +45,19 @@ def _counts(histogram: Histogram) -> tuple[float, ...]:
     return tuple(histogram.counts)
 
 
-def between(before: Snapshot, after: Snapshot) -> Measured:
-    """What happened between two moments: rates by the second, and of each time the median and the 99th percentile."""
-    seconds = max(after.at - before.at, 1e-9)
-    measured: Measured = {
+def measure_between(before: Snapshot, after: Snapshot) -> Measurements:
+    """Return rates, numbers of ended replies, and the median and 99th percentile of each histogram."""
+    seconds = max(after.time - before.time, 1e-9)
+    measurements: Measurements = {
         "lines": (after.lines - before.lines) / seconds,
-        "rounds": (sum(after.journal_round) - sum(before.journal_round)) / seconds,
-        "processor": (after.processor - before.processor) / seconds,
+        "batches": (sum(after.journal_batch) - sum(before.journal_batch)) / seconds,
+        "cpu": (after.cpu - before.cpu) / seconds,
         "ended": after.ended - before.ended,
         "failed": after.failed - before.failed,
     }
-    for name in ("first_event", "line_latency", "journal_round"):
+    for name in ("first_event", "line_latency", "journal_batch"):
         pairs = zip(getattr(after, name), getattr(before, name), strict=True)
         counts = [new - old for new, old in pairs]
-        measured[f"{name}_p50"] = quantile(0.5, counts)
-        measured[f"{name}_p99"] = quantile(0.99, counts)
-    return {name: None if value is None else round(value, 6) for name, value in measured.items()}
+        measurements[f"{name}_p50"] = quantile(0.5, counts)
+        measurements[f"{name}_p99"] = quantile(0.99, counts)
+    return {name: None if value is None else round(value, 6) for name, value in measurements.items()}

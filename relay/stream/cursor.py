@@ -1,7 +1,9 @@
-"""A viewer's place in a reply, wherever its lines are: in this process while it generates it, else in the log."""
+"""A viewer's position in a reply: reads lines from memory if this process generates the reply, else from the log."""
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 from uuid import UUID
 
@@ -18,171 +20,211 @@ PAGE_BYTES = 65_536
 """Bytes of a log read at once."""
 
 POLL_INTERVAL = 1.0
-"""Seconds after which a log is read again though the notifier did not ring."""
-
-
-class CursorInvalidated(Exception):
-    """The rest cannot be shown here: this process is leaving, or the reply was forgotten or pruned under the viewer."""
-
+"""Seconds after which a log is read again without a notification: one can be lost."""
 
 TryWrite = Callable[[int, list[bytes]], bool]
-"""Shows lines, the first of them with the given number, if it can at once; False if it can show none now."""
+"""Writes lines to a client: called with the number of the first line, and the lines. Returns False, and has written
+nothing, if it cannot write them without waiting."""
 
 
-def _show_nothing(first: int, lines: list[bytes]) -> bool:
+def write_nothing(first: int, lines: list[bytes]) -> bool:
+    """Be the :data:`TryWrite` of a reader without fast path."""
     return False
 
 
+class CursorInvalidated(Exception):
+    """This process cannot show the rest of the reply: it shuts down, or the reply was deleted or pruned meanwhile."""
+
+
 class ReplySource(Protocol):
-    """Where a cursor finds lines, and whom it tells that nobody seems to write them."""
+    """What a cursor needs of :class:`relay.service.ReplyService`.
+
+    :ivar leaving: this process shuts down; viewers have to reconnect.
+    """
 
     leaving: bool
 
     def find_local(self, tenant: str, id: UUID) -> ReplyBuffer | None:
-        """The reply, if this process generates it and it is the tenant's."""
+        """Return the tenant's reply, if this process generates it."""
 
-    async def adopt_from_dead(self, owned: bool) -> None:
-        """See to it that replies whose process is dead go on."""
+    async def adopt_from_dead(self, always_search: bool = False) -> None:
+        """Adopt replies of dead processes; see :meth:`relay.failover.Failover.adopt_from_dead`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CursorContext:
+    """The components that all cursors of a process share."""
+
+    replies: ReplySource
+    database: Database
+    notifier: Notifier
+    settings: Settings
+
+
+class LiveSubscriber:
+    """Writes lines at their commit, without an iteration of the event loop in between.
+
+    It stops when lines cannot be written without waiting, when the reply ends or is lost, and when there were no lines
+    for ``seconds``.
+
+    :ivar next_line: number of the next line to write.
+    :ivar deadline: when it stops if there are no lines until then, by the event loop's clock.
+    """
+
+    __slots__ = ("_loop", "_seconds", "_stopped", "_timer", "_try_write", "deadline", "next_line")
+
+    def __init__(self, next_line: int, deadline: float, seconds: float, try_write: TryWrite) -> None:
+        self.next_line = next_line
+        self.deadline = deadline
+        self._seconds = seconds
+        self._try_write = try_write
+        self._loop = asyncio.get_running_loop()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+
+    async def run(self, reply: ReplyBuffer) -> None:
+        """Subscribe to the reply until stopped."""
+        self._timer = self._loop.call_at(self.deadline, self._on_timer)
+        reply.subscribe(self._on_commit)
+        try:
+            await self._stopped
+        finally:
+            self._timer.cancel()
+            reply.unsubscribe(self._on_commit)
+
+    def _on_commit(self, first: int, lines: list[bytes]) -> None:
+        if lines and first == self.next_line and self._try_write(first, lines):
+            self.next_line += len(lines)
+            self.deadline = self._loop.time() + self._seconds
+        else:
+            self._stop()
+
+    def _on_timer(self) -> None:
+        if self._loop.time() < self.deadline:  # lines were written since the timer was started
+            self._timer = self._loop.call_at(self.deadline, self._on_timer)
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
 
 
 class Cursor:
-    """One viewer's place in one reply.
+    """One viewer's position in one reply.
 
-    :param at: the number of the next line to show.
+    :ivar next_line: number of the next line to return.
     :param reply: the reply, if its lines are in memory.
-    :param page: what was read of the log already.
+    :param page: what was read of the log already, from ``next_line`` on.
     """
 
     def __init__(
         self,
-        sources: ReplySource,
-        database: Database,
-        notifier: Notifier,
+        context: CursorContext,
         tenant: str,
         id: UUID,
         next_line: int,
-        settings: Settings,
         reply: ReplyBuffer | None = None,
         page: LogPage | None = None,
     ) -> None:
         self.id = id
-        self.at = next_line
-        self._sources = sources
-        self._database = database
-        self._notifier = notifier
+        self.next_line = next_line
+        self._context = context
         self._tenant = tenant
-        self._settings = settings
         self._reply = reply
         self._page = page
         self._loop = asyncio.get_running_loop()
         self._deadline = 0.0
-        self._away_since: float | None = None
+        self._unavailable_since: float | None = None
 
     @property
     def exhausted(self) -> bool:
-        """Whether the reply has ended and all its lines were seen, as far as is known without asking."""
+        """Whether the reply has ended and has no more lines, as far as is known without reading the log."""
         if self._reply is not None:
-            return self._reply.ended and self.at >= self._reply.count
+            return self._reply.ended and self.next_line >= self._reply.count
         return self._page is not None and self._page.status != STREAMING and not self._page.lines
 
-    async def next(self, seconds: float, show: TryWrite = _show_nothing) -> list[bytes] | None:
-        """Wait for the lines after those already given, and give the next few of them.
+    async def next(self, seconds: float, try_write: TryWrite = write_nothing) -> tuple[int, list[bytes]] | None:
+        """Wait for lines and return the next few.
 
-        :param seconds: how long to wait when there is nothing to show.
-        :param show: is given lines in the moment they are committed, without a turn of the event loop in between, for
-            as long as it can show them.
-        :returns: an empty list if the time passed; None at the reply's end.
-        :raises Moved: this process is leaving.
-        :raises Unavailable: the database has been away for longer than the patience.
+        :param seconds: how long to wait for lines.
+        :param try_write: called with lines at their commit, as long as it can write them. They are not returned.
+        :returns: the number of the first line, and the lines; an empty list after ``seconds`` without lines; None at
+            the reply's end.
+        :raises CursorInvalidated: this process cannot show the rest of the reply.
+        :raises ServiceUnavailable: the database was unavailable for longer than ``--db-retry-timeout``.
         """
         self._deadline = self._loop.time() + seconds
-        while not self._sources.leaving:
-            reply = self._in_memory()
+        while not self._context.replies.leaving:
+            reply = self._find_in_memory()
             if reply is None:
-                found = await self._next_of_log()
+                lines = await self._read_log()
             else:
-                found = await self._next_of_memory(reply, seconds, show)
-            if found is None or found or self._loop.time() >= self._deadline:
-                self.at += len(found or ())
-                return found
+                lines = await self._read_memory(reply, seconds, try_write)
+            if lines is None:
+                return None
+            if lines or self._loop.time() >= self._deadline:
+                first = self.next_line
+                self.next_line += len(lines)
+                return first, lines
         raise CursorInvalidated
 
-    def _in_memory(self) -> ReplyBuffer | None:
+    def _find_in_memory(self) -> ReplyBuffer | None:
         if self._reply is None or self._reply.lost:
-            self._reply = self._sources.find_local(self._tenant, self.id)
-        return self._reply if self._reply and not self._reply.lost and self.at >= self._reply.base else None
+            self._reply = self._context.replies.find_local(self._tenant, self.id)
+        return self._reply if self._reply and not self._reply.lost and self.next_line >= self._reply.base else None
 
-    async def _next_of_memory(self, reply: ReplyBuffer, seconds: float, show: TryWrite) -> list[bytes] | None:
-        if not reply.committed_from(self.at) and not reply.ended:
-            await self._watch(reply, seconds, show)
-        return reply.committed_from(self.at) or (None if reply.ended else [])
+    async def _read_memory(self, reply: ReplyBuffer, seconds: float, try_write: TryWrite) -> list[bytes] | None:
+        """Read committed lines, waiting for some if there are none.
 
-    async def _watch(self, reply: ReplyBuffer, seconds: float, show: TryWrite) -> None:
-        """Show lines as they are committed, until some cannot be shown at once, the reply ends, or nothing comes."""
-        woken = self._loop.create_future()
+        :returns: an empty list if there are still none; None at the reply's end.
+        """
+        if reply.committed <= self.next_line and not reply.ended:
+            live = LiveSubscriber(self.next_line, self._deadline, seconds, try_write)
+            await live.run(reply)
+            self.next_line, self._deadline = live.next_line, live.deadline
+        return reply.committed_from(self.next_line) or (None if reply.ended else [])
 
-        def wake() -> None:
-            if not woken.done():
-                woken.set_result(None)
+    async def _read_log(self) -> list[bytes] | None:
+        """Read lines from the log. If there are none, wait for a notification.
 
-        def take(first: int, lines: list[bytes]) -> None:
-            if lines and first == self.at and show(first, lines):
-                self.at += len(lines)
-                self._deadline = self._loop.time() + seconds
-            else:
-                wake()
-
-        def look_at_the_clock() -> None:
-            if self._loop.time() < self._deadline:  # lines were shown meanwhile
-                self._timer = self._loop.call_at(self._deadline, look_at_the_clock)
-            else:
-                wake()
-
-        self._timer = self._loop.call_at(self._deadline, look_at_the_clock)
-        reply.subscribe(take)
-        try:
-            await woken
-        finally:
-            self._timer.cancel()
-            reply.unsubscribe(take)
-
-    async def _next_of_log(self) -> list[bytes] | None:
-        with self._notifier.subscribe(self.id) as rung:
-            if (found := await self._look_in_log()) or found is None:
-                return found
-            if self._sources.find_local(self._tenant, self.id) is None:
-                await self._notifier.wait(
-                    self.id, rung, min(POLL_INTERVAL, max(0.0, self._deadline - self._loop.time()))
-                )
+        :returns: an empty list if there were none; None at the reply's end.
+        """
+        with self._context.notifier.subscribe(self.id) as notified:
+            lines = await self._try_read_log()
+            if lines or lines is None:
+                return lines
+            if self._context.replies.find_local(self._tenant, self.id) is None:
+                seconds = min(POLL_INTERVAL, max(0.0, self._deadline - self._loop.time()))
+                await self._context.notifier.wait(self.id, notified, seconds)
         return []
 
-    async def _look_in_log(self) -> list[bytes] | None:
+    async def _try_read_log(self) -> list[bytes] | None:
         try:
-            page = await self._read_log()
-            self._away_since = None
+            page = await self._read_page()
+            self._unavailable_since = None
             if page is None or page.pruned:
                 raise CursorInvalidated
             if page.lines:
                 return page.lines
             if page.status != STREAMING:
                 return None
-            await self._sources.adopt_from_dead(page.owner_alive)
+            await self._context.replies.adopt_from_dead(always_search=not page.owner_alive)
         except ServiceUnavailable:
-            self._check_patience()
+            self._check_retry_timeout()
         return []
 
-    async def _read_log(self) -> LogPage | None:
+    async def _read_page(self) -> LogPage | None:
         page, self._page = self._page, None
         if page is None:
-            async with self._database.acquire() as connection:
-                retention = self._settings.reply_log_retention
+            async with self._context.database.acquire() as connection:
+                retention = self._context.settings.reply_log_retention
                 page = await reply_lines.read_page(
-                    connection, self._tenant, self.id, self.at, retention, MAX_LINES_PER_READ, PAGE_BYTES
+                    connection, self._tenant, self.id, self.next_line, retention, MAX_LINES_PER_READ, PAGE_BYTES
                 )
         return page
 
-    def _check_patience(self) -> None:
-        now = self._loop.time()
-        self._away_since = self._away_since or now
-        if now - self._away_since > self._settings.db_retry_timeout:
+    def _check_retry_timeout(self) -> None:
+        now = monotonic()
+        self._unavailable_since = self._unavailable_since or now
+        if now - self._unavailable_since > self._context.settings.db_retry_timeout:
             raise ServiceUnavailable("The database cannot be reached.")

@@ -1,11 +1,11 @@
-"""Settings of identity that do not go together are refused with a sentence."""
+"""The validation of the settings of authentication."""
 
 from typing import Any
 
 import pytest
 from tornado.options import Error
 
-from auth.identity_provider import authenticate
+from auth.identity_provider import validate_settings
 from settings import Settings
 
 JWT = {"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_keys": "k"}
@@ -24,30 +24,30 @@ JWT = {"auth": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_keys": "k"}
         JWT | {"jwt_operator_claim": "roles=admin"},
     ],
 )
-def test_what_goes_together_is_taken(settings: dict[str, Any]) -> None:
-    authenticate(Settings(**settings))
+def test_consistent_settings_are_accepted(settings: dict[str, Any]) -> None:
+    validate_settings(Settings(**settings))
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "message"),
     [
-        ({"auth": "basic"}, "--auth is one of none, token, jwt"),
-        ({"auth": ""}, "--auth is one of"),
-        ({"auth": "token"}, "--auth=token needs --token-file"),
-        ({"auth": "jwt"}, "--auth=jwt needs --jwt-issuer"),
-        (JWT | {"jwt_keys": ""}, "needs --jwt-keys"),
-        (JWT | {"jwt_tenant_claim": ""}, "needs --jwt-tenant-claim"),
-        ({"token_file": "f"}, "--token-file is for --auth=token, but --auth is none"),
-        (JWT | {"token_file": "f"}, "--token-file is for --auth=token, but --auth is jwt"),
-        ({"jwt_issuer": "i"}, "--jwt-issuer is for --auth=jwt"),
-        ({"jwt_operator_claim": "o"}, "--jwt-operator-claim is for --auth=jwt"),
-        ({"address": "0.0.0.0"}, "without --auth anybody"),
-        ({"address": ""}, "without --auth anybody"),
-        ({"address": "::"}, "without --auth anybody"),
+        ({"auth": "basic"}, "--auth must be one of none, token, jwt"),
+        ({"auth": ""}, "--auth must be one of"),
+        ({"auth": "token"}, "--auth=token requires --token-file"),
+        ({"auth": "jwt"}, "--auth=jwt requires --jwt-issuer"),
+        (JWT | {"jwt_keys": ""}, "requires --jwt-keys"),
+        (JWT | {"jwt_tenant_claim": ""}, "requires --jwt-tenant-claim"),
+        ({"token_file": "f"}, "--token-file requires --auth=token, but --auth is none"),
+        (JWT | {"token_file": "f"}, "--token-file requires --auth=token, but --auth is jwt"),
+        ({"jwt_issuer": "i"}, "--jwt-issuer requires --auth=jwt"),
+        ({"jwt_operator_claim": "o"}, "--jwt-operator-claim requires --auth=jwt"),
+        ({"address": "0.0.0.0"}, "with --auth=none, every client"),
+        ({"address": ""}, "with --auth=none, every client"),
+        ({"address": "::"}, "with --auth=none, every client"),
         ({"address": "192.168.1.5"}, "--allow-unauthenticated"),
         ({"address": "chat.example"}, "--allow-unauthenticated"),
     ],
 )
-def test_what_does_not_is_refused(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(Error, match=sentence):
-        authenticate(Settings(**settings))
+def test_inconsistent_settings_are_rejected(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(Error, match=message):
+        validate_settings(Settings(**settings))

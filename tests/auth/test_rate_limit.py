@@ -1,4 +1,4 @@
-"""Rates on a clock of the test's own: never more than promised, never less, and memory that ends."""
+"""Rate limits with a clock set by the test: exact rates and bounded memory."""
 
 import ipaddress
 import math
@@ -14,7 +14,7 @@ from settings import Settings
 
 
 class Clock:
-    """Seconds, as the test says."""
+    """A clock set by the test, in seconds."""
 
     now = 1_000.0
 
@@ -27,7 +27,7 @@ rates = st.integers(1, 12)
 
 
 @given(rates, pauses)
-def test_no_more_pass_than_a_minutes_worth_and_what_was_refilled(per_minute: int, waits: list[float]) -> None:
+def test_at_most_one_bucket_and_what_was_refilled_passes(per_minute: int, waits: list[float]) -> None:
     clock = Clock()
     bucket = RateLimiter(clock)
     passed = []
@@ -41,7 +41,7 @@ def test_no_more_pass_than_a_minutes_worth_and_what_was_refilled(per_minute: int
 
 
 @given(rates, pauses)
-def test_who_is_told_to_wait_passes_after_that_and_not_before(per_minute: int, waits: list[float]) -> None:
+def test_a_token_is_available_exactly_after_the_returned_time(per_minute: int, waits: list[float]) -> None:
     clock = Clock()
     bucket = RateLimiter(clock)
     for wait in waits:
@@ -56,7 +56,7 @@ def test_who_is_told_to_wait_passes_after_that_and_not_before(per_minute: int, w
 
 
 @given(rates, st.integers(1, 100))
-def test_who_keeps_the_pace_is_never_refused_and_may_begin_with_a_minutes_worth(per_minute: int, count: int) -> None:
+def test_a_full_bucket_and_then_a_constant_rate_pass(per_minute: int, count: int) -> None:
     clock = Clock()
     bucket = RateLimiter(clock)
     assert not any(bucket.take("a", per_minute) for _ in range(per_minute))
@@ -71,9 +71,9 @@ def test_each_key_has_its_own_bucket() -> None:
     assert bucket.take("a", 1) > 0
 
 
-def test_a_flood_of_addresses_costs_bounded_memory_and_forgets_those_that_are_silent_first() -> None:
+def test_memory_is_bounded_and_the_least_recently_used_keys_are_deleted_first() -> None:
     clock = Clock()
-    bucket = RateLimiter(clock, most=80)
+    bucket = RateLimiter(clock, max_keys=80)
     for number in range(10_000):
         bucket.take(f"{number}", 1)
         assert bucket.take("busy", 1) > 0 or number == 0
@@ -88,7 +88,7 @@ def test_a_flood_of_addresses_costs_bounded_memory_and_forgets_those_that_are_si
         ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::/64"),
         ("fe80::1%eth0", "fe80::/64"),
         ("0.0.0.0", "0.0.0.0"),
-        ("what?", "what?"),
+        ("unknown", "unknown"),
     ],
 )
 def test_what_counts_as_one_address(address: str, expected: str) -> None:
@@ -96,13 +96,13 @@ def test_what_counts_as_one_address(address: str, expected: str) -> None:
 
 
 @given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
-def test_all_of_a_network_of_64_bits_is_one_address(address: ipaddress.IPv6Address, host: int) -> None:
+def test_all_addresses_of_an_ipv6_64_count_as_one(address: ipaddress.IPv6Address, host: int) -> None:
     other = ipaddress.IPv6Address((int(address) >> 64 << 64) | host)
     if not address.ipv4_mapped and not other.ipv4_mapped:
         assert network_of(str(address)) == network_of(str(other))
 
 
-def test_without_settings_nothing_is_limited_and_nothing_remembered() -> None:
+def test_without_settings_nothing_is_limited_or_stored() -> None:
     limits = RequestLimiter(Settings(), Clock())
     for number in range(1_000):
         limits.check_address(f"10.0.0.{number}")
@@ -113,32 +113,32 @@ def test_without_settings_nothing_is_limited_and_nothing_remembered() -> None:
     assert len(limits._tenants) == len(limits._addresses) == 0
 
 
-def test_a_tenants_own_limits_come_before_the_settings() -> None:
+def test_a_tenants_own_limits_take_precedence_over_the_settings() -> None:
     limits = RequestLimiter(Settings(requests_per_minute=1, max_replies_per_tenant=1, max_prompt_characters=1), Clock())
-    rich, free = Principal("rich", limits=TenantLimits(3, 3, 3)), Principal("free", limits=TenantLimits(0, 0, 0))
+    higher, unlimited = Principal("a", limits=TenantLimits(3, 3, 3)), Principal("b", limits=TenantLimits(0, 0, 0))
     for _ in range(3):
-        limits.check_tenant(rich)
+        limits.check_tenant(higher)
     for _ in range(100):
-        limits.check_tenant(free)
+        limits.check_tenant(unlimited)
     limits.check_tenant(UNAUTHENTICATED)
-    limits.check_concurrent_replies(rich, 2, 0)
-    limits.check_concurrent_replies(free, 100, 0)
-    limits.check_prompt(rich, 3)
-    limits.check_prompt(free, 10**9)
-    for asker in (rich, UNAUTHENTICATED):
+    limits.check_concurrent_replies(higher, 2, 0)
+    limits.check_concurrent_replies(unlimited, 100, 0)
+    limits.check_prompt(higher, 3)
+    limits.check_prompt(unlimited, 10**9)
+    for principal in (higher, UNAUTHENTICATED):
         with pytest.raises(TooManyRequests):
-            limits.check_tenant(asker)
+            limits.check_tenant(principal)
         with pytest.raises(TooManyRequests):
-            limits.check_concurrent_replies(asker, 3, 0)
+            limits.check_concurrent_replies(principal, 3, 0)
         with pytest.raises(ContentTooLarge):
-            limits.check_prompt(asker, 4)
+            limits.check_prompt(principal, 4)
 
 
-def test_a_refusal_says_how_much_is_allowed_and_when_to_try_again() -> None:
+def test_the_error_contains_the_limit_and_retry_after() -> None:
     limits = RequestLimiter(Settings(address_requests_per_minute=7), Clock())
     for _ in range(7):
         limits.check_address("10.0.0.1")
-    with pytest.raises(TooManyRequests) as refused:
+    with pytest.raises(TooManyRequests) as rejected:
         limits.check_address("10.0.0.1")
-    assert int(refused.value.headers["Retry-After"]) == math.ceil(60 / 7)
-    assert "7 requests" in str(refused.value)
+    assert int(rejected.value.headers["Retry-After"]) == math.ceil(60 / 7)
+    assert "7 requests" in str(rejected.value)

@@ -1,4 +1,4 @@
-"""The file of tokens: what is read of it, what is refused, and how a token is made."""
+"""The token file: parsing, errors, and the creation of tokens."""
 
 import json
 import stat
@@ -21,15 +21,15 @@ def entry(**fields: Any) -> str:
     return json.dumps({"name": "a", "tenant": "t", "sha256": HASH} | fields)
 
 
-def test_a_line_says_who_has_the_token_and_how_much_they_may() -> None:
-    askers = parse(f"# who may come\n\n{entry(operator=True, limits={'max_replies': 3})}\n")
-    assert askers == {HASH: Principal("t", True, TenantLimits(max_replies=3), "a")}
+def test_a_line_contains_a_principal_and_its_limits() -> None:
+    principals = parse(f"# a comment\n\n{entry(operator=True, limits={'max_replies': 3})}\n")
+    assert principals == {HASH: Principal("t", True, TenantLimits(max_replies=3), "a")}
     assert parse(entry())[HASH] == Principal("t", name="a")
     assert parse("") == {}
 
 
 @pytest.mark.parametrize(
-    ("line", "sentence"),
+    ("line", "message"),
     [
         ("{", "line 2: "),
         ("[]", "line 2: "),
@@ -45,40 +45,40 @@ def test_a_line_says_who_has_the_token_and_how_much_they_may() -> None:
         (entry(limits={"replies": 3}), "line 2: limits has 'replies'"),
         (entry(limits={"max_replies": -1}), "line 2: limits"),
         (entry(limits={"max_replies": "3"}), "line 2: .*limits"),
-        (entry(name="b"), "line 2: 'b' or its hash"),
-        (entry(sha256="0" * 64), "line 2: 'a' or its hash"),
+        (entry(name="b"), "line 2: duplicate sha256"),
+        (entry(sha256="0" * 64), "line 2: duplicate name 'a'"),
         ("[" * 10_000, "line 2: "),
     ],
 )
-def test_a_line_that_is_wrong_is_refused_by_its_number(line: str, sentence: str) -> None:
-    with pytest.raises(Error, match=f"^{sentence}"):
+def test_an_invalid_line_is_rejected_by_its_number(line: str, message: str) -> None:
+    with pytest.raises(Error, match=f"^{message}"):
         parse(f"{entry()}\n{line}\n")
 
 
 @given(st.text())
-def test_whatever_a_file_holds_is_read_or_refused_with_a_sentence(text: str) -> None:
+def test_any_text_is_parsed_or_rejected_with_a_message(text: str) -> None:
     try:
         parse(text)
     except Error as error:
         assert str(error).startswith("line ")
 
 
-def test_a_token_is_made_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+def test_a_token_is_created_and_only_its_hash_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     token = create_token(path, "alice", "", operator=False)
     other = create_token(path, "bob", "family", operator=True)
     assert len(token) == len(token_file.PREFIX) + 43 and token != other
     assert token not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    known = TokenFileAuthenticator(path)
-    assert known.lookup(token) == Principal("alice", name="alice")
-    assert known.lookup(other) == Principal("family", True, name="bob")
-    assert known.lookup(token[:-1]) is known.lookup("") is known.lookup("\ud800") is None
-    with pytest.raises(Error, match="'alice' already"):
+    authenticator = TokenFileAuthenticator(path)
+    assert authenticator.lookup(token) == Principal("alice", name="alice")
+    assert authenticator.lookup(other) == Principal("family", True, name="bob")
+    assert authenticator.lookup(token[:-1]) is authenticator.lookup("") is authenticator.lookup("\ud800") is None
+    with pytest.raises(Error, match="already has a token named 'alice'"):
         create_token(path, "alice", "", operator=False)
 
 
-def test_a_token_is_added_on_a_line_of_its_own_and_to_no_file_that_is_wrong(tmp_path: Path) -> None:
+def test_a_token_is_appended_on_a_new_line_but_not_to_an_invalid_file(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text(entry())
     create_token(path, "b", "", operator=False)
@@ -90,27 +90,27 @@ def test_a_token_is_added_on_a_line_of_its_own_and_to_no_file_that_is_wrong(tmp_
 
 
 @pytest.mark.parametrize(("name", "tenant"), [("\udcff", ""), ("a", "\udcff")])
-def test_a_name_that_is_not_text_makes_no_token(tmp_path: Path, name: str, tenant: str) -> None:
-    """A byte on the command line that is no UTF-8 comes as half of a surrogate pair."""
+def test_a_name_that_is_not_valid_unicode_is_rejected(tmp_path: Path, name: str, tenant: str) -> None:
+    """Python decodes an invalid UTF-8 byte on the command line as a lone surrogate (PEP 383)."""
     with pytest.raises(Error, match="characters"):
         create_token(tmp_path / "tokens", name, tenant, operator=False)
     assert not (tmp_path / "tokens").exists()
 
 
-@pytest.mark.expects_log("The tokens stay as they were")
-def test_a_file_that_is_wrong_when_it_is_read_again_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.expects_log("The tokens were not reloaded")
+def test_the_previous_tokens_remain_valid_if_the_file_is_invalid_at_reload(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     alice = create_token(path, "alice", "", operator=False)
-    known = TokenFileAuthenticator(path)
+    authenticator = TokenFileAuthenticator(path)
     good = path.read_text()
     path.write_text(good + "{")
-    known.reload()
-    assert known.lookup(alice)
+    authenticator.reload()
+    assert authenticator.lookup(alice)
     path.unlink()
-    known.reload()
-    assert known.lookup(alice)
+    authenticator.reload()
+    assert authenticator.lookup(alice)
     path.write_text("")
-    known.reload()
-    assert known.lookup(alice) is None
+    authenticator.reload()
+    assert authenticator.lookup(alice) is None
     with pytest.raises(Error):
         TokenFileAuthenticator(tmp_path / "nothing")

@@ -1,15 +1,15 @@
-"""Chromium, and a page that fails its test for any complaint of the browser and any request to elsewhere."""
+"""Chromium, and a page that fails its test on any browser error or request to another server."""
 
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.browser.chat_page import watch
+from tests.browser.chat_page import record_errors
 from tests.program import Program
 
 CHROMIUM = "/usr/bin/chromium-headless-shell"
-"""Debian's Chromium without windows: a page costs it a third of what it costs ``chromium --headless``."""
+"""Debian's headless build of Chromium: a page takes a third of the CPU time of ``chromium --headless``."""
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -21,13 +21,13 @@ ARGUMENTS = (
     "--disable-sync",
 )
 
-expect.set_options(timeout=20_000)  # milliseconds; a machine that runs other tests beside may be slow
+expect.set_options(timeout=20_000)  # milliseconds; the machine may be busy with other tests
 
 
 @pytest.fixture(scope="module")
 def browser(_session_chatterd: Program) -> Iterator[Browser]:
-    """Chromium. It ends with the module: while it runs, no other event loop can run in this thread; hence the
-    program, which needs one to make its database, comes first."""
+    """Chromium, for one module. No other event loop can run in this thread at the same time; hence the program, which
+    needs one to create its database, is started first."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
@@ -36,30 +36,30 @@ def browser(_session_chatterd: Program) -> Iterator[Browser]:
 
 @pytest.fixture
 def expected_log(expected_log: list[str]) -> list[str]:
-    """Playwright leaves a task of its own behind where a reload took a request away that a test was to answer."""
+    """Allow the warning of a Playwright task that is left over when a reload cancels a routed request."""
     return [*expected_log, r"^Task was destroyed but it is pending![\s\S]*Page\._on_route"]
 
 
 @pytest.fixture
-def complaints() -> list[str]:
-    """What the page should not have caused: console errors, refused content, requests to elsewhere."""
+def browser_errors() -> list[str]:
+    """Console errors, uncaught exceptions and requests to other servers."""
     return []
 
 
 @pytest.fixture
-def context(browser: Browser, chatterd: Program, complaints: list[str]) -> Iterator[BrowserContext]:
-    """A profile of the test's own: nothing that pages of other tests kept, or still write, is in it."""
+def context(browser: Browser, chatterd: Program, browser_errors: list[str]) -> Iterator[BrowserContext]:
+    """A browser profile for one test, without data of other tests."""
     context = browser.new_context(base_url=chatterd.url)
     yield context
     context.close()
-    assert not complaints
+    assert not browser_errors
 
 
 @pytest.fixture
-def page(context: BrowserContext, chatterd: Program, complaints: list[str]) -> Iterator[Page]:
-    """The chat page, just opened by somebody who was never here."""
+def page(context: BrowserContext, chatterd: Program, browser_errors: list[str]) -> Iterator[Page]:
+    """The chat page, opened in a new profile."""
     page = context.new_page()
-    watch(page, chatterd.url, complaints)
+    record_errors(page, chatterd.url, browser_errors)
     page.goto("/")
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
     yield page

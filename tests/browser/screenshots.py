@@ -1,4 +1,4 @@
-"""Takes the README's pictures: the real page, the real program, the embedded model (``make screenshots``)."""
+"""Take the screenshots of the documentation with the embedded model (``make screenshots``)."""
 
 import shutil
 import tempfile
@@ -12,11 +12,11 @@ from tests.program import ROOT, Program
 SIZE: ViewportSize = {"width": 1100, "height": 680}
 
 STATUS_SECONDS = 12
-"""For how long the status page watches before its picture: its plots need some points."""
+"""Seconds before the screenshot of the status page: its plots need some points."""
 
 
 def main() -> None:
-    """Chat a little, and take pictures of that and of the status page."""
+    """Send some prompts, and take screenshots of the chat page and the status page."""
     folder = Path(tempfile.mkdtemp(prefix="chatterd-screenshots-"))
     try:
         with Program(data_dir=folder, ollama_host="127.0.0.1:1") as program, sync_playwright() as playwright:
@@ -24,13 +24,13 @@ def main() -> None:
             page = browser.new_page(base_url=program.url, viewport=SIZE, device_scale_factor=1.5)
             page.goto("/")
             for prompt in ("What is the capital of France?", "Why is the sky blue? Answer in two sentences."):
-                page.get_by_label("Message").fill(prompt)
-                page.get_by_label("Message").press("Enter")
+                page.get_by_label("Message", exact=True).fill(prompt)
+                page.get_by_label("Message", exact=True).press("Enter")
                 expect(page.get_by_role("button", name="Stop")).to_be_visible()
                 expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=60_000)
             page.screenshot(path=ROOT / "docs" / "chat.png", animations="disabled")
-            page.get_by_label("Message").fill("Tell me a long story about a lighthouse.")
-            page.get_by_label("Message").press("Enter")
+            page.get_by_label("Message", exact=True).fill("Tell me a long story about a lighthouse.")
+            page.get_by_label("Message", exact=True).press("Enter")
             page.goto("/status")
             page.wait_for_timeout(1000 * STATUS_SECONDS)
             page.screenshot(path=ROOT / "docs" / "status.png", animations="disabled")

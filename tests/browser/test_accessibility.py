@@ -1,4 +1,4 @@
-"""axe-core finds nothing serious on the page, whatever it shows; who listens hears what matters, and no more."""
+"""Accessibility of the chat page: axe-core, screen reader announcements, keyboard, reduced motion."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,13 +8,13 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser.chat_page import (
     announcer,
+    busy_status,
     button,
     expect_idle,
-    forgive_failed_requests,
+    ignore_failed_requests,
     is_prompt,
     messages,
-    say,
-    status,
+    send_prompt,
 )
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 
@@ -36,12 +36,12 @@ def answer() -> int:
 1. first
 2. second
 
-> said by somebody
+> a quotation
 """
 
 
 def findings(page: Page) -> list[str]:
-    """What axe-core finds serious or critical. It runs past the page's Content-Security-Policy, as a debugger does."""
+    """The serious and critical issues that axe-core finds. It bypasses the page's Content-Security-Policy."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text())
     found: list[dict[str, Any]] = page.evaluate("axe.run(document).then(({violations}) => violations)")
@@ -54,7 +54,7 @@ def findings(page: Page) -> list[str]:
 
 @pytest.mark.needs("npm")
 @pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1000)])
-def test_axe_finds_nothing_serious(
+def test_axe_finds_no_serious_issues(
     page: Page, ollama: ScriptedOllama, scheme: Literal["light", "dark"], width: int
 ) -> None:
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
@@ -63,18 +63,18 @@ def test_axe_finds_nothing_serious(
 
     thought = line("", message={"thinking": "Let me see."})
     ollama.script(Head(), Lines(thought, line(RICH), last_line()))
-    say(page, "Show me everything")
+    send_prompt(page, "Show me everything")
     expect_idle(page)
     expect(messages(page)).to_have_count(2)
-    page.locator("details.figures summary").click()
+    page.locator("details.stats summary").click()
     page.get_by_text("Thinking").click()
     assert findings(page) == [], "a rich reply"
 
     gate = Gate("the end")
     ollama.script(Head(), Lines(line("Some words")), gate, Lines(b'{"error":"out of memory"}'))
-    say(page, "Fail")
+    send_prompt(page, "Fail")
     expect(messages(page).nth(3)).to_have_text("Some words")
-    assert findings(page) == [], "while a reply comes"
+    assert findings(page) == [], "while a reply is streamed"
     gate.open()
     expect(page.get_by_role("alert")).to_contain_text("out of memory")
     expect_idle(page)
@@ -82,14 +82,14 @@ def test_axe_finds_nothing_serious(
 
     button(page, "Edit").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_label("Your words")).to_be_focused()
+    expect(page.get_by_label("Edit message", exact=True)).to_be_focused()
     assert findings(page) == [], "an edited prompt"
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 @pytest.mark.needs("npm")
-def test_axe_finds_nothing_serious_in_an_unsent_prompt(
-    page: Page, ollama: ScriptedOllama, complaints: list[str]
+def test_axe_finds_no_serious_issues_in_an_unsent_prompt(
+    page: Page, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
     def refuse(route: Route) -> None:
         if is_prompt(route.request):
@@ -98,57 +98,57 @@ def test_axe_finds_nothing_serious_in_an_unsent_prompt(
             route.continue_()
 
     page.route("**/llmchat", refuse)
-    say(page, "Hello")
-    expect(status(page)).to_contain_text("Not sent yet.")
+    send_prompt(page, "Hello")
+    expect(busy_status(page)).to_contain_text("Not sent yet.")
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme in schemes:
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         assert findings(page) == []
-    button(page, "Take back").click()  # no attempt fails any more
+    button(page, "Cancel sending").click()  # no further attempts
     expect_idle(page)
-    forgive_failed_requests(complaints)
+    ignore_failed_requests(browser_errors)
 
 
-def test_who_listens_hears_a_reply_once_and_whole(page: Page, ollama: ScriptedOllama) -> None:
-    heard = page.evaluate_handle(
+def test_a_screen_reader_announces_a_reply_once_when_complete(page: Page, ollama: ScriptedOllama) -> None:
+    announced = page.evaluate_handle(
         """() => {
-            const heard = [];
+            const announced = [];
             const announcer = document.querySelector("#announcer");
-            const note = () => heard.push(announcer.textContent);
+            const note = () => announced.push(announcer.textContent);
             new MutationObserver(note).observe(announcer, {childList: true, characterData: true, subtree: true});
-            return heard;
+            return announced;
         }"""
     )
     more = Gate("more words")
     ollama.script(Head(), Lines(line("Once ")), more, Lines(line("upon "), line("a time"), last_line()))
-    say(page, "Tell me a story")
+    send_prompt(page, "Tell me a story")
     expect(messages(page).nth(1)).to_have_text("Once")
     expect(messages(page).nth(1)).to_have_attribute("aria-busy", "true")
     more.open()
     expect_idle(page)
     expect(announcer(page)).to_have_text("Once upon a time")
-    assert heard.json_value() == ["Once upon a time"]
-    assert page.locator("main").locator("[aria-live], [role=log], [role=alert]").count() == 0, "nothing else speaks"
+    assert announced.json_value() == ["Once upon a time"]
+    assert page.locator("main").locator("[aria-live], [role=log], [role=alert]").count() == 0, "no other live regions"
 
 
-def test_everything_is_reached_with_the_keyboard_in_the_order_of_the_page(page: Page, ollama: ScriptedOllama) -> None:
-    say(page, "Hello")
-    expect(page.locator("details.figures")).to_be_visible()
+def test_tab_moves_through_the_controls_in_page_order(page: Page, ollama: ScriptedOllama) -> None:
+    send_prompt(page, "Hello")
+    expect(page.locator("details.stats")).to_be_visible()
     expect_idle(page)
-    expect(button(page, "Another answer")).to_have_count(1)
+    expect(button(page, "Regenerate")).to_have_count(1)
     page.locator("main").focus()
     names = []
     for _ in range(5):
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.localName"))
-    assert names == ["Copy", "Edit", "summary", "Copy", "Another answer"]
+    assert names == ["Copy", "Edit", "summary", "Copy", "Regenerate"]
 
 
-def test_who_prefers_stillness_sees_nothing_move(page: Page, ollama: ScriptedOllama) -> None:
+def test_reduced_motion_disables_animations(page: Page, ollama: ScriptedOllama) -> None:
     page.emulate_media(reduced_motion="reduce")
     ollama.script(Head(), Gate("words"))
-    say(page, "Hello")
-    expect(status(page)).to_contain_text("Waiting for the model")
+    send_prompt(page, "Hello")
+    expect(busy_status(page)).to_contain_text("Waiting for the model")
     assert page.evaluate("document.getAnimations().length") == 0
     button(page, "Stop").click()
     expect_idle(page)

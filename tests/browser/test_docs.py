@@ -1,4 +1,4 @@
-"""The API page in Chromium: every operation there to read, and to try out, with streams that grow as they come."""
+"""The API page: every operation is documented and can be tried, with streamed responses."""
 
 import json
 
@@ -20,37 +20,37 @@ OPERATIONS = {
 
 @pytest.fixture
 def docs(page: Page) -> Page:
-    """The API page, just opened."""
+    """The API page."""
     page.goto("/docs")
     expect(page.locator("details.operation")).to_have_count(len(OPERATIONS))
     return page
 
 
 def opened(docs: Page, id: str) -> Locator:
-    """An operation, after a click on it."""
+    """Open an operation."""
     method, path, operation = OPERATIONS[id]
     docs.get_by_role("heading", name=f"{method} {path} {operation['summary']}", exact=True).click()
     return docs.locator(f"#{id}")
 
 
-def box(operation: Locator) -> Locator:
-    """Where a request's body is written."""
+def body_input(operation: Locator) -> Locator:
+    """The text area of the request body."""
     return operation.get_by_role("textbox", name="Body")
 
 
 def write_prompt(operation: Locator, appid: str) -> None:
-    """Fill in a prompt to a conversation of the test's own."""
+    """Fill in a prompt to a conversation."""
     body = {"appID": appid, "model": "fake", "messages": [{"role": "user", "content": "hi"}]}
-    box(operation).fill(json.dumps(body))
+    body_input(operation).fill(json.dumps(body))
 
 
 def send(operation: Locator) -> Locator:
-    """Send what is filled in; where the answer is told."""
+    """Send the request; return the status of the response."""
     operation.get_by_role("button", name="Send").click()
     return operation.get_by_role("status")
 
 
-def test_every_operation_is_there_and_says_all_that_the_document_says(docs: Page) -> None:
+def test_every_operation_is_shown_with_its_parameters_and_responses(docs: Page) -> None:
     contents = docs.get_by_role("navigation", name="Operations")
     for id, (_, path, described) in OPERATIONS.items():
         operation = opened(docs, id)
@@ -61,16 +61,16 @@ def test_every_operation_is_there_and_says_all_that_the_document_says(docs: Page
         expect(contents.get_by_role("link", name=described["summary"], exact=True)).to_be_visible()
 
 
-def test_an_answer_is_shown_with_its_headers_fields_and_examples(docs: Page) -> None:
+def test_a_response_is_shown_with_headers_fields_and_examples(docs: Page) -> None:
     operation = opened(docs, "beginReply")
     operation.locator(".response", has_text="200").locator("summary").first.click()
-    answer = operation.locator(".response").first
-    expect(answer.get_by_text("Content-Location", exact=True)).to_be_visible()
-    expect(answer.get_by_text("eval_count", exact=True)).to_be_visible()
-    expect(answer.get_by_role("group", name="Ollama refuses")).to_contain_text("event: error")
+    response = operation.locator(".response").first
+    expect(response.get_by_text("Content-Location", exact=True)).to_be_visible()
+    expect(response.get_by_text("eval_count", exact=True)).to_be_visible()
+    expect(response.get_by_role("group", name="Ollama returns an error")).to_contain_text("event: error")
 
 
-def test_a_stream_grows_as_it_comes(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
+def test_a_stream_is_shown_while_it_is_received(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
     gates = [Gate("the second word"), Gate("the end")]
     ollama.script(Head(), Lines(line("Par")), gates[0], Lines(line("is.")), gates[1], Lines(last_line()))
     operation = opened(docs, "beginReply")
@@ -80,19 +80,19 @@ def test_a_stream_grows_as_it_comes(docs: Page, client: Client, ollama: Scripted
     expect(events).to_have_count(1)
     expect(operation.locator(".text")).to_have_text("Par")
     expect(status).to_contain_text("200 OK")
-    expect(status).to_contain_text("reading")
+    expect(status).to_contain_text("receiving")
     gates[0].open()
     expect(events).to_have_count(2)
     expect(operation.locator(".text")).to_have_text("Paris.")
-    expect(operation.get_by_role("button", name="Close the connection")).to_be_visible()
+    expect(operation.get_by_role("button", name="Close connection")).to_be_visible()
     gates[1].open()
     expect(status).to_contain_text("200 OK, 3 events")
     expect(events.nth(2)).to_contain_text('"done":true')
-    expect(operation.get_by_role("button", name="Close the connection")).to_be_hidden()
+    expect(operation.get_by_role("button", name="Close connection")).to_be_hidden()
     assert client.messages() == [("user", "hi"), ("assistant", "Paris.")]
 
 
-def test_the_reply_that_was_begun_can_be_followed_and_stopped(
+def test_the_id_of_a_started_reply_is_filled_in_to_follow_and_stop_it(
     docs: Page, client: Client, ollama: ScriptedOllama
 ) -> None:
     ollama.script(Head(), Lines(line("On and on")), Gate("the end"))
@@ -110,37 +110,37 @@ def test_the_reply_that_was_begun_can_be_followed_and_stopped(
     expect(send(following)).to_contain_text("204 No Content")
 
 
-def test_closing_the_connection_leaves_the_reply_alone(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
+def test_closing_the_connection_does_not_stop_the_reply(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
     more = Gate("more words")
     ollama.script(Head(), Lines(line("Once ")), more, Lines(last_line("upon a time")))
     operation = opened(docs, "beginReply")
     write_prompt(operation, client.appid)
     status = send(operation)
     expect(operation.locator(".text")).to_have_text("Once")
-    operation.get_by_role("button", name="Close the connection").click()
-    expect(status).to_contain_text("You closed the connection.")
+    operation.get_by_role("button", name="Close connection").click()
+    expect(status).to_contain_text("Connection closed.")
     running = client.history()["reply"]["id"]
     more.open()
     client.view(f"/llmchat/{running}")
     assert client.messages()[-1] == ("assistant", "Once upon a time")
 
 
-def test_errors_before_and_within_a_stream_are_shown(
-    docs: Page, client: Client, ollama: ScriptedOllama, complaints: list[str]
+def test_errors_before_and_in_a_stream_are_shown(
+    docs: Page, client: Client, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
     operation = opened(docs, "beginReply")
-    box(operation).fill('{"appID": "a", "model": "fake"}')
+    body_input(operation).fill('{"appID": "a", "model": "fake"}')
     expect(send(operation)).to_contain_text("422 Unprocessable")
-    expect(operation.get_by_label("Body of the answer")).to_contain_text("messages must be a list.")
-    assert [complaint for complaint in complaints if "422" in complaint] == complaints != []
-    complaints.clear()
+    expect(operation.get_by_label("Response body")).to_contain_text("messages")
+    assert [error for error in browser_errors if "422" in error] == browser_errors != []
+    browser_errors.clear()
     ollama.script(Head(), Lines(b'{"error":"out of memory"}'))
     write_prompt(operation, client.appid)
     expect(send(operation)).to_contain_text("200 OK, 1 event,")
-    expect(operation.locator(".events .failed")).to_contain_text("out of memory")
+    expect(operation.locator(".events .error")).to_contain_text("out of memory")
 
 
-def test_hostile_words_are_only_words(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
+def test_hostile_text_is_shown_as_text(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
     words = "<img src=x onerror=alert(1)><script>alert(1)</script>"
     ollama.script(Head(), Lines(last_line(words)))
     operation = opened(docs, "beginReply")
@@ -150,10 +150,10 @@ def test_hostile_words_are_only_words(docs: Page, client: Client, ollama: Script
     reading = opened(docs, "getConversation")
     reading.get_by_label("appID").fill(client.appid)
     expect(send(reading)).to_contain_text("200 OK")
-    expect(reading.get_by_label("Body of the answer")).to_contain_text(words)
+    expect(reading.get_by_label("Response body")).to_contain_text(words)
 
 
-def test_of_a_long_stream_the_newest_events_are_shown(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
+def test_only_the_newest_events_of_a_long_stream_are_shown(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(*[line(f"w{number} ") for number in range(1000)], last_line()))
     operation = opened(docs, "beginReply")
     write_prompt(operation, client.appid)
@@ -163,17 +163,17 @@ def test_of_a_long_stream_the_newest_events_are_shown(docs: Page, client: Client
     expect(operation.locator(".text")).to_contain_text("w999")
 
 
-def test_ollamas_lines_and_models_come_through(docs: Page, ollama: ScriptedOllama) -> None:
+def test_responses_of_ollama_are_shown(docs: Page, ollama: ScriptedOllama) -> None:
     generating = opened(docs, "generate")
-    expect(box(generating)).to_have_value('{\n  "model": "fake",\n  "prompt": "The sky is"\n}')
+    expect(body_input(generating)).to_have_value('{\n  "model": "fake",\n  "prompt": "The sky is"\n}')
     expect(send(generating)).to_contain_text("200 OK")
-    expect(generating.get_by_label("Body of the answer")).to_contain_text('"response":"w4 "')
+    expect(generating.get_by_label("Response body")).to_contain_text('"response":"w4 "')
     listing = opened(docs, "listModels")
     expect(send(listing)).to_contain_text("200 OK")
-    expect(listing.get_by_label("Body of the answer")).to_contain_text('"name": "fake"')
+    expect(listing.get_by_label("Response body")).to_contain_text('"name": "fake"')
 
 
-def test_it_is_used_with_the_keyboard_alone(docs: Page, chatterd: Program) -> None:
+def test_the_page_works_with_the_keyboard(docs: Page, chatterd: Program) -> None:
     docs.keyboard.press("Tab")
     expect(docs.get_by_role("link", name="Skip to the operations")).to_be_focused()
     docs.keyboard.press("Enter")
@@ -192,10 +192,10 @@ def test_it_is_used_with_the_keyboard_alone(docs: Page, chatterd: Program) -> No
     expect(health.get_by_role("button", name="Send")).to_be_focused()
     docs.keyboard.press("Enter")
     expect(health.get_by_role("status")).to_contain_text("200 OK")
-    expect(health.get_by_label("Body of the answer")).to_contain_text('"alive"')
+    expect(health.get_by_label("Response body")).to_contain_text('"alive"')
 
 
-def test_an_operation_can_be_linked_to(page: Page) -> None:
+def test_a_url_fragment_opens_its_operation(page: Page) -> None:
     page.goto("/docs#stopReply")
     expect(page.get_by_role("form", name="Try DELETE /llmchat/{replyId}")).to_be_visible()
     expect(page.locator("#stopReply > summary")).to_be_focused()
@@ -205,7 +205,7 @@ def test_an_operation_can_be_linked_to(page: Page) -> None:
 
 @pytest.mark.needs("npm")
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.extended)])
-def test_all_of_it_fits_a_narrow_window_and_is_accessible(docs: Page, scheme: str) -> None:
+def test_the_page_fits_a_narrow_window_and_is_accessible(docs: Page, scheme: str) -> None:
     docs.emulate_media(color_scheme="light" if scheme == "light" else "dark")
     docs.set_viewport_size({"width": 320, "height": 568})
     for id in OPERATIONS:

@@ -1,16 +1,16 @@
-"""A reply may say what it likes: nothing of it runs, loads, leaves its place, or keeps the page from working."""
+"""Hostile replies: they run no scripts, load nothing, cannot leave their element, and do not block the page."""
 
 import json
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.test_messages import both_ways
-from tests.browser.test_page import messages, say
+from tests.browser.chat_page import messages, send_prompt
+from tests.browser.test_messages import live_and_reloaded
 from tests.fakes.ollama import Head, Lines, ScriptedOllama, last_line, line
 
-PATIENCE = 60_000
-"""Milliseconds for a reply of megabytes."""
+TIMEOUT = 60_000
+"""Milliseconds to render a reply of megabytes."""
 
 WATCH = """
     window.hits = [];
@@ -25,7 +25,7 @@ INSPECT = """(reply) => {
     const attributes = new Set(["align", "aria-label", "class", "data-language", "dir", "href", "rel", "role", "start",
         "tabindex", "target", "title", "type"]);
     const classes = new Set(["block", "plain", "code-block", "code-bar", "code-language", "copy-code", "table-frame",
-        "maths"]);
+        "math"]);
     const found = [];
     for (const element of reply.querySelectorAll("*")) {
         if (!allowed.has(element.tagName)) found.push(element.tagName);
@@ -43,7 +43,7 @@ INSPECT = """(reply) => {
 
 RUN = "alert(1)"
 HOSTILE = {
-    "script": f"<script>{RUN}</script>\n\nText <script src=https://evil.example/x.js></script> goes on.",
+    "script": f"<script>{RUN}</script>\n\nText <script src=https://evil.example/x.js></script> continues.",
     "handler": f"<img src=x onerror={RUN}> <b onclick={RUN} onmouseover={RUN}>bold</b> <svg onload={RUN}>\n\n"
     f"<b onclick={RUN}>\n\n<b>\n<i onclick={RUN}>soft</i></b>\n\n<b\nonclick='{RUN}'>x</b> <b/onclick={RUN}>y</b>",
     "javascript link": f"[a](javascript:{RUN}) [b](JaVaScRiPt:{RUN}) [c](&#106;avascript:{RUN}) <javascript:{RUN}> "
@@ -85,7 +85,7 @@ LARGE = {
 
 @pytest.fixture
 def reply(page: Page) -> Locator:
-    """The reply, on a page that notes what should not happen."""
+    """The reply, on a page that records alerts and policy violations."""
     expect(page.locator("#welcome")).to_be_visible()
     page.add_init_script(WATCH)
     page.evaluate(f"() => {{ {WATCH} }}")
@@ -93,37 +93,36 @@ def reply(page: Page) -> Locator:
 
 
 def check(page: Page, reply: Locator) -> None:
-    """Nothing happened, and only allowed elements are on the page."""
+    """Check that no script ran and the reply contains only allowed elements."""
     assert reply.evaluate(INSPECT) == []
     assert page.evaluate("hits") == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("document.querySelectorAll('#prompt, main, #messages').length") == 3
 
 
-def take(page: Page, ollama: ScriptedOllama, text: str, pieces: int, number: int = 1) -> None:
-    """Have the model say it in so many lines, and wait until the page has taken the last.
-
-    :param number: which of the conversation's replies it is.
-    """
+def stream_reply(page: Page, ollama: ScriptedOllama, text: str, pieces: int, number: int = 1) -> None:
+    """Stream the conversation's reply of this number in so many lines, and wait for its end."""
     size = -(-len(text) // pieces)
     lines = [line(text[at : at + size]) for at in range(0, len(text), size)]
     ollama.script(Head(), Lines(*lines, last_line()))
-    say(page, "Go on")
+    send_prompt(page, "Continue")
     expect(messages(page)).to_have_count(2 * number)
-    expect(page.locator(".streaming")).to_have_count(0, timeout=PATIENCE)
+    expect(page.locator(".streaming")).to_have_count(0, timeout=TIMEOUT)
 
 
-def test_nothing_runs_and_the_page_goes_on(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+def test_hostile_text_runs_nothing_and_the_page_keeps_working(
+    page: Page, reply: Locator, ollama: ScriptedOllama
+) -> None:
     for number, text in enumerate(HOSTILE.values(), 1):
-        take(page, ollama, text, pieces=25, number=number)
-    for _ in both_ways(page):
+        stream_reply(page, ollama, text, pieces=25, number=number)
+    for _ in live_and_reloaded(page):
         for number, name in enumerate(HOSTILE, 1):
             one = messages(page).nth(2 * number - 1).locator(".markdown")
             expect(one, name).not_to_be_empty()
             for element in one.locator("a, b, code").all()[:20]:
                 element.dispatch_event("mouseover")
             check(page, one)
-    say(page, "And now?")
+    send_prompt(page, "And now?")
     expect(messages(page).last).to_have_text("w0 w1 w2 w3 w4")
 
 
@@ -134,22 +133,20 @@ def test_nothing_runs_and_the_page_goes_on(page: Page, reply: Locator, ollama: S
         for name, text in LARGE.items()
     ],
 )
-def test_a_large_reply_does_not_keep_the_page_from_working(
+def test_the_page_keeps_working_after_a_large_reply(
     page: Page, reply: Locator, ollama: ScriptedOllama, text: str
 ) -> None:
-    take(page, ollama, text, pieces=25)
-    for _ in both_ways(page):
+    stream_reply(page, ollama, text, pieces=25)
+    for _ in live_and_reloaded(page):
         expect(reply).not_to_be_empty()
         check(page, reply)
-    say(page, "And now?")
+    send_prompt(page, "And now?")
     expect(messages(page).last).to_have_text("w0 w1 w2 w3 w4")
 
 
-def test_what_is_not_allowed_is_shown_as_the_text_that_it_is(
-    page: Page, reply: Locator, ollama: ScriptedOllama
-) -> None:
-    take(page, ollama, "Use <script>alert(1)</script> and List<String>.\n\n<form>\n<input>\n</form>", pieces=9)
-    for _ in both_ways(page):
+def test_disallowed_html_is_shown_as_text(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+    stream_reply(page, ollama, "Use <script>alert(1)</script> and List<String>.\n\n<form>\n<input>\n</form>", pieces=9)
+    for _ in live_and_reloaded(page):
         expect(reply).to_contain_text("Use <script>alert(1)</script> and List<String>.")
         expect(reply).to_contain_text("<form> <input> </form>")
 
@@ -162,22 +159,24 @@ def test_what_is_not_allowed_is_shown_as_the_text_that_it_is(
         pytest.param("**b** [l](http://a.example) `c` ", id="markdown"),
     ],
 )
-def test_a_line_of_five_megabytes(page: Page, reply: Locator, ollama: ScriptedOllama, unit: str) -> None:
+def test_a_line_of_five_megabytes_is_shown(page: Page, reply: Locator, ollama: ScriptedOllama, unit: str) -> None:
     text = unit * (5_000_000 // len(unit))
-    take(page, ollama, text, pieces=1)
-    for _ in both_ways(page):
-        expect(reply).not_to_be_empty(timeout=PATIENCE)
+    stream_reply(page, ollama, text, pieces=1)
+    for _ in live_and_reloaded(page):
+        expect(reply).not_to_be_empty(timeout=TIMEOUT)
         assert reply.evaluate("reply => reply.textContent.length") == len(text)
         check(page, reply)
-    say(page, "And now?")
-    expect(messages(page).last).to_have_text("w0 w1 w2 w3 w4", timeout=PATIENCE)
+    send_prompt(page, "And now?")
+    expect(messages(page).last).to_have_text("w0 w1 w2 w3 w4", timeout=TIMEOUT)
 
 
-def test_control_characters_reorder_only_their_own_text(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+def test_bidirectional_control_characters_affect_only_their_own_text(
+    page: Page, reply: Locator, ollama: ScriptedOllama
+) -> None:
     override, isolate = "\u202e", "\u2067"
     text = f"{override}live{isolate} **evil {override}bold** [link{override}](https://a.example) after"
-    take(page, ollama, f"{text}\n\nNext paragraph.\n\n| {override}a | b |\n|---|---|\n| c | d |", pieces=5)
-    say(page, f"Prompt {override}backwards")
+    stream_reply(page, ollama, f"{text}\n\nNext paragraph.\n\n| {override}a | b |\n|---|---|\n| c | d |", pieces=5)
+    send_prompt(page, f"Prompt {override}backwards")
     expect(messages(page).nth(3)).to_have_text("w0 w1 w2 w3 w4")
     offset = """(element, word) => {
         const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
@@ -193,8 +192,8 @@ def test_control_characters_reorder_only_their_own_text(page: Page, reply: Locat
             return place(at + word.length - 1) - place(at);
         }
     }"""
-    for _ in both_ways(page):
-        assert reply.evaluate(offset, "live") < 0, "the override works where it stands"
+    for _ in live_and_reloaded(page):
+        assert reply.evaluate(offset, "live") < 0, "the override applies to its own text"
         for word in ("Next", "paragraph"):
             assert reply.evaluate(offset, word) > 0, word
         first, second = (reply.locator(f"tr:last-child td:nth-child({number})").bounding_box() for number in (1, 2))
@@ -205,13 +204,13 @@ def test_control_characters_reorder_only_their_own_text(page: Page, reply: Locat
         check(page, reply)
 
 
-def test_a_hostile_reply_is_copied_as_it_was_written(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_hostile_reply_keeps_its_source_text(page: Page, ollama: ScriptedOllama) -> None:
     text = "<b onclick=alert(1)>\r\n**x** \u202e"
-    written = page.evaluate(
+    source = page.evaluate(
         """async (text) => {
-            const { MessageView } = await import("/static/message_view.js");
+            const { MessageView } = await import("/static/chat/messages/message_view.js");
             return new MessageView("assistant", text).content.text;
         }""",
         text,
     )
-    assert json.dumps(written) == json.dumps(text)
+    assert json.dumps(source) == json.dumps(text)

@@ -1,4 +1,4 @@
-"""Images that go with a prompt: how they are taken, what the model gets, and what is said where it cannot be."""
+"""Image attachments: adding and sending them, and errors."""
 
 import base64
 import struct
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, Route, expect
 
-from tests.browser.test_page import box, messages, say
+from tests.browser.chat_page import messages, prompt_input, send_prompt
 from tests.fakes.ollama import ScriptedOllama
 
-SEEING = {"name": "fake", "capabilities": ["completion", "vision"]}
-BLIND = {"name": "blind", "capabilities": ["completion"]}
+VISION_MODEL = {"name": "fake", "capabilities": ["completion", "vision"]}
+TEXT_MODEL = {"name": "text-only", "capabilities": ["completion"]}
 
-GIVE = """async ([element, kind, files]) => {
+DISPATCH = """async ([element, kind, files]) => {
     const transfer = new DataTransfer();
     for (const {name, mimeType, base64} of files) {
         const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -27,11 +27,11 @@ GIVE = """async ([element, kind, files]) => {
     element.dispatchEvent(event);
     return event.defaultPrevented;
 }"""
-"""Does what the browser does when files are pasted or dropped, which no test can do by hand."""
+"""Dispatch the event of pasted or dropped files, which Playwright cannot do."""
 
 
 def png(width: int, height: int, noise: bool = False) -> bytes:
-    """A picture; with noise one that PNG cannot make small."""
+    """A PNG; with noise, one that compresses badly."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -52,37 +52,37 @@ def png(width: int, height: int, noise: bool = False) -> bytes:
     )
 
 
-def picture(name: str = "picture.png", content: bytes | None = None) -> FilePayload:
-    """A file as a person has it."""
+def image_file(name: str = "picture.png", content: bytes | None = None) -> FilePayload:
+    """A file to upload."""
     return {"name": name, "mimeType": "image/png", "buffer": png(40, 20) if content is None else content}
 
 
 def choose(page: Page, *files: FilePayload) -> None:
-    """Take files by the button."""
+    """Choose files with the button."""
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Add images").click()
     chooser.value.set_files(list(files))
 
 
-def give(element: Locator, kind: str, *files: FilePayload) -> bool:
-    """Paste or drop files; whether the page took them."""
+def drop_or_paste(element: Locator, kind: str, *files: FilePayload) -> bool:
+    """Paste or drop files; return whether the page handled the event."""
     as_text = [{**file, "base64": base64.b64encode(file["buffer"]).decode(), "buffer": None} for file in files]
-    return bool(element.page.evaluate(GIVE, [element.element_handle(), kind, as_text]))
+    return bool(element.page.evaluate(DISPATCH, [element.element_handle(), kind, as_text]))
 
 
 def thumbnails(page: Page) -> Locator:
-    """The images that wait to be sent."""
-    return page.get_by_role("list", name="Images to send").get_by_role("img")
+    """The attached images."""
+    return page.get_by_role("list", name="Attached images").get_by_role("img")
 
 
 def sent(ollama: ScriptedOllama, number: int = 0) -> list[bytes]:
-    """The images that the model was given with the newest prompt of a request."""
+    """The images in the last message of a request to the model."""
     newest: dict[str, Any] = ollama.requests[number].json["messages"][-1]
     return [base64.b64decode(image, validate=True) for image in newest.get("images", [])]
 
 
 def size_of(page: Page, image: bytes) -> list[int]:
-    """Width and height, as the browser reads them."""
+    """Width and height, decoded by the browser."""
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
     script = "async (url) => { const image = new Image(); image.src = url; await image.decode();"
@@ -90,26 +90,26 @@ def size_of(page: Page, image: bytes) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def _seeing(page: Page, ollama: ScriptedOllama) -> None:
-    """The model takes images, unless a test says otherwise."""
-    ollama.models = (SEEING, BLIND)
+def _vision_model(page: Page, ollama: ScriptedOllama) -> None:
+    """The model supports images, unless a test changes it."""
+    ollama.models = (VISION_MODEL, TEXT_MODEL)
     page.reload()
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
 
 
-def test_images_by_button_paste_and_drop_reach_the_model_and_the_transcript(page: Page, ollama: ScriptedOllama) -> None:
-    choose(page, picture())
+def test_images_can_be_chosen_pasted_and_dropped(page: Page, ollama: ScriptedOllama) -> None:
+    choose(page, image_file())
     expect(thumbnails(page)).to_have_count(1)
-    assert give(box(page), "paste", picture())
+    assert drop_or_paste(prompt_input(page), "paste", image_file())
     expect(thumbnails(page)).to_have_count(2)
-    assert give(page.locator("main"), "dragover", picture())
-    assert give(page.locator("main"), "drop", picture())
+    assert drop_or_paste(page.locator("main"), "dragover", image_file())
+    assert drop_or_paste(page.locator("main"), "drop", image_file())
     expect(thumbnails(page)).to_have_count(3)
     page.get_by_role("button", name="Remove image 2").click()
     expect(thumbnails(page)).to_have_count(2)
-    say(page, "What is this?")
+    send_prompt(page, "What is this?")
     expect(thumbnails(page)).to_have_count(0)
-    for _ in ("at once", "from the history"):
+    for _ in ("live", "reloaded"):
         expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
         shown = messages(page).first.get_by_role("img")
         expect(shown).to_have_count(2)
@@ -119,19 +119,19 @@ def test_images_by_button_paste_and_drop_reach_the_model_and_the_transcript(page
     assert [size_of(page, image) for image in sent(ollama)] == [[40, 20], [40, 20]]
 
 
-def test_an_image_needs_no_words(page: Page, ollama: ScriptedOllama) -> None:
+def test_an_image_can_be_sent_without_text(page: Page, ollama: ScriptedOllama) -> None:
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
-    choose(page, picture())
+    choose(page, image_file())
     page.get_by_role("button", name="Send").click()
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
-    expect(page.get_by_role("navigation", name="Conversations").get_by_role("link")).to_have_text(["An image"])
+    expect(page.get_by_role("navigation", name="Conversations").get_by_role("link")).to_have_text(["Image"])
     assert len(sent(ollama)) == 1
 
 
-def test_a_large_picture_is_scaled_down(page: Page, ollama: ScriptedOllama) -> None:
-    choose(page, picture("large.png", png(3000, 1500)), picture("noise.png", png(900, 700, noise=True)))
+def test_a_large_image_is_scaled_down(page: Page, ollama: ScriptedOllama) -> None:
+    choose(page, image_file("large.png", png(3000, 1500)), image_file("noise.png", png(900, 700, noise=True)))
     expect(thumbnails(page)).to_have_count(2)
-    say(page, "What is this?")
+    send_prompt(page, "What is this?")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
     large, noise = sent(ollama)
     assert size_of(page, large) == [1280, 640]
@@ -139,32 +139,32 @@ def test_a_large_picture_is_scaled_down(page: Page, ollama: ScriptedOllama) -> N
     assert noise.startswith(b"\xff\xd8") and len(noise) < 1_000_000  # a photograph is sent as a JPEG
 
 
-def test_a_model_that_takes_no_images_is_not_sent_any(page: Page, ollama: ScriptedOllama) -> None:
-    note = page.get_by_text("blind takes no images.")
-    choose(page, picture())
-    page.get_by_label("Model", exact=True).select_option("blind")
+def test_images_are_not_sent_to_a_model_without_image_support(page: Page, ollama: ScriptedOllama) -> None:
+    note = page.get_by_text("text-only does not support images.")
+    choose(page, image_file())
+    page.get_by_label("Model", exact=True).select_option("text-only")
     expect(note).to_be_visible()
-    box(page).fill("What is this?")
-    box(page).press("Enter")
-    expect(box(page)).to_have_value("What is this?")
+    prompt_input(page).fill("What is this?")
+    prompt_input(page).press("Enter")
+    expect(prompt_input(page)).to_have_value("What is this?")
     expect(messages(page)).to_have_count(0)
     page.get_by_role("button", name="Remove image 1").click()
     expect(note).to_be_hidden()
-    assert give(box(page), "paste", picture())
+    assert drop_or_paste(prompt_input(page), "paste", image_file())
     expect(note).to_be_visible()
     expect(thumbnails(page)).to_have_count(0)
-    box(page).press("Enter")
+    prompt_input(page).press("Enter")
     expect(messages(page)).to_have_text(["What is this?", "w0 w1 w2 w3 w4"])
     assert sent(ollama) == []
 
 
-def test_where_it_is_not_known_whether_a_model_sees_it_is_said(page: Page, ollama: ScriptedOllama) -> None:
+def test_unknown_image_support_shows_a_note(page: Page, ollama: ScriptedOllama) -> None:
     ollama.models = ("fake",)
     page.reload()
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
-    choose(page, picture())
-    expect(page.get_by_text("It is not known whether fake sees images.")).to_be_visible()
-    say(page, "What is this?")
+    choose(page, image_file())
+    expect(page.get_by_text("fake may not support images.")).to_be_visible()
+    send_prompt(page, "What is this?")
     expect(messages(page)).to_have_count(2)
     assert len(ollama.arrival(0).wait().json["messages"][0]["images"]) == 1
 
@@ -173,27 +173,27 @@ def test_where_it_is_not_known_whether_a_model_sees_it_is_said(page: Page, ollam
     "model",
     [{"name": "fake", "details": {"families": ["llama", "clip"]}}, "llava:7b", "qwen2.5-vl:3b", "llama3.2-vision"],
 )
-def test_an_older_ollama_tells_by_family_or_name(
+def test_image_support_is_guessed_from_family_or_name(
     page: Page, ollama: ScriptedOllama, model: str | dict[str, Any]
 ) -> None:
     ollama.models = (model,)
     page.reload()
     expect(page.get_by_label("Model", exact=True)).to_be_enabled()
-    choose(page, picture())
+    choose(page, image_file())
     expect(thumbnails(page)).to_have_count(1)
-    expect(page.get_by_text("It is not known")).to_have_count(0)
+    expect(page.get_by_text("may not support images")).to_have_count(0)
 
 
-def test_what_is_no_image_and_what_is_too_much_is_said_in_words(page: Page) -> None:
-    choose(page, picture("broken.png", b"not an image"), picture())
-    expect(page.get_by_text("broken.png cannot be read as an image.")).to_be_visible()
+def test_invalid_and_excess_images_show_errors(page: Page) -> None:
+    choose(page, image_file("broken.png", b"not an image"), image_file())
+    expect(page.get_by_text("broken.png is not a supported image.")).to_be_visible()
     expect(thumbnails(page)).to_have_count(1)
-    choose(page, *[picture()] * 9)
-    expect(page.get_by_text("A message can carry 8 images.")).to_be_visible()
+    choose(page, *[image_file()] * 9)
+    expect(page.get_by_text("A message can have at most 8 images.")).to_be_visible()
     expect(thumbnails(page)).to_have_count(8)
 
 
-def test_pasted_words_stay_words(page: Page) -> None:
+def test_pasted_text_with_an_image_form_is_pasted_as_text(page: Page) -> None:
     handled = page.evaluate(
         """() => {
             const clipboardData = new DataTransfer();
@@ -208,31 +208,31 @@ def test_pasted_words_stay_words(page: Page) -> None:
     expect(thumbnails(page)).to_have_count(0)
 
 
-def test_each_conversation_keeps_its_images_while_another_is_looked_at(page: Page) -> None:
-    say(page, "First matter")
+def test_each_conversation_keeps_its_unsent_images(page: Page) -> None:
+    send_prompt(page, "First topic")
     expect(messages(page)).to_have_count(2)
-    choose(page, picture())
+    choose(page, image_file())
     expect(thumbnails(page)).to_have_count(1)
     page.get_by_role("button", name="New chat", exact=True).click()
     expect(thumbnails(page)).to_have_count(0)
-    page.get_by_role("link", name="First matter").click()
+    page.get_by_role("link", name="First topic").click()
     expect(thumbnails(page)).to_have_count(1)
 
 
-def test_images_of_a_prompt_that_is_refused_come_back(
-    page: Page, ollama: ScriptedOllama, complaints: list[str]
+def test_images_of_a_rejected_prompt_are_restored(
+    page: Page, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
     def refuse(route: Route) -> None:
         route.fulfill(status=413, json={"error": "The request's body is too large."})
 
     page.route("**/llmchat", refuse, times=1)
-    choose(page, picture())
+    choose(page, image_file())
     expect(thumbnails(page)).to_have_count(1)
-    say(page, "What is this?")
+    send_prompt(page, "What is this?")
     expect(page.get_by_role("alert")).to_contain_text("too large")
-    expect(box(page)).to_have_value("What is this?")
+    expect(prompt_input(page)).to_have_value("What is this?")
     expect(thumbnails(page)).to_have_count(1)
-    box(page).press("Enter")
+    prompt_input(page).press("Enter")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
     assert len(sent(ollama)) == 1
-    assert len(complaints) == 1 and "413" in complaints.pop()
+    assert len(browser_errors) == 1 and "413" in browser_errors.pop()

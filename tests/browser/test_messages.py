@@ -1,4 +1,4 @@
-"""How messages look: Markdown while it comes and from the history, code, links, maths, thinking, directions."""
+"""Rendering of messages, streamed and from the history: Markdown, code, links, math, thinking, text direction."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests.browser.test_page import messages, say
+from tests.browser.chat_page import messages, send_prompt
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 
 TEXT = r"""# Title
@@ -48,31 +48,31 @@ def reply(page: Page) -> Locator:
 
 
 def answer(page: Page, ollama: ScriptedOllama, text: str, *, size: int = 7) -> None:
-    """Have the model say a text, in lines of ``size`` characters, and wait for its end."""
+    """Stream a reply in lines of ``size`` characters, and wait for its end."""
     pieces = [line(text[at : at + size]) for at in range(0, len(text), size)]
     ollama.script(Head(), Lines(*pieces, last_line()))
-    say(page, "Show me")
+    send_prompt(page, "Show me")
     expect(messages(page)).to_have_count(2)
     expect(page.locator(".streaming")).to_have_count(0)
 
 
-def both_ways(page: Page) -> Iterator[str]:
-    """As it came, and again from the history."""
-    yield "while it comes"
+def live_and_reloaded(page: Page) -> Iterator[str]:
+    """Run a check after streaming, and again after a reload."""
+    yield "live"
     page.reload()
     expect(messages(page)).not_to_have_count(0, timeout=30_000)
-    yield "from the history"
+    yield "reloaded"
 
 
 def markup(reply: Locator) -> str:
-    """A reply's elements and words, without what is only for looks."""
+    """The HTML of a reply."""
     return str(reply.evaluate("(element) => element.innerHTML"))
 
 
-def test_markdown_becomes_what_it_means(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+def test_markdown_is_rendered(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
     answer(page, ollama, TEXT)
     seen = []
-    for _ in both_ways(page):
+    for _ in live_and_reloaded(page):
         expect(reply.get_by_role("heading", level=1)).to_have_text("Title")
         expect(reply.locator("strong")).to_have_text("bold")
         expect(reply.locator("em")).to_have_text("soft")
@@ -91,22 +91,22 @@ def test_markdown_becomes_what_it_means(page: Page, reply: Locator, ollama: Scri
     assert seen[0] == seen[1]
 
 
-def test_a_prompt_is_shown_as_it_was_typed(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_prompt_is_shown_as_plain_text(page: Page, ollama: ScriptedOllama) -> None:
     prompt = "# no *title*\n  <b>two</b> spaces\n\n- $x_1$"
-    say(page, prompt)
+    send_prompt(page, prompt)
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    for _ in both_ways(page):
+    for _ in live_and_reloaded(page):
         assert messages(page).first.inner_text() == prompt
         expect(messages(page).first.locator("b, h1, li")).to_have_count(0)
 
 
-def test_code_has_its_language_its_colours_and_a_copy_button(
+def test_code_has_a_language_label_highlighting_and_a_copy_button(
     page: Page, reply: Locator, ollama: ScriptedOllama, context: BrowserContext
 ) -> None:
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     code = "if (a < b && c) {\n\treturn '<b>';\n}"
     answer(page, ollama, f"- Item:\n\n  ```js\n  let x = 1\n  ```\n\n```js title=\n{code}\n```\n\n```\nplain\n```\n")
-    for _ in both_ways(page):
+    for _ in live_and_reloaded(page):
         expect(reply.locator(".code-language")).to_have_text(["js", "js", ""])
         expect(reply.locator("li .hljs-keyword")).to_have_text("let")
         expect(reply.locator(".hljs-keyword").last).to_have_text("return")
@@ -117,13 +117,13 @@ def test_code_has_its_language_its_colours_and_a_copy_button(
         expect(block.get_by_role("button", name="Copy", exact=True)).to_be_visible()
 
 
-def test_what_is_selected_and_scrolled_stays_while_words_come(
+def test_selection_focus_and_scroll_position_are_kept_while_streaming(
     page: Page, reply: Locator, ollama: ScriptedOllama
 ) -> None:
     more, never = Gate("more words"), Gate("the end")
     wide = "x = '" + "long " * 80 + "'\n"
     ollama.script(Head(), Lines(line("Words.\n\n```py\n" + wide)), more, Lines(line("y = 2\nz")), never)
-    say(page, "Show me")
+    send_prompt(page, "Show me")
     expect(reply.locator("code .hljs-string")).to_be_visible()
     page.evaluate(
         """() => {
@@ -139,7 +139,7 @@ def test_what_is_selected_and_scrolled_stays_while_words_come(
     expect(reply.get_by_role("button", name="Copy")).to_be_focused()
 
 
-LOOKS = [
+PARTIAL_MARKDOWN = [
     ("Some **bold wor", "Some bold wor", "strong", "bold wor"),
     ("Some **bold*", "Some bold", "strong", "bold"),
     ("Some **", "Some", "strong", None),
@@ -152,18 +152,20 @@ LOOKS = [
     ("Words\n\n```pyth", "Words", "code", None),
     ("Words\n\n| a | b |\n|--", "Words", "table", None),
     ("- one\n- **tw", "one\ntw", "li strong", "tw"),
-    ("Maths \\(a_1 * b", "Maths \\(a_1 * b", ".maths", "\\(a_1 * b"),
+    ("Maths \\(a_1 * b", "Maths \\(a_1 * b", ".math", "\\(a_1 * b"),
     ("Words <b", "Words", "b", None),
 ]
 
 
-@pytest.mark.parametrize(("text", "shown", "selector", "content"), LOOKS, ids=[look[0] for look in LOOKS])
-def test_half_written_markdown_looks_as_it_will(
+@pytest.mark.parametrize(
+    ("text", "shown", "selector", "content"), PARTIAL_MARKDOWN, ids=[case[0] for case in PARTIAL_MARKDOWN]
+)
+def test_incomplete_markdown_is_rendered_without_flicker(
     page: Page, reply: Locator, ollama: ScriptedOllama, text: str, shown: str, selector: str, content: str | None
 ) -> None:
     never = Gate("the end")
     ollama.script(Head(), Lines(line("Begin.\n\n"), line(text)), never)
-    say(page, "Show me")
+    send_prompt(page, "Show me")
     expect(reply.locator(".block")).to_have_count(2)
     expect(reply.locator(".block").last).to_contain_text(shown.split("\n")[-1])
     assert reply.locator(".block").last.inner_text().strip() == shown
@@ -175,18 +177,18 @@ def test_half_written_markdown_looks_as_it_will(
     expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
-def test_a_stopped_reply_shows_every_character(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+def test_a_stopped_reply_shows_all_its_text(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
     never = Gate("the end")
     ollama.script(Head(), Lines(line("Words\n\n| a | b |\n|--")), never)
-    say(page, "Show me")
+    send_prompt(page, "Show me")
     expect(reply).to_have_text("Words")
     page.get_by_role("button", name="Stop").click()
-    for _ in both_ways(page):
+    for _ in live_and_reloaded(page):
         expect(reply).to_contain_text("| a | b |")
         expect(reply).to_contain_text("|--")
 
 
-MATHS = [
+MATH = [
     "$a_1 * b_2 * c_3$",
     r"\(x_1^2 * \alpha * y_2\)",
     r"$$\sum_{i=1}^n x_i * y_i * z_i$$",
@@ -194,20 +196,20 @@ MATHS = [
 ]
 
 
-@pytest.mark.parametrize("maths", MATHS)
-def test_maths_is_left_alone(page: Page, reply: Locator, ollama: ScriptedOllama, maths: str) -> None:
+@pytest.mark.parametrize("math", MATH)
+def test_math_is_kept_as_source_text(page: Page, reply: Locator, ollama: ScriptedOllama, math: str) -> None:
     answer(
-        page, ollama, f"Let **us** see {maths} in words.\n\n{maths}\n\nIt costs $5 and **really** $10_000_000.", size=3
+        page, ollama, f"Let **us** see {math} in words.\n\n{math}\n\nIt costs $5 and **really** $10_000_000.", size=3
     )
-    for _ in both_ways(page):
-        expect(reply.locator(".maths")).to_have_count(2)
-        assert [one.strip() for one in reply.locator(".maths").all_inner_texts()] == [maths, maths]
+    for _ in live_and_reloaded(page):
+        expect(reply.locator(".math")).to_have_count(2)
+        assert [one.strip() for one in reply.locator(".math").all_inner_texts()] == [math, math]
         expect(reply.locator("strong")).to_have_text(["us", "really"])
         expect(reply).to_contain_text("It costs $5 and really $10_000_000.")
         expect(reply.locator("em, li")).to_have_count(0)
 
 
-def test_links_open_elsewhere_and_images_are_links(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+def test_links_open_in_a_new_tab_and_images_become_links(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
     answer(
         page,
         ollama,
@@ -215,7 +217,7 @@ def test_links_open_elsewhere_and_images_are_links(page: Page, reply: Locator, o
         "[mail](mailto:a@b.example) [six][6] ![](https://cats.example/b.png) <img src=https://cats.example/c.png>\n\n"
         "[6]: https://six.example\n",
     )
-    for _ in both_ways(page):
+    for _ in live_and_reloaded(page):
         links = reply.get_by_role("link")
         expect(links).to_have_text(["one", "https://two.example", "a cat", "mail", "six", "Image"])
         expect(links.nth(2)).to_have_attribute("href", "https://cats.example/cat.png")
@@ -226,14 +228,14 @@ def test_links_open_elsewhere_and_images_are_links(page: Page, reply: Locator, o
         expect(reply.locator("img")).to_have_count(0)
 
 
-def test_thinking_tells_its_time(page: Page, ollama: ScriptedOllama) -> None:
+def test_thinking_shows_its_duration(page: Page, ollama: ScriptedOllama) -> None:
     speak, end = Gate("the words"), Gate("the end")
     thought = line("", message={"thinking": "A greeting.\n*Hm.*"})
     ollama.script(Head(), Lines(thought), speak, Lines(line("Hello")), end, Lines(last_line("!")))
     page.clock.install()
-    say(page, "Hi")
+    send_prompt(page, "Hi")
     summary = messages(page).nth(1).locator("summary")
-    expect(summary).to_have_text("Thinking …")
+    expect(summary).to_have_text("Thinking…")
     page.clock.run_for(4000)
     speak.open()
     expect(summary).to_have_text(re.compile(r"Thought for ([4-9]|\d\d) s"))
@@ -246,20 +248,20 @@ def test_thinking_tells_its_time(page: Page, ollama: ScriptedOllama) -> None:
     expect(messages(page).nth(1).locator("summary")).to_have_text("Thinking")
 
 
-def test_text_runs_in_its_own_direction(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+def test_text_direction_is_detected_per_block(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
     answer(page, ollama, "English.\n\nهذه فقرة مع `code`.\n\n- عنصر\n\n```\nكود\n```\n")
     direction = "element => getComputedStyle(element).direction"
-    for _ in both_ways(page):
+    for _ in live_and_reloaded(page):
         assert [one.evaluate(direction) for one in reply.locator("p").all()] == ["ltr", "rtl"]
         assert reply.locator("ul").evaluate(direction) == "rtl"
         assert reply.locator("pre").evaluate(direction) == "ltr"
 
 
-def test_wide_tables_and_code_scroll_by_themselves(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+def test_wide_tables_and_code_scroll_horizontally(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
     page.set_viewport_size({"width": 320, "height": 568})
     row = "|" + " some words |" * 8
     answer(page, ollama, f"{row}\n|{'---|' * 8}\n{row}\n\n```\n{'code ' * 60}\n```\n\n`{'y' * 300}` {'z' * 300}\n")
-    for _ in both_ways(page):
+    for _ in live_and_reloaded(page):
         widths = "[document.documentElement.scrollWidth, document.querySelector('main').scrollWidth]"
         assert page.evaluate(widths) == [320, 320]
         for name in ("Table", "Code"):

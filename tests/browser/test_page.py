@@ -1,34 +1,19 @@
-"""The chat page in Chromium: what a person does there, and what a person sees."""
+"""The chat page: sending prompts and showing replies."""
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
+from tests.browser.chat_page import messages, prompt_input, send_prompt
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, failure, last_line, line
 
 PIXELS_BELOW = """(({scrollHeight, scrollTop, clientHeight}) => scrollHeight - scrollTop - clientHeight)(
     document.querySelector("main"))"""
-"""How much of the conversation is below what is in sight, in JavaScript."""
+"""JavaScript: the pixels between the visible part and the end of the conversation."""
 
 
-def box(page: Page) -> Locator:
-    """Where a prompt is written."""
-    return page.get_by_label("Message")
-
-
-def say(page: Page, text: str) -> None:
-    """Send a prompt."""
-    box(page).fill(text)
-    box(page).press("Enter")
-
-
-def messages(page: Page) -> Locator:
-    """All messages on the page, oldest first."""
-    return page.get_by_role("article")
-
-
-def test_type_watch_stop_reload(page: Page, ollama: ScriptedOllama) -> None:
+def test_send_stream_stop_and_reload(page: Page, ollama: ScriptedOllama) -> None:
     more, never = Gate("more words"), Gate("the end")
     ollama.script(Head(), Lines(line("Once ")), more, Lines(line("upon a\n  time")), never)
-    say(page, "Tell me a story")
+    send_prompt(page, "Tell me a story")
     expect(messages(page)).to_have_text(["Tell me a story", "Once"])
     more.open()
     expect(messages(page).nth(1)).to_have_text("Once upon a time")
@@ -43,10 +28,10 @@ def test_type_watch_stop_reload(page: Page, ollama: ScriptedOllama) -> None:
     assert messages(page).nth(1).inner_text() == "Once upon a\ntime"
 
 
-def test_reload_during_a_reply_shows_it_whole_and_once(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_reload_during_a_reply_resumes_it_without_duplicates(page: Page, ollama: ScriptedOllama) -> None:
     more = Gate("more words")
     ollama.script(Head(), Lines(line("Once ")), more, Lines(line("upon a time"), last_line()))
-    say(page, "Tell me a story")
+    send_prompt(page, "Tell me a story")
     expect(messages(page).nth(1)).to_have_text("Once")
     page.reload()
     expect(messages(page)).to_have_text(["Tell me a story", "Once"])
@@ -58,9 +43,9 @@ def test_reload_during_a_reply_shows_it_whole_and_once(page: Page, ollama: Scrip
     assert len(ollama.requests) == 1
 
 
-def test_an_error_is_said_in_words_and_can_be_tried_again(page: Page, ollama: ScriptedOllama) -> None:
+def test_an_error_is_shown_and_can_be_retried(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(failure(404, "model 'fake' not found"))
-    say(page, "Hello")
+    send_prompt(page, "Hello")
     expect(page.get_by_role("alert")).to_contain_text("model 'fake' not found")
     page.get_by_role("button", name="Try again").click()
     expect(messages(page)).to_have_text(["Hello", "w0 w1 w2 w3 w4"])
@@ -68,32 +53,32 @@ def test_an_error_is_said_in_words_and_can_be_tried_again(page: Page, ollama: Sc
     assert [one["content"] for one in ollama.requests[1].json["messages"]] == ["Hello"]
 
 
-def test_an_error_in_the_middle_keeps_what_was_said(page: Page, ollama: ScriptedOllama) -> None:
+def test_an_error_keeps_the_text_so_far(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("w0 w1 "), b'{"error":"out of memory"}'))
-    say(page, "Hello")
+    send_prompt(page, "Hello")
     expect(messages(page).nth(1)).to_contain_text("w0 w1")
     expect(page.get_by_role("alert")).to_contain_text("out of memory")
     page.get_by_role("button", name="Try again").click()
     expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
 
 
-def test_enter_sends_and_shift_enter_breaks_the_line(page: Page, ollama: ScriptedOllama) -> None:
-    box(page).press_sequentially("one")
-    box(page).press("Shift+Enter")
-    box(page).press_sequentially("two")
-    box(page).dispatch_event("keydown", {"key": "Enter", "isComposing": True})
-    expect(box(page)).to_have_value("one\ntwo")
-    box(page).press("Enter")
+def test_enter_sends_and_shift_enter_inserts_a_new_line(page: Page, ollama: ScriptedOllama) -> None:
+    prompt_input(page).press_sequentially("one")
+    prompt_input(page).press("Shift+Enter")
+    prompt_input(page).press_sequentially("two")
+    prompt_input(page).dispatch_event("keydown", {"key": "Enter", "isComposing": True})
+    expect(prompt_input(page)).to_have_value("one\ntwo")
+    prompt_input(page).press("Enter")
     expect(messages(page)).to_have_text(["one two", "w0 w1 w2 w3 w4"])
-    expect(box(page)).to_have_value("")
+    expect(prompt_input(page)).to_have_value("")
     assert ollama.requests[0].json["messages"][0]["content"] == "one\ntwo"
 
 
-def test_thinking_is_folded_away(page: Page, ollama: ScriptedOllama) -> None:
+def test_thinking_is_collapsed(page: Page, ollama: ScriptedOllama) -> None:
     thought = line("", message={"thinking": "A greeting. I greet back."})
     ollama.script(Head(), Lines(thought, line("Hello!"), last_line()))
-    say(page, "Hi")
-    for _ in ("while it comes", "from the history"):
+    send_prompt(page, "Hi")
+    for _ in ("live", "reloaded"):
         expect(messages(page).nth(1)).to_contain_text("Hello!")
         expect(page.get_by_text("A greeting.")).to_be_hidden()
         page.get_by_text("Thinking").click()
@@ -101,34 +86,34 @@ def test_thinking_is_folded_away(page: Page, ollama: ScriptedOllama) -> None:
         page.reload()
 
 
-def test_escape_stops_and_a_new_chat_begins_empty(page: Page, ollama: ScriptedOllama) -> None:
+def test_escape_stops_a_reply_and_a_new_chat_is_empty(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("On and on")), Gate("the end"))
-    say(page, "Hello")
+    send_prompt(page, "Hello")
     expect(messages(page).nth(1)).to_have_text("On and on")
     page.keyboard.press("Escape")
     expect(page.get_by_text("Stopped.")).to_be_visible()
     page.get_by_role("button", name="New chat").click()
     expect(messages(page)).to_have_count(0)
-    say(page, "Another matter")
-    expect(messages(page)).to_have_text(["Another matter", "w0 w1 w2 w3 w4"])
+    send_prompt(page, "Another topic")
+    expect(messages(page)).to_have_text(["Another topic", "w0 w1 w2 w3 w4"])
     assert len(ollama.requests[1].json["messages"]) == 1
 
 
-def test_nothing_sticks_out_of_a_narrow_window(page: Page, ollama: ScriptedOllama) -> None:
+def test_the_page_fits_a_narrow_window(page: Page, ollama: ScriptedOllama) -> None:
     page.set_viewport_size({"width": 320, "height": 568})
     ollama.script(Head(), Lines(line("x" * 500), last_line()))
-    say(page, "y" * 200)
+    send_prompt(page, "y" * 200)
     expect(messages(page).nth(1)).to_have_text("x" * 500)
     widths = "[document.documentElement.scrollWidth, document.querySelector('main').scrollWidth]"
     assert page.evaluate(widths) == [320, 320]
 
 
-def test_the_newest_words_stay_in_sight_until_one_scrolls_up(page: Page, ollama: ScriptedOllama) -> None:
+def test_the_page_follows_the_end_until_scrolled_up(page: Page, ollama: ScriptedOllama) -> None:
     more = Gate("more words")
     much = line("".join([f"Paragraph {number}\n\n" for number in range(40)]))
     ollama.script(Head(), Lines(much, much), more, Lines(much, last_line("The end")))
-    to_end = page.get_by_label("Go to the newest words")
-    say(page, "Much")
+    to_end = page.get_by_label("Scroll to the end")
+    send_prompt(page, "Much")
     more.reached.wait()
     expect(messages(page).nth(1)).to_contain_text("Paragraph 39")
     page.wait_for_function(f"{PIXELS_BELOW} < 2")

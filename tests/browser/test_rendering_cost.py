@@ -1,6 +1,6 @@
-"""What showing a long reply costs, counted in work rather than in time: characters parsed, nodes touched, frames used.
+"""Cost of rendering a long reply, counted as work instead of time: characters parsed, nodes changed, frames used.
 
-The frames are made by the test: ``requestAnimationFrame`` collects, and time stands still unless the test moves it.
+The test controls frames and time: ``requestAnimationFrame`` collects callbacks, and ``performance.now`` is set.
 """
 
 from typing import Any
@@ -21,10 +21,10 @@ STAGE = """async () => {
         stage.parsed.push(String(html).length);
         return parse.call(this, html, type);
     };
-    const { GrowingMarkdown } = await import("/static/growing_markdown.js");
+    const { StreamingMarkdown } = await import("/static/chat/markdown/streaming_markdown.js");
     stage.root = document.createElement("div");
     document.querySelector("main").append(stage.root);
-    stage.text = new GrowingMarkdown(stage.root);
+    stage.text = new StreamingMarkdown(stage.root);
     stage.perFrame = (text, size, look = () => {}) => {
         const work = [];
         for (let at = 0; at < text.length; at += size) {
@@ -40,7 +40,7 @@ STAGE = """async () => {
 }"""
 
 PARAGRAPH = "Some **bold** words and `code`, and [a link](https://a.example) in a paragraph like many others. " * 3
-CHAPTER = f"""## A title
+SECTION = f"""## A title
 
 {PARAGRAPH}
 
@@ -60,38 +60,38 @@ def function(x):
 
 
 def run(page: Page, script: str, argument: Any = None) -> Any:
-    """Run a script on the stage."""
+    """Run a script with the controlled frames."""
     page.evaluate(STAGE)
     return page.evaluate(script, argument)
 
 
-def test_fifty_thousand_characters_cost_each_frame_what_its_open_block_costs(page: Page) -> None:
-    text = CHAPTER * (50_000 // len(CHAPTER) + 1)
+def test_a_frame_renders_only_the_open_block(page: Page) -> None:
+    text = SECTION * (50_000 // len(SECTION) + 1)
     found = run(
         page,
         """(text) => {
-            const touched = [];
+            const changed = [];
             const observer = new MutationObserver(() => {});
             observer.observe(stage.root, { subtree: true, childList: true, characterData: true, attributes: true });
             const work = stage.perFrame(text, 50, (before) => {
                 const finished = before.slice(0, -1);
                 for (const { target } of observer.takeRecords())
-                    if (finished.some((block) => block.contains(target))) touched.push(target.textContent);
-                finished.forEach((block, place) => stage.root.children[place] === block || touched.push("moved"));
+                    if (finished.some((block) => block.contains(target))) changed.push(target.textContent);
+                finished.forEach((block, place) => stage.root.children[place] === block || changed.push("moved"));
             });
             stage.text.flush();
-            return { work, touched, blocks: stage.root.children.length, text: stage.text.text };
+            return { work, changed, blocks: stage.root.children.length, text: stage.text.text };
         }""",
         text,
     )
     assert len(text) >= 50_000 and found["text"] == text
     assert found["blocks"] == 5 * text.count("## ")
-    assert found["touched"] == []
-    assert max(found["work"]) < 4 * len(CHAPTER)
-    assert sum(found["work"][-100:]) < 2 * sum(found["work"][:100]), "the end of a reply costs what its beginning costs"
+    assert found["changed"] == []
+    assert max(found["work"]) < 4 * len(SECTION)
+    assert sum(found["work"][-100:]) < 2 * sum(found["work"][:100]), "the cost does not grow with the length"
 
 
-def test_all_words_of_a_frame_are_shown_at_once(page: Page) -> None:
+def test_appended_text_is_rendered_once_per_frame(page: Page) -> None:
     found = run(
         page,
         """() => {
@@ -104,23 +104,23 @@ def test_all_words_of_a_frame_are_shown_at_once(page: Page) -> None:
     assert found == [1, 0, 1, 4999]
 
 
-def test_a_block_that_is_slow_to_show_leaves_frames_to_the_page(page: Page) -> None:
+def test_slow_rendering_is_throttled(page: Page) -> None:
     shown = run(
         page,
         """() => {
             stage.step = 16;
             const parse = DOMParser.prototype.parseFromString;
-            DOMParser.prototype.parseFromString = function (...words) {
+            DOMParser.prototype.parseFromString = function (...args) {
                 stage.now += 50; // a slow machine
-                return parse.apply(this, words);
+                return parse.apply(this, args);
             };
             return stage.perFrame("word ".repeat(100), 5).filter((work) => work > 0).length;
         }""",
     )
-    assert 5 <= shown <= 15, "after 50 ms of work, 150 ms of rest: each tenth frame"
+    assert 5 <= shown <= 15, "50 ms of work, then a pause of 150 ms: every tenth frame"
 
 
-def test_a_long_block_of_code_is_never_parsed(page: Page) -> None:
+def test_a_long_code_block_is_not_parsed_as_html(page: Page) -> None:
     found = run(
         page,
         """(text) => {
@@ -132,7 +132,7 @@ def test_a_long_block_of_code_is_never_parsed(page: Page) -> None:
     assert found[0] == 0 and found[1] == 1 and found[2] > 50_000
 
 
-def test_many_blocks_at_once_are_shown_over_several_frames(page: Page) -> None:
+def test_many_blocks_are_rendered_over_several_frames(page: Page) -> None:
     counts = run(
         page,
         """(text) => {

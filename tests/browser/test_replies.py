@@ -1,4 +1,4 @@
-"""The life of a prompt and its reply on the page: never lost, stopped, asked again, edited, copied, accounted for."""
+"""Prompts and replies: delivery, editing, regenerating, stopping, failures, statistics."""
 
 import re
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.chat_page import (
     announcer,
-    box,
+    busy_status,
     button,
     expect_idle,
-    forgive_failed_requests,
+    ignore_failed_requests,
     is_prompt,
     messages,
-    say,
-    say_and_catch,
-    status,
+    prompt_input,
+    send_and_capture,
+    send_prompt,
 )
 from tests.client import Client
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, failure, last_line, line
@@ -28,16 +28,16 @@ def prompts_of(ollama: ScriptedOllama, number: int) -> list[str]:
     return [message["content"] for message in ollama.requests[number].json["messages"]]
 
 
-def on_prompt(page: Page, play: Callable[[Route], None]) -> None:
-    """Answer the page's requests for a reply, and no others."""
-    page.route("**/llmchat", lambda route: play(route) if is_prompt(route.request) else route.continue_())
+def route_prompts(page: Page, handler: Callable[[Route], None]) -> None:
+    """Route only the requests that send a prompt."""
+    page.route("**/llmchat", lambda route: handler(route) if is_prompt(route.request) else route.continue_())
 
 
-# Sent, whatever happens.
+# Delivery.
 
 
-def test_a_prompt_whose_answer_is_lost_is_sent_again_and_taken_once(
-    page: Page, ollama: ScriptedOllama, complaints: list[str]
+def test_a_prompt_with_a_lost_response_is_retried_and_recorded_once(
+    page: Page, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
     keys: list[str | None] = []
 
@@ -49,25 +49,25 @@ def test_a_prompt_whose_answer_is_lost_is_sent_again_and_taken_once(
         else:
             route.continue_()
 
-    on_prompt(page, lose_the_first_answer)
-    say(page, "Hello")
+    route_prompts(page, lose_the_first_answer)
+    send_prompt(page, "Hello")
     expect(messages(page)).to_have_text(["Hello", REPLY])
     expect_idle(page)
     assert len(keys) == 2 and keys[0] == keys[1] and len(ollama.requests) == 1
-    expect(status(page)).to_have_count(0)
+    expect(busy_status(page)).to_have_count(0)
     page.reload()
     expect(messages(page)).to_have_text(["Hello", REPLY])
-    forgive_failed_requests(complaints)
+    ignore_failed_requests(browser_errors)
 
 
-def test_an_unsent_prompt_outlives_a_reload(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> None:
-    on_prompt(page, lambda route: route.abort())
-    say(page, "Precious words")
-    for _ in ("before", "after"):
-        expect(status(page)).to_contain_text("Not sent yet. The server does not answer.")
+def test_an_unsent_prompt_survives_a_reload(page: Page, ollama: ScriptedOllama, browser_errors: list[str]) -> None:
+    route_prompts(page, lambda route: route.abort())
+    send_prompt(page, "Precious words")
+    for _ in ("before the reload", "after the reload"):
+        expect(busy_status(page)).to_contain_text("Not sent yet. Cannot reach the server.")
         expect(messages(page).first).to_have_text("Precious words")
         page.reload()
-    expect(status(page)).to_contain_text("Not sent yet.")
+    expect(busy_status(page)).to_contain_text("Not sent yet.")
     assert not ollama.requests
     page.unroute("**/llmchat")
     expect(messages(page)).to_have_text(["Precious words", REPLY])
@@ -76,97 +76,97 @@ def test_an_unsent_prompt_outlives_a_reload(page: Page, ollama: ScriptedOllama, 
     expect(messages(page)).to_have_text(["Precious words", REPLY])
     expect_idle(page)
     assert len(ollama.requests) == 1
-    forgive_failed_requests(complaints)
+    ignore_failed_requests(browser_errors)
 
 
-def test_an_unsent_prompt_can_be_taken_back(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> None:
-    on_prompt(page, lambda route: route.abort())
-    say(page, "Hello")
-    button(page, "Take back").click()
+def test_sending_can_be_cancelled(page: Page, ollama: ScriptedOllama, browser_errors: list[str]) -> None:
+    route_prompts(page, lambda route: route.abort())
+    send_prompt(page, "Hello")
+    button(page, "Cancel sending").click()
     expect(messages(page)).to_have_count(0)
-    expect(box(page)).to_have_value("Hello")
+    expect(prompt_input(page)).to_have_value("Hello")
     page.unroute("**/llmchat")
     page.reload()
-    expect(page.get_by_text("What shall we talk about?")).to_be_visible()
+    expect(page.get_by_text("What can I help with?")).to_be_visible()
     expect(messages(page)).to_have_count(0)
     assert not ollama.requests
-    forgive_failed_requests(complaints)
+    ignore_failed_requests(browser_errors)
 
 
-def test_a_busy_server_is_asked_again_when_it_said(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> None:
+def test_retry_after_is_respected(page: Page, ollama: ScriptedOllama, browser_errors: list[str]) -> None:
     def refuse(route: Route) -> None:
         route.fulfill(status=503, headers={"Retry-After": "120"}, json={"error": "Too many replies at once."})
 
-    on_prompt(page, refuse)
-    say(page, "Hello")
-    expect(page.get_by_text(re.compile(r"Too many replies at once\. Trying again in 1[12]\d s"))).to_be_visible()
+    route_prompts(page, refuse)
+    send_prompt(page, "Hello")
+    expect(page.get_by_text(re.compile(r"Too many replies at once\. Retrying in 1[12]\d s"))).to_be_visible()
     expect(announcer(page)).to_contain_text("Not sent yet.")
     page.unroute("**/llmchat")
-    button(page, "Try now").click()
+    button(page, "Retry now").click()
     expect(messages(page)).to_have_text(["Hello", REPLY])
-    forgive_failed_requests(complaints)
+    ignore_failed_requests(browser_errors)
 
 
-def test_a_refused_prompt_is_given_back(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> None:
-    on_prompt(page, lambda route: route.fulfill(status=413, json={"error": "The body is larger than 10 bytes."}))
-    say(page, "Hello")
+def test_a_rejected_prompt_is_restored(page: Page, ollama: ScriptedOllama, browser_errors: list[str]) -> None:
+    route_prompts(page, lambda route: route.fulfill(status=413, json={"error": "The body is larger than 10 bytes."}))
+    send_prompt(page, "Hello")
     expect(page.get_by_role("alert")).to_contain_text("The body is larger than 10 bytes.")
-    expect(box(page)).to_have_value("Hello")
+    expect(prompt_input(page)).to_have_value("Hello")
     expect(messages(page)).to_have_count(0)
     page.unroute("**/llmchat")
-    box(page).press("Enter")
+    prompt_input(page).press("Enter")
     expect(messages(page)).to_have_text(["Hello", REPLY])
     expect(page.get_by_role("alert")).to_have_count(0)
-    forgive_failed_requests(complaints)
+    ignore_failed_requests(browser_errors)
 
 
-def test_a_prompt_waits_for_the_reply_that_is_in_the_way(
-    page: Page, chatterd: Program, ollama: ScriptedOllama, complaints: list[str]
+def test_a_prompt_waits_for_the_running_reply(
+    page: Page, chatterd: Program, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
-    appid = say_and_catch(page, "One")[1]["appID"]
+    appid = send_and_capture(page, "One")[1]["appID"]
     expect_idle(page)
     gate = Gate("the rest")
     ollama.script(Head(), Lines(line("From ")), gate, Lines(line("elsewhere"), last_line()))
     with Client(chatterd.url, appid) as client:
         client.begin("Two")
-        refusal, _ = say_and_catch(page, "Three")
+        refusal, _ = send_and_capture(page, "Three")
         assert refusal.status == 409
-        expect(page.get_by_text("It is sent after the reply that is running.")).to_be_visible()
+        expect(page.get_by_text("Waiting for the current reply to finish.")).to_be_visible()
         expect(messages(page)).to_have_text(["One", REPLY, "Two", "From", "Three"])
         gate.open()
         expect(messages(page)).to_have_text(["One", REPLY, "Two", "From elsewhere", "Three", REPLY])
         expect_idle(page)
         assert prompts_of(ollama, 2)[2:] == ["Two", "From elsewhere", "Three"]
-    forgive_failed_requests(complaints)
+    ignore_failed_requests(browser_errors)
 
 
-def test_words_that_the_history_has_before_the_stream_are_shown_once(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_reply_that_the_history_has_before_the_stream_is_shown_once(page: Page, ollama: ScriptedOllama) -> None:
     held: list[Route] = []
     page.route("**/llmchat/*", lambda route: held.append(route))
     ollama.script(Head(), Lines(line("w0 w1 "), b'{"error":"out of memory"}'))
-    say(page, "Hello")
-    expect(status(page)).to_contain_text("Connecting")
+    send_prompt(page, "Hello")
+    expect(busy_status(page)).to_contain_text("Connecting")
     ollama.arrival(0).wait().answered.wait()
     with page.expect_response(lambda response: "out of memory" in response.text()):
         page.evaluate("dispatchEvent(new Event('focus'))")
     assert held
-    page.unroute("**/llmchat/*")  # lets those go that were held
+    page.unroute("**/llmchat/*")  # continues the held requests
     expect(page.get_by_text("out of memory")).to_have_count(1)
     expect_idle(page)
     expect(button(page, "Try again")).to_be_visible()
     expect(messages(page)).to_have_text(["Hello", "w0 w1 out of memory"])
 
 
-# Changed.
+# Editing and copying.
 
 
 def test_the_last_prompt_can_be_edited(page: Page, ollama: ScriptedOllama) -> None:
-    say(page, "One")
+    send_prompt(page, "One")
     expect_idle(page)
-    say(page, "Too")
+    send_prompt(page, "Too")
     expect(messages(page)).to_have_text(["One", REPLY, "Too", REPLY])
     expect_idle(page)
-    editor = page.get_by_label("Your words")
+    editor = page.get_by_label("Edit message", exact=True)
 
     button(page, "Edit").focus()
     page.keyboard.press("Enter")
@@ -181,29 +181,29 @@ def test_the_last_prompt_can_be_edited(page: Page, ollama: ScriptedOllama) -> No
     editor.fill("Two")
     ollama.script(Head(), Lines(line("Better"), last_line()))
     editor.press("Enter")
-    for _ in ("at once", "from the history"):
+    for _ in ("live", "reloaded"):
         expect(messages(page)).to_have_text(["One", REPLY, "Two", "Better"])
         expect_idle(page)
         page.reload()
     assert prompts_of(ollama, 2) == ["One", f"{REPLY} ", "Two"]
 
 
-def test_an_edit_that_cannot_be_sent_is_not_lost_and_forgets_nothing_but_what_it_replaces(
-    page: Page, ollama: ScriptedOllama, complaints: list[str]
+def test_an_unsent_edit_survives_reloads_and_replaces_only_its_message(
+    page: Page, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
-    say(page, "One")
+    send_prompt(page, "One")
     expect_idle(page)
     cut_off = {"DELETE", "POST"}
     page.route("**/llmchat*", lambda route: route.abort() if route.request.method in cut_off else route.continue_())
     button(page, "Edit").click()
-    page.get_by_label("Your words").fill("Uno")
-    button(page, "Ask again").click()
-    expect(status(page)).to_contain_text("Not sent yet.")
+    page.get_by_label("Edit message", exact=True).fill("Uno")
+    button(page, "Save and send").click()
+    expect(busy_status(page)).to_contain_text("Not sent yet.")
     page.reload()
-    expect(status(page)).to_contain_text("Not sent yet.")
+    expect(busy_status(page)).to_contain_text("Not sent yet.")
     expect(messages(page)).to_have_text(["Uno"])
     with page.expect_response(lambda response: response.request.method == "DELETE"):
-        cut_off.remove("DELETE")  # what it replaces is forgotten now, and it cannot be asked yet
+        cut_off.remove("DELETE")  # the replaced messages can be deleted, but the prompt cannot be sent yet
     page.reload()
     cut_off.clear()
     expect(messages(page)).to_have_text(["Uno", REPLY])
@@ -211,31 +211,31 @@ def test_an_edit_that_cannot_be_sent_is_not_lost_and_forgets_nothing_but_what_it
     page.reload()
     expect(messages(page)).to_have_text(["Uno", REPLY])
     assert prompts_of(ollama, 1) == ["Uno"] and len(ollama.requests) == 2
-    forgive_failed_requests(complaints)
+    ignore_failed_requests(browser_errors)
 
 
-def test_an_edit_replaces_nothing_that_another_device_said_meanwhile(
+def test_an_edit_does_not_replace_newer_messages_of_another_device(
     page: Page, chatterd: Program, ollama: ScriptedOllama
 ) -> None:
-    appid = say_and_catch(page, "One")[1]["appID"]
+    appid = send_and_capture(page, "One")[1]["appID"]
     expect_idle(page)
     with Client(chatterd.url, appid) as client:
         button(page, "Edit").click()
-        page.get_by_label("Your words").fill("Uno")
+        page.get_by_label("Edit message", exact=True).fill("Uno")
         client.ask("From the phone")
-        button(page, "Ask again").click()
-        expect(page.get_by_role("alert")).to_contain_text("has gone on elsewhere")
+        button(page, "Save and send").click()
+        expect(page.get_by_role("alert")).to_contain_text("has changed on another device")
         expect(messages(page)).to_have_text(["One", REPLY, "From the phone", REPLY])
-        expect(box(page)).to_have_value("Uno")
+        expect(prompt_input(page)).to_have_value("Uno")
         assert len(client.messages()) == 4
 
 
-def test_another_answer_takes_the_place_of_the_last(page: Page, ollama: ScriptedOllama) -> None:
-    say(page, "Hello")
+def test_regenerate_replaces_the_last_reply(page: Page, ollama: ScriptedOllama) -> None:
+    send_prompt(page, "Hello")
     expect(messages(page)).to_have_text(["Hello", REPLY])
     expect_idle(page)
     ollama.script(Head(), Lines(line("Hi!"), last_line()))
-    button(page, "Another answer").click()
+    button(page, "Regenerate").click()
     expect(messages(page)).to_have_text(["Hello", "Hi!"])
     expect_idle(page)
     page.reload()
@@ -243,25 +243,25 @@ def test_another_answer_takes_the_place_of_the_last(page: Page, ollama: Scripted
     assert prompts_of(ollama, 1) == ["Hello"]
 
 
-def test_a_message_is_copied_as_it_was_written(page: Page, context: BrowserContext, ollama: ScriptedOllama) -> None:
+def test_a_message_is_copied_as_source_text(page: Page, context: BrowserContext, ollama: ScriptedOllama) -> None:
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     source = "**Bold** and\n\n```py\nx = 1\n```\n"
     ollama.script(Head(), Lines(line(source[:5]), line(source[5:]), last_line()))
-    say(page, "# Hello")
+    send_prompt(page, "# Hello")
     expect_idle(page)
     for number, text in enumerate(["# Hello", source]):
-        turn = messages(page).nth(number).locator("..")
-        turn.hover()
-        turn.locator(".actions").get_by_role("button", name="Copy").click()
-        expect(turn.get_by_role("button", name="Copied")).to_be_visible()
+        item = messages(page).nth(number).locator("..")
+        item.hover()
+        item.locator(".actions").get_by_role("button", name="Copy").click()
+        expect(item.get_by_role("button", name="Copied")).to_be_visible()
         assert page.evaluate("navigator.clipboard.readText()") == text
 
 
-def test_actions_are_seen_on_hover_and_focus_and_reached_by_keyboard(page: Page, ollama: ScriptedOllama) -> None:
-    say(page, "Hello")
+def test_actions_show_on_hover_and_focus(page: Page, ollama: ScriptedOllama) -> None:
+    send_prompt(page, "Hello")
     expect_idle(page)
-    actions = page.locator(".turn.user .actions")
-    box(page).focus()
+    actions = page.locator(".message-item.user .actions")
+    prompt_input(page).focus()
     page.mouse.move(1, 1)
     expect(actions).to_have_css("opacity", "0")
     messages(page).first.hover()
@@ -276,34 +276,34 @@ def test_actions_are_seen_on_hover_and_focus_and_reached_by_keyboard(page: Page,
     expect(button(page, "Edit")).to_be_focused()
 
 
-# Stopped, failed, gone on.
+# Stopping, failures, continuing.
 
 
-def test_a_stopped_reply_says_so_after_a_reload_and_goes_on(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_stopped_reply_can_be_continued_after_a_reload(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("the end"))
-    say(page, "Hello")
+    send_prompt(page, "Hello")
     expect(messages(page).nth(1)).to_have_text("w0 w1")
     button(page, "Stop").click()
-    for _ in ("at once", "from the history"):
+    for _ in ("live", "reloaded"):
         expect(page.get_by_text("Stopped.")).to_be_visible()
-        expect(button(page, "Go on")).to_be_visible()
+        expect(button(page, "Continue")).to_be_visible()
         page.reload()
-    button(page, "Go on").click()
+    button(page, "Continue").click()
     expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
-    expect(button(page, "Go on")).to_have_count(0)
+    expect(button(page, "Continue")).to_have_count(0)
 
 
-def test_a_reply_that_reached_its_limit_says_so_and_goes_on(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_reply_that_reached_its_limit_can_be_continued(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("w0 "), line("w1 "), last_line(done_reason="length")))
-    say(page, "Hello")
-    expect(page.get_by_text("The reply reached its length limit.")).to_be_visible()
-    button(page, "Go on").click()
+    send_prompt(page, "Hello")
+    expect(page.get_by_text("Maximum reply length reached.")).to_be_visible()
+    button(page, "Continue").click()
     expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
 
 
-def test_a_failed_reply_says_why_after_a_reload_and_is_tried_again(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_failed_reply_shows_its_error_after_a_reload_and_can_be_retried(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("w0 w1 "), b'{"error":"out of memory"}'))
-    say(page, "Hello")
+    send_prompt(page, "Hello")
     expect(page.get_by_role("alert")).to_contain_text("out of memory")
     expect(button(page, "Try again")).to_be_visible()
     page.reload()
@@ -312,33 +312,33 @@ def test_a_failed_reply_says_why_after_a_reload_and_is_tried_again(page: Page, o
     expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
 
 
-def test_a_prompt_without_a_reply_can_be_asked_again_after_a_reload(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_prompt_without_a_reply_can_be_retried_after_a_reload(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(failure(404, "model 'fake' not found"))
-    say(page, "Hello")
+    send_prompt(page, "Hello")
     expect(page.get_by_role("alert")).to_contain_text("not found")
     expect(button(page, "Try again")).to_have_count(1)
     page.reload()
-    expect(page.get_by_text("There is no reply to this message.")).to_be_visible()
+    expect(page.get_by_text("This message has no reply.")).to_be_visible()
     button(page, "Try again").click()
     expect(messages(page)).to_have_text(["Hello", REPLY])
-    expect(page.get_by_text("There is no reply")).to_have_count(0)
+    expect(page.get_by_text("has no reply")).to_have_count(0)
 
 
-# Accounted for.
+# Status and statistics.
 
 
-def test_it_says_what_is_waited_for_how_fast_it_comes_and_what_it_took(page: Page, ollama: ScriptedOllama) -> None:
+def test_the_status_line_shows_waiting_time_speed_and_statistics(page: Page, ollama: ScriptedOllama) -> None:
     loaded, more, end = Gate("the model is loaded"), Gate("more words"), Gate("the end")
     times = [f"2026-01-01T00:00:{second:02}.000000001Z" for second in range(5)]
     words = [line(f"w{number} ", created_at=time) for number, time in enumerate(times)]
     ollama.script(Head(), loaded, Lines(words[0]), more, Lines(*words[1:]), end, Lines(last_line()))
     page.clock.install()
-    say(page, "Hello")
-    expect(page.get_by_text("Waiting for the model …")).to_be_visible()
+    send_prompt(page, "Hello")
+    expect(page.get_by_text("Waiting for the model…")).to_be_visible()
     page.clock.fast_forward(3_000)
-    expect(page.get_by_text(re.compile(r"Waiting for the model … [3-9] s"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Waiting for the model… [3-9] s"))).to_be_visible()
     page.clock.fast_forward(12_000)
-    expect(page.get_by_text("A large model takes a while to load.")).to_be_visible()
+    expect(page.get_by_text("Large models take a while to load.")).to_be_visible()
     loaded.open()
     expect(messages(page).nth(1)).to_have_text("w0")
     expect(page.get_by_text("Waiting for the model")).to_be_hidden()
@@ -348,10 +348,10 @@ def test_it_says_what_is_waited_for_how_fast_it_comes_and_what_it_took(page: Pag
     expect(page.get_by_text("1.0 tokens/s")).to_be_visible()
     end.open()
     expect_idle(page)
-    figures = page.locator("details.figures")
-    expect(figures.locator("summary")).to_contain_text("5 tokens ·")
-    expect(figures.get_by_text("First token after")).to_be_hidden()
-    figures.locator("summary").focus()
+    stats = page.locator("details.stats")
+    expect(stats.locator("summary")).to_contain_text("5 tokens ·")
+    expect(stats.get_by_text("Time to first token")).to_be_hidden()
+    stats.locator("summary").focus()
     page.keyboard.press("Enter")
-    for name in ("Tokens", "First token after", "Speed", "In all", "Prompt tokens"):
-        expect(figures.get_by_text(name, exact=True)).to_be_visible()
+    for name in ("Tokens", "Time to first token", "Speed", "Total time", "Prompt tokens"):
+        expect(stats.get_by_text(name, exact=True)).to_be_visible()

@@ -1,8 +1,8 @@
-"""The model picker and a conversation's settings: what is offered, what is refused, and what the model gets of it."""
+"""The model picker and the conversation settings: options, validation, and what is sent to the model."""
 
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.test_page import box, messages, say
+from tests.browser.chat_page import messages, prompt_input, send_prompt
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, line
 
 LLAMA = {
@@ -18,21 +18,21 @@ EMBEDDER = {
 }
 
 
-def offer(page: Page, ollama: ScriptedOllama, *models: str | dict[str, object]) -> None:
-    """Let Ollama have these models, and open the page anew."""
+def set_models(page: Page, ollama: ScriptedOllama, *models: str | dict[str, object]) -> None:
+    """Set Ollama's models, and reload the page."""
     ollama.models = models
     page.reload()
 
 
 def picker(page: Page) -> Locator:
-    """Where the model is chosen."""
+    """The model selector."""
     return page.get_by_label("Model", exact=True)
 
 
 def open_settings(page: Page) -> Locator:
-    """The dialog."""
+    """Open the settings dialog."""
     page.get_by_role("button", name="Settings").click()
-    dialog = page.get_by_role("dialog", name="Settings of this conversation")
+    dialog = page.get_by_role("dialog", name="Conversation settings")
     expect(dialog).to_be_visible()
     return dialog
 
@@ -46,75 +46,75 @@ def set_system(page: Page, text: str) -> None:
 
 
 def ask(page: Page, text: str) -> None:
-    """Send a prompt and hear its reply out."""
-    say(page, text)
+    """Send a prompt and wait for the end of its reply."""
+    send_prompt(page, text)
     expect(page.get_by_role("article", name="You").last).to_have_text(text)
     expect(messages(page).last).to_contain_text("w1")
     expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
-def said(ollama: ScriptedOllama, number: int) -> list[tuple[str, str]]:
-    """What the model was given in a request, as roles and words."""
+def messages_sent(ollama: ScriptedOllama, number: int) -> list[tuple[str, str]]:
+    """Role and content of the messages in a request to the model."""
     return [(one["role"], one["content"]) for one in ollama.requests[number].json["messages"]]
 
 
-def test_models_are_offered_with_their_sizes(page: Page, ollama: ScriptedOllama) -> None:
-    offer(page, ollama, EMBEDDER, LLAMA, "fake")
-    expect(picker(page)).to_have_value("llama3.2:latest")  # the first that can chat
+def test_models_are_listed_with_their_sizes(page: Page, ollama: ScriptedOllama) -> None:
+    set_models(page, ollama, EMBEDDER, LLAMA, "fake")
+    expect(picker(page)).to_have_value("llama3.2:latest")  # the first one that supports chat
     options = picker(page).get_by_role("option")
     expect(options.nth(0)).to_have_text("nomic-embed-text:latest · 137M · 274 MB")
     expect(options.nth(1)).to_have_text("llama3.2:latest · 3.2B · 2.0 GB")
 
 
-def test_without_a_model_the_page_says_what_to_do(page: Page, ollama: ScriptedOllama) -> None:
-    offer(page, ollama)
+def test_missing_models_show_an_error(page: Page, ollama: ScriptedOllama) -> None:
+    set_models(page, ollama)
     expect(picker(page)).to_be_disabled()
     expect(page.get_by_role("alert")).to_contain_text("ollama pull")
     ollama.models = ("fake",)
-    page.get_by_role("button", name="Look again").click()
+    page.get_by_role("button", name="Refresh").click()
     expect(picker(page)).to_have_value("fake")
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_each_conversation_keeps_its_model(page: Page, ollama: ScriptedOllama) -> None:
-    offer(page, ollama, "fake", "other")
-    ask(page, "First matter")
+    set_models(page, ollama, "fake", "other")
+    ask(page, "First topic")
     page.get_by_role("button", name="New chat", exact=True).click()
     picker(page).select_option("other")
-    ask(page, "Second matter")
+    ask(page, "Second topic")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
-    page.get_by_role("link", name="First matter").click()
+    page.get_by_role("link", name="First topic").click()
     expect(picker(page)).to_have_value("fake")
-    page.get_by_role("link", name="Second matter").click()
+    page.get_by_role("link", name="Second topic").click()
     expect(picker(page)).to_have_value("other")
     page.reload()
     expect(picker(page)).to_have_value("other")
     assert [request.json["model"] for request in ollama.requests] == ["fake", "other"]
 
-    offer(page, ollama, "fake")
-    expect(page.get_by_role("alert")).to_contain_text("other is not there any more. fake goes on")
+    set_models(page, ollama, "fake")
+    expect(page.get_by_role("alert")).to_contain_text("other is no longer available. Using fake instead.")
     expect(picker(page)).to_have_value("fake")
 
 
-def test_settings_reach_the_model_and_defaults_do_not(page: Page, ollama: ScriptedOllama) -> None:
+def test_only_changed_settings_are_sent(page: Page, ollama: ScriptedOllama) -> None:
     ask(page, "Hello")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
     assert "options" not in ollama.requests[0].json
     dialog = open_settings(page)
     dialog.get_by_label("Temperature").fill("0,7")
     dialog.get_by_label("Context length").fill(" 8192 ")
-    dialog.get_by_label("Longest reply").fill("2")
-    dialog.get_by_label("Longest reply").press("Enter")
+    dialog.get_by_label("Maximum reply length").fill("2")
+    dialog.get_by_label("Maximum reply length").press("Enter")
     expect(dialog).to_be_hidden()
     page.reload()
-    expect(page.get_by_role("button", name="Settings, changed for this conversation")).to_be_visible()
+    expect(page.get_by_role("button", name="Settings (customized)")).to_be_visible()
     ask(page, "Hello again")
     expect(messages(page).nth(3)).to_have_text("w0 w1")
     assert ollama.requests[1].json["options"] == {"temperature": 0.7, "num_ctx": 8192, "num_predict": 2}
 
     page.get_by_role("button", name="New chat", exact=True).click()
-    ask(page, "Another matter")
-    expect(messages(page)).to_have_text(["Another matter", "w0 w1 w2 w3 w4"])
+    ask(page, "Another topic")
+    expect(messages(page)).to_have_text(["Another topic", "w0 w1 w2 w3 w4"])
     assert "options" not in ollama.requests[2].json
 
     page.get_by_role("link", name="Hello").click()
@@ -127,38 +127,38 @@ def test_settings_reach_the_model_and_defaults_do_not(page: Page, ollama: Script
     assert "options" not in ollama.requests[3].json
 
 
-def test_wrong_settings_are_explained_in_words(page: Page, ollama: ScriptedOllama) -> None:
-    offer(page, ollama, LLAMA)
+def test_invalid_settings_show_errors(page: Page, ollama: ScriptedOllama) -> None:
+    set_models(page, ollama, LLAMA)
     expect(picker(page)).to_have_value("llama3.2:latest")
     dialog = open_settings(page)
     context = dialog.get_by_label("Context length")
-    expect(context).to_have_attribute("placeholder", "the model’s own; 8192 at most")
+    expect(context).to_have_attribute("placeholder", "Model default (maximum 8192)")
     dialog.get_by_label("Temperature").fill("5")
     context.fill("lots")
     dialog.get_by_label("Top k").fill("1.5")
     dialog.get_by_role("button", name="Save").click()
-    expect(dialog.get_by_text("Temperature may be 2 at most.")).to_be_visible()
+    expect(dialog.get_by_text("Temperature must be at most 2.")).to_be_visible()
     expect(dialog.get_by_text("Context length must be a whole number of 16 or more.")).to_be_visible()
     expect(dialog.get_by_text("Top k must be a whole number of 0 or more.")).to_be_visible()
     expect(dialog.get_by_label("Temperature")).to_be_focused()
     expect(dialog.get_by_label("Temperature")).to_have_attribute("aria-invalid", "true")
     dialog.get_by_label("Temperature").fill("1")
-    expect(dialog.get_by_text("Temperature may be 2 at most.")).to_have_count(0)
+    expect(dialog.get_by_text("Temperature must be at most 2.")).to_have_count(0)
     dialog.get_by_role("button", name="Cancel").click()
     ask(page, "Hello")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
     assert "options" not in ollama.requests[0].json
 
 
-def test_a_system_prompt_is_recorded_once_and_again_when_it_changes(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_system_prompt_is_recorded_once_per_change(page: Page, ollama: ScriptedOllama) -> None:
     set_system(page, "Talk like a pirate.")
-    say(page, "Hello")
+    send_prompt(page, "Hello")
     system = page.get_by_role("article", name="System")
     expect(messages(page).nth(2)).to_have_text("w0 w1 w2 w3 w4")
     expect(system.get_by_text("Talk like a pirate.")).to_be_hidden()
     system.get_by_text("System prompt").click()
     expect(system.get_by_text("Talk like a pirate.")).to_be_visible()
-    assert said(ollama, 0) == [("system", "Talk like a pirate."), ("user", "Hello")]
+    assert messages_sent(ollama, 0) == [("system", "Talk like a pirate."), ("user", "Hello")]
 
     page.reload()
     expect(messages(page)).to_have_count(3)
@@ -166,26 +166,27 @@ def test_a_system_prompt_is_recorded_once_and_again_when_it_changes(page: Page, 
     ask(page, "More")
     expect(messages(page)).to_have_count(5)
     expect(messages(page).nth(4)).to_have_text("w0 w1 w2 w3 w4")
-    assert [role for role, _ in said(ollama, 1)] == ["system", "user", "assistant", "user"]
+    assert [role for role, _ in messages_sent(ollama, 1)] == ["system", "user", "assistant", "user"]
 
     set_system(page, "Talk like a poet.")
     ask(page, "Still more")
     expect(messages(page)).to_have_count(8)
     expect(messages(page).nth(7)).to_have_text("w0 w1 w2 w3 w4")
-    assert said(ollama, 2)[-2:] == [("system", "Talk like a poet."), ("user", "Still more")]
+    assert messages_sent(ollama, 2)[-2:] == [("system", "Talk like a poet."), ("user", "Still more")]
 
     set_system(page, "")
     ask(page, "As yourself")
     expect(messages(page).nth(10)).to_have_text("w0 w1 w2 w3 w4")
-    assert said(ollama, 3)[-2:] == [("system", "The instructions above no longer apply."), ("user", "As yourself")]
+    assert messages_sent(ollama, 3)[-2:] == [
+        ("system", "The instructions above no longer apply."),
+        ("user", "As yourself"),
+    ]
     ask(page, "Good")
     expect(messages(page).nth(12)).to_have_text("w0 w1 w2 w3 w4")
-    assert [role for role, _ in said(ollama, 4)][-3:] == ["user", "assistant", "user"]
+    assert [role for role, _ in messages_sent(ollama, 4)][-3:] == ["user", "assistant", "user"]
 
 
-def test_a_browser_that_lost_its_list_does_not_record_the_system_prompt_twice(
-    page: Page, ollama: ScriptedOllama
-) -> None:
+def test_a_system_prompt_is_not_recorded_twice_after_clearing_storage(page: Page, ollama: ScriptedOllama) -> None:
     set_system(page, "Talk like a pirate.")
     ask(page, "Hello")
     expect(messages(page).nth(2)).to_have_text("w0 w1 w2 w3 w4")
@@ -196,26 +197,28 @@ def test_a_browser_that_lost_its_list_does_not_record_the_system_prompt_twice(
     ask(page, "More")
     expect(messages(page)).to_have_count(5)
     expect(messages(page).nth(4)).to_have_text("w0 w1 w2 w3 w4")
-    assert [role for role, _ in said(ollama, 1)] == ["system", "user", "assistant", "user"]
+    assert [role for role, _ in messages_sent(ollama, 1)] == ["system", "user", "assistant", "user"]
 
 
-def test_settings_made_before_the_first_word_survive_a_reload(page: Page, ollama: ScriptedOllama) -> None:
+def test_settings_of_an_empty_conversation_survive_a_reload(page: Page, ollama: ScriptedOllama) -> None:
     set_system(page, "Talk like a pirate.")
     page.reload()
     expect(picker(page)).to_have_value("fake")
     ask(page, "Hello")
     expect(messages(page).nth(2)).to_have_text("w0 w1 w2 w3 w4")
-    assert said(ollama, 0)[0] == ("system", "Talk like a pirate.")
+    assert messages_sent(ollama, 0)[0] == ("system", "Talk like a pirate.")
 
 
-def test_the_dialog_works_by_keyboard_and_its_escape_stops_no_reply(page: Page, ollama: ScriptedOllama) -> None:
+def test_the_dialog_works_with_the_keyboard_and_escape_does_not_stop_a_reply(
+    page: Page, ollama: ScriptedOllama
+) -> None:
     ollama.script(Head(), Lines(line("On and on")), Gate("the end"))
-    say(page, "Hello")
+    send_prompt(page, "Hello")
     expect(messages(page).nth(1)).to_have_text("On and on")
     page.get_by_role("button", name="Settings").press("Enter")
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_label("System prompt")).to_be_focused()
-    page.keyboard.type("Not to be kept")
+    page.keyboard.type("Not to be saved")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(page.get_by_role("button", name="Settings")).to_be_focused()
@@ -236,4 +239,4 @@ def test_the_dialog_fits_a_narrow_window(page: Page) -> None:
     assert not dialog.locator(".settings-body").evaluate("(body) => body.scrollWidth > body.clientWidth")
     dialog.get_by_label("Repeat penalty").fill("1.2")
     expect(dialog.get_by_role("button", name="Save")).to_be_in_viewport()
-    expect(box(page)).to_be_visible()
+    expect(prompt_input(page)).to_be_visible()

@@ -1,4 +1,4 @@
-"""The list of conversations beside the chat: finding, naming, deleting, and what other tabs and visits see of it."""
+"""The sidebar: listing, searching, renaming and deleting conversations, across tabs and reloads."""
 
 import re
 from collections.abc import Callable
@@ -6,27 +6,27 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
-from tests.browser.test_page import box, messages, say
+from tests.browser.chat_page import messages, prompt_input, send_prompt
 from tests.client import Client
 from tests.database import eventually
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.program import Program
 
-UNDO_TIME = 10_000
+UNDO_TIMEOUT = 10_000
 """Milliseconds in which a deletion can be undone."""
 
-FORBID_STORAGE = """for (const name of ["localStorage", "sessionStorage"]) {
+BLOCK_STORAGE = """for (const name of ["localStorage", "sessionStorage"]) {
     Object.defineProperty(window, name, {get() { throw new DOMException("Access is denied.", "SecurityError"); }});
 }"""
 
 WATCH_SHIFTS = """window.shifts = [];
 new PerformanceObserver((list) => window.shifts.push(...list.getEntries().map(({value}) => value)))
     .observe({type: "layout-shift", buffered: true});"""
-"""Keeps what moved on the page, as parts of the window; Chromium counts what moved by itself only."""
+"""Record layout shifts, as fractions of the window."""
 
 FILL_STORAGE = """for (let size = 2 ** 22, text = ""; size >= 1; ) {
     try {
-        localStorage.setItem("somebody else's", text + "x".repeat(size));
+        localStorage.setItem("other", text + "x".repeat(size));
         text += "x".repeat(size);
     } catch {
         size /= 2;
@@ -34,28 +34,28 @@ FILL_STORAGE = """for (let size = 2 ** 22, text = ""; size >= 1; ) {
 }"""
 
 
-def converse(page: Page, text: str) -> str:
-    """Begin another conversation and hear its reply out; its appID."""
+def start_conversation(page: Page, text: str) -> str:
+    """Start a conversation and wait for the end of its reply; return its appID."""
     page.get_by_role("button", name="New chat", exact=True).click()
     expect(messages(page)).to_have_count(0)
-    say(page, text)
+    send_prompt(page, text)
     expect(messages(page)).to_have_text([text, "w0 w1 w2 w3 w4"])
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     return page.url.partition("#c/")[2]
 
 
 def titles(page: Page) -> Locator:
-    """The links to the conversations, as they are listed."""
+    """The links in the conversation list."""
     return page.get_by_role("navigation", name="Conversations").get_by_role("link")
 
 
 def undo(page: Page) -> Locator:
-    """What takes a deletion back."""
+    """The button that undoes a deletion."""
     return page.get_by_role("button", name="Undo")
 
 
 def delete(page: Page, title: str) -> None:
-    """Delete a conversation, with the time to undo it."""
+    """Delete a conversation; it can still be undone."""
     titles(page).filter(has_text=title).hover()
     page.get_by_role("button", name=f"Delete “{title}”").click()
     expect(undo(page)).to_be_visible()
@@ -63,7 +63,7 @@ def delete(page: Page, title: str) -> None:
 
 @pytest.fixture
 def has_messages(chatterd: Program) -> Callable[[str], bool]:
-    """Whether the server has anything of a conversation."""
+    """Return whether the server has messages of a conversation."""
 
     def ask(appid: str) -> bool:
         with Client(chatterd.url, appid) as client:
@@ -72,30 +72,32 @@ def has_messages(chatterd: Program) -> Callable[[str], bool]:
     return ask
 
 
-def test_conversations_are_listed_newest_first_and_opened_again(page: Page) -> None:
-    expect(page.get_by_text("Your conversations will be listed here.")).to_be_visible()
-    converse(page, "First matter")
-    converse(page, "Second matter")
-    expect(titles(page)).to_have_text(["Second matter", "First matter"])
+def test_conversations_are_listed_newest_first_and_can_be_opened(page: Page) -> None:
+    expect(page.get_by_text("Your conversations appear here.")).to_be_visible()
+    start_conversation(page, "First topic")
+    start_conversation(page, "Second topic")
+    expect(titles(page)).to_have_text(["Second topic", "First topic"])
     titles(page).nth(1).click()
-    expect(messages(page).first).to_have_text("First matter")
+    expect(messages(page).first).to_have_text("First topic")
     expect(titles(page).nth(1)).to_have_attribute("aria-current", "page")
-    expect(page).to_have_title("First matter · chatterd")
-    expect(box(page)).to_be_focused()
-    say(page, "More of it")
-    expect(titles(page)).to_have_text(["First matter", "Second matter"])
+    expect(page).to_have_title("First topic · chatterd")
+    expect(prompt_input(page)).to_be_focused()
+    send_prompt(page, "More of it")
+    expect(titles(page)).to_have_text(["First topic", "Second topic"])
     page.reload()
-    expect(titles(page)).to_have_text(["First matter", "Second matter"])
-    expect(messages(page).first).to_have_text("First matter")
+    expect(titles(page)).to_have_text(["First topic", "Second topic"])
+    expect(messages(page).first).to_have_text("First topic")
 
 
-def test_a_long_prompt_gives_a_short_title(page: Page) -> None:
-    converse(page, "A recipe for lentil soup with much lemon and something to eat beside it on a cold evening")
-    expect(titles(page)).to_have_text(["A recipe for lentil soup with much lemon and something to …"])
+def test_a_long_prompt_is_shortened_to_a_title(page: Page) -> None:
+    start_conversation(
+        page, "A recipe for lentil soup with much lemon and something to eat beside it on a cold evening"
+    )
+    expect(titles(page)).to_have_text(["A recipe for lentil soup with much lemon and something to…"])
 
 
-def test_a_title_is_changed_in_place(page: Page) -> None:
-    converse(page, "First matter")
+def test_a_title_can_be_renamed_in_place(page: Page) -> None:
+    start_conversation(page, "First topic")
     titles(page).first.press("F2")
     title = page.get_by_label("Title")
     expect(title).to_be_focused()
@@ -109,132 +111,132 @@ def test_a_title_is_changed_in_place(page: Page) -> None:
     expect(titles(page)).to_have_text(["Gardening"])
     page.get_by_role("button", name="Rename “Gardening”").click()
     title.fill("Trees")
-    box(page).click()
+    prompt_input(page).click()
     expect(titles(page)).to_have_text(["Trees"])
-    expect(box(page)).to_be_focused()
+    expect(prompt_input(page)).to_be_focused()
     page.reload()
     expect(titles(page)).to_have_text(["Trees"])
 
 
-def test_a_deletion_that_is_undone_loses_nothing(page: Page, has_messages: Callable[[str], bool]) -> None:
-    appid = converse(page, "First matter")
+def test_undoing_a_deletion_keeps_the_conversation(page: Page, has_messages: Callable[[str], bool]) -> None:
+    appid = start_conversation(page, "First topic")
     page.clock.install()
     titles(page).first.press("Delete")
     expect(messages(page)).to_have_count(0)
     expect(undo(page)).to_be_focused()
     undo(page).press("Enter")
-    expect(titles(page)).to_have_text(["First matter"])
+    expect(titles(page)).to_have_text(["First topic"])
     expect(titles(page).first).to_be_focused()
-    page.clock.fast_forward(3 * UNDO_TIME)
+    page.clock.fast_forward(3 * UNDO_TIMEOUT)
     page.reload()
     titles(page).first.click()
-    expect(messages(page)).to_have_text(["First matter", "w0 w1 w2 w3 w4"])
+    expect(messages(page)).to_have_text(["First topic", "w0 w1 w2 w3 w4"])
     assert has_messages(appid)
 
 
-def test_a_deletion_is_carried_out_when_its_time_has_passed(page: Page, has_messages: Callable[[str], bool]) -> None:
-    kept, appid = converse(page, "First matter"), converse(page, "Second matter")
+def test_a_deletion_is_sent_after_the_undo_timeout(page: Page, has_messages: Callable[[str], bool]) -> None:
+    kept, appid = start_conversation(page, "First topic"), start_conversation(page, "Second topic")
     page.clock.install()
-    delete(page, "Second matter")
-    page.clock.fast_forward(UNDO_TIME // 2)  # the clock runs on beside
+    delete(page, "Second topic")
+    page.clock.fast_forward(UNDO_TIMEOUT // 2)  # real time passes, too
     expect(undo(page)).to_be_visible()
     assert has_messages(appid)
     with page.expect_response(lambda response: response.request.method == "DELETE") as answer:
-        page.clock.fast_forward(UNDO_TIME // 2 + 1)
+        page.clock.fast_forward(UNDO_TIMEOUT // 2 + 1)
     assert answer.value.status == 204
     expect(undo(page)).to_have_count(0)
-    expect(titles(page)).to_have_text(["First matter"])
+    expect(titles(page)).to_have_text(["First topic"])
     assert not has_messages(appid) and has_messages(kept)
     eventually(
-        "nothing is left in the browser", lambda: page.evaluate(f"!JSON.stringify(localStorage).includes('{appid}')")
+        "the browser has deleted its data", lambda: page.evaluate(f"!JSON.stringify(localStorage).includes('{appid}')")
     )
 
 
-def test_a_deletion_is_carried_out_when_the_page_is_left(page: Page, has_messages: Callable[[str], bool]) -> None:
-    appid = converse(page, "First matter")
-    delete(page, "First matter")
+def test_a_deletion_is_sent_when_the_page_is_unloaded(page: Page, has_messages: Callable[[str], bool]) -> None:
+    appid = start_conversation(page, "First topic")
+    delete(page, "First topic")
     page.goto("about:blank")
-    eventually("the server has forgotten it", lambda: not has_messages(appid))
+    eventually("the server has deleted it", lambda: not has_messages(appid))
     page.goto("/")
-    expect(page.get_by_text("Your conversations will be listed here.")).to_be_visible()
+    expect(page.get_by_text("Your conversations appear here.")).to_be_visible()
 
 
-def test_a_deletion_that_did_not_reach_the_server_is_sent_again(
-    page: Page, has_messages: Callable[[str], bool], complaints: list[str]
+def test_a_failed_deletion_is_retried(
+    page: Page, has_messages: Callable[[str], bool], browser_errors: list[str]
 ) -> None:
-    appid = converse(page, "First matter")
-    away = re.compile("/llmchat\\?")
+    appid = start_conversation(page, "First topic")
+    deletion = re.compile("/llmchat\\?")
 
     def refuse(route: Route) -> None:
         route.abort() if route.request.method == "DELETE" else route.continue_()
 
-    page.route(away, refuse)
+    page.route(deletion, refuse)
     page.clock.install()
-    delete(page, "First matter")
+    delete(page, "First topic")
     with page.expect_event("requestfailed"):
-        page.clock.fast_forward(UNDO_TIME + 1)
+        page.clock.fast_forward(UNDO_TIMEOUT + 1)
     expect(undo(page)).to_have_count(0)
     assert has_messages(appid)
-    page.unroute(away)
+    page.unroute(deletion)
     page.goto("/")
-    eventually("the server has forgotten it", lambda: not has_messages(appid))
+    eventually("the server has deleted it", lambda: not has_messages(appid))
     expect(titles(page)).to_have_count(0)
-    assert set(complaints) == {"Failed to load resource: net::ERR_FAILED"}
-    complaints.clear()
+    assert set(browser_errors) == {"Failed to load resource: net::ERR_FAILED"}
+    browser_errors.clear()
 
 
-def test_a_deletion_whose_tab_died_is_carried_out_by_the_next(
+def test_a_deletion_of_a_crashed_tab_is_sent_by_the_next_tab(
     page: Page, context: BrowserContext, has_messages: Callable[[str], bool]
 ) -> None:
-    appid = converse(page, "First matter")
+    appid = start_conversation(page, "First topic")
     page.evaluate(
         """(name) => {
             const entry = JSON.parse(localStorage.getItem(name));
-            localStorage.setItem(name, JSON.stringify({...entry, deleted: Date.now() - 60_000}));
+            localStorage.setItem(name, JSON.stringify({...entry, deletedAt: Date.now() - 60_000}));
         }""",
         f"chatterd.conversation.{appid}",
     )
     other = context.new_page()
     other.goto("/")
-    eventually("the server has forgotten it", lambda: not has_messages(appid))
+    eventually("the server has deleted it", lambda: not has_messages(appid))
     expect(titles(other)).to_have_count(0)
-    expect(page.get_by_text("The conversation was deleted in another tab.")).to_be_visible()
+    expect(page.get_by_text("This conversation was deleted in another tab.")).to_be_visible()
     expect(messages(page)).to_have_count(0)
 
 
-def test_saying_something_in_another_tab_keeps_a_deleted_conversation(
+def test_a_prompt_in_another_tab_restores_a_deleted_conversation(
     page: Page, context: BrowserContext, has_messages: Callable[[str], bool]
 ) -> None:
-    appid = converse(page, "First matter")
+    appid = start_conversation(page, "First topic")
     other = context.new_page()
     other.goto(page.url)
     expect(messages(other)).to_have_count(2)
     page.clock.install()
-    delete(page, "First matter")
+    delete(page, "First topic")
     expect(undo(other)).to_be_visible()
-    say(other, "Not so fast")
+    send_prompt(other, "Not so fast")
     expect(messages(other)).to_have_count(4)
-    expect(titles(page)).to_have_text(["First matter"])
-    page.clock.fast_forward(3 * UNDO_TIME)
+    expect(titles(page)).to_have_text(["First topic"])
+    page.clock.fast_forward(3 * UNDO_TIMEOUT)
     assert has_messages(appid)
 
 
-def test_the_address_of_a_deleted_conversation_does_not_bring_it_back(page: Page) -> None:
-    converse(page, "First matter")
-    delete(page, "First matter")
+def test_the_url_of_a_deleted_conversation_does_not_restore_it(page: Page) -> None:
+    start_conversation(page, "First topic")
+    delete(page, "First topic")
     page.go_back()
     page.go_forward()
     page.go_back()
     expect(messages(page)).to_have_count(0)
-    expect(page.get_by_text("What shall we talk about?")).to_be_visible()
+    expect(page.get_by_text("What can I help with?")).to_be_visible()
     expect(undo(page)).to_be_visible()
 
 
-def test_tabs_share_the_list_without_a_reload(page: Page, context: BrowserContext) -> None:
+def test_tabs_share_the_conversation_list(page: Page, context: BrowserContext) -> None:
     other = context.new_page()
     other.goto("/")
-    converse(page, "First matter")
-    expect(titles(other)).to_have_text(["First matter"])
+    start_conversation(page, "First topic")
+    expect(titles(other)).to_have_text(["First topic"])
     titles(other).first.press("F2")
     other.get_by_label("Title").fill("Trees")
     other.get_by_label("Title").press("Enter")
@@ -246,22 +248,22 @@ def test_tabs_share_the_list_without_a_reload(page: Page, context: BrowserContex
     expect(titles(other)).to_have_text(["Trees"])
 
 
-def test_a_title_being_written_is_not_disturbed_by_another_tab(page: Page, context: BrowserContext) -> None:
-    converse(page, "First matter")
+def test_renaming_is_not_interrupted_by_another_tab(page: Page, context: BrowserContext) -> None:
+    start_conversation(page, "First topic")
     titles(page).first.press("F2")
     page.get_by_label("Title").fill("Tre")
     other = context.new_page()
     other.goto("/")
-    converse(other, "Second matter")
+    start_conversation(other, "Second topic")
     page.get_by_label("Title").press_sequentially("es")
     expect(page.get_by_label("Title")).to_have_value("Trees")
     page.get_by_label("Title").press("Enter")
-    expect(titles(page)).to_have_text(["Second matter", "Trees"])
+    expect(titles(page)).to_have_text(["Second topic", "Trees"])
 
 
-def test_search_looks_at_titles_and_first_prompts(page: Page) -> None:
-    converse(page, "Crème brûlée for four")
-    converse(page, "Trees in sandy soil")
+def test_search_matches_titles_and_first_prompts(page: Page) -> None:
+    start_conversation(page, "Crème brûlée for four")
+    start_conversation(page, "Trees in sandy soil")
     page.get_by_label("Search conversations").fill("BRULEE")
     expect(titles(page)).to_have_text(["Crème brûlée for four"])
     expect(page.get_by_text("1 conversation found.")).to_be_visible()
@@ -270,66 +272,66 @@ def test_search_looks_at_titles_and_first_prompts(page: Page) -> None:
     page.get_by_label("Title").fill("Dessert")
     page.get_by_label("Title").press("Enter")
     expect(titles(page)).to_have_text(["Dessert"])
-    page.get_by_label("Search conversations").fill("nothing of the kind")
+    page.get_by_label("Search conversations").fill("no such text")
     expect(titles(page)).to_have_count(0)
-    expect(page.get_by_text("No conversation has these words")).to_be_visible()
+    expect(page.get_by_text("No conversations found.")).to_be_visible()
     page.get_by_label("Search conversations").press("Escape")
     expect(titles(page)).to_have_text(["Trees in sandy soil", "Dessert"])
 
 
-def test_arrow_keys_go_through_the_list(page: Page) -> None:
-    converse(page, "First matter")
-    converse(page, "Second matter")
+def test_arrow_keys_navigate_the_list(page: Page) -> None:
+    start_conversation(page, "First topic")
+    start_conversation(page, "Second topic")
     page.get_by_label("Search conversations").press("ArrowDown")
     expect(titles(page).nth(0)).to_be_focused()
     page.keyboard.press("ArrowDown")
     expect(titles(page).nth(1)).to_be_focused()
     page.keyboard.press("Enter")
-    expect(messages(page).first).to_have_text("First matter")
+    expect(messages(page).first).to_have_text("First topic")
 
 
-def test_a_keystroke_begins_a_new_chat_and_leaves_letters_alone(page: Page) -> None:
-    converse(page, "First matter")
+def test_the_new_chat_shortcut_does_not_block_typed_characters(page: Page) -> None:
+    start_conversation(page, "First topic")
     expect(page.get_by_text("Ctrl+Alt+N")).to_be_visible()
     polish = {"key": "ń", "code": "KeyN", "ctrlKey": True, "altKey": True, "bubbles": True, "cancelable": True}
-    box(page).dispatch_event("keydown", polish)
+    prompt_input(page).dispatch_event("keydown", polish)
     expect(messages(page)).to_have_count(2)
     page.keyboard.press("Control+Alt+n")
     expect(messages(page)).to_have_count(0)
-    expect(box(page)).to_be_focused()
+    expect(prompt_input(page)).to_be_focused()
 
 
-def test_an_address_leads_to_its_conversation_and_back_and_forward(page: Page, context: BrowserContext) -> None:
-    first = converse(page, "First matter")
-    second = converse(page, "Second matter")
+def test_urls_and_browser_history_open_their_conversations(page: Page, context: BrowserContext) -> None:
+    first = start_conversation(page, "First topic")
+    second = start_conversation(page, "Second topic")
     assert first != second
     page.go_back()
-    expect(page.get_by_text("What shall we talk about?")).to_be_hidden()
-    expect(messages(page).first).to_have_text("First matter")
+    expect(page.get_by_text("What can I help with?")).to_be_hidden()
+    expect(messages(page).first).to_have_text("First topic")
     page.go_forward()
-    expect(messages(page).first).to_have_text("Second matter")
+    expect(messages(page).first).to_have_text("Second topic")
 
-    page.evaluate("localStorage.clear()")  # as on another device
+    page.evaluate("localStorage.clear()")  # like on another device
     page.goto("about:blank")
     page.goto(f"/#c/{first}")
-    expect(messages(page)).to_have_text(["First matter", "w0 w1 w2 w3 w4"])
-    expect(titles(page)).to_have_text(["First matter"])
+    expect(messages(page)).to_have_text(["First topic", "w0 w1 w2 w3 w4"])
+    expect(titles(page)).to_have_text(["First topic"])
 
 
-def test_the_conversation_from_before_there_was_a_list_is_taken_over(page: Page, client: Client) -> None:
-    client.ask("An old matter")
+def test_the_conversation_of_an_old_version_is_listed(page: Page, client: Client) -> None:
+    client.ask("An old topic")
     page.evaluate("(appID) => localStorage.setItem('chatterd.appID', appID)", client.appid)
     page.goto("about:blank")
     page.goto("/")
-    expect(messages(page).first).to_have_text("An old matter")
-    expect(titles(page)).to_have_text(["An old matter"])
+    expect(messages(page).first).to_have_text("An old topic")
+    expect(titles(page)).to_have_text(["An old topic"])
 
 
-def test_a_conversation_that_is_being_answered_shows_it(page: Page, ollama: ScriptedOllama) -> None:
+def test_a_running_reply_is_marked_in_the_list(page: Page, ollama: ScriptedOllama) -> None:
     end = Gate("the end")
     ollama.script(Head(), Lines(line("Once ")), end, Lines(last_line("upon a time")))
-    say(page, "Tell me a story")
-    running = page.get_by_text("is being answered")
+    send_prompt(page, "Tell me a story")
+    running = page.get_by_text("Generating a reply")
     expect(messages(page).nth(1)).to_have_text("Once")
     expect(running).to_have_count(1)
     page.get_by_role("button", name="New chat", exact=True).click()
@@ -339,53 +341,53 @@ def test_a_conversation_that_is_being_answered_shows_it(page: Page, ollama: Scri
     expect(running).to_have_count(0, timeout=15_000)
 
 
-def test_drafts_are_kept_for_each_conversation_and_through_reloads(page: Page) -> None:
-    box(page).fill("Not begun yet")
+def test_each_conversation_keeps_its_draft_across_reloads(page: Page) -> None:
+    prompt_input(page).fill("Not begun yet")
     page.reload()
-    expect(box(page)).to_have_value("Not begun yet")
-    box(page).fill("First matter")
-    box(page).press("Enter")
+    expect(prompt_input(page)).to_have_value("Not begun yet")
+    prompt_input(page).fill("First topic")
+    prompt_input(page).press("Enter")
     expect(messages(page)).to_have_count(2)
-    box(page).fill("What I was about to ask")
+    prompt_input(page).fill("What I was about to ask")
     page.get_by_role("button", name="New chat", exact=True).click()
-    expect(box(page)).to_have_value("")
-    box(page).fill("Another draft")
+    expect(prompt_input(page)).to_have_value("")
+    prompt_input(page).fill("Another draft")
     titles(page).first.click()
-    expect(box(page)).to_have_value("What I was about to ask")
+    expect(prompt_input(page)).to_have_value("What I was about to ask")
     page.reload()
-    expect(box(page)).to_have_value("What I was about to ask")
+    expect(prompt_input(page)).to_have_value("What I was about to ask")
     page.get_by_role("button", name="New chat", exact=True).click()
-    expect(box(page)).to_have_value("Another draft")
+    expect(prompt_input(page)).to_have_value("Another draft")
 
 
-def test_the_box_grows_to_a_third_of_the_window(page: Page) -> None:
+def test_the_text_area_grows_to_a_third_of_the_window(page: Page) -> None:
     def height() -> float:
-        bounds = box(page).bounding_box()
+        bounds = prompt_input(page).bounding_box()
         assert bounds
         return bounds["height"]
 
     small = height()
-    box(page).fill("one\ntwo\nthree")
+    prompt_input(page).fill("one\ntwo\nthree")
     assert height() > small + 30
-    box(page).fill("line\n" * 100)
+    prompt_input(page).fill("line\n" * 100)
     window = page.viewport_size
     assert window and window["height"] * 0.3 < height() < window["height"] * 0.34
-    box(page).fill("")
+    prompt_input(page).fill("")
     assert height() == small
 
 
-def test_on_a_narrow_window_the_list_is_a_drawer_for_the_keyboard_too(page: Page, ollama: ScriptedOllama) -> None:
+def test_in_a_narrow_window_the_sidebar_is_a_modal_drawer(page: Page, ollama: ScriptedOllama) -> None:
     never = Gate("the end")
     ollama.script(Head(), Lines(line("Once ")), never)
     page.set_viewport_size({"width": 320, "height": 568})
-    say(page, "Tell me a story")
+    send_prompt(page, "Tell me a story")
     expect(messages(page).nth(1)).to_have_text("Once")
-    opener = page.get_by_role("button", name="Conversations", exact=True)
-    expect(titles(page)).to_have_count(0)  # nothing of it is within reach while it is closed
+    opener = page.get_by_role("button", name="Open sidebar")
+    expect(titles(page)).to_have_count(0)  # not accessible while closed
     opener.press("Enter")
     drawer = page.get_by_role("dialog", name="Sidebar")
-    expect(titles(page)).to_have_text(["Tell me a story is being answered"])
-    expect(page.get_by_role("button", name="Close the list of conversations")).to_be_focused()
+    expect(titles(page)).to_have_text(["Tell me a story Generating a reply"])
+    expect(page.get_by_role("button", name="Close sidebar")).to_be_focused()
     seen = set()
     for _ in range(12):
         page.keyboard.press("Tab")
@@ -397,7 +399,7 @@ def test_on_a_narrow_window_the_list_is_a_drawer_for_the_keyboard_too(page: Page
     page.keyboard.press("Escape")
     expect(drawer).to_have_count(0)
     expect(opener).to_be_focused()
-    expect(page.get_by_role("button", name="Stop")).to_be_enabled()  # Escape was for the drawer
+    expect(page.get_by_role("button", name="Stop")).to_be_enabled()  # Escape closed only the drawer
     opener.click()
     titles(page).first.click()
     expect(drawer).to_have_count(0)
@@ -407,45 +409,45 @@ def test_on_a_narrow_window_the_list_is_a_drawer_for_the_keyboard_too(page: Page
 
 
 @pytest.mark.parametrize("width", [1280, 700, 320])
-def test_nothing_moves_while_the_page_loads(page: Page, width: int) -> None:
+def test_loading_causes_no_layout_shift(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 700})
-    say(page, "First matter")
-    expect(messages(page)).to_have_text(["First matter", "w0 w1 w2 w3 w4"])
+    send_prompt(page, "First topic")
+    expect(messages(page)).to_have_text(["First topic", "w0 w1 w2 w3 w4"])
     page.add_init_script(WATCH_SHIFTS)
     page.reload()
     expect(messages(page)).to_have_count(2)
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
-    moved = page.evaluate(
+    shifts = page.evaluate(
         "new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(window.shifts), 100)))"
     )
-    assert sum(moved) < 0.01
+    assert sum(shifts) < 0.01
 
 
 @pytest.fixture
-def forgetful(context: BrowserContext, chatterd: Program, complaints: list[str]) -> Page:
-    """The page in a browser that keeps nothing."""
+def page_without_storage(context: BrowserContext, chatterd: Program, browser_errors: list[str]) -> Page:
+    """The page in a browser that blocks storage."""
     page = context.new_page()
-    page.add_init_script(FORBID_STORAGE)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.add_init_script(BLOCK_STORAGE)
+    page.on("pageerror", lambda error: browser_errors.append(str(error)))
     page.goto("/")
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
     return page
 
 
-def test_where_storage_is_forbidden_the_page_works_and_says_so(forgetful: Page) -> None:
-    expect(forgetful.get_by_text("This browser keeps nothing for this page.")).to_be_visible()
-    forgetful.get_by_role("button", name="Understood").click()
-    converse(forgetful, "First matter")
-    converse(forgetful, "Second matter")
-    titles(forgetful).nth(1).click()
-    expect(messages(forgetful).first).to_have_text("First matter")
-    forgetful.reload()
-    expect(messages(forgetful).first).to_have_text("First matter")  # its address names it
+def test_blocked_storage_shows_a_warning_and_the_page_works(page_without_storage: Page) -> None:
+    expect(page_without_storage.get_by_text("This browser blocks storage for this page.")).to_be_visible()
+    page_without_storage.get_by_role("button", name="Dismiss").click()
+    start_conversation(page_without_storage, "First topic")
+    start_conversation(page_without_storage, "Second topic")
+    titles(page_without_storage).nth(1).click()
+    expect(messages(page_without_storage).first).to_have_text("First topic")
+    page_without_storage.reload()
+    expect(messages(page_without_storage).first).to_have_text("First topic")  # from the URL
 
 
-def test_where_storage_is_full_the_page_works_and_says_so(page: Page) -> None:
+def test_full_storage_shows_a_warning_and_the_page_works(page: Page) -> None:
     page.evaluate(FILL_STORAGE)
-    say(page, "First matter")
-    expect(messages(page)).to_have_text(["First matter", "w0 w1 w2 w3 w4"])
-    expect(titles(page)).to_have_text(["First matter"])
-    expect(page.get_by_text("This browser has no room left for this page.")).to_be_visible()
+    send_prompt(page, "First topic")
+    expect(messages(page)).to_have_text(["First topic", "w0 w1 w2 w3 w4"])
+    expect(titles(page)).to_have_text(["First topic"])
+    expect(page.get_by_text("storage for this page is full.")).to_be_visible()

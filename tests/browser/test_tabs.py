@@ -1,19 +1,19 @@
-"""Two tabs, and other devices, on one conversation: they agree without a reload."""
+"""One conversation in two tabs, or on several devices: all show the same state without a reload."""
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.chat_page import (
-    box,
+    busy_status,
     button,
     expect_idle,
-    forgive_failed_requests,
+    ignore_failed_requests,
     is_prompt,
     messages,
-    open_beside,
-    say,
-    say_and_catch,
-    status,
+    open_second_tab,
+    prompt_input,
+    send_and_capture,
+    send_prompt,
 )
 from tests.client import Client
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
@@ -24,11 +24,11 @@ BEGINNING = ["Begin", REPLY]
 
 
 @pytest.fixture
-def tabs(page: Page, ollama: ScriptedOllama, complaints: list[str]) -> tuple[Page, Page]:
-    say(page, "Begin")
+def tabs(page: Page, ollama: ScriptedOllama, browser_errors: list[str]) -> tuple[Page, Page]:
+    send_prompt(page, "Begin")
     expect_idle(page)
     expect(messages(page)).to_have_text(BEGINNING)
-    other = open_beside(page, complaints)
+    other = open_second_tab(page, browser_errors)
     return page, other
 
 
@@ -37,61 +37,59 @@ def expect_both(tabs: tuple[Page, Page], texts: list[str]) -> None:
         expect(messages(tab)).to_have_text([*BEGINNING, *texts])
 
 
-def test_a_prompt_and_its_reply_show_in_the_other_tab_while_they_come(
-    tabs: tuple[Page, Page], ollama: ScriptedOllama
-) -> None:
-    here, there = tabs
+def test_a_prompt_and_its_reply_are_streamed_to_a_second_tab(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
+    first, second = tabs
     more, end = Gate("more words"), Gate("the end")
     ollama.script(Head(), Lines(line("Once ")), more, Lines(line("upon")), end, Lines(line(" a time"), last_line()))
-    say(here, "Tell me a story")
+    send_prompt(first, "Tell me a story")
     expect_both(tabs, ["Tell me a story", "Once"])
-    expect(button(there, "Stop")).to_be_visible()
+    expect(button(second, "Stop")).to_be_visible()
     more.open()
     expect_both(tabs, ["Tell me a story", "Once upon"])
     end.open()
     expect_both(tabs, ["Tell me a story", "Once upon a time"])
     for tab in tabs:
         expect_idle(tab)
-    say(there, "Another")
+    send_prompt(second, "Another")
     expect_both(tabs, ["Tell me a story", "Once upon a time", "Another", REPLY])
     assert len(ollama.requests) == 3
 
 
-def test_a_stop_in_one_tab_is_seen_in_the_other(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
-    here, there = tabs
+def test_stopping_in_one_tab_shows_in_the_other(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
+    first, second = tabs
     ollama.script(Head(), Lines(line("On and on")), Gate("the end"))
-    say(here, "Hello")
+    send_prompt(first, "Hello")
     expect_both(tabs, ["Hello", "On and on"])
-    button(there, "Stop").click()
+    button(second, "Stop").click()
     for tab in tabs:
         expect(tab.get_by_text("Stopped.")).to_be_visible()
         expect_idle(tab)
-        expect(button(tab, "Go on")).to_be_visible()
-    button(here, "Go on").click()
+        expect(button(tab, "Continue")).to_be_visible()
+    button(first, "Continue").click()
     for tab in tabs:
         expect(messages(tab)).to_have_count(5)
         expect_idle(tab)
-        expect(button(tab, "Go on")).to_have_count(0)
+        expect(button(tab, "Continue")).to_have_count(0)
 
 
-def test_an_edit_and_another_answer_are_seen_in_the_other_tab(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
-    here, there = tabs
-    say(here, "Too")
+def test_edit_and_regenerate_show_in_the_other_tab(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
+    first, second = tabs
+    send_prompt(first, "Too")
     expect_both(tabs, ["Too", REPLY])
-    expect_idle(there)
-    button(there, "Edit").click()
-    there.get_by_label("Your words").fill("Two")
-    button(there, "Ask again").click()
+    expect_idle(second)
+    button(second, "Edit").click()
+    second.get_by_label("Edit message", exact=True).fill("Two")
+    button(second, "Save and send").click()
     expect_both(tabs, ["Two", REPLY])
-    expect_idle(here)
+    expect_idle(first)
     ollama.script(Head(), Lines(line("Better"), last_line()))
-    button(here, "Another answer").click()
+    button(first, "Regenerate").click()
     expect_both(tabs, ["Two", "Better"])
     assert len(ollama.requests) == 4
 
 
-def test_an_unsent_prompt_is_seen_in_a_second_tab_and_taken_once(
-    page: Page, ollama: ScriptedOllama, complaints: list[str]
+def test_an_unsent_prompt_shows_in_a_second_tab_and_is_recorded_once(
+    page: Page, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
     def refuse(route: Route) -> None:
         if is_prompt(route.request):
@@ -100,32 +98,30 @@ def test_an_unsent_prompt_is_seen_in_a_second_tab_and_taken_once(
             route.continue_()
 
     page.context.route("**/llmchat", refuse)
-    say(page, "Hello")
-    expect(status(page)).to_contain_text("Not sent yet.")
-    other = open_beside(page, complaints)
-    expect(status(other)).to_contain_text("Not sent yet.")
+    send_prompt(page, "Hello")
+    expect(busy_status(page)).to_contain_text("Not sent yet.")
+    other = open_second_tab(page, browser_errors)
+    expect(busy_status(other)).to_contain_text("Not sent yet.")
     page.context.unroute("**/llmchat")
     for tab in (page, other):
         expect(messages(tab)).to_have_text(["Hello", REPLY])
         expect_idle(tab)
     assert len(ollama.requests) == 1
-    forgive_failed_requests(complaints)
+    ignore_failed_requests(browser_errors)
 
 
-def test_what_another_device_did_is_seen_when_one_looks_again(
-    page: Page, chatterd: Program, ollama: ScriptedOllama
-) -> None:
-    appid = say_and_catch(page, "One")[1]["appID"]
+def test_changes_by_another_device_show_on_focus(page: Page, chatterd: Program, ollama: ScriptedOllama) -> None:
+    appid = send_and_capture(page, "One")[1]["appID"]
     expect_idle(page)
     end = Gate("the end")
     ollama.script(Head(), Lines(line("From the ")), end, Lines(line("phone"), last_line()))
     with Client(chatterd.url, appid) as client:
         path = client.begin("Two")
-        box(page).press_sequentially("half a thought")
+        prompt_input(page).press_sequentially("a draft")
         page.evaluate("dispatchEvent(new Event('focus'))")
         expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the"])
-        expect(box(page)).to_be_focused()
-        expect(box(page)).to_have_value("half a thought")
+        expect(prompt_input(page)).to_be_focused()
+        expect(prompt_input(page)).to_have_value("a draft")
         end.open()
         expect(messages(page)).to_have_text(["One", REPLY, "Two", "From the phone"])
         client.view(path)
@@ -134,8 +130,8 @@ def test_what_another_device_did_is_seen_when_one_looks_again(
         expect(messages(page)).to_have_count(0)
 
 
-def test_a_look_at_the_server_moves_nothing(page: Page, ollama: ScriptedOllama) -> None:
-    say(page, "Hello")
+def test_a_refresh_without_changes_keeps_elements_and_focus(page: Page, ollama: ScriptedOllama) -> None:
+    send_prompt(page, "Hello")
     expect_idle(page)
     button(page, "Copy").first.focus()
     first = messages(page).first.element_handle()

@@ -1,4 +1,4 @@
-"""A table left by the reference becomes ours with every row kept; a query on it costs the same however large it is."""
+"""Migrations keep all rows of the tutorial's table; queries use an index however large the table is."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from db import conversations, messages, replies
+from db import messages, replies
 from db.migrate import migrate
 from db.replies import FinishRequest, FinishResult, NewReply
 from tests.client import Client
@@ -17,7 +17,7 @@ from tests.database import execute, rows, with_connection
 from tests.fakes.ollama import ScriptedOllama
 from tests.program import Program
 
-# The tutorial's table as people have made it: with or without appid, and with the types that its versions named.
+# The tutorial's table in the forms that its versions create: with or without appid, and with several types.
 SHAPES = {
     "as in the tutorial": (
         "username varchar(255) NOT NULL, message varchar(255) NOT NULL, id uuid, time timestamptz DEFAULT now(),"
@@ -41,7 +41,7 @@ def table(shape: str) -> str:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_table_of_the_reference_keeps_every_row_and_their_order_by_time(database_url: str, shape: str) -> None:
+def test_an_existing_table_keeps_all_rows_in_their_order_by_time(database_url: str, shape: str) -> None:
     appid = ", appid" if "appid" in SHAPES[shape] else ""
     execute(
         database_url,
@@ -65,7 +65,7 @@ def test_a_table_of_the_reference_keeps_every_row_and_their_order_by_time(databa
     assert [row["time"] for row in ordered] == sorted(row["time"] for row in ordered)
 
 
-def test_rows_of_the_same_time_keep_the_order_in_which_they_came(database_url: str) -> None:
+def test_rows_of_the_same_time_keep_their_physical_order(database_url: str) -> None:
     execute(
         database_url,
         f"""{table("as in the tutorial")}
@@ -97,7 +97,7 @@ def test_rows_with_nulls_are_kept(database_url: str) -> None:
     assert len({row["id"] for row in kept}) == 4
 
 
-def test_an_upgraded_conversation_goes_on(
+def test_an_upgraded_conversation_can_be_continued(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     execute(
@@ -116,7 +116,7 @@ def test_an_upgraded_conversation_goes_on(
     assert [message["content"] for message in ollama.requests[0].json["messages"]] == ["hi", "hello", "x" * 1000]
 
 
-def test_the_reference_can_go_on_with_an_upgraded_table(database_url: str) -> None:
+def test_the_tutorials_server_works_with_an_upgraded_table(database_url: str) -> None:
     execute(database_url, table("as in the tutorial"))
     upgrade(database_url)
     for number in range(3):
@@ -127,10 +127,10 @@ def test_the_reference_can_go_on_with_an_upgraded_table(database_url: str) -> No
     found = rows(database_url, "SELECT username, message FROM chatts WHERE appID = 'a' ORDER BY time ASC")
     assert [tuple(row) for row in found] == [("user", f"m{number}") for number in range(3)]
     page = with_connection(database_url, lambda connection: messages.read_page(connection, "", "a", 10, None))
-    assert [recorded.message.content for recorded in page] == ["m0", "m1", "m2"]
+    assert [stored.message.content for stored in page] == ["m0", "m1", "m2"]
 
 
-def test_migrating_again_changes_nothing(database_url: str) -> None:
+def test_a_second_migration_changes_nothing(database_url: str) -> None:
     upgrade(database_url)
     execute(database_url, "INSERT INTO chatts (username, message, appid) VALUES ('user', 'x', 'a')")
     before = rows(database_url, "SELECT * FROM chatts"), rows(database_url, "SELECT * FROM chatterd_migrations")
@@ -142,12 +142,12 @@ def test_migrating_again_changes_nothing(database_url: str) -> None:
     assert [row["number"] for row in before[1]] == list(range(1, len(before[1]) + 1))
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["an old table", "an empty database"])
-def test_many_can_migrate_at_once(database_url: str, old: bool) -> None:
-    if old:
+@pytest.mark.parametrize("existing", [True, False], ids=["existing table", "empty database"])
+def test_processes_can_migrate_concurrently(database_url: str, existing: bool) -> None:
+    if existing:
         execute(database_url, table("as in the tutorial") + "INSERT INTO chatts VALUES ('user', 'x', NULL, now(), 'a')")
 
-    async def migrate_at_once() -> None:
+    async def migrate_concurrently() -> None:
         connections = [await asyncpg.connect(database_url) for _ in range(8)]
         try:
             await asyncio.gather(*map(migrate, connections))
@@ -155,12 +155,12 @@ def test_many_can_migrate_at_once(database_url: str, old: bool) -> None:
             for connection in connections:
                 await connection.close()
 
-    asyncio.run(migrate_at_once())
-    assert len(rows(database_url, "SELECT FROM chatts")) == int(old)
+    asyncio.run(migrate_concurrently())
+    assert len(rows(database_url, "SELECT FROM chatts")) == int(existing)
     assert len(rows(database_url, "SELECT FROM chatterd_migrations WHERE number = 1")) == 1
 
 
-def test_two_programs_can_start_at_once_on_a_fresh_database(
+def test_two_programs_can_start_concurrently_on_an_empty_database(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     programs: list[Program] = []
@@ -179,7 +179,7 @@ def test_two_programs_can_start_at_once_on_a_fresh_database(
     assert len(rows(database_url, "SELECT FROM chatts WHERE appid = ANY($1)", appids)) == 4
 
 
-def test_a_migration_that_is_refused_leaves_no_trace(database_url: str) -> None:
+def test_a_failed_migration_is_rolled_back(database_url: str) -> None:
     execute(database_url, "CREATE TABLE chatts (username text, message text, id text, time timestamptz)")
     execute(database_url, "INSERT INTO chatts VALUES ('user', 'x', 'no uuid', now())")
     columns = "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'chatts'"
@@ -193,12 +193,12 @@ def test_a_migration_that_is_refused_leaves_no_trace(database_url: str) -> None:
     assert rows(database_url, "SELECT message FROM chatts")[0]["message"] == "x"
 
 
-# What queries cost.
+# Query plans.
 
 
 @pytest.fixture(scope="module")
 def large_database(new_database: Callable[[], str]) -> str:
-    """A conversation of 20,000 messages within 200,000 rows."""
+    """A database with 200,000 messages, 20,000 of them in one conversation."""
     url = new_database()
     upgrade(url)
     execute(
@@ -218,7 +218,7 @@ PAGE = "SELECT * FROM chatts WHERE tenant = $1 AND appid = $2 ORDER BY seq DESC 
 
 
 class Explaining:
-    """A connection that explains each statement before it runs it, as it is planned for its arguments and for any."""
+    """A connection that records the custom and the generic plan of each statement before executing it."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self.plans: list[dict[str, Any]] = []
@@ -248,7 +248,7 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_index_used(url: str, work: Callable[[Any], Any]) -> None:
-    """No statement that ``work`` runs reads the table from end to end."""
+    """Assert that no statement executed by ``work`` scans the table ``chatts``."""
 
     async def run(connection: asyncpg.Connection) -> list[dict[str, Any]]:
         transaction = connection.transaction()
@@ -265,18 +265,18 @@ def check_index_used(url: str, work: Callable[[Any], Any]) -> None:
 
 
 @pytest.mark.parametrize("before", [None, 100_000])
-@pytest.mark.parametrize("appid", ["long", "other17", "nobody"])
+@pytest.mark.parametrize("appid", ["long", "other17", "missing"])
 def test_a_page_of_history_is_read_from_the_index(large_database: str, appid: str, before: int | None) -> None:
     check_index_used(large_database, lambda connection: messages.read_page(connection, "", appid, 51, before))
 
 
-@pytest.mark.parametrize("appid", ["long", "other17", "nobody"])
+@pytest.mark.parametrize("appid", ["long", "other17", "missing"])
 def test_the_context_is_read_from_the_index(large_database: str, appid: str) -> None:
     check_index_used(large_database, lambda connection: messages.context(connection, "", appid, 500, 1_000_000))
 
 
 @pytest.mark.parametrize("query", ["page", "context"])
-def test_the_newest_messages_of_a_long_conversation_are_read_without_the_others(
+def test_the_newest_messages_of_a_long_conversation_are_read_without_older_ones(
     large_database: str, query: str
 ) -> None:
     async def pages_read(connection: asyncpg.Connection) -> int:
@@ -291,17 +291,17 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_the_others(
     assert with_connection(large_database, pages_read) < 1_000
 
 
-def test_beginning_and_finishing_and_forgetting_use_the_index(large_database: str) -> None:
+def test_beginning_finishing_and_deleting_use_the_index(large_database: str) -> None:
     hi = messages.Message("user", "hi")
     new = NewReply(uuid4(), "", "long", "m", "{}", 1, "key", [hi], 500, 1_000_000)
 
     async def work(connection: Any) -> None:
-        [begun] = await replies.begin(connection, [new])
-        assert begun.context
-        said = messages.Message("assistant", "x")
-        ending = FinishRequest(new.id, "", new.owner, "done", None, said, 0, ["line"], [])
+        [result] = await replies.begin(connection, [new])
+        assert result.context
+        message = messages.Message("assistant", "x")
+        ending = FinishRequest(new.id, "", new.owner, "done", None, message, 0, ["line"], [])
         assert await replies.finish(connection, [ending]) == [FinishResult.STORED]
         assert await replies.find(connection, "", new.id)
-        assert await conversations.delete_messages(connection, "", "long", 199_000) is None
+        assert await messages.delete_conversation_messages(connection, "", "long", 199_000) is None
 
     check_index_used(large_database, work)

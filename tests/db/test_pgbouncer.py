@@ -1,4 +1,4 @@
-"""The pool behind PgBouncer in transaction mode, as deploy/pgbouncer.ini sets it up; sessions past it."""
+"""The pool behind PgBouncer in transaction mode, as configured in deploy/pgbouncer.ini."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.needs("pgbouncer")
 JSON = {"Content-Type": "application/json"}
 
 SESSIONS = 2
-"""PgBouncer's sessions of PostgreSQL: few, so that consecutive transactions of a connection change between them."""
+"""PgBouncer's connections to PostgreSQL: few, so that consecutive transactions of a client use different ones."""
 
 Start = Callable[..., Program]
 
@@ -31,7 +31,7 @@ def bouncer(postgres: str) -> Iterator[PgBouncer]:
 
 @pytest.fixture
 def start(start_chatterd: Start, bouncer: PgBouncer, database_url: str) -> Start:
-    """Starts chatterds on one database behind the PgBouncer."""
+    """Start chatterd processes on one database behind PgBouncer."""
 
     def start(**settings: object) -> Program:
         pooled = {"database_url": bouncer.url(database_url), "session_database_url": database_url}
@@ -46,19 +46,19 @@ def client(start: Start) -> Iterator[Client]:
         yield client
 
 
-def said(client: Client, path: str) -> str:
+def view(client: Client, path: str) -> str:
     return "".join(event.json["message"]["content"] for event in client.view(path))
 
 
 @pytest.mark.extended
-def test_many_prompts_share_few_sessions(start: Start, database_url: str) -> None:
+def test_many_prompts_share_few_connections(start: Start, database_url: str) -> None:
     urls = [start().url for _ in range(2)]
 
     def ask(number: int) -> str:
         client = Client(urls[number % 2])
         with client.http:
             path = client.begin("hi", options={"num_predict": 10})
-            return said(client, path)
+            return view(client, path)
 
     with ThreadPoolExecutor(20) as threads:
         assert list(threads.map(ask, range(60))) == [words(10)] * 60
@@ -67,7 +67,7 @@ def test_many_prompts_share_few_sessions(start: Start, database_url: str) -> Non
 
 
 @pytest.mark.extended
-def test_a_stop_reaches_the_process_that_generates(start: Start, client: Client, ollama: ScriptedOllama) -> None:
+def test_a_stop_request_reaches_the_owner(start: Start, client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Words(hold={1: Gate()}))
     other = Client(start().url)
     with other.http, client.prompt("hi") as stream:
@@ -77,7 +77,7 @@ def test_a_stop_reaches_the_process_that_generates(start: Start, client: Client,
     assert last.json["done_reason"] == "stopped"
 
 
-def test_a_viewer_elsewhere_hears_of_each_line(start: Start, client: Client, ollama: ScriptedOllama) -> None:
+def test_a_viewer_in_another_process_receives_all_lines(start: Start, client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Words(hold={1: gate}))
     other = Client(start().url)
@@ -89,7 +89,9 @@ def test_a_viewer_elsewhere_hears_of_each_line(start: Start, client: Client, oll
 
 
 @pytest.mark.extended
-def test_another_process_goes_on_when_one_is_killed(start: Start, ollama: ScriptedOllama, database_url: str) -> None:
+def test_another_process_continues_a_reply_after_a_kill(
+    start: Start, ollama: ScriptedOllama, database_url: str
+) -> None:
     ollama.script(Words(hold={3: Gate()}))
     first, second = start(), start()
     other = Client(second.url)
@@ -100,12 +102,12 @@ def test_another_process_goes_on_when_one_is_killed(start: Start, ollama: Script
                 assert stream.next()
             first.kill()
     with other.http:
-        assert said(other, path) == words(6)
+        assert view(other, path) == words(6)
     assert reply_row(database_url, path)["status"] == "done"
 
 
 @pytest.mark.expects_log("database")
-def test_sessions_that_are_cut_are_replaced(client: Client, ollama: ScriptedOllama, database_url: str) -> None:
+def test_terminated_sessions_are_replaced(client: Client, ollama: ScriptedOllama, database_url: str) -> None:
     gate = Gate()
     ollama.script(Words(hold={1: gate}))
     with client.prompt("hi") as stream:
@@ -123,7 +125,7 @@ def test_sessions_that_are_cut_are_replaced(client: Client, ollama: ScriptedOlla
 
 @pytest.mark.expects_log("database", "declared dead")
 @pytest.mark.extended
-def test_without_its_pooler_a_reply_goes_on_and_ends_when_it_is_back(
+def test_a_reply_waits_for_an_unavailable_pooler_and_then_ends(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
     first, second = Gate(), Gate()
@@ -137,8 +139,8 @@ def test_without_its_pooler_a_reply_goes_on_and_ends_when_it_is_back(
         with client.http, client.prompt("hi") as stream:
             assert stream.next()
             bouncer.halt()
-            refused = client.http.post("/llmchat", json=Client(program.url).body("hi"))
-            assert refused.status_code == 503 and "database cannot be reached" in refused.json()["error"]
+            rejected = client.http.post("/llmchat", json=Client(program.url).body("hi"))
+            assert rejected.status_code == 503 and "database cannot be reached" in rejected.json()["error"]
             assert client.http.get("/readyz").status_code == 503
             first.open()
             assert [stream.next().id for _ in range(2)] == [1, 2]  # type: ignore[union-attr]
@@ -152,30 +154,30 @@ def test_without_its_pooler_a_reply_goes_on_and_ends_when_it_is_back(
 
 
 @pytest.mark.extended
-def test_a_text_that_is_refused_holds_no_session(start: Start, client: Client) -> None:
+def test_a_rejected_text_does_not_keep_a_connection(start: Start, client: Client) -> None:
     for text in ("\x00", "\ud800"):
         for _ in range(2 * SESSIONS):
-            with Client(str(client.http.base_url)) as one:
-                answer = one.http.post("/llmchat", content=json.dumps(one.body(text)), headers=JSON)
+            with Client(str(client.http.base_url)) as other:
+                answer = other.http.post("/llmchat", content=json.dumps(other.body(text)), headers=JSON)
                 assert answer.status_code in (400, 406), answer.text
     with ThreadPoolExecutor(2 * SESSIONS) as threads:
         assert set(threads.map(lambda _: client.http.get("/readyz").status_code, range(20))) == {200}
     assert client.ask("hi")[-1].json["done"]
 
 
-@pytest.mark.expects_log("leads to another database", "database takes no lines")
-def test_two_databases_are_not_taken_for_one(start: Start, new_database: Callable[[], str]) -> None:
+@pytest.mark.expects_log("lead to different databases", "database takes no lines")
+def test_urls_of_different_databases_are_rejected(start: Start, new_database: Callable[[], str]) -> None:
     other = new_database()
     program = start(session_database_url=other)
-    program.wait_log("--session-database-url leads to another database than --database-url")
+    program.wait_log("--session-database-url and --database-url lead to different databases")
     client = Client(program.url)
     with client.http:
         assert client.http.get("/readyz").status_code == 503
     assert rows(other, "SELECT FROM pg_tables WHERE schemaname = 'public'") == []
 
 
-@pytest.mark.expects_log("If it is a pooler", "database takes no lines")
-def test_a_pooler_that_is_taken_for_postgresql_is_told(start: Start, database_url: str) -> None:
+@pytest.mark.expects_log("If this is a pooler", "database takes no lines")
+def test_a_pooler_without_session_database_url_is_detected(start: Start, database_url: str) -> None:
     program = start(session_database_url="")
-    program.wait_log("say with --session-database-url where PostgreSQL itself is")
+    program.wait_log("set --session-database-url to the address of PostgreSQL")
     assert rows(database_url, "SELECT FROM pg_tables WHERE schemaname = 'public'") == []

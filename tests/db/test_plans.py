@@ -1,4 +1,4 @@
-"""What a statement reads does not grow with the tables, planned once for all values as the program's sessions do it."""
+"""With the generic plans of the program's sessions, no statement reads more rows as the tables grow."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import conversations, messages, ownership, replies, reply_lines
+from db import messages, ownership, replies, reply_lines
 from db.messages import Message
 from db.migrate import migrate
 from db.pool import DIRECT_OPTIONS, SESSION_SETTINGS
@@ -41,23 +41,23 @@ RUNNING = f"""
 """
 ANALYZE = "ANALYZE chatts; ANALYZE replies; ANALYZE reply_lines; ANALYZE processes;"
 
-# When PostgreSQL last looked at the tables: in the night, when nobody streamed, or just now, or not at all.
-LOOKED = {
-    "while few streamed": FINISHED + ANALYZE + RUNNING,
-    "while many streamed": FINISHED + RUNNING + ANALYZE,
-    "when all was empty": ANALYZE + FINISHED + RUNNING,
+# When the tables were last analyzed.
+ANALYZED = {
+    "while few replies streamed": FINISHED + ANALYZE + RUNNING,
+    "while many replies streamed": FINISHED + RUNNING + ANALYZE,
+    "while the tables were empty": ANALYZE + FINISHED + RUNNING,
     "never": FINISHED + RUNNING,
 }
 
 
-PLANNED_WHILE_EMPTY = "never, and sessions have planned while all was empty"
-"""As on a first day: sessions plan at the start and keep to it, and PostgreSQL looks only after a minute."""
+PLANNED_WHILE_EMPTY = "never, with plans made while the tables were empty"
+"""As on the first start: sessions plan immediately and keep their plans; autovacuum analyzes only after a minute."""
 
 
 class Scene:
-    """A database with much in it.
+    """A database with many rows.
 
-    :param planned: a session that has planned everything before that came.
+    :param planned: a session that planned all statements before the rows were inserted.
     """
 
     def __init__(self, url: str, loop: asyncio.AbstractEventLoop, planned: asyncpg.Connection | None) -> None:
@@ -66,7 +66,7 @@ class Scene:
         self._planned = planned
 
     def rows_read(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> int:
-        """How much a piece of work reads, on a connection as the program opens them; it is undone."""
+        """Execute ``work`` in a session like the program's, roll it back, and return the number of rows read."""
         return self._loop.run_until_complete(self._rows_read(work))
 
     async def _rows_read(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> int:
@@ -76,7 +76,7 @@ class Scene:
                 before: int = await connection.fetchval(READ, TABLES)
                 await work(connection)
                 read: int = await connection.fetchval(READ, TABLES) - before
-                raise asyncpg.exceptions.PostgresError  # undoes it
+                raise asyncpg.exceptions.PostgresError  # rolls back
         except asyncpg.exceptions.PostgresError:
             return read
         finally:
@@ -84,46 +84,46 @@ class Scene:
                 await connection.close()
 
 
-@pytest.fixture(scope="module", params=[*LOOKED, PLANNED_WHILE_EMPTY])
+@pytest.fixture(scope="module", params=[*ANALYZED, PLANNED_WHILE_EMPTY])
 def scene(request: pytest.FixtureRequest, new_database: Callable[[], str]) -> Iterator[Scene]:
     url = new_database()
     with_connection(url, migrate)
     execute(url, "".join(f"ALTER TABLE {table} SET (autovacuum_enabled = off);" for table in (*TABLES, "processes")))
     with closing(asyncio.new_event_loop()) as loop:
         planned = loop.run_until_complete(planned_session(url)) if request.param == PLANNED_WHILE_EMPTY else None
-        execute(url, LOOKED.get(request.param, LOOKED["never"]))
+        execute(url, ANALYZED.get(request.param, ANALYZED["never"]))
         yield Scene(url, loop, planned)
         if planned:
             loop.run_until_complete(planned.close())
 
 
 async def planned_session(url: str) -> asyncpg.Connection:
-    """A session as the program opens them, with every statement of a request planned."""
+    """Open a session like the program's and plan every statement of a request in it."""
     connection: asyncpg.Connection = await asyncpg.connect(url, **DIRECT_OPTIONS)
-    nobody = uuid4()
+    missing = uuid4()
     await replies.begin(connection, [])
     await replies.finish(connection, [])
     for again in (False, True):
-        await reply_lines.append(connection, OWNER, [str(nobody)], [0], [b"line"], [], again)
-    await reply_lines.read_page(connection, "", nobody, 2, 3600, 1_000, 65_536)
-    await replies.find(connection, "", nobody)
-    await replies.find_streaming(connection, "", "nobody")
-    await replies.request_stop(connection, "", nobody)
-    await messages.read_page(connection, "", "nobody", 51, None)
-    await ownership.adopt(connection, ownership.Orphan(nobody, OWNER), 2)
-    await ownership.release(connection, 2, [nobody])
-    await conversations.delete_messages(connection, "", "nobody", 0)
+        await reply_lines.append(connection, OWNER, [str(missing)], [0], [b"line"], [], again)
+    await reply_lines.read_page(connection, "", missing, 2, 3600, 1_000, 65_536)
+    await replies.find(connection, "", missing)
+    await replies.find_streaming(connection, "", "missing")
+    await replies.request_stop(connection, "", missing)
+    await messages.read_page(connection, "", "missing", 51, None)
+    await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
+    await ownership.release(connection, 2, [missing])
+    await messages.delete_conversation_messages(connection, "", "missing", 0)
     return connection
 
 
 READ = """
-    SELECT coalesce(sum(pg_stat_get_xact_tuples_returned(place)), 0)
+    SELECT coalesce(sum(pg_stat_get_xact_tuples_returned(relation)), 0)
     FROM (
-        SELECT oid AS place FROM pg_class WHERE relname = ANY ($1) UNION ALL
+        SELECT oid AS relation FROM pg_class WHERE relname = ANY ($1) UNION ALL
         SELECT indexrelid FROM pg_index JOIN pg_class ON oid = indrelid WHERE relname = ANY ($1)
-    ) AS places
+    ) AS relations
 """
-"""How many rows and index entries this transaction has read of the tables."""
+"""Number of rows and index entries of the tables that this transaction has read."""
 
 
 async def streaming(connection: asyncpg.Connection, count: int) -> list[UUID]:
@@ -136,40 +136,40 @@ def new(appid: str) -> NewReply:
 
 
 @pytest.mark.parametrize("count", [1, BATCH])
-def test_beginning_reads_the_conversations_and_no_more(scene: Scene, count: int) -> None:
+def test_begin_reads_only_the_conversations(scene: Scene, count: int) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         begun = await replies.begin(connection, [new(f"app{number}") for number in range(count)])
-        assert all(len(one.context or ()) == 20 for one in begun)
+        assert all(len(result.context or ()) == 20 for result in begun)
 
     assert scene.rows_read(work) <= count * 60
 
 
 @pytest.mark.parametrize("count", [1, BATCH])
-def test_being_refused_reads_a_few_rows(scene: Scene, count: int) -> None:
+def test_a_rejected_begin_reads_few_rows(scene: Scene, count: int) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         begun = await replies.begin(connection, [new(f"running{number + 1}") for number in range(count)])
-        assert all(one.running for one in begun)
+        assert all(result.running for result in begun)
 
     assert scene.rows_read(work) <= count * 20
 
 
 @pytest.mark.parametrize("count", [1, BATCH, 64])
-def test_ending_reads_the_replies_and_no_more(scene: Scene, count: int) -> None:
+def test_finish_reads_only_the_replies(scene: Scene, count: int) -> None:
     async def find(connection: asyncpg.Connection) -> list[UUID]:
         return await streaming(connection, count)
 
     ids = with_connection(scene.url, find)
 
     async def work(connection: asyncpg.Connection) -> None:
-        said = Message("assistant", "said")
-        endings = [FinishRequest(id, "", OWNER, "done", None, said, 10, ["last"], [f"lines {id}"]) for id in ids]
+        message = Message("assistant", "text")
+        endings = [FinishRequest(id, "", OWNER, "done", None, message, 10, ["last"], [f"lines {id}"]) for id in ids]
         assert await replies.finish(connection, endings) == [FinishResult.STORED] * count
 
     assert scene.rows_read(work) <= count * 30
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_round_reads_nothing_but_whether_its_lines_are_there(scene: Scene, again: bool) -> None:
+def test_append_reads_only_whether_its_lines_exist(scene: Scene, again: bool) -> None:
     async def find(connection: asyncpg.Connection) -> list[UUID]:
         return await streaming(connection, 100)
 
@@ -182,7 +182,7 @@ def test_a_round_reads_nothing_but_whether_its_lines_are_there(scene: Scene, aga
 
 
 @pytest.mark.parametrize("status", ["streaming", "done"])
-def test_a_page_of_a_log_reads_that_page(scene: Scene, status: str) -> None:
+def test_reading_a_page_of_the_log_reads_only_that_page(scene: Scene, status: str) -> None:
     async def find(connection: asyncpg.Connection) -> UUID:
         found: UUID = await connection.fetchval("SELECT id FROM replies WHERE status = $1 LIMIT 1", status)
         return found
@@ -196,7 +196,7 @@ def test_a_page_of_a_log_reads_that_page(scene: Scene, status: str) -> None:
     assert scene.rows_read(work) <= 30
 
 
-def test_the_other_statements_of_a_request_read_by_key(scene: Scene) -> None:
+def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
     async def find(connection: asyncpg.Connection) -> UUID:
         [id] = await streaming(connection, 1)
         return id
@@ -210,21 +210,21 @@ def test_the_other_statements_of_a_request_read_by_key(scene: Scene) -> None:
         assert len(await messages.read_page(connection, "", "app7", 51, None)) == 20
         assert await ownership.adopt(connection, ownership.Orphan(id, OWNER), 2)
         await ownership.release(connection, 2, [id])
-        assert await conversations.delete_messages(connection, "", "running1", 0)
-        assert await conversations.delete_messages(connection, "", "app7", 0) is None
+        assert await messages.delete_conversation_messages(connection, "", "running1", 0)
+        assert await messages.delete_conversation_messages(connection, "", "app7", 0) is None
 
     assert scene.rows_read(work) <= 200
 
 
 @pytest.mark.parametrize("retention", [0, 3600])
-def test_pruning_reads_what_it_deletes(scene: Scene, retention: float) -> None:
+def test_prune_reads_only_what_it_deletes(scene: Scene, retention: float) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         assert await reply_lines.prune(connection, retention, 5_000) == (0 if retention else 500)
 
     assert scene.rows_read(work) <= (200 if retention else 5_000)
 
 
-def test_a_sweep_reads_those_that_stream_and_no_more(scene: Scene) -> None:
+def test_a_sweep_reads_only_streaming_replies(scene: Scene) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         assert len(await ownership.find_owned(connection, OWNER)) in range(STREAMING // 3, STREAMING // 3 + 2)
         assert await ownership.find_orphans(connection, 5) == []

@@ -1,4 +1,4 @@
-"""What becomes of a connection that is lost while it is lent."""
+"""Exceptions raised while a connection of the pool is acquired."""
 
 import asyncio
 
@@ -9,8 +9,8 @@ from errors import ConnectionLost
 
 
 @pytest.mark.expects_log("connection to the database was lost")
-def test_whatever_is_raised_on_a_connection_that_was_lost_says_so(database_url: str) -> None:
-    """asyncpg trips over its own feet when one is cut between two steps of a statement."""
+def test_any_exception_on_a_lost_connection_becomes_connection_lost(database_url: str) -> None:
+    """asyncpg raises AttributeError if the connection is lost between two steps of a statement."""
 
     async def run() -> None:
         database = Database(database_url, 1, 5.0)
@@ -28,14 +28,14 @@ def test_whatever_is_raised_on_a_connection_that_was_lost_says_so(database_url: 
     asyncio.run(run())
 
 
-def test_what_is_raised_on_a_good_connection_is_left_alone(database_url: str) -> None:
+def test_exceptions_on_a_working_connection_are_not_changed(database_url: str) -> None:
     async def run() -> None:
         database = Database(database_url, 1, 5.0)
         await database.open()
         try:
             with pytest.raises(AttributeError):
                 async with database.acquire():
-                    raise AttributeError("a mistake of ours")
+                    raise AttributeError("a defect in the caller")
         finally:
             await database.close()
 

@@ -1,4 +1,4 @@
-"""The table ``replies``: begun and ended in one statement each, all or nothing, whatever commits in between."""
+"""The table ``replies``: begin, finish and adopt, also while concurrent transactions commit."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import conversations, messages, ownership, processes, replies, reply_lines
+from db import messages, ownership, processes, replies, reply_lines
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
@@ -20,7 +20,7 @@ HI = Message("user", "hi")
 
 
 class Scene:
-    """Connections to a migrated database, and one conversation."""
+    """Connections to a migrated database."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -34,22 +34,22 @@ class Scene:
         for connection in self._connections:
             await connection.close(timeout=5)
 
-    async def waits(self, connection: asyncpg.Connection) -> None:
-        """Poll until what runs on ``connection`` waits for a lock."""
-        looking = await self.connect()
+    async def wait_until_blocked(self, connection: asyncpg.Connection) -> None:
+        """Poll until the statement on ``connection`` waits for a lock."""
+        observer = await self.connect()
         query = "SELECT count(*) FROM pg_locks WHERE pid = $1 AND NOT granted"
         async with asyncio.timeout(10):
-            while not await looking.fetchval(query, connection.get_server_pid()):
+            while not await observer.fetchval(query, connection.get_server_pid()):
                 await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
 async def scene(url: str) -> AsyncIterator[Scene]:
-    it = Scene(url)
+    opened = Scene(url)
     try:
-        yield it
+        yield opened
     finally:
-        await it.close()
+        await opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def play(url: str, act: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
 
 
 def new(key: str | None = None, appid: str | None = None) -> NewReply:
-    """A reply to be, in a conversation of its own unless told otherwise."""
+    """Return a new reply, by default in a new conversation."""
     return NewReply(uuid4(), "", appid or f"test-{uuid4()}", "m", '{"model":"m"}', 1, key, [], 500, 1_000_000)
 
 
@@ -83,34 +83,34 @@ def another(first: NewReply, key: str | None = None) -> NewReply:
 async def begin(
     connection: asyncpg.Connection, reply: NewReply, *messages: Message, limit: int = 500, size: int = 1_000_000
 ) -> BeginResult:
-    asked = replace(reply, messages=messages, context_messages=limit, context_bytes=size)
-    [begun] = await replies.begin(connection, [asked])
-    return begun
+    request = replace(reply, messages=messages, context_messages=limit, context_bytes=size)
+    [result] = await replies.begin(connection, [request])
+    return result
 
 
 async def finish(
-    connection: asyncpg.Connection, reply: NewReply, status: str = "done", said: str | None = "said"
+    connection: asyncpg.Connection, reply: NewReply, status: str = "done", content: str | None = "said"
 ) -> bool:
-    message = Message("assistant", said) if said is not None else None
+    message = Message("assistant", content) if content is not None else None
     error = None if status == "done" else "why"
     ending = FinishRequest(reply.id, reply.tenant, reply.owner, status, error, message, 0, ["the last line"], [])
     return await replies.finish(connection, [ending]) == [FinishResult.STORED]
 
 
-async def said(connection: asyncpg.Connection, reply: NewReply) -> list[tuple[str, str]]:
+async def contents(connection: asyncpg.Connection, reply: NewReply) -> list[tuple[str, str]]:
     page = await messages.read_page(connection, reply.tenant, reply.appid, 500, None)
-    return [(recorded.message.role, recorded.message.content) for recorded in page]
+    return [(stored.message.role, stored.message.content) for stored in page]
 
 
 async def ids(connection: asyncpg.Connection, reply: NewReply) -> set[UUID]:
-    found = await connection.fetch("SELECT id FROM replies WHERE appid = $1", reply.appid)
-    return {row["id"] for row in found}
+    rows = await connection.fetch("SELECT id FROM replies WHERE appid = $1", reply.appid)
+    return {row["id"] for row in rows}
 
 
 # Begin.
 
 
-def test_a_reply_is_begun_with_its_messages_and_the_conversation_before_them(url: str) -> None:
+def test_begin_records_the_messages_and_returns_the_conversation_before_them(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), new()
         assert await begin(connection, first, HI, Message("system", "be")) == BeginResult(context=[])
@@ -118,7 +118,7 @@ def test_a_reply_is_begun_with_its_messages_and_the_conversation_before_them(url
         second = another(first)
         begun = await begin(connection, second, Message("user", "more", '{"images":["x"]}'))
         assert begun == BeginResult(context=[HI, Message("system", "be"), Message("assistant", "said")])
-        assert (await said(connection, first))[-1] == ("user", "more")
+        assert (await contents(connection, first))[-1] == ("user", "more")
         assert await ids(connection, first) == {first.id, second.id}
         row = await connection.fetchrow("SELECT * FROM replies WHERE id = $1", second.id)
         assert row is not None
@@ -127,33 +127,33 @@ def test_a_reply_is_begun_with_its_messages_and_the_conversation_before_them(url
     play(url, act)
 
 
-def test_a_reply_to_a_conversation_with_a_running_one_is_refused_and_leaves_no_trace(url: str) -> None:
+def test_begin_is_rejected_without_effect_while_a_reply_is_streaming(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), new()
         await begin(connection, first, HI)
         assert await begin(connection, another(first), HI, HI) == BeginResult(running=first.id)
         assert await begin(connection, another(first, key="k"), HI) == BeginResult(running=first.id)
-        assert await said(connection, first) == [("user", "hi")]
+        assert await contents(connection, first) == [("user", "hi")]
         assert await ids(connection, first) == {first.id}
 
     play(url, act)
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_known_key_names_its_reply_and_leaves_no_trace(url: str, ended: bool) -> None:
+def test_begin_with_a_known_key_returns_its_reply_without_effect(url: str, ended: bool) -> None:
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), new(key="k")
         await begin(connection, first, HI)
         if ended:
             await finish(connection, first)
         assert await begin(connection, another(first, key="k"), HI) == BeginResult(existing=first.id)
-        assert len(await said(connection, first)) == 1 + ended
+        assert len(await contents(connection, first)) == 1 + ended
         assert (await begin(connection, new(key="k"), HI)).context == []
 
     play(url, act)
 
 
-def test_a_known_key_wins_over_a_running_reply(url: str) -> None:
+def test_a_known_key_takes_precedence_over_a_streaming_reply(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), new(key="k")
         await begin(connection, first, HI)
@@ -167,117 +167,117 @@ def test_a_known_key_wins_over_a_running_reply(url: str) -> None:
 @pytest.mark.parametrize(
     "bad", [Message("user", "a\0b"), Message("user", "x", '{"a":"\\u0000"}'), Message("u" * 300, "x")]
 )
-def test_what_the_database_refuses_leaves_no_trace(url: str, bad: Message) -> None:
+def test_an_invalid_text_is_rolled_back(url: str, bad: Message) -> None:
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), new()
         with pytest.raises(asyncpg.DataError):
             await begin(connection, first, HI, bad, HI)
-        assert await said(connection, first) == []
+        assert await contents(connection, first) == []
         assert await ids(connection, first) == set()
 
     play(url, act)
 
 
-def test_another_tenant_has_other_conversations(url: str) -> None:
+def test_tenants_have_separate_conversations(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), new(key="k")
-        theirs = replace(another(first, key="k"), tenant="they")
+        other_tenants = replace(another(first, key="k"), tenant="other")
         await begin(connection, first, HI)
-        assert await begin(connection, theirs, Message("user", "secret")) == BeginResult(context=[])
-        assert await replies.find(connection, "they", first.id) is None
-        assert await replies.find(connection, "", theirs.id) is None
-        assert not await finish(connection, replace(theirs, tenant=""))
-        assert await replies.find_streaming(connection, "they", first.appid) == theirs.id
-        assert await conversations.delete_messages(connection, "they", first.appid, 0) == theirs.id
-        await finish(connection, theirs)
-        assert await conversations.delete_messages(connection, "they", first.appid, 0) is None
-        assert await said(connection, first) == [("user", "hi")]
+        assert await begin(connection, other_tenants, Message("user", "secret")) == BeginResult(context=[])
+        assert await replies.find(connection, "other", first.id) is None
+        assert await replies.find(connection, "", other_tenants.id) is None
+        assert not await finish(connection, replace(other_tenants, tenant=""))
+        assert await replies.find_streaming(connection, "other", first.appid) == other_tenants.id
+        assert await messages.delete_conversation_messages(connection, "other", first.appid, 0) == other_tenants.id
+        await finish(connection, other_tenants)
+        assert await messages.delete_conversation_messages(connection, "other", first.appid, 0) is None
+        assert await contents(connection, first) == [("user", "hi")]
 
     play(url, act)
 
 
-# Begin while others commit.
+# Begin while other transactions commit.
 
 
-def test_a_reply_that_waits_for_the_end_of_the_one_before_has_its_message_in_the_context(url: str) -> None:
+def test_begin_that_waits_for_the_previous_reply_returns_its_message(url: str) -> None:
     async def act(at: Scene) -> None:
-        ending, beginning, first = await at.connect(), await at.connect(), new()
-        await begin(ending, first, HI)
-        transaction = ending.transaction()
+        finishing, beginning, first = await at.connect(), await at.connect(), new()
+        await begin(finishing, first, HI)
+        transaction = finishing.transaction()
         await transaction.start()
-        assert await finish(ending, first)
+        assert await finish(finishing, first)
         begun = asyncio.ensure_future(begin(beginning, another(first), Message("user", "more")))
-        await at.waits(beginning)
+        await at.wait_until_blocked(beginning)
         await transaction.commit()
         assert await begun == BeginResult(context=[HI, Message("assistant", "said")])
-        assert await said(beginning, first) == [("user", "hi"), ("assistant", "said"), ("user", "more")]
+        assert await contents(beginning, first) == [("user", "hi"), ("assistant", "said"), ("user", "more")]
 
     play(url, act)
 
 
-def test_a_retry_that_waits_for_the_end_of_the_one_before_continues_its_message(url: str) -> None:
+def test_begin_without_messages_that_waits_for_the_previous_reply_returns_its_message(url: str) -> None:
     async def act(at: Scene) -> None:
-        ending, beginning, first = await at.connect(), await at.connect(), new()
-        await begin(ending, first, HI)
-        transaction = ending.transaction()
+        finishing, beginning, first = await at.connect(), await at.connect(), new()
+        await begin(finishing, first, HI)
+        transaction = finishing.transaction()
         await transaction.start()
-        await finish(ending, first, said="x" * 100)
+        await finish(finishing, first, content="x" * 100)
         begun = asyncio.ensure_future(begin(beginning, another(first), size=10))
-        await at.waits(beginning)
+        await at.wait_until_blocked(beginning)
         await transaction.commit()
         assert await begun == BeginResult(context=[Message("assistant", "x" * 100)])
 
     play(url, act)
 
 
-def test_a_reply_that_waits_for_an_end_that_is_rolled_back_is_refused(url: str) -> None:
+def test_begin_that_waits_for_a_finish_that_is_rolled_back_is_rejected(url: str) -> None:
     async def act(at: Scene) -> None:
-        ending, beginning, first = await at.connect(), await at.connect(), new()
-        await begin(ending, first, HI)
-        transaction = ending.transaction()
+        finishing, beginning, first = await at.connect(), await at.connect(), new()
+        await begin(finishing, first, HI)
+        transaction = finishing.transaction()
         await transaction.start()
-        await finish(ending, first)
+        await finish(finishing, first)
         begun = asyncio.ensure_future(begin(beginning, another(first), HI))
-        await at.waits(beginning)
+        await at.wait_until_blocked(beginning)
         await transaction.rollback()
         assert await begun == BeginResult(running=first.id)
-        assert await said(beginning, first) == [("user", "hi")]
+        assert await contents(beginning, first) == [("user", "hi")]
 
     play(url, act)
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-def test_of_two_that_begin_at_once_the_second_is_told_of_the_first(url: str, key: str | None) -> None:
+def test_of_two_concurrent_begins_the_second_returns_the_first(url: str, key: str | None) -> None:
     async def act(at: Scene) -> None:
         winner, loser, first = await at.connect(), await at.connect(), new(key)
         transaction = winner.transaction()
         await transaction.start()
         await begin(winner, first, HI)
         begun = asyncio.ensure_future(begin(loser, another(first, key), HI))
-        await at.waits(loser)
+        await at.wait_until_blocked(loser)
         await transaction.commit()
         assert await begun == (BeginResult(existing=first.id) if key else BeginResult(running=first.id))
-        assert await said(loser, first) == [("user", "hi")]
+        assert await contents(loser, first) == [("user", "hi")]
         assert await ids(loser, first) == {first.id}
 
     play(url, act)
 
 
-def test_of_many_that_begin_at_once_with_one_key_one_begins(url: str) -> None:
+def test_of_many_concurrent_begins_with_one_key_one_succeeds(url: str) -> None:
     async def act(at: Scene) -> None:
         first = new("k")
         connections = [await at.connect() for _ in range(8)]
-        tries = [another(first, "k") for _ in connections]
-        begun = await asyncio.gather(*map(begin, connections, tries, [HI] * 8))
-        [winner] = [reply for reply, one in zip(tries, begun, strict=True) if one.context is not None]
-        assert [one for one in begun if one.context is None] == [BeginResult(existing=winner.id)] * 7
-        assert await said(connections[0], first) == [("user", "hi")]
+        attempts = [another(first, "k") for _ in connections]
+        begun = await asyncio.gather(*map(begin, connections, attempts, [HI] * 8))
+        [winner] = [reply for reply, result in zip(attempts, begun, strict=True) if result.context is not None]
+        assert [result for result in begun if result.context is None] == [BeginResult(existing=winner.id)] * 7
+        assert await contents(connections[0], first) == [("user", "hi")]
 
     play(url, act)
 
 
-def test_a_reply_refused_by_one_that_has_ended_meanwhile_is_told_something(url: str) -> None:
-    """What refused it was too young for its statement, and is over when it looks again."""
+def test_begin_with_a_conflict_that_has_ended_in_the_meantime_returns_a_result(url: str) -> None:
+    """The conflicting row is newer than the statement's snapshot, and finished when it is looked up."""
 
     async def act(at: Scene) -> None:
         winner, loser, between, first = await at.connect(), await at.connect(), await at.connect(), new()
@@ -285,20 +285,20 @@ def test_a_reply_refused_by_one_that_has_ended_meanwhile_is_told_something(url: 
         await transaction.start()
         await begin(winner, first, HI)
         begun = asyncio.ensure_future(begin(loser, another(first), Message("user", "more")))
-        await at.waits(loser)
+        await at.wait_until_blocked(loser)
         locking = between.transaction()
         await locking.start()
         lock = asyncio.ensure_future(between.execute("LOCK TABLE replies IN ACCESS EXCLUSIVE MODE"))
-        await at.waits(between)
+        await at.wait_until_blocked(between)
         await transaction.commit()
         await lock
-        await at.waits(loser)
+        await at.wait_until_blocked(loser)
         await finish(between, first)
         await locking.commit()
-        told = await begun
-        assert [one is not None for one in (told.context, told.running, told.existing)].count(True) == 1
-        if told.context is not None:
-            assert told.context == [HI, Message("assistant", "said")]
+        result = await begun
+        assert [result.context, result.running, result.existing].count(None) == 2
+        if result.context is not None:
+            assert result.context == [HI, Message("assistant", "said")]
 
     play(url, act)
 
@@ -310,7 +310,7 @@ def conversation(*messages: Message) -> Callable[[asyncpg.Connection], Awaitable
     async def make(connection: asyncpg.Connection) -> NewReply:
         reply = new()
         await begin(connection, reply, *messages)
-        await finish(connection, reply, said=None)
+        await finish(connection, reply, content=None)
         return reply
 
     return make
@@ -342,7 +342,7 @@ LONG = [RULES, *(user(f"{number:010}") for number in range(10)), LATER_RULES, us
         (500, 1, False, [RULES, LATER_RULES, *LONG[-1:]]),
     ],
 )
-def test_the_context_is_the_newest_that_fits_and_every_system_message(
+def test_the_context_is_the_newest_messages_that_fit_and_all_system_messages(
     url: str, limit: int, size: int, own: bool, expected: list[Message]
 ) -> None:
     async def act(at: Scene) -> None:
@@ -354,7 +354,7 @@ def test_the_context_is_the_newest_that_fits_and_every_system_message(
     play(url, act)
 
 
-def test_bytes_of_the_context_are_bytes_and_extras_count(url: str) -> None:
+def test_extra_fields_count_as_bytes_of_the_context(url: str) -> None:
     async def act(at: Scene) -> None:
         connection = await at.connect()
         reply = await conversation(user("a"), user("é" * 10), Message("user", "", '{"images":["' + "x" * 500 + '"]}'))(
@@ -368,7 +368,7 @@ def test_bytes_of_the_context_are_bytes_and_extras_count(url: str) -> None:
     play(url, act)
 
 
-def test_the_bytes_of_characters_are_counted_not_the_characters(url: str) -> None:
+def test_bytes_are_counted_not_characters(url: str) -> None:
     async def act(at: Scene) -> None:
         connection = await at.connect()
         reply = await conversation(user("é" * 10), user("é" * 10))(connection)
@@ -381,20 +381,20 @@ def test_the_bytes_of_characters_are_counted_not_the_characters(url: str) -> Non
 # Finish.
 
 
-def test_finishing_twice_stores_the_message_once(url: str) -> None:
+def test_a_repeated_finish_stores_the_message_once(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, reply = await at.connect(), new()
         await begin(connection, reply, HI)
         assert await finish(connection, reply)
         before = await connection.fetchrow("SELECT * FROM replies WHERE id = $1", reply.id)
         assert await finish(connection, reply)
-        assert await said(connection, reply) == [("user", "hi"), ("assistant", "said")]
+        assert await contents(connection, reply) == [("user", "hi"), ("assistant", "said")]
         assert await connection.fetchrow("SELECT * FROM replies WHERE id = $1", reply.id) == before
 
     play(url, act)
 
 
-def test_two_that_finish_at_once_store_the_message_once(url: str) -> None:
+def test_two_concurrent_finishes_store_the_message_once(url: str) -> None:
     async def act(at: Scene) -> None:
         one, two, reply = await at.connect(), await at.connect(), new()
         await begin(one, reply, HI)
@@ -402,17 +402,17 @@ def test_two_that_finish_at_once_store_the_message_once(url: str) -> None:
         await transaction.start()
         assert await finish(one, reply)
         second = asyncio.ensure_future(finish(two, reply))
-        await at.waits(two)
+        await at.wait_until_blocked(two)
         await transaction.commit()
         assert await second
-        assert await said(one, reply) == [("user", "hi"), ("assistant", "said")]
+        assert await contents(one, reply) == [("user", "hi"), ("assistant", "said")]
         assert await finish(two, reply)
 
     play(url, act)
 
 
 @pytest.mark.parametrize("status", ["stopped", "failed", "truncated", "interrupted"])
-def test_a_reply_that_ended_otherwise_is_not_ended_again(url: str, status: str) -> None:
+def test_a_reply_that_ended_with_another_status_is_not_finished_again(url: str, status: str) -> None:
     async def act(at: Scene) -> None:
         connection, reply = await at.connect(), new()
         await begin(connection, reply, HI)
@@ -425,24 +425,24 @@ def test_a_reply_that_ended_otherwise_is_not_ended_again(url: str, status: str) 
     play(url, act)
 
 
-def test_a_reply_that_was_forgotten_cannot_be_finished(url: str) -> None:
+def test_a_deleted_reply_cannot_be_finished(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, reply = await at.connect(), new()
         assert not await finish(connection, reply)
-        assert await said(connection, reply) == []
+        assert await contents(connection, reply) == []
 
     play(url, act)
 
 
-def test_a_message_that_the_database_refuses_leaves_the_reply_as_it_was(url: str) -> None:
+def test_a_finish_with_an_invalid_text_is_rolled_back(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, reply = await at.connect(), new()
         await begin(connection, reply, HI)
         with pytest.raises(asyncpg.DataError):
-            await finish(connection, reply, said="a\0b")
+            await finish(connection, reply, content="a\0b")
         assert await replies.find_streaming(connection, "", reply.appid) == reply.id
         assert await finish(connection, reply, "failed", None)
-        assert await said(connection, reply) == [("user", "hi")]
+        assert await contents(connection, reply) == [("user", "hi")]
 
     play(url, act)
 
@@ -450,10 +450,10 @@ def test_a_message_that_the_database_refuses_leaves_the_reply_as_it_was(url: str
 # Orphans.
 
 
-async def bury(connection: asyncpg.Connection, owner: int) -> None:
-    """Declare dead whose sessions have ended, until ``owner`` is among them."""
+async def reap(connection: asyncpg.Connection, owner: int) -> None:
+    """Delete dead processes until ``owner`` is among them."""
     async with asyncio.timeout(10):
-        # The lock goes when the session's process has seen its end, and nobody is buried just after PostgreSQL's start.
+        # The lock is released when the backend has detected the disconnect; see also RECOVERY_GRACE.
         while owner not in await processes.delete_dead(connection, 0):
             await asyncio.sleep(0.005)
 
@@ -463,30 +463,30 @@ async def is_orphan(connection: asyncpg.Connection, reply: NewReply) -> bool:
 
 
 @pytest.mark.parametrize("owner", [1, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 2**63 - 1, 0x7FFFFFFF_FFFFFFFE])
-def test_a_reply_is_an_orphan_when_the_session_of_its_owner_has_ended(url: str, owner: int) -> None:
+def test_a_reply_becomes_an_orphan_when_the_session_of_its_owner_ends(url: str, owner: int) -> None:
     async def act(at: Scene) -> None:
         connection, owning, adopting = await at.connect(), await at.connect(), await at.connect()
-        reply, mine = replace(new(), owner=owner), replace(new(), owner=42)
+        reply, other = replace(new(), owner=owner), replace(new(), owner=42)
         await processes.register(adopting, 42)
         await processes.register(owning, owner)
         await begin(connection, reply, HI)
-        await begin(connection, mine, HI)
+        await begin(connection, other, HI)
         assert await processes.delete_dead(connection, 0) == []
-        assert not await is_orphan(connection, reply) and not await is_orphan(connection, mine)
+        assert not await is_orphan(connection, reply) and not await is_orphan(connection, other)
         await owning.close()
-        await bury(connection, owner)
-        assert await is_orphan(connection, reply) and not await is_orphan(connection, mine)
+        await reap(connection, owner)
+        assert await is_orphan(connection, reply) and not await is_orphan(connection, other)
         adopted = await ownership.adopt(connection, Orphan(reply.id, owner), 42)
         assert adopted is not None and (adopted.id, adopted.attempts, adopted.stop) == (reply.id, 1, False)
         assert await ownership.adopt(connection, Orphan(reply.id, owner), 42) is None
         assert not await is_orphan(connection, reply)
-        assert await finish(connection, replace(reply, owner=42)) and await finish(connection, mine)
+        assert await finish(connection, replace(reply, owner=42)) and await finish(connection, other)
         await processes.unregister(connection, 42)
 
     play(url, act)
 
 
-def test_adoptions_count_while_a_reply_gets_no_further(url: str) -> None:
+def test_consecutive_adoptions_without_a_new_line_are_counted(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, reply = await at.connect(), replace(new(), owner=1)
         for owner in range(1, 5):
@@ -507,28 +507,28 @@ def test_adoptions_count_while_a_reply_gets_no_further(url: str) -> None:
     play(url, act)
 
 
-def test_another_database_or_another_kind_of_lock_does_not_keep_a_process_alive(
+def test_locks_of_another_database_or_kind_do_not_keep_a_process_alive(
     url: str, new_database: Callable[[], str]
 ) -> None:
     other_url = new_database()
 
     async def act(at: Scene) -> None:
-        connection, pair, owning = await at.connect(), await at.connect(), await at.connect()
-        elsewhere = await asyncpg.connect(other_url)
+        connection, two_keys, owning = await at.connect(), await at.connect(), await at.connect()
+        other_database = await asyncpg.connect(other_url)
         try:
             owner = 7 * 2**32 + 9
             await processes.register(owning, owner)
-            await elsewhere.execute("SELECT pg_advisory_lock($1)", owner)
-            await pair.execute("SELECT pg_advisory_lock(7, 9)")
+            await other_database.execute("SELECT pg_advisory_lock($1)", owner)
+            await two_keys.execute("SELECT pg_advisory_lock(7, 9)")
             await owning.close()
-            await bury(connection, owner)
+            await reap(connection, owner)
         finally:
-            await elsewhere.close()
+            await other_database.close()
 
     play(url, act)
 
 
-def test_a_process_that_was_cut_takes_its_place_back_from_its_own_old_session(url: str) -> None:
+def test_a_process_registers_again_while_its_previous_session_holds_the_lock(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, old, fresh = await at.connect(), await at.connect(), await at.connect()
         await processes.register(old, 77)

@@ -1,4 +1,4 @@
-"""The table ``reply_lines``: what is appended is what is read, whatever the lines hold and however they are mixed."""
+"""The table ``reply_lines``: lines are read as they were appended, with any content and in any order of replies."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.database import with_connection
 OWNER = 5
 
 AWKWARD = "\r\t\\\"'{},;\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\x01\x7f\ufeff\ufffd\ufffe\U0001f600é \\N\\n"
-"""What somebody might take for a line's end, a quote, an escape, a separator or the end of a text."""
+"""Characters that could be parsed as the end of a line, a quote, an escape or a separator."""
 
 LINE = st.text(st.characters(exclude_characters="\0\n", codec="utf-8") | st.sampled_from(AWKWARD), min_size=1)
 
@@ -46,14 +46,14 @@ def play(url: str, act: Callable[[asyncpg.Connection], object]) -> None:
     with_connection(url, act)  # type: ignore[arg-type]
 
 
-def test_lines_of_several_replies_in_one_round_are_read_as_they_were_written(url: str) -> None:
+def test_lines_of_several_replies_in_one_batch_are_read_as_appended(url: str) -> None:
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(url))
 
         @given(st.lists(st.tuples(st.integers(0, 2), LINE), max_size=30), st.booleans())
         @settings(deadline=None, max_examples=300)
         def check(mixed: list[tuple[int, str]], again: bool) -> None:
-            runner.run(check_round(connection, [(which, text.encode()) for which, text in mixed], again))
+            runner.run(check_batch(connection, [(which, text.encode()) for which, text in mixed], again))
 
         try:
             check()
@@ -61,8 +61,8 @@ def test_lines_of_several_replies_in_one_round_are_read_as_they_were_written(url
             runner.run(connection.close())
 
 
-async def check_round(connection: asyncpg.Connection, mixed: list[tuple[int, bytes]], again: bool) -> None:
-    """Write lines, each of one of three replies, and read them."""
+async def check_batch(connection: asyncpg.Connection, mixed: list[tuple[int, bytes]], again: bool) -> None:
+    """Append lines, each of one of three replies, and compare with what is read."""
     ids = [await begin(connection) for _ in range(3)]
     written: list[list[bytes]] = [[], [], []]
     numbers = []
@@ -74,7 +74,7 @@ async def check_round(connection: asyncpg.Connection, mixed: list[tuple[int, byt
     assert [await read(connection, id) for id in ids] == written
 
 
-def test_a_round_of_nothing_and_a_round_of_a_thousand(url: str) -> None:
+def test_an_empty_batch_and_a_batch_of_1000_lines(url: str) -> None:
     async def act(connection: asyncpg.Connection) -> None:
         id = await begin(connection)
         assert await reply_lines.append(connection, OWNER, [], [], [], [])
@@ -86,33 +86,33 @@ def test_a_round_of_nothing_and_a_round_of_a_thousand(url: str) -> None:
     play(url, act)
 
 
-def test_a_round_with_a_line_that_is_there_already_writes_nothing_unless_it_may_be(url: str) -> None:
+def test_a_batch_with_an_existing_line_fails_unless_it_is_a_repetition(url: str) -> None:
     async def act(connection: asyncpg.Connection) -> None:
-        one, other = [await begin(connection) for _ in range(2)]
-        await reply_lines.append(connection, OWNER, [str(one)], [0], [b"first"], [])
-        round_ = [str(other), str(one), str(one)], [0, 0, 1], [b"x", b"second try", b"second"]
+        first, second = [await begin(connection) for _ in range(2)]
+        await reply_lines.append(connection, OWNER, [str(first)], [0], [b"first"], [])
+        batch = [str(second), str(first), str(first)], [0, 0, 1], [b"x", b"second try", b"second"]
         with pytest.raises(asyncpg.UniqueViolationError):
-            await reply_lines.append(connection, OWNER, *round_, [])
-        assert await read(connection, other) == []
-        assert await reply_lines.append(connection, OWNER, *round_, [], again=True)
-        assert await read(connection, one) == [b"first", b"second"]
-        assert await read(connection, other) == [b"x"]
+            await reply_lines.append(connection, OWNER, *batch, [])
+        assert await read(connection, second) == []
+        assert await reply_lines.append(connection, OWNER, *batch, [], again=True)
+        assert await read(connection, first) == [b"first", b"second"]
+        assert await read(connection, second) == [b"x"]
 
     play(url, act)
 
 
-def test_a_process_that_was_declared_dead_writes_nothing_and_rings_nobody(url: str) -> None:
+def test_a_process_that_was_declared_dead_writes_and_notifies_nothing(url: str) -> None:
     async def act(connection: asyncpg.Connection) -> None:
-        heard: list[str] = []
-        await connection.add_listener(processes.CHANNEL, lambda *notice: heard.append(notice[-1]))
+        payloads: list[str] = []
+        await connection.add_listener(processes.CHANNEL, lambda *notification: payloads.append(notification[-1]))
         id = await begin(connection)
         for again in (False, True):
             assert not await reply_lines.append(connection, OWNER + 1, [str(id)], [0], [b"x"], ["dead"], again)
         assert await reply_lines.append(connection, OWNER, [str(id)], [0], [b"y"], ["alive", "and well"])
         assert await read(connection, id) == [b"y"]
         async with asyncio.timeout(10):
-            while len(heard) < 2:
+            while len(payloads) < 2:
                 await asyncio.sleep(0.005)
-        assert heard == ["alive", "and well"]
+        assert payloads == ["alive", "and well"]
 
     play(url, act)

@@ -16,8 +16,7 @@ from tornado.web import Application
 from auth.origins import AllowedOrigins
 from db import messages, processes
 from db.pool import Database
-from handlers import application
-from handlers.services import Services, create_services
+from handlers import create_application
 from relay.factory import create_relay
 from relay.generation import generation
 from relay.metrics import Metrics
@@ -25,6 +24,7 @@ from relay.ollama.client import OllamaClient
 from relay.reporting import sampler
 from settings import Settings
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
+from web.services import Services, create_services
 
 Steps = Generator[Any, Any, None]
 
@@ -58,7 +58,7 @@ def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iter
 @pytest.fixture
 def app(services: Services) -> Application:
     """What pytest-tornado serves at ``base_url``."""
-    return application(services)
+    return create_application(services)
 
 
 def prompt(base_url: str, **more: Any) -> HTTPRequest:
@@ -122,7 +122,7 @@ def test_any_number_of_watchers_cost_one_look_and_none_cost_none(
     http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
     monkeypatch.setattr(sampler, "INTERVAL", 0.01)
-    monkeypatch.setattr(sampler, "LOOK_INTERVAL", 1_000.0)
+    monkeypatch.setattr(sampler, "CHECK_INTERVAL", 1_000.0)
     looks: list[None] = []
     list_processes = processes.list_processes
 

@@ -25,9 +25,8 @@ def tight_url(new_database: Callable[[], str], _session_ollama: ScriptedOllama) 
     settings: dict[str, object] = {
         "max_header_bytes": HEADER_BYTES,
         "max_url_bytes": URL_BYTES,
-        "header_timeout": TIMEOUT,
+        "idle_connection_timeout": TIMEOUT,
         "body_timeout": TIMEOUT,
-        "keep_alive_timeout": 3 * TIMEOUT,
         "max_messages": 3,
         "max_json_depth": 6,
         "max_reply_bytes": REPLY_BYTES,
@@ -52,8 +51,8 @@ def url_of(client: Client) -> str:
     return str(client.http.base_url)
 
 
-def refused(connection: Raw, status: int) -> str:
-    """The sentence of an answer that ends its connection."""
+def rejected(connection: Raw, status: int) -> str:
+    """Read a JSON error after which the connection is closed; return its sentence."""
     answer = connection.answer()
     assert answer.status == status, answer
     assert answer.headers["connection"] == "close"
@@ -64,7 +63,17 @@ def refused(connection: Raw, status: int) -> str:
     return sentence
 
 
-# Requests that are too large, or none at all.
+def closed_by_server(connection: Raw, request_bytes: bytes) -> bool:
+    """Send something that is no acceptable HTTP head; return whether the connection is closed, possibly after Tornado's
+    own 400."""
+    try:
+        connection.send(request_bytes)
+        return connection.rest() in (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    except (ConnectionResetError, BrokenPipeError):
+        return True
+
+
+# Requests that are too large, or not HTTP.
 
 
 MEGABYTE = b"x" * 1_000_000
@@ -75,30 +84,25 @@ MEGABYTE = b"x" * 1_000_000
     [
         head("/healthz", "X-Request-ID: a", "Cookie: " + "x" * HEADER_BYTES, method="GET"),
         head("/healthz", "X-Request-ID: a")[:-2] + b"Cookie: " + MEGABYTE,
-        head("/healthz", "X-Request-ID: a", *["A: b"] * 300, method="GET"),
         head("/healthz", "X-Request-ID: a", "Cookie: " + "x" * HEADER_BYTES) + MEGABYTE,
-    ],
-    ids=["large", "endless", "many", "large and a body"],
-)
-def test_headers_beyond_the_limit_are_431(tight: Client, request_bytes: bytes) -> None:
-    with raw(url_of(tight)) as connection:
-        connection.send(request_bytes)
-        assert "headers" in refused(connection, 431)
-
-
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
-        head("/llmchat?appID=" + "x" * URL_BYTES, method="GET"),
-        head("/llmchat?appID=" + "x" * 2 * HEADER_BYTES, method="GET"),
         b"GET /" + MEGABYTE,
     ],
-    ids=["long", "very long", "endless"],
+    ids=["large", "endless", "large and a body", "endless URL"],
 )
-def test_a_url_beyond_the_limit_is_414(tight: Client, request_bytes: bytes) -> None:
+def test_headers_beyond_the_limit_close_the_connection(tight: Client, request_bytes: bytes) -> None:
     with raw(url_of(tight)) as connection:
-        connection.send(request_bytes)
-        assert str(URL_BYTES) in refused(connection, 414)
+        assert closed_by_server(connection, request_bytes)
+    assert tight.http.get("/healthz").status_code == 200
+
+
+def test_a_url_beyond_the_limit_is_414_and_the_connection_stays_usable(tight: Client) -> None:
+    with raw(url_of(tight)) as connection:
+        connection.send(head("/llmchat?appID=" + "x" * URL_BYTES, method="GET"))
+        answer = connection.answer()
+        assert answer.status == 414
+        assert str(URL_BYTES) in answer.error
+        connection.send(head("/healthz", method="GET"))
+        assert connection.answer().status == 200
 
 
 def test_headers_and_a_url_of_just_the_limit_are_taken(tight: Client) -> None:
@@ -139,34 +143,10 @@ def test_headers_and_a_url_of_just_the_limit_are_taken(tight: Client) -> None:
     ],
     ids=repr,
 )
-def test_what_is_not_http_is_400_in_json(tight: Client, request_bytes: bytes) -> None:
+def test_what_is_not_http_closes_the_connection(tight: Client, request_bytes: bytes) -> None:
     with raw(url_of(tight)) as connection:
-        connection.send(request_bytes)
-        assert refused(connection, 400)
+        assert closed_by_server(connection, request_bytes)
     assert tight.http.get("/healthz").status_code == 200
-
-
-def test_a_later_request_on_a_connection_is_refused_in_the_same_words(tight: Client) -> None:
-    for request_bytes, status in [
-        (head("/healthz", "Cookie: " + "x" * HEADER_BYTES, method="GET"), 431),
-        (head("/" + "x" * URL_BYTES, method="GET"), 414),
-        (b"hello\r\n\r\n", 400),
-        (head("/healthz")[:-2], 408),
-        (head("/llmchat", "Content-Length: 9"), 408),
-    ]:
-        with raw(url_of(tight)) as connection:
-            connection.send(head("/healthz", method="GET") + request_bytes)
-            assert connection.answer().status == 200
-            assert refused(connection, status)
-
-
-def test_a_refusal_takes_over_the_requests_id_and_leaves_out_its_body_for_head(tight: Client) -> None:
-    with raw(url_of(tight)) as connection:
-        connection.send(b"GET /\0 HTTP/1.1\r\nx-request-id:  find-me \r\n\r\n")
-        assert connection.answer().headers["x-request-id"] == "find-me"
-    with raw(url_of(tight)) as connection:
-        connection.send(b"HEAD / HTTP/1.1\r\n\r\n")
-        assert connection.rest().endswith(b"\r\n\r\n")
 
 
 def test_an_empty_line_before_a_request_does_not_count(tight: Client) -> None:
@@ -186,27 +166,27 @@ def test_a_request_in_single_bytes_is_answered(client: Client) -> None:
 # Too slow.
 
 
-def test_headers_that_do_not_come_in_time_are_408(tight: Client) -> None:
+@pytest.mark.parametrize("before", [b"", head("/healthz", method="GET")])
+def test_a_head_that_does_not_arrive_in_time_closes_the_connection(tight: Client, before: bytes) -> None:
     with raw(url_of(tight)) as connection:
-        connection.send(head("/healthz", "X-Request-ID: slow")[:-2])
-        answer = connection.answer()
-        assert (answer.status, answer.headers["x-request-id"]) == (408, "slow")
-        assert "headers did not come" in answer.error
+        connection.send(before + head("/healthz")[:-2])
+        if before:
+            assert connection.answer().status == 200
         assert connection.rest() == b""
 
 
-def test_headers_that_drip_are_408(tight: Client) -> None:
+def test_a_head_that_drips_closes_the_connection(tight: Client) -> None:
     with raw(url_of(tight)) as connection:
         connection.send(b"GET / HTTP/1.1\r\n")
         connection.drip(b"A: b\r\n")
-        assert "headers did not come" in refused(connection, 408)
+        assert connection.rest() == b""
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"appID":'])
 def test_a_body_that_does_not_come_is_408(tight: Client, sent: bytes) -> None:
     with raw(url_of(tight)) as connection:
         connection.send(head("/llmchat", "Content-Length: 1000") + sent)
-        assert "Nothing of the request's body" in refused(connection, 408)
+        assert "request's body" in rejected(connection, 408)
     assert tight.messages() == []
 
 
@@ -214,7 +194,7 @@ def test_a_body_that_drips_after_most_of_it_came_is_408(tight: Client) -> None:
     with raw(url_of(tight)) as connection:
         connection.send(head("/llmchat", "Content-Length: 1000000") + b" " * 900_000)
         connection.drip(b" ")
-        assert "too slowly" in refused(connection, 408)
+        assert "too slowly" in rejected(connection, 408)
 
 
 @pytest.mark.parametrize("piece", [b" ", b"1\r\n \r\n"])
@@ -223,7 +203,7 @@ def test_a_body_that_drips_is_408(tight: Client, piece: bytes) -> None:
     with raw(url_of(tight)) as connection:
         connection.send(head("/llmchat", "Transfer-Encoding: chunked" if chunked else "Content-Length: 1000000"))
         connection.drip(piece)
-        assert "body" in refused(connection, 408)
+        assert "body" in rejected(connection, 408)
 
 
 def test_a_connection_that_asks_nothing_is_closed_without_a_word(tight: Client) -> None:
@@ -322,7 +302,7 @@ def test_one_viewer_too_many_is_503_and_its_prompt_is_not_recorded(tight: Client
             for answer in (other.http.get(path), other.http.post("/llmchat", json=other.body("me too"))):
                 assert answer.status_code == 503
                 assert int(answer.headers["Retry-After"]) > 0
-                assert "showing as many" in answer.json()["error"]
+                assert "streaming to as many" in answer.json()["error"]
             assert other.messages() == []
             other.begin("without watching")
             gate.open()
@@ -353,13 +333,13 @@ def test_requests_beyond_a_tenants_rate_are_429_and_pages_and_probes_are_not_cou
 ) -> None:
     client = counting(requests_per_minute=3)
     with client.http:
-        for path in ["/healthz", "/readyz", "/metrics", "/", "/status", "/docs", "/static/chat.js"] * 2:
+        for path in ["/healthz", "/readyz", "/metrics", "/", "/status", "/docs", "/static/chat/chat.js"] * 2:
             assert client.http.get(path).status_code == 200
         client.ask("hi")
         client.history()
         assert client.http.get("/models").status_code == 200
         for path in ("/models", f"/llmchat?appID={client.appid}", "/nope"):
-            assert "3 requests in a minute" in too_many(client.http.get(path))
+            assert "3 requests per minute" in too_many(client.http.get(path))
         assert "minute" in too_many(client.http.post("/llmchat", json=client.body("x" * 10_000_000)))
         with raw(url_of(client)) as connection:  # that sends all before it reads
             connection.send(head("/llmprompt", "Content-Length: 10000000") + MEGABYTE * 10)
@@ -400,7 +380,7 @@ def test_one_reply_too_many_is_429_until_another_has_ended(
     key = {"Idempotency-Key": "k"}
     with client.http, other.http:
         path = client.begin("hi", headers=key)
-        assert "1 replies generated at once" in too_many(other.http.post("/llmchat", json=other.body("me too")))
+        assert "1 replies in progress" in too_many(other.http.post("/llmchat", json=other.body("me too")))
         assert other.messages() == []
         too_many(other.http.post("/llmprompt", json={"model": "fake", "prompt": "me too"}))
         too_many(client.http.post("/llmchat", json=client.body("hi"), headers={"Idempotency-Key": "other"}))
@@ -461,7 +441,7 @@ def slowest_health(client: Client, probes: int = 40) -> list[float]:
 def test_500_slow_heads_and_500_stuck_viewers_neither_hold_the_server_up_nor_fill_its_memory(
     start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
 ) -> None:
-    program = start_chatterd(database_url=database_url, header_timeout=4, client_write_timeout=4)
+    program = start_chatterd(database_url=database_url, idle_connection_timeout=4, client_write_timeout=4)
     client = Client(program.url)
     gate = Gate()
     with client.http, contextlib.ExitStack() as open_ones:
@@ -491,8 +471,8 @@ def test_500_slow_heads_and_500_stuck_viewers_neither_hold_the_server_up_nor_fil
         assert sorted(took)[len(took) // 2] < 0.1
         assert grown < 100
         for drip in drips:
-            assert drip.recv(12) == b"HTTP/1.1 408"
-        program.wait_log('end="client too slow"')
+            assert drip.recv(12) == b""
+        program.wait_log('abort_reason="client too slow"')
         open_ones.close()
         other = Client(program.url)
         with other.http:

@@ -10,16 +10,16 @@ import httpx
 import pytest
 
 from handlers.pages import takes_gzip
-from handlers.static_files import StaticFiles
 from tests.client import Client
 from tests.program import ROOT, Program
+from web.static_files import StaticFiles
 
 STATIC = ROOT / "static"
 NAMES = StaticFiles(STATIC).names()
 PAGES = sorted(STATIC.glob("*.html"))
 
 STATIC_IMPORT = re.compile(r"""^\s*(?:import|export)\b[^;"'()]*["'](\.[^"']+)["']""", re.MULTILINE)
-"""The module that another cannot begin without."""
+"""A static import."""
 
 
 def raw(client: Client, path: str, encoding: str = "gzip", **headers: str) -> tuple[httpx.Response, bytes]:
@@ -29,7 +29,7 @@ def raw(client: Client, path: str, encoding: str = "gzip", **headers: str) -> tu
 
 
 def test_every_file_comes_whole_in_either_encoding(client: Client) -> None:
-    assert {"index.html", "chat.js", "vendor/marked.js"} <= {*NAMES}
+    assert {"index.html", "chat/chat.js", "vendor/marked.js"} <= {*NAMES}
     for name in NAMES:
         plain, body = raw(client, f"/static/{name}", "identity")
         assert plain.status_code == 200 and "Content-Encoding" not in plain.headers
@@ -47,8 +47,8 @@ def test_every_file_comes_whole_in_either_encoding(client: Client) -> None:
     ("path", "content_type"),
     [
         ("/", "text/html; charset=utf-8"),
-        ("/static/chat.js", "text/javascript; charset=utf-8"),
-        ("/static/chat.css", "text/css; charset=utf-8"),
+        ("/static/chat/chat.js", "text/javascript; charset=utf-8"),
+        ("/static/chat/chat.css", "text/css; charset=utf-8"),
         ("/static/favicon.svg", "image/svg+xml; charset=utf-8"),
         ("/static/vendor/vendor.json", "application/json; charset=utf-8"),
         ("/static/vendor/marked.LICENSE", "text/plain; charset=utf-8"),
@@ -65,16 +65,16 @@ def test_a_file_names_its_type_and_what_a_page_may_do(client: Client, path: str,
 
 @pytest.mark.parametrize("encoding", ["gzip, deflate, br", "identity"])
 def test_a_file_is_sent_once_and_then_revalidated(client: Client, encoding: str) -> None:
-    first, body = raw(client, "/static/chat.js", encoding)
+    first, body = raw(client, "/static/chat/chat.js", encoding)
     assert body and first.headers["Cache-Control"] == "no-cache"
-    again, nothing = raw(client, "/static/chat.js", encoding, **{"If-None-Match": first.headers["ETag"]})
+    again, nothing = raw(client, "/static/chat/chat.js", encoding, **{"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, nothing) == (304, b"")
     assert again.headers["ETag"] == first.headers["ETag"]
-    changed, whole = raw(client, "/static/chat.js", encoding, **{"If-None-Match": '"another"'})
+    changed, whole = raw(client, "/static/chat/chat.js", encoding, **{"If-None-Match": '"another"'})
     assert (changed.status_code, whole) == (200, body)
 
 
-@pytest.mark.parametrize("path", ["/", "/static/chat.css"])
+@pytest.mark.parametrize("path", ["/", "/static/chat/chat.css"])
 def test_head_answers_the_headers_of_get(client: Client, path: str) -> None:
     with client.http.stream("HEAD", path) as head, client.http.stream("GET", path) as get:
         assert b"".join(head.iter_raw()) == b""
@@ -95,7 +95,7 @@ def test_a_page_is_only_read(client: Client) -> None:
     [
         "/static/../server.py",
         "/static/../README.md",
-        "/static/../static/chat.js",
+        "/static/../static/chat/chat.js",
         "/static/%2e%2e/server.py",
         "/static/..%2fserver.py",
         "/static/..%2f..%2f..%2fetc%2fpasswd",
@@ -103,13 +103,13 @@ def test_a_page_is_only_read(client: Client) -> None:
         "/static//etc/passwd",
         "/static/%2fetc%2fpasswd",
         "/static/..%5cserver.py",
-        "/static/chat.js%00.html",
+        "/static/chat/chat.js%00.html",
         "/static/.%2e/tests/package.json",
         "/static/" + "a" * 5000 + ".js",
         "/static/vendor",
         "/static/vendor/",
         "/static/no.js",
-        "/static/chat.js/",
+        "/static/chat/chat.js/",
         "/../tests/package.json",
     ],
 )
@@ -174,12 +174,12 @@ def test_each_vendored_file_is_named_with_its_version_and_licence() -> None:
         assert any(package["version"] in text for text in texts)
 
 
-# The heads of the pages, which say the same again because nothing builds them.
+# The pages' <head> elements, which are written by hand, and the layout of static/.
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_page_has_the_colours_of_the_look(page: Path) -> None:
-    light, dark = re.findall(r"--paper: (#\w+);", (STATIC / "look.css").read_text())
+def test_every_page_has_the_theme_colors(page: Path) -> None:
+    light, dark = re.findall(r"--background: (#\w+);", (STATIC / "shared" / "theme.css").read_text())
     for line in (
         '<html lang="en">',
         '<meta charset="utf-8">',
@@ -187,14 +187,14 @@ def test_every_page_has_the_colours_of_the_look(page: Path) -> None:
         f'<meta name="theme-color" content="{light}" media="(prefers-color-scheme: light)">',
         f'<meta name="theme-color" content="{dark}" media="(prefers-color-scheme: dark)">',
         '<link rel="icon" href="/static/favicon.svg" type="image/svg+xml">',
-        '<link rel="stylesheet" href="/static/look.css">',
+        '<link rel="stylesheet" href="/static/shared/theme.css">',
     ):
         assert line in page.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_preloads_each_module_that_it_begins_with_and_no_other(page: Path) -> None:
-    """Else a browser finds a module only when it has read the one that imports it, and that one's importer before."""
+def test_a_page_preloads_exactly_the_modules_that_it_imports(page: Path) -> None:
+    """Without preloading, a browser discovers a module only after it has loaded the module that imports it."""
     preloaded = re.findall(r'<link rel="modulepreload" href="/static/(.+?)">', page.read_text())
     [entry] = re.findall(r'<script type="module" src="/static/(.+?)"></script>', page.read_text())
     imported: set[Path] = set()
@@ -205,3 +205,37 @@ def test_a_page_preloads_each_module_that_it_begins_with_and_no_other(page: Path
         imported |= found
         left += found
     assert preloaded == sorted(one.relative_to(STATIC).as_posix() for one in imported)
+
+
+MODULES = sorted(path for path in STATIC.rglob("*.js") if "vendor" not in path.relative_to(STATIC).parts)
+LAYERS = [
+    "vendor",
+    "shared",
+    *("chat/markdown", "chat/composer", "chat/reply", "chat/messages", "chat/sidebar", "chat/settings", "chat"),
+    *("docs", "sign_in", "status"),
+]
+"""The folders of modules. A module imports from its own folder and from those before it."""
+
+
+def imports(module: Path) -> list[Path]:
+    return [(module.parent / name).resolve() for name in STATIC_IMPORT.findall(module.read_text())]
+
+
+def layer(module: Path) -> int:
+    folder = module.parent.relative_to(STATIC)
+    return LAYERS.index("vendor" if folder.parts[0] == "vendor" else folder.as_posix())
+
+
+def test_imports_run_downwards_without_cycles() -> None:
+    for module in MODULES:
+        assert all(layer(imported) <= layer(module) for imported in imports(module)), module
+    left = set(MODULES)
+    while removable := {module for module in left if not left & {*imports(module)}}:
+        left -= removable
+    assert not left
+
+
+def test_no_folder_of_the_pages_has_more_than_twelve_files() -> None:
+    for folder in (path for path in [STATIC, *STATIC.rglob("*")] if path.is_dir()):
+        if "vendor" not in folder.relative_to(STATIC).parts:
+            assert sum(path.is_file() for path in folder.iterdir()) <= 12, folder

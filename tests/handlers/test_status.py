@@ -1,4 +1,4 @@
-"""GET /status and /status/events: the figures move as replies do, troubles are told, watchers come and go."""
+"""GET /status and /status/events: the measurements, the problems reported, and the watchers."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ from tests.status_watcher import watch
 Start = Callable[..., Program]
 
 
-def test_the_page_and_its_policy(client: Client) -> None:
+def test_page_has_a_content_security_policy(client: Client) -> None:
     answer = client.http.get("/status")
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/html")
@@ -26,7 +26,7 @@ def test_the_page_and_its_policy(client: Client) -> None:
     assert client.http.post("/status/events").status_code == 405
 
 
-def test_replies_viewers_and_lines_are_counted_as_they_come(
+def test_replies_viewers_and_lines_are_counted(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
     end = Gate("the end")
@@ -36,7 +36,7 @@ def test_replies_viewers_and_lines_are_counted_as_they_come(
     with client.http, watch(program.url) as watcher:
         idle = watcher.until(lambda now: now["database"]["state"] == "ok")
         assert (idle["sample"]["replies"], idle["sample"]["viewers"], idle["totals"]["lines"]) == (0, 0, 0)
-        assert idle["minute"]["line_latency_p50"] is None
+        assert idle["last_minute"]["line_latency_p50"] is None
         with client.prompt("hi") as stream, client.follow(f"/llmchat/{_running(client)}") as other:
             busy = watcher.until(lambda now: now["totals"]["lines"] == 7 and now["sample"]["viewers"] == 2)
             assert busy["sample"]["replies"] == 1
@@ -46,8 +46,8 @@ def test_replies_viewers_and_lines_are_counted_as_they_come(
         ended = watcher.until(lambda now: now["sample"]["replies"] == now["sample"]["viewers"] == 0)
     assert ended["totals"]["lines"] == 8
     assert ended["totals"]["begun"] == ended["totals"]["ended"]["done"] == 1
-    assert 0 < ended["minute"]["line_latency_p50"] < 5
-    assert 0 < ended["minute"]["journal_round_p50"] < 5
+    assert 0 < ended["last_minute"]["line_latency_p50"] < 5
+    assert 0 < ended["last_minute"]["journal_batch_p50"] < 5
     assert 0 <= ended["all"]["first_event_p50"] < 10
     assert ended["sample"]["memory"] > 10_000_000
     with watch(program.url) as again:
@@ -64,7 +64,7 @@ def _running(client: Client) -> str:
     return str(reply["id"])
 
 
-def test_it_is_counted_how_replies_end(start_chatterd: Start, ollama: ScriptedOllama, database_url: str) -> None:
+def test_replies_are_counted_by_status(start_chatterd: Start, ollama: ScriptedOllama, database_url: str) -> None:
     ollama.script(failure(404, "model 'fake' not found"))
     ollama.script(Head(), Lines(line("a")), Close())
     ollama.script(Head(), Lines(line("a"), b'{"error":"out of memory"}'))
@@ -79,16 +79,16 @@ def test_it_is_counted_how_replies_end(start_chatterd: Start, ollama: ScriptedOl
         client.ask("hi")
         told = watcher.until(lambda now: now["totals"]["ended"]["done"])
     assert told["totals"]["ended"] == {"done": 1, "stopped": 1, "failed": 2, "truncated": 1, "interrupted": 0}
-    assert _sentences(told) == ["In the last minute, 3 of 5 replies did not end well."]
+    assert _messages(told) == ["In the last minute, 3 of 5 replies failed."]
 
 
-def _sentences(now: dict[str, object]) -> list[str]:
-    told = now["troubles"]
-    assert isinstance(told, list)
-    return [trouble["sentence"] for trouble in told if trouble["kind"] != "lag"]
+def _messages(now: dict[str, object]) -> list[str]:
+    problems = now["problems"]
+    assert isinstance(problems, list)
+    return [problem["message"] for problem in problems if problem["kind"] != "lag"]
 
 
-def test_an_adopted_reply_counts_here_what_is_shown_here(
+def test_adopter_counts_only_the_lines_that_it_committed(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
     ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("never"))
@@ -110,7 +110,7 @@ def test_an_adopted_reply_counts_here_what_is_shown_here(
 
 
 @pytest.mark.expects_log("declared dead")
-def test_a_reply_that_goes_on_elsewhere_counts_as_moved(
+def test_reply_adopted_by_another_process_counts_as_handed_over(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
     more = Gate("more words")
@@ -124,32 +124,32 @@ def test_a_reply_that_goes_on_elsewhere_counts_as_moved(
         more.open()
         assert len(stream.rest()) == 4
         told = watcher.until(lambda now: now["totals"]["ended"]["done"])
-    assert (told["totals"]["moved"], told["totals"]["adopted"], told["totals"]["lines"]) == (1, 1, 6)
+    assert (told["totals"]["handed_over"], told["totals"]["adopted"], told["totals"]["lines"]) == (1, 1, 6)
     assert told["process"] != before["process"]
 
 
 @pytest.mark.expects_log("database", "presence session was lost", "pool connection floor", "declared dead")
 @pytest.mark.parametrize("how", ["cut", "swallow"])
-def test_a_database_that_is_away_is_told_and_then_that_it_is_back(
+def test_unreachable_database_is_reported_until_it_is_reachable(
     start_chatterd: Start, database_url: str, how: str
 ) -> None:
     with CuttingProxy(database_url) as proxy:
         program = start_chatterd(database_url=proxy.url, acquire_timeout=1)
         with watch(program.url) as watcher:
-            watcher.until(lambda now: now["database"]["state"] == "ok" and not _sentences(now))
+            watcher.until(lambda now: now["database"]["state"] == "ok" and not _messages(now))
             getattr(proxy, how)()
             told = watcher.until(lambda now: now["database"]["state"] == "unreachable")
-            [sentence] = _sentences(told)
-            assert sentence.startswith("The database has been out of reach for ")
+            [message] = _messages(told)
+            assert message.startswith("The database has been unreachable for ")
             assert told["processes"] is None
             proxy.restore()
             back = watcher.until(lambda now: now["database"]["state"] == "ok")
-            assert not _sentences(back)
+            assert not _messages(back)
             assert [one["id"] for one in back["processes"]] == [back["process"]]
 
 
 @pytest.mark.expects_log("database", "presence session was lost", "pool connection floor", "declared dead")
-def test_lines_that_waited_for_the_database_count_once_and_with_their_wait(
+def test_lines_delayed_by_the_database_are_counted_once_with_their_latency(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
     cut, end = Gate("the cut"), Gate("the end")
@@ -163,30 +163,30 @@ def test_lines_that_waited_for_the_database_count_once_and_with_their_wait(
             proxy.cut()
             cut.open()
             end.reached.wait()
-            away = watcher.until(
+            unavailable = watcher.until(
                 lambda now: now["database"]["state"] == "unreachable" and now["database"]["seconds"] > 3
             )
-            assert (away["totals"]["lines"], away["sample"]["replies"]) == (6, 1)
+            assert (unavailable["totals"]["lines"], unavailable["sample"]["replies"]) == (6, 1)
             proxy.restore()
             back = watcher.until(lambda now: now["totals"]["lines"] == 8)
             end.open()
             assert len(stream.rest()) == 9
-    assert back["minute"]["line_latency_p50"] < 1 < back["minute"]["line_latency_p99"]
+    assert back["last_minute"]["line_latency_p50"] < 1 < back["last_minute"]["line_latency_p99"]
 
 
-def test_an_ollama_that_is_away_is_told(start_chatterd: Start, ollama: ScriptedOllama, database_url: str) -> None:
+def test_unreachable_ollama_is_reported(start_chatterd: Start, ollama: ScriptedOllama, database_url: str) -> None:
     program = start_chatterd(database_url=database_url)
     with watch(program.url) as watcher:
         watcher.until(lambda now: now["ollama"]["state"] == "ok")
         ollama.stop_listening()
         ollama.cut_connections()
         told = watcher.until(lambda now: now["ollama"]["state"] == "unreachable")
-        assert _sentences(told)[0].startswith("Ollama has not answered at its address for ")
+        assert _messages(told)[0].startswith("Ollama has been unreachable for ")
         ollama.listen_again()
-        assert not _sentences(watcher.until(lambda now: now["ollama"]["state"] == "ok"))
+        assert not _messages(watcher.until(lambda now: now["ollama"]["state"] == "ok"))
 
 
-def test_nothing_of_a_conversation_and_no_address_is_told(
+def test_events_contain_no_content_and_no_address(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate("the end")
@@ -203,7 +203,7 @@ def test_nothing_of_a_conversation_and_no_address_is_told(
         assert secret.encode() not in watcher.seen
 
 
-def test_a_watcher_that_comes_back_is_told_what_it_missed(chatterd: Program) -> None:
+def test_reconnecting_watcher_receives_the_samples_that_it_missed(chatterd: Program) -> None:
     with watch(chatterd.url) as watcher:
         first = watcher.until(bool)["sample"]["time"]
         last = watcher.next()
@@ -221,7 +221,7 @@ def test_a_watcher_that_comes_back_is_told_what_it_missed(chatterd: Program) -> 
         assert first in [sample["time"] for sample in told.json]
 
 
-def test_watchers_are_sent_away_when_the_server_drains(
+def test_watchers_streams_end_when_the_server_drains(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate("the end")
@@ -235,8 +235,8 @@ def test_watchers_are_sent_away_when_the_server_drains(
         assert stream.next() is not None
         watcher.until(lambda now: now["sample"]["replies"] == 1)
         program.process.terminate()
-        told = watcher.until(lambda now: now["troubles"])
-        assert _sentences(told) == ["This process is being stopped: it takes no new prompts."]
+        told = watcher.until(lambda now: now["problems"])
+        assert _messages(told) == ["This process is shutting down and accepts no new prompts."]
         gate.open()
         stream.rest()
         try:

@@ -39,7 +39,7 @@ def site(
         "database_url": new_database(),
         "ollama_host": _session_ollama.url,
         "embedded_model": False,
-        "drain_timeout": 1,
+        "drain": 1,
         "auth": "token",
         "token_file": tokens.path,
         "data_dir": folder,
@@ -132,12 +132,12 @@ ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
         empty,
     ),
     "to forget a conversation": (
-        "forgetConversation",
+        "deleteConversation",
         lambda c, a: c.http.delete("/llmchat", params={"appID": a.client.appid}),
         forgotten,
     ),
     "to forget a message": (
-        "forgetConversation",
+        "deleteConversation",
         lambda c, a: c.http.delete("/llmchat", params={"appID": a.client.appid, "from": a.seq}),
         forgotten,
     ),
@@ -158,7 +158,7 @@ ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
         same_for_all,
     ),
     "the models": ("listModels", lambda c, a: c.http.get("/models"), same_for_all),
-    "who it is": ("getAsker", lambda c, a: c.http.get("/sign-in/asker"), same_for_all),
+    "who it is": ("whoAmI", lambda c, a: c.http.get("/sign-in/me"), same_for_all),
 }
 
 
@@ -261,7 +261,7 @@ def test_a_reply_whose_lines_are_gone_is_its_tenants(
     tokens.add("alice")
     tokens.add("bob")
     program = start_chatterd(
-        database_url=database_url, auth="token", token_file=tokens.path, data_dir=tmp_path, reply_log_retention=0
+        database_url=database_url, auth="token", token_file=tokens.path, data_dir=tmp_path, log_retention=0
     )
     alice, bob = tokens.client(program.url, "alice"), tokens.client(program.url, "bob")
     with alice.http, bob.http:

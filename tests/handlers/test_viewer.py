@@ -24,16 +24,16 @@ from tornado.web import Application
 from auth.origins import AllowedOrigins
 from auth.principal import Access
 from db.pool import Database
-from handlers.services import Services, create_services
-from handlers.viewer import WRITE_LIMIT, ViewerHandler
+from handlers.reply_stream import WRITE_LIMIT, ReplyStreamHandler
 from relay.cluster.notifications import Notifier
 from relay.factory import create_relay
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
 from relay.stream import sse
-from relay.stream.cursor import Cursor
+from relay.stream.cursor import Cursor, CursorContext
 from settings import Settings
+from web.services import Services, create_services
 
 HEARTBEAT = 0.05
 BUFFER = 4_096
@@ -42,15 +42,15 @@ BUFFER = 4_096
 PATIENCE = 30.0
 
 
-class Shown(ViewerHandler):
+class Shown(ReplyStreamHandler):
     """Shows the one reply of the test."""
 
-    needs = Access.AUTHENTICATED
+    access = Access.AUTHENTICATED
 
     async def get(self) -> None:
         stage: Stage = self.settings["stage"]
         stage.viewers.append(self)
-        await self.show(stage.cursor())
+        await self.stream(stage.cursor())
 
 
 class Stage:
@@ -68,9 +68,8 @@ class Stage:
 
     def cursor(self) -> Cursor:
         services = self.services
-        return Cursor(
-            services.replies, services.database, self._doorbell, "", self.reply.id, 0, services.settings, self.reply
-        )
+        context = CursorContext(services.replies, services.database, self._doorbell, services.settings)
+        return Cursor(context, "", self.reply.id, 0, self.reply)
 
     def commit(self, *lines: bytes) -> None:
         """Commit lines in one round."""
@@ -100,9 +99,9 @@ class Stage:
             sock=connection, limit=BUFFER, ssl=self.client_ssl, server_hostname=server_name
         )
         writer.write(f"GET /shown HTTP/{version}\r\nHost: localhost\r\n{headers}\r\n".encode())
-        watching = len(self.reply._watchers)
+        watching = len(self.reply._subscribers)
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        await until(lambda: len(self.reply._watchers) > watching)
+        await until(lambda: len(self.reply._subscribers) > watching)
         self.views.append(View(reader, writer, head))
         return self.views[-1]
 
@@ -277,12 +276,12 @@ def test_events_keep_their_order_though_the_heartbeat_is_due_in_the_same_turn(ur
 
 def taken(stage: Stage) -> bool:
     """Whether the connections have taken all that was written to them."""
-    return not any(viewer._outlet.stream.writing() for viewer in stage.viewers)
+    return not any(viewer._client.stream.writing() for viewer in stage.viewers)
 
 
 async def fill(stage: Stage, choice: random.Random) -> None:
     """Commit lines until no connection takes any more, each of them full somewhere inside an event."""
-    while not all(viewer._outlet.stream.writing() for viewer in stage.viewers):
+    while not all(viewer._client.stream.writing() for viewer in stage.viewers):
         stage.commit(*(b"x" * choice.randint(1, 900) for _ in range(5)))
         await asyncio.sleep(0)
 
@@ -348,7 +347,7 @@ def test_a_connection_that_breaks_disturbs_no_other_viewer(url: str) -> None:
             await view.reset()
             stage.commit(b"sent before the loop has seen the break")
             stage.commit(b"and again")
-        await until(lambda: len(stage.reply._watchers) == 3)
+        await until(lambda: len(stage.reply._subscribers) == 3)
         in_one_turn_with_the_heartbeat(lambda: stage.end(b"last"))
         assert [await view.whole() for view in views[1::2]] == [stage.whole] * 3
 
@@ -365,7 +364,7 @@ def test_a_connection_that_breaks_in_the_turn_of_the_reply_s_end_is_only_gone(ur
             await view.reset()
         time.sleep(2 * HEARTBEAT)
         assert [await view.whole() for view in views[1::2]] == [stage.whole] * 2
-        await until(lambda: all(viewer._showing is None or viewer._showing.done() for viewer in stage.viewers))
+        await until(lambda: all(viewer._viewer is None or viewer._viewer.done() for viewer in stage.viewers))
 
     play(url, act)
 
@@ -378,7 +377,7 @@ def test_a_large_line_costs_a_viewer_that_does_not_read_no_more_than_a_small_one
         stage.commit(b"x" * 4_000_000)
         await until(lambda: not taken(stage))
         for viewer in stage.viewers:
-            assert len(viewer._outlet.stream._write_buffer) < 2 * WRITE_LIMIT
+            assert len(viewer._client.stream._write_buffer) < 2 * WRITE_LIMIT
         stage.end(b"last")
         assert [await view.whole() for view in views] == [stage.whole] * 3
 
@@ -391,7 +390,7 @@ def test_a_viewer_that_does_not_read_is_dropped_and_the_others_see_everything(
     async def act(stage: Stage) -> None:
         views = [await stage.view() for _ in range(2)]
         views[0].reads.clear()
-        while not stage.viewers[0]._outlet.stream.closed():
+        while not stage.viewers[0]._client.stream.closed():
             stage.commit(b"x" * 500)
             await asyncio.sleep(0.001)
         stage.end(b"last")

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
 from tornado.iostream import IOStream, StreamClosedError
 
-from handlers.outbox import Outlet
 from tests.client import Client
 from tests.fakes.ollama import ScriptedOllama
 from tests.hostile.answers import Answer, complaint
@@ -22,6 +21,7 @@ from tests.hostile.requests import FORGED, forged
 from tests.hostile.sender import Verdict
 from tests.program import ROOT, Program
 from tests.raw import raw
+from web.sse_writer import ClientWriter
 
 SEED = 6
 SCHEMA = schemathesis.openapi.from_dict(json.loads((ROOT / "static" / "openapi.json").read_text()))
@@ -166,6 +166,6 @@ def test_a_viewer_whose_client_has_gone_as_it_begins_is_told_so() -> None:
         stream = IOStream(ours)
         stream.close()
         with pytest.raises(StreamClosedError):
-            Outlet(stream)
+            ClientWriter(stream)
 
     asyncio.run(begin())

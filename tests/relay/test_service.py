@@ -1,4 +1,4 @@
-"""Prompts that have to wait in PostgreSQL for what another process has not committed yet."""
+"""Prompts that wait in PostgreSQL for another process's transaction."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -26,20 +26,20 @@ from tests.fakes.ollama import ScriptedOllama
 
 
 def play(url: str, ollama: ScriptedOllama, act: Callable[..., Coroutine[Any, Any, None]]) -> None:
-    """Act with the replies of a process, and with another's session."""
+    """Run ``act`` with the reply service of a process, and a database session of another one."""
 
     async def run() -> None:
         settings = Settings(database_url=url)
-        async with AsyncExitStack() as parts, asyncio.timeout(30):
+        async with AsyncExitStack() as stack, asyncio.timeout(30):
             database = Database(url, settings.pool_size, settings.acquire_timeout)
-            parts.push_async_callback(database.close)
+            stack.push_async_callback(database.close)
             await database.open()
             model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
-            parts.callback(model.close)
-            replies = (await create_relay(parts, database, model, settings, Metrics())).replies
-            parts.push_async_callback(replies.drain, 5)
+            stack.callback(model.close)
+            replies = (await create_relay(stack, database, model, settings, Metrics())).replies
+            stack.push_async_callback(replies.drain, 5)
             other = await asyncpg.connect(url)
-            parts.push_async_callback(other.close)
+            stack.push_async_callback(other.close)
             await act(replies, other)
 
     asyncio.run(run())
@@ -50,14 +50,14 @@ def prompt(appid: str) -> Prompt:
 
 
 async def hold(other: asyncpg.Connection, *appids: str) -> None:
-    """Begin replies there without committing them."""
+    """Begin replies in an open transaction."""
     await other.execute("BEGIN")
-    held = [NewReply(uuid4(), "", appid, "m", "{}", 1, None, [], 0, 0) for appid in appids]
-    await table.begin(other, held)
+    new = [NewReply(uuid4(), "", appid, "m", "{}", 1, None, [], 0, 0) for appid in appids]
+    await table.begin(other, new)
 
 
-async def statements_wait(other: asyncpg.Connection, count: int) -> None:
-    """Poll until so many statements wait for a lock. The other's transaction may look: it sees sessions as they are."""
+async def wait_for_waiting_statements(other: asyncpg.Connection, count: int) -> None:
+    """Poll until ``count`` statements wait for a lock. The query may run in the open transaction."""
     query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
     async with asyncio.timeout(10):
         while await other.fetchval(query) != count:
@@ -65,19 +65,19 @@ async def statements_wait(other: asyncpg.Connection, count: int) -> None:
 
 
 async def read(cursor: Cursor) -> int:
-    """Follow a reply to its end; how many lines it had."""
+    """Read a reply to its end; return its number of lines."""
     while await cursor.next(10) is not None:
         pass
-    return cursor.at
+    return cursor.next_line
 
 
-def test_a_prompt_that_waits_for_another_process_holds_up_no_other_conversation(
+def test_prompt_that_waits_for_another_process_does_not_delay_other_conversations(
     database_url: str, ollama: ScriptedOllama
 ) -> None:
     async def act(replies: ReplyService, other: asyncpg.Connection) -> None:
         await hold(other, "held")
         waiting = asyncio.create_task(replies.begin(prompt("held")))
-        await statements_wait(other, 1)
+        await wait_for_waiting_statements(other, 1)
         for number in range(5):
             cursors = await asyncio.gather(*(replies.begin(prompt(f"{number} {n}")) for n in range(20)))
             assert [await read(cursor) for cursor in cursors] == [6] * 20
@@ -89,7 +89,7 @@ def test_a_prompt_that_waits_for_another_process_holds_up_no_other_conversation(
 
 
 @pytest.mark.expects_log("The connection to the database was lost: TimeoutError")
-def test_prompts_that_wait_in_every_statement_are_refused_in_time_and_can_be_sent_again(
+def test_waiting_prompts_time_out_and_can_be_repeated(
     database_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "COMMAND_TIMEOUT", 2.0)
@@ -99,14 +99,14 @@ def test_prompts_that_wait_in_every_statement_are_refused_in_time_and_can_be_sen
         waiting = []
         for appid in ("a", "b"):
             waiting.append(asyncio.create_task(replies.begin(prompt(appid))))
-            await statements_wait(other, len(waiting))
-        behind = asyncio.create_task(replies.begin(prompt("c")))
+            await wait_for_waiting_statements(other, len(waiting))
+        following = asyncio.create_task(replies.begin(prompt("c")))
         for one in waiting:
-            with pytest.raises(ServiceUnavailable) as refused:
+            with pytest.raises(ServiceUnavailable) as error:
                 await one
-            assert refused.value.status == 503
-            assert int(refused.value.headers["Retry-After"]) > 0
-        assert await read(await behind) == 6
+            assert error.value.status == 503
+            assert int(error.value.headers["Retry-After"]) > 0
+        assert await read(await following) == 6
         await other.execute("ROLLBACK")
         assert [await read(await replies.begin(prompt(appid))) for appid in ("a", "b", "c")] == [6] * 3
         recorded = "SELECT appid, count(*) FROM chatts WHERE username = 'user' GROUP BY appid ORDER BY appid"

@@ -31,7 +31,7 @@ async function llmchat(request, response) {
   const upstream = await ask({ model, messages: history, stream });
   const closed = new AbortController();
   response.once("close", () => {
-    upstream.destroy(); // nobody wants the rest; does nothing if there is none
+    upstream.destroy(); // the client has left; does nothing at the end of the response
     closed.abort();
   });
   response.writeHead(200, { "Content-Type": "text/event-stream", "Cache-Control": "no-cache" });
@@ -43,23 +43,23 @@ async function llmchat(request, response) {
   response.end();
 }
 
-/** Ollama's lines as events, and the reply stored before the last of them goes out. */
+/** Send Ollama's lines as events; store the reply before the last of them. */
 async function relay(appID, upstream, response, closed) {
   let reply = "";
   for await (const line of lines(upstream)) {
-    const said = parseLine(line);
+    const parsed = parseLine(line);
     let event = `data: ${line}\n\n`;
-    if (!said.model) {
+    if (!parsed.model) {
       event = `event: error\ndata: ${line.replaceAll('\\"', "'")}\n\n`;
     } else {
-      reply += said.message.content;
-      if (said.done) event += await store(appID, reply);
+      reply += parsed.message.content;
+      if (parsed.done) event += await store(appID, reply);
     }
     if (!response.write(event)) await once(response, "drain", { signal: closed });
   }
 }
 
-/** The lines of a response, wherever its chunks begin and end. */
+/** Yield the lines of a response, independent of its chunks. */
 async function* lines(upstream) {
   let rest = "";
   for await (const chunk of upstream.setEncoding("utf8")) {
@@ -70,7 +70,7 @@ async function* lines(upstream) {
   if (rest) yield rest;
 }
 
-/** Record the messages, and return the conversation with them. */
+/** Store the messages, and return the conversation with them. */
 async function record(appID, messages) {
   const connection = await database.connect();
   try {
@@ -88,7 +88,7 @@ async function record(appID, messages) {
   }
 }
 
-/** Record the reply; the event that says why not, if it cannot be. */
+/** Store the reply; return an error event if that fails, else nothing. */
 async function store(appID, reply) {
   try {
     await database.query({ ...INSERT, values: ["assistant", reply.replace(/\s+/g, " "), appID] });
@@ -104,7 +104,7 @@ async function ask(prompt) {
   const request = http.request(chatUrl, { method: "POST", agent, headers });
   request.end(body);
   const [upstream] = await once(request, "response");
-  request.on("error", () => {}); // of a reset connection both tell; who reads upstream hears of it there
+  request.on("error", () => {}); // a reset connection is an error of both; the reader of upstream handles it
   return upstream;
 }
 

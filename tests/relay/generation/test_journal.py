@@ -1,4 +1,4 @@
-"""The journal on a real PostgreSQL: who goes into which round, and what becomes of rounds that are refused."""
+"""The journal on a real PostgreSQL: how lines are distributed over batches, and how failed batches are repeated."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -15,79 +15,80 @@ from db.pool import Database
 from db.replies import FinishRequest, FinishResult, NewReply
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import Notifier
-from relay.generation.journal import MAX_BATCH_LINES, Journal
+from relay.generation.batch import MAX_BATCH_LINES
+from relay.generation.journal import Journal
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.metrics import Metrics
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 class Scene:
-    """A journal that writes, and replies of its process."""
+    """A running journal, and replies of its process."""
 
     def __init__(
         self,
         database: Database,
-        presence: ProcessLease,
+        lease: ProcessLease,
         journal: Journal,
         connect: Callable[[], Coroutine[Any, Any, asyncpg.Connection]],
-        beside: asyncpg.Connection,
+        observer: asyncpg.Connection,
     ) -> None:
         self.journal = journal
         self.connect = connect
-        self.beside = beside
-        self.rounds: list[UUID] = []
+        self.observer = observer
+        self.commits: list[UUID] = []
         self._database = database
-        self._presence = presence
+        self._lease = lease
 
     async def reply(self) -> ReplyBuffer:
-        """A reply that has begun; when lines of it are committed, its id is added to ``rounds``."""
-        reply = ReplyBuffer(uuid4(), "", "m", self._presence.owner)
+        """Begin a reply. At each commit of its lines its id is appended to :attr:`commits`."""
+        reply = ReplyBuffer(uuid4(), "", "m", self._lease.owner)
         async with self._database.acquire() as connection:
             new = NewReply(reply.id, "", f"test-{reply.id}", "m", "{}", reply.owner, None, [], 0, 0)
             await replies.begin(connection, [new])
         self.journal.track(reply)
-        reply.subscribe(lambda first, lines: self.rounds.append(reply.id))
+        reply.subscribe(lambda first, lines: self.commits.append(reply.id))
         return reply
 
-    def say(self, reply: ReplyBuffer, *lines: bytes) -> None:
+    def append(self, reply: ReplyBuffer, *lines: bytes) -> None:
         for line in lines:
             reply.append(line)
         self.journal.mark_dirty(reply)
 
-    async def committed(self, *some: ReplyBuffer) -> None:
-        """Wait until all that was said is committed, and see that the log has it."""
-        async with asyncio.timeout(PATIENCE):
-            while any(reply.committed < reply.count for reply in some):
+    async def wait_committed(self, *replies: ReplyBuffer) -> None:
+        """Wait until all lines are committed, and check that the log has them."""
+        async with asyncio.timeout(TIMEOUT):
+            while any(reply.committed < reply.count for reply in replies):
                 await asyncio.sleep(0.001)
-        for reply in some:
-            assert await self.logged(reply) == reply.lines(0, reply.count)
+        for reply in replies:
+            assert await self.read_log(reply) == reply.lines(0, reply.count)
 
-    async def logged(self, reply: ReplyBuffer) -> list[bytes]:
+    async def read_log(self, reply: ReplyBuffer) -> list[bytes]:
         query = "SELECT seq, line FROM reply_lines WHERE reply = $1 ORDER BY seq"
-        found = await self.beside.fetch(query, reply.id)
+        found = await self.observer.fetch(query, reply.id)
         assert [row["seq"] for row in found] == list(range(len(found)))
         return [row["line"].encode() for row in found]
 
-    async def waits(self, pid: int | None = None) -> None:
-        """Poll until a statement waits for a lock: that of a session, or any."""
+    async def wait_for_lock(self, pid: int | None = None) -> None:
+        """Poll until a statement of the session, or of any session, waits for a lock."""
         query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND ($1::int IS NULL OR pid = $1)"
-        async with asyncio.timeout(PATIENCE):
-            while not await self.beside.fetchval(query, pid):
+        async with asyncio.timeout(TIMEOUT):
+            while not await self.observer.fetchval(query, pid):
                 await asyncio.sleep(0.005)
 
 
 def play(url: str, act: Callable[[Scene], Coroutine[Any, Any, None]], interval: float = 0.0) -> None:
     async def run() -> None:
-        async with AsyncExitStack() as parts, asyncio.timeout(3 * PATIENCE):
+        async with AsyncExitStack() as parts, asyncio.timeout(3 * TIMEOUT):
             database = Database(url, 4, 5.0)
             parts.push_async_callback(database.close)
             await database.open()
-            doorbell = Notifier(database)
-            presence = ProcessLease(database)
-            parts.push_async_callback(presence.stop)
-            await presence.start(on_notification=lambda payload: None, on_lost=lambda: None)
-            journal = Journal(database, presence, doorbell, interval, Metrics())
+            notifier = Notifier(database)
+            lease = ProcessLease(database)
+            parts.push_async_callback(lease.stop)
+            await lease.start(on_notification=lambda payload: None, on_lost=lambda: None)
+            journal = Journal(database, lease, notifier, interval, Metrics())
             parts.push_async_callback(journal.stop)
             journal.start()
 
@@ -96,158 +97,163 @@ def play(url: str, act: Callable[[Scene], Coroutine[Any, Any, None]], interval: 
                 parts.push_async_callback(connection.close)
                 return connection
 
-            await act(Scene(database, presence, journal, connect, await connect()))
+            await act(Scene(database, lease, journal, connect, await connect()))
 
     asyncio.run(run())
 
 
-async def sizes_of_rounds(at: Scene) -> list[int]:
-    found = await at.beside.fetch("SELECT count(*) FROM reply_lines GROUP BY xmin")
+async def batch_sizes(scene: Scene) -> list[int]:
+    found = await scene.observer.fetch("SELECT count(*) FROM reply_lines GROUP BY xmin")
     return [row["count"] for row in found]
 
 
-def test_a_backlog_without_end_keeps_no_other_reply_waiting(database_url: str) -> None:
-    """Whoever has new lines is in the round after the next one at the latest, as long as all of them fit into one."""
+def test_endless_backlog_of_one_reply_does_not_delay_others(database_url: str) -> None:
+    """New lines are in the batch after the next at the latest, if the lines of all other replies fit into one batch."""
 
-    async def act(at: Scene) -> None:
-        greedy, *others = [await at.reply() for _ in range(40)]
-        asked: dict[UUID, int] = {}
+    async def act(scene: Scene) -> None:
+        greedy, *others = [await scene.reply() for _ in range(40)]
+        commits_before: dict[UUID, int] = {}
         waited: list[int] = []
 
-        def go_on(first: int, lines: list[bytes]) -> None:
+        def append_more(first: int, lines: list[bytes]) -> None:
             if greedy.count < 60 * MAX_BATCH_LINES:
-                at.say(greedy, *[b"more"] * MAX_BATCH_LINES)
-            number = len(asked)
+                scene.append(greedy, *[b"more"] * MAX_BATCH_LINES)
+            number = len(commits_before)
             if number < len(others):
-                asked[others[number].id] = at.rounds.count(greedy.id)
-                at.say(others[number], b"one")
+                commits_before[others[number].id] = scene.commits.count(greedy.id)
+                scene.append(others[number], b"one")
+
+        def count_batches(reply: ReplyBuffer) -> None:
+            reply.subscribe(
+                lambda first, lines: waited.append(scene.commits.count(greedy.id) - commits_before[reply.id])
+            )
 
         for one in others:
-            one.subscribe(lambda first, lines, id=one.id: waited.append(at.rounds.count(greedy.id) - asked[id]))  # type: ignore[misc]
-        greedy.subscribe(go_on)
-        at.say(greedy, *[b"more"] * (5 * MAX_BATCH_LINES))
-        await at.committed(greedy, *others)
+            count_batches(one)
+        greedy.subscribe(append_more)
+        scene.append(greedy, *[b"more"] * (5 * MAX_BATCH_LINES))
+        await scene.wait_committed(greedy, *others)
         assert len(waited) == len(others)
         assert max(waited) <= 2
-        assert max(await sizes_of_rounds(at)) == MAX_BATCH_LINES
+        assert max(await batch_sizes(scene)) == MAX_BATCH_LINES
 
     play(database_url, act)
 
 
-def test_of_several_backlogs_without_end_each_has_its_turn(database_url: str) -> None:
-    async def act(at: Scene) -> None:
-        greedy = [await at.reply() for _ in range(4)]
+def test_several_backlogs_take_turns(database_url: str) -> None:
+    async def act(scene: Scene) -> None:
+        greedy = [await scene.reply() for _ in range(4)]
         for one in greedy:
-            at.say(one, *[b"more"] * (10 * MAX_BATCH_LINES))
-        await at.committed(*greedy)
-        for start in range(0, len(at.rounds) - 4, 4):
-            assert set(at.rounds[start : start + 4]) == {one.id for one in greedy}
-        assert max(await sizes_of_rounds(at)) <= MAX_BATCH_LINES
+            scene.append(one, *[b"more"] * (10 * MAX_BATCH_LINES))
+        await scene.wait_committed(*greedy)
+        for start in range(0, len(scene.commits) - 4, 4):
+            assert set(scene.commits[start : start + 4]) == {one.id for one in greedy}
+        assert max(await batch_sizes(scene)) <= MAX_BATCH_LINES
 
     play(database_url, act)
 
 
-def test_more_replies_than_a_round_has_lines_are_written_in_the_order_in_which_they_came(database_url: str) -> None:
-    async def act(at: Scene) -> None:
-        some = [await at.reply() for _ in range(30)]
+def test_replies_that_do_not_fit_into_one_batch_are_written_in_order(database_url: str) -> None:
+    async def act(scene: Scene) -> None:
+        several = [await scene.reply() for _ in range(30)]
         many = [b"x"] * (MAX_BATCH_LINES // 10)
-        for one in some:
-            at.say(one, *many)
-        await at.committed(*some)
-        assert at.rounds == [one.id for one in some]
-        assert sorted(await sizes_of_rounds(at)) == [MAX_BATCH_LINES] * 3
+        for one in several:
+            scene.append(one, *many)
+        await scene.wait_committed(*several)
+        assert scene.commits == [one.id for one in several]
+        assert sorted(await batch_sizes(scene)) == [MAX_BATCH_LINES] * 3
 
     play(database_url, act)
 
 
-def test_a_round_with_a_line_that_is_there_already_is_written_again_without_it(database_url: str) -> None:
-    async def act(at: Scene) -> None:
-        one, other = await at.reply(), await at.reply()
-        await at.beside.execute("INSERT INTO reply_lines VALUES ($1, 0, 'a')", one.id)
-        at.say(one, b"a", b"b")
-        at.say(other, b"x")
-        await at.committed(one, other)
-        at.say(one, b"c")
-        at.say(other, b"y")
-        await at.committed(one, other)
+def test_batch_with_a_line_that_exists_already_is_repeated_without_it(database_url: str) -> None:
+    async def act(scene: Scene) -> None:
+        one, other = await scene.reply(), await scene.reply()
+        await scene.observer.execute("INSERT INTO reply_lines VALUES ($1, 0, 'a')", one.id)
+        scene.append(one, b"a", b"b")
+        scene.append(other, b"x")
+        await scene.wait_committed(one, other)
+        scene.append(one, b"c")
+        scene.append(other, b"y")
+        await scene.wait_committed(one, other)
 
     play(database_url, act)
 
 
-def test_an_end_that_meets_a_round_under_way_in_opposite_order_disturbs_nobody(database_url: str) -> None:
-    """The round and the end have each written a line that the other wants to write: PostgreSQL undoes one of them."""
+def test_deadlock_with_the_end_of_replies_loses_no_line(database_url: str) -> None:
+    """A batch and a statement that ends replies wait for each other: PostgreSQL rolls one of them back."""
 
-    async def act(at: Scene) -> None:
-        first, middle, last = [await at.reply() for _ in range(3)]
-        holding, ending = [await at.connect() for _ in range(2)]
+    async def act(scene: Scene) -> None:
+        first, middle, last = [await scene.reply() for _ in range(3)]
+        holding, ending = [await scene.connect() for _ in range(2)]
         hold = holding.transaction()
         await hold.start()
         await holding.execute("INSERT INTO reply_lines VALUES ($1, 0, 'held')", middle.id)
-        await ending.execute("SET deadlock_timeout = '1min'")  # so that it is the round that is undone
+        await ending.execute("SET deadlock_timeout = '1min'")  # so that the batch is rolled back
         for reply in (first, middle, last):
-            at.say(reply, b"line")
-        await at.waits()
-        endings = [
+            scene.append(reply, b"line")
+        await scene.wait_for_lock()
+        requests = [
             FinishRequest(one.id, "", one.owner, "done", None, Message("assistant", "x"), 0, ["line", "end"], [])
             for one in sorted((first, last), key=lambda one: one is first)
         ]
-        ended = asyncio.ensure_future(replies.finish(ending, endings))
-        await at.waits(ending.get_server_pid())
+        ended = asyncio.ensure_future(replies.finish(ending, requests))
+        await scene.wait_for_lock(ending.get_server_pid())
         await hold.rollback()
         assert await ended == [FinishResult.STORED] * 2
         for reply in (first, last):
-            at.journal.untrack(reply)
-            assert await at.logged(reply) == [b"line", b"end"]
-        await at.committed(middle)
+            scene.journal.untrack(reply)
+            assert await scene.read_log(reply) == [b"line", b"end"]
+        await scene.wait_committed(middle)
 
     play(database_url, act)
 
 
 @pytest.mark.expects_log("The database takes no lines")
-def test_lines_of_a_round_whose_connection_was_cut_are_written_once(database_url: str) -> None:
-    async def act(at: Scene) -> None:
-        some = [await at.reply() for _ in range(5)]
+def test_lines_of_a_batch_whose_connection_was_lost_are_written_once(database_url: str) -> None:
+    async def act(scene: Scene) -> None:
+        several = [await scene.reply() for _ in range(5)]
         for turn in range(8):
-            for one in some:
-                at.say(one, *(b"%d %d" % (turn, n) for n in range(100)))
+            for one in several:
+                scene.append(one, *(b"%d %d" % (turn, n) for n in range(100)))
             await asyncio.sleep(0.002 * turn)
             query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%alive AS MATERIALIZED%'"
-            await at.beside.execute(query + " AND pid <> pg_backend_pid() AND datname = current_database()")
-        await at.committed(*some)
+            await scene.observer.execute(query + " AND pid <> pg_backend_pid() AND datname = current_database()")
+        await scene.wait_committed(*several)
 
     play(database_url, act)
 
 
-def test_large_lines_are_spread_over_rounds_that_postgresql_can_take(database_url: str) -> None:
-    """PostgreSQL takes no message of 1 GB: a round as large would be tried again for ever, and all replies wait."""
+def test_large_lines_are_distributed_over_several_batches(database_url: str) -> None:
+    """PostgreSQL rejects messages of 1 GB: such a batch would be repeated forever, and all replies would wait."""
 
-    async def act(at: Scene) -> None:
+    async def act(scene: Scene) -> None:
         large = b"x" * 3_000_000
-        some = [await at.reply() for _ in range(4)]
-        for one in some[:3]:
-            at.say(one, b"first", *[large] * 9, b"last")
-        at.say(some[3], large * 9)
-        await at.committed(*some)
-        sizes = await at.beside.fetch("SELECT sum(octet_length(line)) AS size FROM reply_lines GROUP BY xmin")
+        several = [await scene.reply() for _ in range(4)]
+        for one in several[:3]:
+            scene.append(one, b"first", *[large] * 9, b"last")
+        scene.append(several[3], large * 9)
+        await scene.wait_committed(*several)
+        sizes = await scene.observer.fetch("SELECT sum(octet_length(line)) AS size FROM reply_lines GROUP BY xmin")
         assert max(row["size"] for row in sizes) <= len(large) * 9
         assert len(sizes) >= 4
 
     play(database_url, act)
 
 
-def test_large_lines_without_end_keep_no_other_reply_waiting(database_url: str) -> None:
-    async def act(at: Scene) -> None:
-        greedy, other = await at.reply(), await at.reply()
+def test_endless_large_lines_do_not_delay_other_replies(database_url: str) -> None:
+    async def act(scene: Scene) -> None:
+        greedy, other = await scene.reply(), await scene.reply()
         large = [b"x" * 3_000_000] * 3
 
-        def go_on(first: int, lines: list[bytes]) -> None:
+        def append_more(first: int, lines: list[bytes]) -> None:
             if greedy.count < 20 and not other.committed:
-                at.say(greedy, *large)
+                scene.append(greedy, *large)
 
-        greedy.subscribe(go_on)
-        at.say(greedy, *large)
-        at.say(other, b"one")
-        await at.committed(greedy, other)
-        assert at.rounds.index(other.id) <= 2
+        greedy.subscribe(append_more)
+        scene.append(greedy, *large)
+        scene.append(other, b"one")
+        await scene.wait_committed(greedy, other)
+        assert scene.commits.index(other.id) <= 2
 
     play(database_url, act)

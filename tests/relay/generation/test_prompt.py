@@ -1,4 +1,4 @@
-"""The request to Ollama that a prompt becomes, and which of its messages fit."""
+"""The request to Ollama made from a prompt, and the selection of messages that fit into the context."""
 
 import msgspec
 import pytest
@@ -32,15 +32,15 @@ values = st.recursive(
 names = st.text(max_size=6).filter(lambda name: name not in ("model", "messages", "appID"))
 
 
-def asked(options: bytes) -> Prompt:
+def make_prompt(options: bytes) -> Prompt:
     return Prompt("", "a", "m", [], msgspec.json.decode(options, type=dict[str, msgspec.Raw]))
 
 
 @given(st.dictionaries(names, values, max_size=4), messages)
-def test_a_request_holds_the_clients_fields_and_the_messages(
+def test_request_has_the_clients_fields_and_the_messages(
     options: dict[str, object], conversation: list[Message]
 ) -> None:
-    body = ujson.loads(chat_body(asked(ujson.dumps(options).encode()).stored_request(), conversation))
+    body = ujson.loads(chat_body(make_prompt(ujson.dumps(options).encode()).stored_request(), conversation))
     assert body.pop("model") == "m"
     assert body.pop("messages") == [
         {"role": message.role, "content": message.content} | ujson.loads(message.extra or "{}")
@@ -49,14 +49,14 @@ def test_a_request_holds_the_clients_fields_and_the_messages(
     assert body == options
 
 
-def test_the_clients_fields_are_kept_as_they_were_written() -> None:
+def test_clients_fields_are_passed_on_unchanged() -> None:
     options = rb'{"options":{"seed":1e2 , "stop":["\u0000","\u00e9"]},"x":12345678901234567890123}'
-    body = chat_body(asked(options).stored_request(), [])
+    body = chat_body(make_prompt(options).stored_request(), [])
     assert rb'{"seed":1e2 , "stop":["\u0000","\u00e9"]}' in body
     assert b"12345678901234567890123" in body
 
 
-def test_an_extra_is_kept_as_it_was_written() -> None:
+def test_extra_fields_of_a_message_are_passed_on_unchanged() -> None:
     body = chat_body('{"model":"m"}', [Message("user", "é\u2028", '{"images": ["a"],"n":1.0}')])
     [message] = ujson.loads(body)["messages"]
     assert message == {"role": "user", "content": "é\u2028", "images": ["a"], "n": 1.0}
@@ -64,7 +64,7 @@ def test_an_extra_is_kept_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "limit", "size", "chosen", "left"),
+    ("own", "limit", "size", "selected", "remaining"),
     [
         ([], 5, 10, [], (5, 10)),
         ([user("abc")], 5, 10, [user("abc")], (4, 7)),
@@ -79,37 +79,35 @@ def test_an_extra_is_kept_as_it_was_written() -> None:
         ([Message("user", "a", '{"x":1}')], 5, 10, [Message("user", "a", '{"x":1}')], (4, 2)),
     ],
 )
-def test_the_newest_messages_that_fit_are_chosen(
-    own: list[Message], limit: int, size: int, chosen: list[Message], left: tuple[int, int]
+def test_newest_messages_that_fit_are_selected(
+    own: list[Message], limit: int, size: int, selected: list[Message], remaining: tuple[int, int]
 ) -> None:
-    assert trim_to_context(own, limit, size) == (chosen, *left)
+    assert trim_to_context(own, limit, size) == (selected, *remaining)
 
 
 @given(messages, st.integers(0, 10), st.integers(0, 60))
-def test_what_is_chosen_keeps_its_order_its_newest_and_its_system_messages(
-    own: list[Message], limit: int, size: int
-) -> None:
-    chosen, messages_left, bytes_left = trim_to_context(own, limit, size)
-    remaining = iter(own)
-    assert all(any(one is other for other in remaining) for one in chosen)
-    assert chosen[-1:] == own[-1:]
+def test_selection_keeps_order_newest_and_system_messages_and_limits(own: list[Message], limit: int, size: int) -> None:
+    selected, messages_remaining, bytes_remaining = trim_to_context(own, limit, size)
+    in_order = iter(own)
+    assert all(any(one is other for other in in_order) for one in selected)
+    assert selected[-1:] == own[-1:]
     system_messages = [message for message in own if message.role == "system"]
-    assert [message for message in chosen if message.role == "system"] == system_messages
-    assert 0 <= messages_left <= limit and 0 <= bytes_left <= size
-    others = [message for message in chosen[:-1] if message.role != "system"]
+    assert [message for message in selected if message.role == "system"] == system_messages
+    assert 0 <= messages_remaining <= limit and 0 <= bytes_remaining <= size
+    others = [message for message in selected[:-1] if message.role != "system"]
     assert sum(len(message.content.encode()) for message in others) <= size
     assert len(others) < max(limit, 1)
 
 
 @given(messages)
-def test_without_limits_all_are_chosen(own: list[Message]) -> None:
+def test_all_messages_are_selected_without_limits(own: list[Message]) -> None:
     assert trim_to_context(own, NO_LIMIT, NO_LIMIT)[0] == own
 
 
 @given(messages, st.integers(0, 10), st.integers(0, 60))
-def test_nothing_older_is_read_when_one_of_the_prompts_own_did_not_fit(
+def test_no_earlier_messages_are_read_if_one_of_the_prompts_own_does_not_fit(
     own: list[Message], limit: int, size: int
 ) -> None:
-    chosen, messages_left, _ = prompt.trim_to_context(own, limit, size)
-    if len(chosen) < len(own):
-        assert messages_left == 0
+    selected, messages_remaining, _ = prompt.trim_to_context(own, limit, size)
+    if len(selected) < len(own):
+        assert messages_remaining == 0

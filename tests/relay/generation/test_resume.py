@@ -1,4 +1,4 @@
-"""How a reply that broke off is continued: what hinders it, what the model is given, what is left of a limit."""
+"""Resuming an interrupted reply: whether it is resumable, the messages sent, and the remaining token limit."""
 
 import pytest
 import ujson
@@ -12,7 +12,7 @@ from tests.fakes.ollama import line
 HI = Message("user", "hi")
 
 
-def said(*contents: str, thinking: str = "", tool_calls: bool = False) -> Transcript:
+def transcript_of(*contents: str, thinking: str = "", tool_calls: bool = False) -> Transcript:
     transcript = Transcript()
     transcript.add(ChatLine(thinking=thinking, tool_calls=[{}] if tool_calls else []))
     for content in contents:
@@ -20,55 +20,55 @@ def said(*contents: str, thinking: str = "", tool_calls: bool = False) -> Transc
     return transcript
 
 
-def test_what_the_log_holds_is_what_the_model_said() -> None:
+def test_transcript_is_restored_from_the_log() -> None:
     transcript = Transcript()
     lines = [line("a "), b'{"error":"no json"}', line("", message={"thinking": "hm"}), line("b")]
     resume.replay(transcript, lines)
     message = transcript.message(collapse_whitespace=False)
     assert message is not None and (message.content, message.extra) == ("a b", '{"thinking":"hm"}')
-    assert transcript.pieces == 3
+    assert transcript.estimated_tokens == 3
 
 
 @pytest.mark.parametrize(
-    ("request_fields", "transcript", "possible"),
+    ("request_fields", "transcript", "resumable"),
     [
-        ({}, said(), True),
-        ({}, said("a"), True),
-        ({"format": None}, said("a"), True),
-        ({"format": ""}, said("a"), True),
-        ({}, said("a", thinking="hm"), True),
-        ({"format": "json"}, said(), True),
-        ({"format": "json"}, said("{"), False),
-        ({"format": {"type": "object"}}, said("{"), False),
-        ({}, said(thinking="hm"), False),
-        ({}, said("a", tool_calls=True), False),
+        ({}, transcript_of(), True),
+        ({}, transcript_of("a"), True),
+        ({"format": None}, transcript_of("a"), True),
+        ({"format": ""}, transcript_of("a"), True),
+        ({}, transcript_of("a", thinking="hm"), True),
+        ({"format": "json"}, transcript_of(), True),
+        ({"format": "json"}, transcript_of("{"), False),
+        ({"format": {"type": "object"}}, transcript_of("{"), False),
+        ({}, transcript_of(thinking="hm"), False),
+        ({}, transcript_of("a", tool_calls=True), False),
     ],
 )
-def test_a_thought_a_call_or_a_bound_answer_cannot_be_continued(
-    request_fields: dict[str, object], transcript: Transcript, possible: bool
+def test_thinking_tool_calls_and_formats_are_not_resumable(
+    request_fields: dict[str, object], transcript: Transcript, resumable: bool
 ) -> None:
     request = ujson.dumps({"model": "m"} | request_fields)
-    assert (resume.why_not_resumable(request, transcript, 1) is None) is possible
+    assert (resume.why_not_resumable(request, transcript, 1) is None) is resumable
 
 
-def test_a_reply_that_gets_no_further_is_given_up() -> None:
-    assert resume.why_not_resumable("{}", said("a"), resume.MAX_ATTEMPTS) is None
-    assert resume.why_not_resumable("{}", said("a"), resume.MAX_ATTEMPTS + 1)
+def test_reply_without_progress_is_not_resumed_forever() -> None:
+    assert resume.why_not_resumable("{}", transcript_of("a"), resume.MAX_ATTEMPTS) is None
+    assert resume.why_not_resumable("{}", transcript_of("a"), resume.MAX_ATTEMPTS + 1)
 
 
-def test_the_model_is_given_its_own_words_last() -> None:
-    assert resume.messages_to_continue([HI], said()) == [HI]
-    assert resume.messages_to_continue([HI], said("a ", "b")) == [HI, Message("assistant", "a b")]
+def test_transcript_is_the_last_message() -> None:
+    assert resume.messages_to_continue([HI], transcript_of()) == [HI]
+    assert resume.messages_to_continue([HI], transcript_of("a ", "b")) == [HI, Message("assistant", "a b")]
 
 
-def test_a_reply_that_continued_a_message_is_one_message_with_it() -> None:
+def test_transcript_is_appended_to_the_assistants_message_that_it_continues() -> None:
     before = [HI, Message("assistant", "a ")]
-    assert resume.messages_to_continue(before, said("b ")) == [HI, Message("assistant", "a b ")]
-    assert resume.messages_to_continue(before, said()) == before
+    assert resume.messages_to_continue(before, transcript_of("b ")) == [HI, Message("assistant", "a b ")]
+    assert resume.messages_to_continue(before, transcript_of()) == before
 
 
 @pytest.mark.parametrize(
-    ("options", "left"),
+    ("options", "remaining"),
     [
         (None, None),
         ({}, {}),
@@ -79,13 +79,13 @@ def test_a_reply_that_continued_a_message_is_one_message_with_it() -> None:
         ("odd", "odd"),
     ],
 )
-def test_what_was_said_counts_against_the_limit_of_tokens(options: object, left: object) -> None:
+def test_transcript_counts_towards_the_token_limit(options: object, remaining: object) -> None:
     fields = {"model": "m"} if options is None else {"model": "m", "options": options}
-    request = resume.remaining_request(ujson.dumps(fields), said("a", "b"))
+    request = resume.remaining_request(ujson.dumps(fields), transcript_of("a", "b"))
     assert request is not None
-    assert ujson.loads(request).get("options") == left
+    assert ujson.loads(request).get("options") == remaining
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_nothing_is_left_of_a_limit_that_was_reached(limit: int) -> None:
-    assert resume.remaining_request(ujson.dumps({"options": {"num_predict": limit}}), said("a", "b")) is None
+def test_no_request_remains_if_the_token_limit_is_reached(limit: int) -> None:
+    assert resume.remaining_request(ujson.dumps({"options": {"num_predict": limit}}), transcript_of("a", "b")) is None

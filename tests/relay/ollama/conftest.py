@@ -1,4 +1,4 @@
-"""What tests of the HTTP client share: both event loops, and clients that are closed after the test."""
+"""Fixtures of the HTTP client's tests: both event loops, and clients that are closed after the test."""
 
 import asyncio
 import gc
@@ -15,14 +15,14 @@ NewClient = Callable[..., StreamingClient]
 
 @pytest.fixture(params=[{"use_uvloop": True}, {"loop_factory": asyncio.SelectorEventLoop}], ids=["uvloop", "asyncio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """A coroutine marked ``anyio`` runs on uvloop, as the server does, and on asyncio's own loop."""
+    """Run tests marked ``anyio`` on uvloop, which the server uses, and on asyncio's own loop."""
     return "asyncio", request.param
 
 
 @pytest.fixture
 async def new_client() -> AsyncIterator[NewClient]:
-    """Makes clients. After the test none has left a task or an open socket behind."""
-    gc.freeze()  # what is older than the test need not be looked through after it
+    """A factory of clients. Fails the test if a client leaves a task or an open socket behind."""
+    gc.freeze()  # keep the collection after the test short
     with ExitStack() as clients:
 
         def new(**options: Any) -> StreamingClient:
@@ -31,10 +31,10 @@ async def new_client() -> AsyncIterator[NewClient]:
             return client
 
         yield new
-    for _ in range(3):  # what was cancelled ends in its next turn, and asyncio closes sockets one turn later
+    for _ in range(3):  # cancelled tasks end in the next iteration, asyncio closes sockets in the one after
         await asyncio.sleep(0)
-    left = [task for task in asyncio.all_tasks() if "Exchange" in repr(task)]
-    gc.collect()  # a socket that nobody closed warns, and a warning fails the test
+    left = [task for task in asyncio.all_tasks() if "Transfer" in repr(task)]
+    gc.collect()  # an unclosed socket warns when it is collected, and a warning fails the test
     gc.unfreeze()
     assert not left
 

@@ -1,4 +1,4 @@
-"""What a line of /api/chat says, whatever it looks like, and the lines that chatterd says itself."""
+"""Decoding the lines of /api/chat, and encoding the lines that chatterd adds."""
 
 import contextlib
 import json
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from errors import UnreadableLine
 from relay.ollama import chat_line
 from relay.ollama.chat_line import ChatLine
-from relay.stream import sse
 from tests.fakes.ollama import last_line, line
 
 values: st.SearchStrategy[Any] = st.recursive(
@@ -23,7 +22,7 @@ values: st.SearchStrategy[Any] = st.recursive(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "decoded"),
     [
         (line("a"), ChatLine("a")),
         (last_line("z"), ChatLine("z", done=True)),
@@ -52,8 +51,8 @@ values: st.SearchStrategy[Any] = st.recursive(
         (b'{"error":"a/b"}', ChatLine(error="a/b")),
     ],
 )
-def test_a_line_is_read(text: bytes, said: ChatLine) -> None:
-    assert chat_line.read(text) == said
+def test_a_valid_line_is_decoded(text: bytes, decoded: ChatLine) -> None:
+    assert chat_line.read(text) == decoded
 
 
 @pytest.mark.parametrize(
@@ -79,78 +78,119 @@ def test_a_line_is_read(text: bytes, said: ChatLine) -> None:
         b'{"model":"m","message":{"content":"\xed\xa0\x80"}}',
         b'\xef\xbb\xbf{"model":"m"}',
         b'{"error":null}',
+        b'{"error":"","error":null,"model":"m","message":{"content":"a"}}',
         b"[" * 100_000,
         b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
     ids=lambda text: repr(text[:20]),
 )
-def test_a_line_that_is_none_cannot_be_read_and_is_given_back(text: bytes) -> None:
-    with pytest.raises(UnreadableLine) as refused:
+def test_an_invalid_line_raises_an_error_that_has_the_line(text: bytes) -> None:
+    with pytest.raises(UnreadableLine) as raised:
         chat_line.read(text)
-    assert refused.value.line == text
+    assert raised.value.line == text
 
 
 @given(values)
-def test_no_json_breaks_the_reader(value: Any) -> None:
+def test_any_json_is_decoded_or_unreadable(value: Any) -> None:
     for candidate in (value, {"model": "m", "message": value}, {"model": "m", "error": value}, {"model": value}):
         try:
-            said = chat_line.read(json.dumps(candidate).encode())
+            decoded = chat_line.read(json.dumps(candidate).encode())
         except UnreadableLine:
             continue
-        assert isinstance(said.content, str) and isinstance(said.thinking, str) and isinstance(said.tool_calls, list)
-        assert isinstance(said.done, bool)
+        assert (
+            isinstance(decoded.content, str)
+            and isinstance(decoded.thinking, str)
+            and isinstance(decoded.tool_calls, list)
+        )
+        assert isinstance(decoded.done, bool)
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_break_the_reader(text: bytes) -> None:
+def test_any_bytes_are_decoded_or_unreadable(text: bytes) -> None:
     with contextlib.suppress(UnreadableLine):
         assert isinstance(chat_line.read(b"{" + text), ChatLine)
 
 
 @given(st.text(st.characters(), max_size=50))
-def test_what_is_read_can_be_stored(text: str) -> None:
-    said = chat_line.read(
+def test_decoded_text_can_be_stored(text: str) -> None:
+    decoded = chat_line.read(
         json.dumps({"model": "m", "message": {"content": text, "tool_calls": [{text: text}]}}).encode()
     )
-    for one in (said.content, *said.tool_calls[0].keys(), *said.tool_calls[0].values()):
+    for one in (decoded.content, *decoded.tool_calls[0].keys(), *decoded.tool_calls[0].values()):
         one.encode()
         assert "\0" not in one
 
 
 @given(st.text(st.characters(exclude_characters="\0"), max_size=50))
-def test_what_can_be_stored_is_stored_as_it_is(text: str) -> None:
+def test_only_nul_and_lone_surrogates_are_replaced_in_a_text(text: str) -> None:
     clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert chat_line.storable(clean) == clean
     assert chat_line.storable(text) == clean
 
 
 @given(st.text(st.characters(), max_size=200))
-def test_an_error_line_is_one_line_of_json_that_is_shown_as_an_error_without_double_quotes(text: str) -> None:
+def test_an_error_line_is_one_line_of_json_with_single_quotes_for_double_quotes(text: str) -> None:
     made = chat_line.error_line(text)
-    assert made.startswith(sse.ERROR_PREFIX) and b"\n" not in made and b"\r" not in made
+    assert b"\n" not in made and b"\r" not in made
     assert json.loads(made) == {"error": chat_line.storable(text).replace('"', "'")}
 
 
+@given(st.text(st.characters(), max_size=200), st.binary(max_size=200))
+def test_every_error_line_is_recognized(text: str, line: bytes) -> None:
+    assert chat_line.is_error_line(chat_line.error_line(text))
+    assert chat_line.is_error_line(chat_line.unreadable_line(line))
+
+
+chat_fields = st.fixed_dictionaries(
+    {"model": st.text(min_size=1, max_size=5)},
+    optional={"message": values, "done": values, "error": st.none() | st.just("") | values, "created_at": values},
+)
+
+
+@given(
+    st.permutations(['"error":""', '"error":"x"', '"error":null', '"error":{"message":"x"}', '"model":"m"']),
+    st.integers(1, 5),
+    chat_fields,
+)
+def test_no_line_that_is_decoded_as_a_chat_line_is_recognized_as_an_error_line(
+    members: list[str], count: int, fields: dict[str, Any]
+) -> None:
+    more = json.dumps(fields, separators=(",", ":"))
+    for text in (more, "{" + ",".join(members[:count]) + "}", "{" + ",".join(members[:count]) + "," + more[1:]):
+        try:
+            decoded = chat_line.read(text.encode())
+        except UnreadableLine:
+            continue
+        assert decoded.error is not None or not chat_line.is_error_line(text.encode())
+
+
+@given(st.text(max_size=5), st.dictionaries(st.text(max_size=5), values, max_size=3), st.none() | st.text(max_size=5))
+def test_no_chat_line_that_chatterd_adds_is_recognized_as_an_error_line(
+    model: str, message: dict[str, Any], reason: str | None
+) -> None:
+    assert not chat_line.is_error_line(chat_line.own_line(model, message, reason))
+
+
 @pytest.mark.parametrize(("length", "shown"), [(4096, 4096), (4097, 4096 + 4), (10**6, 4096 + 4)])
-def test_an_error_line_is_cut_where_it_is_too_long(length: int, shown: int) -> None:
+def test_a_long_error_is_cut(length: int, shown: int) -> None:
     assert len(json.loads(chat_line.error_line("é" * length))["error"]) == shown
 
 
 @given(st.binary(max_size=100))
-def test_an_unreadable_line_is_told_with_replacement_characters(text: bytes) -> None:
-    told = json.loads(chat_line.unreadable_line(text))["error"]
-    assert told == text.decode(errors="replace").replace("\0", "\ufffd").replace('"', "'")
+def test_an_unreadable_line_is_quoted_with_replacement_characters(text: bytes) -> None:
+    quoted = json.loads(chat_line.unreadable_line(text))["error"]
+    assert quoted == text.decode(errors="replace").replace("\0", "\ufffd").replace('"', "'")
 
 
 @pytest.mark.parametrize("reason", [None, "stop", "stopped"])
-def test_a_line_of_our_own_has_ollamas_shape(reason: str | None) -> None:
+def test_a_chat_line_that_chatterd_adds_has_ollamas_format(reason: str | None) -> None:
     made = chat_line.own_line("m", {"content": "é\n", "thinking": "x"}, reason)
     assert b"\n" not in made
-    said = json.loads(made)
-    created = said.pop("created_at")
+    decoded = json.loads(made)
+    created = decoded.pop("created_at")
     assert datetime.fromisoformat(created).tzinfo is not None and created.endswith("Z")
-    assert said.pop("message") == {"role": "assistant", "content": "é\n", "thinking": "x"}
-    assert said == {"model": "m", "done": reason is not None} | ({"done_reason": reason} if reason else {})
+    assert decoded.pop("message") == {"role": "assistant", "content": "é\n", "thinking": "x"}
+    assert decoded == {"model": "m", "done": reason is not None} | ({"done_reason": reason} if reason else {})
     assert chat_line.read(made) == ChatLine("é\n", thinking="x", done=reason is not None)
 
 
@@ -168,7 +208,5 @@ def test_a_line_of_our_own_has_ollamas_shape(reason: str | None) -> None:
         (b"[", (0, 0)),
     ],
 )
-def test_tokens_are_counted_where_the_last_line_says_them_and_no_nonsense_is(
-    last: bytes, counts: tuple[int, int]
-) -> None:
+def test_valid_token_counts_of_the_last_line_are_returned(last: bytes, counts: tuple[int, int]) -> None:
     assert chat_line.tokens(last) == counts

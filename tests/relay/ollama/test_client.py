@@ -1,4 +1,4 @@
-"""Calls to Ollama that end in ways of their own: nobody waits any more, or what they bring cannot be taken."""
+"""Calls to Ollama that are abandoned, time out, or fail in a callback."""
 
 import asyncio
 import gc
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from errors import UpstreamDisconnected, UpstreamUnreachable
-from relay.ollama import client as ollama_module
+from relay.ollama import client as client_module
 from relay.ollama.client import OllamaClient, StreamingCall
 from tests.fakes.peer import Connection, Peer
 
@@ -24,43 +24,43 @@ async def peer() -> AsyncIterator[Peer]:
 
 
 @pytest.fixture
-async def asked(peer: Peer) -> AsyncIterator[OllamaClient]:
-    asked = OllamaClient(peer.url(""), 10, 1.0)
-    yield asked
-    asked.close()
+async def client(peer: Peer) -> AsyncIterator[OllamaClient]:
+    client = OllamaClient(peer.url(""), 10, 1.0)
+    yield client
+    client.close()
 
 
-async def test_a_probe_that_nobody_waits_for_any_more_is_closed_and_not_worth_a_word(
-    asked: OllamaClient, peer: Peer
+async def test_a_cancelled_short_request_closes_its_connection_and_logs_nothing(
+    client: OllamaClient, peer: Peer
 ) -> None:
-    probe = asyncio.create_task(asked.get("/api/version"))
+    fetch = asyncio.create_task(client.get("/api/version"))
     connection = await peer.accept()
     await connection.request()
-    probe.cancel()
+    fetch.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await probe
+        await fetch
     await connection.left()
 
 
-async def test_a_probe_ends_in_time_though_others_take_its_turn(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ollama_module, "PROBES", 2)
-    monkeypatch.setattr(ollama_module, "PROBE_TIMEOUT", 0.1)
-    asked = OllamaClient(peer.url(""), 10, 1.0)
-    probes = [asyncio.create_task(asked.get("/api/version")) for _ in range(10)]
-    ended = await asyncio.gather(*probes, return_exceptions=True)
+async def test_a_short_request_times_out_in_the_queue_too(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_SHORT_REQUESTS", 2)
+    monkeypatch.setattr(client_module, "SHORT_REQUEST_TIMEOUT", 0.1)
+    client = OllamaClient(peer.url(""), 10, 1.0)
+    fetches = [asyncio.create_task(client.get("/api/version")) for _ in range(10)]
+    ended = await asyncio.gather(*fetches, return_exceptions=True)
     assert {type(error) for error in ended} == {UpstreamUnreachable}
-    assert len(peer.arrived) <= 4, "each of the ten had a turn: they ended one after the other"
-    asked.close()
+    assert len(peer.arrived) <= 4, "the timeout began only when a request left the queue"
+    client.close()
 
 
-@pytest.mark.expects_log("could not be taken")
-async def test_a_chat_whose_bytes_cannot_be_taken_ends_and_the_log_says_why(
-    asked: OllamaClient, peer: Peer, caplog: pytest.LogCaptureFixture
+@pytest.mark.expects_log("Processing the response")
+async def test_a_chat_fails_if_its_callback_raises_and_the_exception_is_logged(
+    client: OllamaClient, peer: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: bytes) -> None:
         raise ZeroDivisionError
 
-    call = asked.chat(b"{}", fail)
+    call = client.chat(b"{}", fail)
     connection = await peer.accept()
     connection.say(CHUNKED + b"1\r\na\r\n")
     await asyncio.wait([call.done])
@@ -76,19 +76,19 @@ async def test_a_chat_whose_bytes_cannot_be_taken_ends_and_the_log_says_why(
         lambda call, connection: connection.reset(),
         lambda call, connection: connection.say(b"0\r\n\r\n"),
     ],
-    ids=["cancelled", "broken", "whole"],
+    ids=["cancelled", "reset", "complete"],
 )
-async def test_a_call_that_has_ended_is_freed_without_the_collector(
-    asked: OllamaClient, peer: Peer, end: Callable[[StreamingCall, Connection], None]
+async def test_a_call_that_has_ended_leaves_no_reference_cycle(
+    client: OllamaClient, peer: Peer, end: Callable[[StreamingCall, Connection], None]
 ) -> None:
     gc.collect()
     gc.disable()
     try:
-        taken = asyncio.Queue[bytes]()
-        call = asked.chat(b"{}", taken.put_nowait)
+        received = asyncio.Queue[bytes]()
+        call = client.chat(b"{}", received.put_nowait)
         connection = await peer.accept()
         connection.say(CHUNKED + b"1\r\na\r\n")
-        assert await taken.get() == b"a"
+        assert await received.get() == b"a"
         end(call, connection)
         await asyncio.wait([call.done])
         gone = weakref.ref(call)
@@ -98,3 +98,31 @@ async def test_a_call_that_has_ended_is_freed_without_the_collector(
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("http://127.0.0.1:1", "Ollama cannot be reached. Check that it is running."),
+        ("http://127.0.0.1:99999", "Ollama cannot be reached. Check that it is running."),
+    ],
+)
+async def test_an_unreachable_ollama_is_reported_without_its_address(url: str, sentence: str) -> None:
+    client = OllamaClient(url, 10, 1.0)
+    call = client.chat(b"{}", lambda _: None)
+    await asyncio.wait([call.done])
+    assert isinstance(call.done.exception(), UpstreamUnreachable) and str(call.done.exception()) == sentence
+    assert not call.headers.done() and call.status == 0
+    with pytest.raises(UpstreamUnreachable, match=sentence):
+        await client.state()
+    client.close()
+    assert not await OllamaClient.is_reachable(url)
+
+
+@pytest.mark.parametrize(("status", "state"), [(200, "ok"), (500, "answered 500")])
+async def test_the_state_is_ok_or_names_the_status(client: OllamaClient, peer: Peer, status: int, state: str) -> None:
+    asking = asyncio.create_task(client.state())
+    connection = await peer.accept()
+    assert (await connection.request()).startswith(b"GET /api/version ")
+    connection.say(b"HTTP/1.1 %d Some Reason\r\nContent-Length: 0\r\n\r\n" % status)
+    assert await asking == state

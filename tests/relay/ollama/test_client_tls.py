@@ -1,4 +1,4 @@
-"""chatterd in front of an Ollama behind TLS: it streams, it stops, and it asks nobody whose certificate is wrong."""
+"""chatterd with an Ollama behind TLS: streaming, stopping, and certificates that are not trusted."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def tls(request: pytest.FixtureRequest, authority: trustme.CA) -> ssl.SSLContext:
-    """The server's side, for the name that the test gives as its parameter, else the right one."""
+    """The server's context: its certificate is for the name in the test's parameter, by default for the right one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(getattr(request, "param", "127.0.0.1")).configure_cert(context)
     return context
@@ -41,7 +41,7 @@ def asker(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Client]:
-    """A client of a chatterd that trusts the authority."""
+    """Client of a chatterd that trusts the authority."""
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     client = Client(start_chatterd(database_url=database_url, ollama_host=behind_tls.url).url)
@@ -61,7 +61,7 @@ def test_a_reply_is_streamed(asker: Client, behind_tls: ScriptedOllama) -> None:
     assert asker.http.get("/models").json()["models"][0]["name"] == "fake"
 
 
-def test_a_reply_that_is_stopped_closes_the_connection(asker: Client, behind_tls: ScriptedOllama) -> None:
+def test_stopping_a_reply_closes_the_connection(asker: Client, behind_tls: ScriptedOllama) -> None:
     behind_tls.script(Head(), Lines(line("a")), Gate())
     with asker.prompt("hi") as stream:
         assert stream.next()
@@ -71,7 +71,7 @@ def test_a_reply_that_is_stopped_closes_the_connection(asker: Client, behind_tls
     assert asker.messages()[-1] == ("assistant", "a")
 
 
-def test_a_connection_that_breaks_keeps_the_partial(asker: Client, behind_tls: ScriptedOllama) -> None:
+def test_a_lost_connection_keeps_the_partial_reply(asker: Client, behind_tls: ScriptedOllama) -> None:
     gate = Gate()
     behind_tls.script(Head(), Lines(line("a")), gate)
     with asker.prompt("hi") as stream:
@@ -79,13 +79,13 @@ def test_a_connection_that_breaks_keeps_the_partial(asker: Client, behind_tls: S
         gate.reached.wait()
         behind_tls.cut_connections()
         events = stream.rest()
-    assert len(events) == 1 and events[0].name == "error" and "broke" in events[0].json["error"]
+    assert len(events) == 1 and events[0].name == "error" and "was lost" in events[0].json["error"]
     assert asker.messages()[-1] == ("assistant", "a")
 
 
-@pytest.mark.expects_log("No Ollama answers at")
+@pytest.mark.expects_log("Ollama is unreachable at")
 @pytest.mark.parametrize("tls", ["elsewhere.example"], indirect=True)
-def test_a_wrong_certificate_is_told_and_nothing_is_asked(
+def test_a_wrong_certificate_is_reported_and_no_request_is_sent(
     asker: Client, behind_tls: ScriptedOllama, database_url: str
 ) -> None:
     with asker.prompt("hi") as stream:

@@ -1,4 +1,4 @@
-"""StreamingClient over TLS: the same answers and ends, and nobody spoken to whose certificate is not trusted."""
+"""StreamingClient over TLS. A server whose certificate is not trusted receives no request."""
 
 import asyncio
 import ssl
@@ -8,8 +8,9 @@ import pytest
 import trustme
 from tornado.httpclient import HTTPRequest
 
-from relay.ollama import http_client
-from relay.ollama.http_client import RemoteProtocolError, StreamingClient
+from relay.ollama import transfer
+from relay.ollama.http_client import StreamingClient
+from relay.ollama.response_parser import RemoteProtocolError
 from tests.fakes.peer import Connection, Peer
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +34,7 @@ def server_side(authority: trustme.CA, *names: str) -> ssl.SSLContext:
 def _trusting(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    monkeypatch.setattr(http_client, "trusting_the_system", lambda: context)
+    monkeypatch.setattr(transfer, "default_ssl_context", lambda: context)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ async def peer(authority: trustme.CA) -> AsyncIterator[Peer]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_an_answer_is_streamed_and_its_end_closes_the_connection(
+async def test_a_response_is_streamed_and_its_end_closes_the_connection(
     http: StreamingClient, peer: Peer, host: str
 ) -> None:
     taken = asyncio.Queue[bytes]()
@@ -67,7 +68,7 @@ async def test_an_answer_is_streamed_and_its_end_closes_the_connection(
     ("answer", "body"),
     [(OK + b"\r\nwords", b"words"), (OK + b"Content-Length: 6\r\n\r\nwords", None), (CHUNKED + b"5\r\nwo", None)],
 )
-async def test_the_connections_end_is_the_answers_only_if_it_says_no_other(
+async def test_the_connections_end_completes_only_a_response_without_a_length(
     http: StreamingClient, peer: Peer, answer: bytes, body: bytes | None
 ) -> None:
     fetch = http.fetch(peer.url())
@@ -83,7 +84,7 @@ async def test_the_connections_end_is_the_answers_only_if_it_says_no_other(
 
 
 async def streaming(http: StreamingClient, peer: Peer) -> tuple[HTTPRequest, "asyncio.Future[object]", Connection]:
-    """A request that has been answered in part."""
+    """A request whose response has arrived in part."""
     taken = asyncio.Queue[bytes]()
     request = HTTPRequest(peer.url(), streaming_callback=taken.put_nowait, request_timeout=0)
     fetch = http.fetch(request)
@@ -93,7 +94,7 @@ async def streaming(http: StreamingClient, peer: Peer) -> tuple[HTTPRequest, "as
     return request, fetch, connection  # type: ignore[return-value]
 
 
-async def test_a_broken_connection_is_told(http: StreamingClient, peer: Peer) -> None:
+async def test_a_connection_that_is_reset_is_a_protocol_error(http: StreamingClient, peer: Peer) -> None:
     _, fetch, connection = await streaming(http, peer)
     connection.reset()
     with pytest.raises(RemoteProtocolError):
@@ -117,9 +118,7 @@ async def test_closing_the_client_closes_its_connections(http: StreamingClient, 
 
 
 @pytest.mark.parametrize("count", range(8))
-async def test_a_request_cancelled_before_it_is_asked_ends_at_once(
-    http: StreamingClient, peer: Peer, count: int
-) -> None:
+async def test_a_request_cancelled_while_connecting_ends_at_once(http: StreamingClient, peer: Peer, count: int) -> None:
     request = HTTPRequest(peer.url())
     fetch = http.fetch(request)
     for _ in range(count):
@@ -129,7 +128,7 @@ async def test_a_request_cancelled_before_it_is_asked_ends_at_once(
         await fetch
 
 
-async def test_what_a_callback_raises_is_what_the_fetch_fails_with(http: StreamingClient, peer: Peer) -> None:
+async def test_the_fetch_fails_with_what_a_callback_raises(http: StreamingClient, peer: Peer) -> None:
     def fail(_: bytes) -> None:
         raise ZeroDivisionError
 
@@ -142,7 +141,7 @@ async def test_what_a_callback_raises_is_what_the_fetch_fails_with(http: Streami
 
 
 @pytest.mark.parametrize("wrong", ["another name", "another authority"])
-async def test_nobody_with_a_wrong_certificate_is_asked(
+async def test_a_server_with_a_wrong_certificate_receives_no_request(
     http: StreamingClient, authority: trustme.CA, wrong: str
 ) -> None:
     tls = (
@@ -156,7 +155,7 @@ async def test_nobody_with_a_wrong_certificate_is_asked(
         assert not peer.arrived
 
 
-async def test_a_server_that_speaks_no_tls_is_an_error(http: StreamingClient) -> None:
+async def test_a_server_without_tls_is_an_error(http: StreamingClient) -> None:
     async with Peer() as peer:
         fetch = http.fetch(HTTPRequest(peer.url().replace("http:", "https:"), connect_timeout=0, request_timeout=0))
         (await peer.accept()).say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -164,7 +163,7 @@ async def test_a_server_that_speaks_no_tls_is_an_error(http: StreamingClient) ->
             await fetch
 
 
-async def test_a_server_that_never_shakes_hands_is_given_up(http: StreamingClient) -> None:
+async def test_a_handshake_that_is_never_completed_times_out(http: StreamingClient) -> None:
     async with Peer() as peer:
         fetch = http.fetch(HTTPRequest(peer.url().replace("http:", "https:"), connect_timeout=0.1))
         connection = await peer.accept()

@@ -1,4 +1,4 @@
-"""The splitter gives back the lines that went in, however the bytes were cut."""
+"""The NDJSON decoder returns the same lines for any division of the bytes into chunks."""
 
 import itertools
 import time
@@ -12,7 +12,7 @@ from relay.ollama.ndjson import NDJSONDecoder
 
 NO_LIMIT = 1 << 30
 
-# What other splitters stumble over: other line ends (U+2028, U+0085, VT, FF, a lone CR), NUL, half an emoji.
+# Bytes that other decoders take for line ends (U+2028, U+0085, VT, FF, a lone CR), NUL, and parts of an emoji.
 HOSTILE = [
     b"\r",
     b"\r\r",
@@ -41,77 +41,77 @@ ends = st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\r\n \t\n", b"\n\r\n"])
 cuts = st.lists(st.integers(min_value=0, max_value=200), max_size=30)
 
 
-def split(splitter: NDJSONDecoder, body: bytes, cuts: list[int]) -> list[bytes]:
-    """Feed the body cut at these places; return the lines that its chunks completed."""
+def split(decoder: NDJSONDecoder, body: bytes, cuts: list[int]) -> list[bytes]:
+    """Feed the body, cut at these offsets; return the lines that its chunks completed."""
     borders = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     chunks = [body[start:end] for start, end in itertools.pairwise(borders)]
-    return [line for chunk in chunks for line in splitter.feed(chunk)]
+    return [line for chunk in chunks for line in decoder.feed(chunk)]
 
 
 @given(st.lists(st.tuples(lines, ends), max_size=8), cuts)
 @example([(b"\xf0\x9f\x98\x80", b"\n"), (b"\xe2\x80\xa8", b"\r\n")], [2, 6, 9])
-def test_any_chunking_of_any_lines_gives_the_lines_back(ended: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
-    splitter = NDJSONDecoder(NO_LIMIT)
-    assert split(splitter, b"".join(line + end for line, end in ended), cuts) == [line for line, _ in ended]
-    assert splitter.flush() == []
+def test_any_chunking_of_any_lines_returns_the_lines(ended: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
+    decoder = NDJSONDecoder(NO_LIMIT)
+    assert split(decoder, b"".join(line + end for line, end in ended), cuts) == [line for line, _ in ended]
+    assert decoder.flush() == []
 
 
 @given(lines, lines, st.sampled_from([b"", b"\r"]), cuts)
-def test_a_last_line_without_an_end_comes_when_the_stream_ends(
+def test_flush_returns_a_last_line_without_an_end(
     first: bytes, last: bytes, carriage_return: bytes, cuts: list[int]
 ) -> None:
-    splitter = NDJSONDecoder(NO_LIMIT)
-    assert split(splitter, first + b"\n" + last + carriage_return, cuts) == [first]
-    assert splitter.flush() == [last]
-    assert splitter.flush() == []
+    decoder = NDJSONDecoder(NO_LIMIT)
+    assert split(decoder, first + b"\n" + last + carriage_return, cuts) == [first]
+    assert decoder.flush() == [last]
+    assert decoder.flush() == []
 
 
 @pytest.mark.parametrize("cut", range(len(SAMPLE) + 1))
-def test_a_body_cut_at_any_one_byte_comes_back_whole(cut: int) -> None:
-    splitter = NDJSONDecoder(NO_LIMIT)
-    assert split(splitter, SAMPLE, [cut]) + splitter.flush() == SAMPLE_LINES
+def test_a_body_cut_at_any_offset_gives_all_lines(cut: int) -> None:
+    decoder = NDJSONDecoder(NO_LIMIT)
+    assert split(decoder, SAMPLE, [cut]) + decoder.flush() == SAMPLE_LINES
 
 
-def test_a_body_cut_at_every_byte_comes_back_whole() -> None:
-    splitter = NDJSONDecoder(NO_LIMIT)
-    assert split(splitter, SAMPLE, list(range(len(SAMPLE)))) + splitter.flush() == SAMPLE_LINES
+def test_a_body_in_chunks_of_one_byte_gives_all_lines() -> None:
+    decoder = NDJSONDecoder(NO_LIMIT)
+    assert split(decoder, SAMPLE, list(range(len(SAMPLE)))) + decoder.flush() == SAMPLE_LINES
 
 
-def test_a_line_comes_with_the_chunk_that_completes_it_and_not_later() -> None:
-    splitter = NDJSONDecoder(NO_LIMIT)
-    fed = [splitter.feed(chunk) for chunk in [b"a", b"b\nc", b"", b"\nd\ne\nf", b"\n"]]
+def test_a_line_is_returned_for_the_chunk_that_completes_it() -> None:
+    decoder = NDJSONDecoder(NO_LIMIT)
+    fed = [decoder.feed(chunk) for chunk in [b"a", b"b\nc", b"", b"\nd\ne\nf", b"\n"]]
     assert fed == [[], [b"ab"], [], [b"c", b"d", b"e"], [b"f"]]
 
 
 @pytest.mark.parametrize("blank", [b"", b"\n", b"\n\n\n", b"\r\n\r\n", b" \t\n", b" \t", b"\r", b"\n\r"])
 def test_blank_lines_are_skipped(blank: bytes) -> None:
-    splitter = NDJSONDecoder(NO_LIMIT)
-    assert splitter.feed(blank) + splitter.flush() == []
+    decoder = NDJSONDecoder(NO_LIMIT)
+    assert decoder.feed(blank) + decoder.flush() == []
 
 
 def seconds_for_a_line_of(kilobytes: int) -> float:
-    """CPU seconds to take one line in chunks of 1 KB, and that it comes back right."""
-    splitter, chunk = NDJSONDecoder(NO_LIMIT), b"x" * 1024
+    """Decode one line in chunks of 1 KB, check it, and return the CPU time in seconds."""
+    decoder, chunk = NDJSONDecoder(NO_LIMIT), b"x" * 1024
     started = time.thread_time()
     for _ in range(kilobytes):
-        assert splitter.feed(chunk) == []
-    [line] = splitter.feed(b"\n")
+        assert decoder.feed(chunk) == []
+    [line] = decoder.feed(b"\n")
     spent = time.thread_time() - started
     assert line == chunk * kilobytes
     return spent
 
 
-def test_a_line_of_8_mb_in_chunks_of_1_kb_costs_no_more_per_byte_than_a_short_one() -> None:
+def test_the_time_per_byte_does_not_grow_with_the_length_of_a_line() -> None:
     short = min(seconds_for_a_line_of(256) for _ in range(5))
     long = min(seconds_for_a_line_of(8192) for _ in range(3))
-    assert long / short < 32 * 8  # linear: 32; copying what is held for each chunk: 1024
+    assert long / short < 32 * 8  # linear time: 32; quadratic: 1024
 
 
 @pytest.mark.parametrize("body", [b"0123456789\n", b"a\n0123456789\nb\n", b"0123456789", b"0123456789\n0123456789"])
 @pytest.mark.parametrize("cuts", [[], [5], range(30)], ids=["whole", "cut", "bytewise"])
-def test_a_line_exactly_at_the_limit_is_fine(body: bytes, cuts: list[int]) -> None:
-    splitter = NDJSONDecoder(10)
-    assert split(splitter, body, list(cuts)) + splitter.flush() == body.split()
+def test_a_line_exactly_at_the_limit_is_accepted(body: bytes, cuts: list[int]) -> None:
+    decoder = NDJSONDecoder(10)
+    assert split(decoder, body, list(cuts)) + decoder.flush() == body.split()
 
 
 @pytest.mark.parametrize(
@@ -126,17 +126,17 @@ def test_a_line_exactly_at_the_limit_is_fine(body: bytes, cuts: list[int]) -> No
         pytest.param([b"a\n0123456789A\nb\n"], id="between others"),
     ],
 )
-def test_a_line_beyond_the_limit_is_refused_as_soon_as_it_is(chunks: list[bytes]) -> None:
-    splitter = NDJSONDecoder(10)
+def test_a_line_is_rejected_as_soon_as_it_exceeds_the_limit(chunks: list[bytes]) -> None:
+    decoder = NDJSONDecoder(10)
     *before, last = chunks
     for chunk in before:
-        splitter.feed(chunk)
+        decoder.feed(chunk)
     with pytest.raises(LineTooLong, match="longer than 10 bytes"):
-        splitter.feed(last)
+        decoder.feed(last)
 
 
 @given(st.lists(lines, max_size=8), cuts, st.integers(min_value=1, max_value=12))
-def test_only_a_line_beyond_the_limit_is_refused(whole: list[bytes], cuts: list[int], limit: int) -> None:
+def test_only_a_line_beyond_the_limit_is_rejected(whole: list[bytes], cuts: list[int], limit: int) -> None:
     body = b"".join(line + b"\n" for line in whole)
     if max(map(len, whole), default=0) > limit:
         with pytest.raises(LineTooLong):

@@ -1,4 +1,4 @@
-"""What goes wrong at Ollama after the 200: each trouble is told in the stream, and the reply's end is kept."""
+"""Failures of Ollama after chatterd's 200: each is an event in the stream, and the reply's end is stored."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -28,12 +28,12 @@ from tests.fakes.ollama import (
 )
 from tests.program import Program
 
-Asking = Callable[..., AbstractContextManager[Client]]
+ClientWith = Callable[..., AbstractContextManager[Client]]
 
 
 @dataclass(frozen=True)
-class Told:
-    """A reply that has ended: its events, and what the database says of it."""
+class EndedReply:
+    """A reply that has ended: its events and its row."""
 
     events: list[Event]
     row: dict[str, Any]
@@ -44,98 +44,100 @@ class Told:
         return str(self.events[-1].json["error"])
 
 
-def ended(stream: Stream, database_url: str) -> Told:
-    """Read a stream to its end; its reply must not be open any more."""
+def ended(stream: Stream, database_url: str) -> EndedReply:
+    """Read a stream to its end and check that its reply is finished."""
     events = stream.rest()
     row = reply_row(database_url, stream.response.headers["Content-Location"])
     assert row["finished"] is not None
-    return Told(events, row)
+    return EndedReply(events, row)
 
 
 def shape(events: list[Event]) -> list[tuple[int, str, str]]:
-    """Each event as its number, its name, and what it says."""
+    """Each event as its number, its name, and its text."""
     return [
         (event.id, event.name, event.json["error"] if event.name == "error" else event.json["message"]["content"])
         for event in events
     ]
 
 
-def check_kept(client: Client, told: Told, partial: str | None) -> None:
-    """The prompt is in the history, and the partial reply unless it is None, under the seq that the row names."""
+def check_stored(client: Client, reply: EndedReply, partial: str | None) -> None:
+    """Check that the history has the prompt and, unless it is None, the partial reply with the seq that the row has."""
     messages = client.history()["messages"]
     assert [(message["role"], message["content"]) for message in messages] == [
         ("user", "hi"),
         *([("assistant", partial)] if partial is not None else []),
     ]
-    assert told.row["message_seq"] == (messages[-1]["seq"] if partial is not None else None)
+    assert reply.row["message_seq"] == (messages[-1]["seq"] if partial is not None else None)
     assert client.history()["reply"] is None
 
 
 @pytest.fixture
-def tell(client: Client, ollama: ScriptedOllama, session_database_url: str) -> Callable[..., Told]:
-    """Play a script as the answer to a prompt."""
+def run_script(client: Client, ollama: ScriptedOllama, session_database_url: str) -> Callable[..., EndedReply]:
+    """Run a script as the response to a prompt."""
 
-    def tell(*steps: Step) -> Told:
+    def run_script(*steps: Step) -> EndedReply:
         ollama.script(*steps)
         with client.prompt("hi") as stream:
             return ended(stream, session_database_url)
 
-    return tell
+    return run_script
 
 
-# An error of Ollama's in mid-stream.
+# An error line in the stream.
 
 
-def test_an_error_line_in_mid_stream_is_the_last_event_and_the_partial_is_kept(
-    client: Client, tell: Callable[..., Told]
+def test_an_error_line_at_the_end_is_the_last_event_and_the_partial_reply_is_stored(
+    client: Client, run_script: Callable[..., EndedReply]
 ) -> None:
-    told = tell(Head(), Lines(line("par"), line("tial"), b'{"error":"the \\"GPU\\" fell off"}'))
-    assert shape(told.events) == [(0, "message", "par"), (1, "message", "tial"), (2, "error", "the 'GPU' fell off")]
-    assert (told.row["status"], told.row["error"]) == ("failed", 'the "GPU" fell off')
-    check_kept(client, told, "partial")
+    reply = run_script(Head(), Lines(line("par"), line("tial"), b'{"error":"the \\"GPU\\" fell off"}'))
+    assert shape(reply.events) == [(0, "message", "par"), (1, "message", "tial"), (2, "error", "the 'GPU' fell off")]
+    assert (reply.row["status"], reply.row["error"]) == ("failed", 'the "GPU" fell off')
+    check_stored(client, reply, "partial")
 
 
-def test_an_error_line_alone_keeps_the_prompt_only(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(), Lines(b'{"error":"out of memory"}'))
-    assert shape(told.events) == [(0, "error", "out of memory")]
-    assert told.row["status"] == "failed"
-    check_kept(client, told, None)
+def test_an_error_line_alone_stores_no_message(client: Client, run_script: Callable[..., EndedReply]) -> None:
+    reply = run_script(Head(), Lines(b'{"error":"out of memory"}'))
+    assert shape(reply.events) == [(0, "error", "out of memory")]
+    assert reply.row["status"] == "failed"
+    check_stored(client, reply, None)
 
 
-def test_what_follows_an_error_line_is_shown_and_its_done_counts(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(), Lines(line("a"), b'{"error":"hiccup"}', line("b"), last_line("c")))
-    assert shape(told.events) == [
+def test_lines_after_an_error_line_are_shown_and_may_complete_the_reply(
+    client: Client, run_script: Callable[..., EndedReply]
+) -> None:
+    reply = run_script(Head(), Lines(line("a"), b'{"error":"hiccup"}', line("b"), last_line("c")))
+    assert shape(reply.events) == [
         (0, "message", "a"),
         (1, "error", "hiccup"),
         (2, "message", "b"),
         (3, "message", "c"),
     ]
-    assert (told.row["status"], told.row["error"]) == ("done", None)
-    check_kept(client, told, "abc")
+    assert (reply.row["status"], reply.row["error"]) == ("done", None)
+    check_stored(client, reply, "abc")
 
 
-def test_an_error_line_that_is_followed_by_words_and_no_done_ends_as_truncated(
-    client: Client, tell: Callable[..., Told]
+def test_a_reply_without_done_after_an_error_line_and_content_is_truncated(
+    client: Client, run_script: Callable[..., EndedReply]
 ) -> None:
-    told = tell(Head(), Lines(b'{"error":"hiccup"}', line("b")))
-    assert shape(told.events)[:2] == [(0, "error", "hiccup"), (1, "message", "b")]
-    assert len(told.events) == 3 and "complete" in told.last_error
-    assert (told.row["status"], told.row["error"]) == ("truncated", told.last_error)
-    check_kept(client, told, "b")
+    reply = run_script(Head(), Lines(b'{"error":"hiccup"}', line("b")))
+    assert shape(reply.events)[:2] == [(0, "error", "hiccup"), (1, "message", "b")]
+    assert len(reply.events) == 3 and "complete" in reply.last_error
+    assert (reply.row["status"], reply.row["error"]) == ("truncated", reply.last_error)
+    check_stored(client, reply, "b")
 
 
-def test_an_error_line_keeps_its_words_though_the_connection_then_breaks(
+def test_an_error_line_is_kept_if_the_connection_is_then_lost(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a"), b'{"error":"crashed"}'), gate, Reset())
     with client.prompt("hi") as stream:
-        told_first = [stream.next(), stream.next()]
+        first_events = [stream.next(), stream.next()]
         gate.open()
-        told = ended(stream, session_database_url)
-    assert [event and event.name for event in told_first] == ["message", "error"]
-    assert told.row["status"] in ("failed", "truncated") and told.row["error"]
-    check_kept(client, told, "a")
+        reply = ended(stream, session_database_url)
+    assert [event and event.name for event in first_events] == ["message", "error"]
+    assert reply.row["status"] in ("failed", "truncated") and reply.row["error"]
+    check_stored(client, reply, "a")
 
 
 @pytest.mark.parametrize(
@@ -146,16 +148,16 @@ def test_an_error_line_keeps_its_words_though_the_connection_then_breaks(
         (b'{"error":false}', "false"),
     ],
 )
-def test_an_error_that_is_no_plain_text_is_told_all_the_same(
-    client: Client, tell: Callable[..., Told], error_line: bytes, text: str
+def test_an_error_that_is_not_a_string_is_shown_as_json(
+    client: Client, run_script: Callable[..., EndedReply], error_line: bytes, text: str
 ) -> None:
-    told = tell(Head(), Lines(error_line))
-    assert [event.name for event in told.events] == ["error"]
-    assert told.last_error.replace("\\'", "'") == text
-    assert told.row["status"] == "failed"
+    reply = run_script(Head(), Lines(error_line))
+    assert [event.name for event in reply.events] == ["error"]
+    assert reply.last_error.replace("\\'", "'") == text
+    assert reply.row["status"] == "failed"
 
 
-# A refusal before the first byte.
+# An error status.
 
 
 @pytest.mark.parametrize(
@@ -178,64 +180,66 @@ def test_an_error_that_is_no_plain_text_is_told_all_the_same(
         (Whole(400, line("not an answer")), None),
     ],
 )
-def test_a_refusal_is_told_in_ollamas_words_with_its_status(
-    client: Client, tell: Callable[..., Told], answer: Whole, text: str | None
+def test_an_error_response_is_shown_with_its_text_and_status(
+    client: Client, run_script: Callable[..., EndedReply], answer: Whole, text: str | None
 ) -> None:
-    told = tell(answer)
-    assert [event.id for event in told.events] == [0]
-    assert told.last_error == text or (text is None and "(Ollama answered 400 Bad Request)" in told.last_error)
-    assert told.row["status"] == "failed"
-    assert told.row["error"].replace('"', "'") == told.last_error
-    check_kept(client, told, None)
+    reply = run_script(answer)
+    assert [event.id for event in reply.events] == [0]
+    assert reply.last_error == text or (text is None and "(Ollama answered 400 Bad Request)" in reply.last_error)
+    assert reply.row["status"] == "failed"
+    assert reply.row["error"].replace('"', "'") == reply.last_error
+    check_stored(client, reply, None)
 
 
-def test_a_refusal_comes_in_pieces_too(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(404), Body(b'{"error":"mod'), Body(b'el gone"'), Body(b"}"))
-    assert shape(told.events) == [(0, "error", "model gone (Ollama answered 404 Not Found)")]
+def test_an_error_response_may_arrive_in_pieces(client: Client, run_script: Callable[..., EndedReply]) -> None:
+    reply = run_script(Head(404), Body(b'{"error":"mod'), Body(b'el gone"'), Body(b"}"))
+    assert shape(reply.events) == [(0, "error", "model gone (Ollama answered 404 Not Found)")]
 
 
-def test_a_refusal_without_end_is_told_up_to_a_limit(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(500), *[Body(b"x" * 50_000)] * 40)
-    assert told.last_error.startswith("xxxx") and 4_000 < len(told.last_error) < 5_000
-    assert told.row["status"] == "failed"
+def test_a_long_error_response_is_cut(client: Client, run_script: Callable[..., EndedReply]) -> None:
+    reply = run_script(Head(500), *[Body(b"x" * 50_000)] * 40)
+    assert reply.last_error.startswith("xxxx") and 4_000 < len(reply.last_error) < 5_000
+    assert reply.row["status"] == "failed"
 
 
-def test_the_next_prompt_after_a_refusal_works(client: Client, tell: Callable[..., Told]) -> None:
-    tell(failure(404, "model 'x' not found"))
+def test_the_next_prompt_after_an_error_response_works(client: Client, run_script: Callable[..., EndedReply]) -> None:
+    run_script(failure(404, "model 'x' not found"))
     assert client.ask("again")[-1].json["done"] is True
     assert [role for role, _ in client.messages()] == ["user", "user", "assistant"]
 
 
-# Ollama is not there, or leaves.
+# No connection, or a lost one.
 
 
-def test_an_ollama_that_is_absent_is_told_and_the_next_prompt_works_when_it_is_back(
+def test_an_unreachable_ollama_is_reported_and_prompts_work_again_when_it_is_back(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     ollama.stop_listening()
     ollama.cut_connections()
     with client.prompt("hi") as stream:
-        told = ended(stream, session_database_url)
-    assert [event.id for event in told.events] == [0]
-    assert "Ollama cannot be reached" in told.last_error
-    assert (told.row["status"], told.row["error"]) == ("failed", told.last_error)
-    check_kept(client, told, None)
+        reply = ended(stream, session_database_url)
+    assert [event.id for event in reply.events] == [0]
+    assert "Ollama cannot be reached" in reply.last_error
+    assert (reply.row["status"], reply.row["error"]) == ("failed", reply.last_error)
+    check_stored(client, reply, None)
     assert client.http.get("/healthz").status_code == 200
     ollama.listen_again()
     client.ask()
     assert client.messages() == [("user", "hi"), ("assistant", "w0 w1 w2 w3 w4 ")]
 
 
-def test_an_answer_that_ends_without_done_says_so(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(), Lines(line("half")), End())
-    assert shape(told.events)[0] == (0, "message", "half")
-    assert len(told.events) == 2 and "before it was complete" in told.last_error
-    assert (told.row["status"], told.row["error"]) == ("truncated", told.last_error)
-    check_kept(client, told, "half")
+def test_a_response_without_done_is_reported_as_incomplete(
+    client: Client, run_script: Callable[..., EndedReply]
+) -> None:
+    reply = run_script(Head(), Lines(line("half")), End())
+    assert shape(reply.events)[0] == (0, "message", "half")
+    assert len(reply.events) == 2 and "before it was complete" in reply.last_error
+    assert (reply.row["status"], reply.row["error"]) == ("truncated", reply.last_error)
+    check_stored(client, reply, "half")
 
 
 @pytest.mark.parametrize("ending", [Close(), Reset()], ids=["closed", "reset"])
-def test_a_connection_that_breaks_in_mid_stream_keeps_the_partial(
+def test_a_connection_lost_in_mid_stream_keeps_the_partial_reply(
     client: Client, ollama: ScriptedOllama, session_database_url: str, ending: Step
 ) -> None:
     gate = Gate()
@@ -243,16 +247,16 @@ def test_a_connection_that_breaks_in_mid_stream_keeps_the_partial(
     with client.prompt("hi") as stream:
         first = stream.next()
         gate.open()
-        told = ended(stream, session_database_url)
+        reply = ended(stream, session_database_url)
     assert first is not None and first.json["message"]["content"] == "half"
-    assert len(told.events) == 1 and "broke" in told.last_error
-    assert (told.row["status"], told.row["error"]) == ("truncated", told.last_error)
-    check_kept(client, told, "half")
+    assert len(reply.events) == 1 and "was lost" in reply.last_error
+    assert (reply.row["status"], reply.row["error"]) == ("truncated", reply.last_error)
+    check_stored(client, reply, "half")
 
 
 @pytest.mark.parametrize("ending", [Close(), Reset()], ids=["closed", "reset"])
 @pytest.mark.parametrize("before", [(), (Head(),)], ids=["before the head", "after the head"])
-def test_a_connection_that_breaks_before_the_first_line_keeps_the_prompt(
+def test_a_connection_lost_before_the_first_line_keeps_the_prompt(
     client: Client, ollama: ScriptedOllama, session_database_url: str, before: tuple[Step, ...], ending: Step
 ) -> None:
     gate = Gate()
@@ -260,14 +264,14 @@ def test_a_connection_that_breaks_before_the_first_line_keeps_the_prompt(
     with client.prompt("hi") as stream:
         gate.reached.wait()
         gate.open()
-        told = ended(stream, session_database_url)
-    assert [event.id for event in told.events] == [0]
-    assert "connection" in told.last_error and "answered 0" not in told.last_error
-    assert told.row["status"] in ("failed", "truncated")
-    check_kept(client, told, None)
+        reply = ended(stream, session_database_url)
+    assert [event.id for event in reply.events] == [0]
+    assert "connection" in reply.last_error and "answered 0" not in reply.last_error
+    assert reply.row["status"] in ("failed", "truncated")
+    check_stored(client, reply, None)
 
 
-def test_the_end_of_a_connection_that_was_kept_alive_is_not_a_trouble(
+def test_the_end_of_an_earlier_connection_does_not_affect_the_next_prompt(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     client.ask("hi")
@@ -275,14 +279,14 @@ def test_the_end_of_a_connection_that_was_kept_alive_is_not_a_trouble(
     assert client.ask("again")[-1].json["done"] is True
 
 
-def test_bytes_that_are_not_http_are_told(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Send(b"SSH-2.0-OpenSSH_9.7\r\n"), Close())
-    assert len(told.events) == 1 and "Ollama" in told.last_error and "answered 0" not in told.last_error
-    assert told.row["status"] in ("failed", "truncated")
-    check_kept(client, told, None)
+def test_a_response_that_is_not_http_is_reported(client: Client, run_script: Callable[..., EndedReply]) -> None:
+    reply = run_script(Send(b"SSH-2.0-OpenSSH_9.7\r\n"), Close())
+    assert len(reply.events) == 1 and "Ollama" in reply.last_error and "answered 0" not in reply.last_error
+    assert reply.row["status"] in ("failed", "truncated")
+    check_stored(client, reply, None)
 
 
-# Lines that cannot be read.
+# Lines that cannot be decoded.
 
 UNREADABLE = [
     b"nonsense",
@@ -305,109 +309,115 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("garbage", UNREADABLE, ids=lambda garbage: repr(garbage[:20]))
-def test_a_line_that_cannot_be_read_is_told_and_the_stream_goes_on(
-    client: Client, tell: Callable[..., Told], garbage: bytes
+def test_an_unreadable_line_is_shown_as_an_error_and_the_stream_goes_on(
+    client: Client, run_script: Callable[..., EndedReply], garbage: bytes
 ) -> None:
-    told = tell(Head(), Lines(line("a"), garbage, line("b"), last_line("c")))
-    names = [(event.id, event.name) for event in told.events]
+    reply = run_script(Head(), Lines(line("a"), garbage, line("b"), last_line("c")))
+    names = [(event.id, event.name) for event in reply.events]
     assert names == [(0, "message"), (1, "error"), (2, "message"), (3, "message")]
-    shown = told.events[1].json["error"]
+    shown = reply.events[1].json["error"]
     expected = garbage.decode().replace('"', "'").replace("\0", "\ufffd")
     assert shown == expected or (len(expected) > 4096 and shown == expected[:4096] + " ...")
-    assert (told.row["status"], told.row["error"]) == ("done", None)
-    check_kept(client, told, "abc")
+    assert (reply.row["status"], reply.row["error"]) == ("done", None)
+    check_stored(client, reply, "abc")
 
 
-def test_a_line_that_is_not_utf_8_is_told_with_replacement_characters(
-    client: Client, tell: Callable[..., Told]
+def test_a_line_that_is_not_utf_8_is_shown_with_replacement_characters(
+    client: Client, run_script: Callable[..., EndedReply]
 ) -> None:
-    told = tell(Head(), Lines(b'{"model":"fake","message":{"content":"\xff\xc3"}}', last_line("c")))
-    assert told.events[0].json["error"] == "{'model':'fake','message':{'content':'\ufffd\ufffd'}}"
-    assert told.events[0].name == "error" and told.row["status"] == "done"
-    check_kept(client, told, "c")
+    reply = run_script(Head(), Lines(b'{"model":"fake","message":{"content":"\xff\xc3"}}', last_line("c")))
+    assert reply.events[0].json["error"] == "{'model':'fake','message':{'content':'\ufffd\ufffd'}}"
+    assert reply.events[0].name == "error" and reply.row["status"] == "done"
+    check_stored(client, reply, "c")
 
 
-def test_a_huge_line_that_cannot_be_read_is_told_in_part(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(), Body(b"x" * 5_000_000), Body(b"\n"), Lines(last_line("c")))
-    assert told.events[0].name == "error"
-    assert told.events[0].json["error"] == "x" * 4096 + " ..."
-    assert told.row["status"] == "done"
+def test_a_long_unreadable_line_is_cut(client: Client, run_script: Callable[..., EndedReply]) -> None:
+    reply = run_script(Head(), Body(b"x" * 5_000_000), Body(b"\n"), Lines(last_line("c")))
+    assert reply.events[0].name == "error"
+    assert reply.events[0].json["error"] == "x" * 4096 + " ..."
+    assert reply.row["status"] == "done"
 
 
-def test_an_answer_of_garbage_alone_has_an_honest_end(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(), Lines(b"<html>", b"</html>"))
-    assert [event.json["error"] for event in told.events][:2] == ["<html>", "</html>"]
-    assert len(told.events) == 3 and "complete" in told.last_error
-    assert told.row["status"] == "truncated"
-    check_kept(client, told, None)
+def test_a_response_of_unreadable_lines_only_is_reported_as_incomplete(
+    client: Client, run_script: Callable[..., EndedReply]
+) -> None:
+    reply = run_script(Head(), Lines(b"<html>", b"</html>"))
+    assert [event.json["error"] for event in reply.events][:2] == ["<html>", "</html>"]
+    assert len(reply.events) == 3 and "complete" in reply.last_error
+    assert reply.row["status"] == "truncated"
+    check_stored(client, reply, None)
 
 
-def test_an_empty_answer_has_an_honest_end(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Whole(200, b""))
-    assert len(told.events) == 1 and "complete" in told.last_error
-    assert told.row["status"] == "truncated"
-    check_kept(client, told, None)
+def test_an_empty_response_is_reported_as_incomplete(client: Client, run_script: Callable[..., EndedReply]) -> None:
+    reply = run_script(Whole(200, b""))
+    assert len(reply.events) == 1 and "complete" in reply.last_error
+    assert reply.row["status"] == "truncated"
+    check_stored(client, reply, None)
 
 
-def test_a_last_line_that_was_cut_is_told_and_the_reply_is_truncated(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(), Lines(line("a")), Body(line("never seen")[:-5]), End())
-    assert [event.name for event in told.events] == ["message", "error", "error"]
-    assert "never seen" in told.events[1].json["error"] and "complete" in told.last_error
-    assert told.row["status"] == "truncated"
-    check_kept(client, told, "a")
+def test_an_incomplete_last_line_is_shown_and_the_reply_is_truncated(
+    client: Client, run_script: Callable[..., EndedReply]
+) -> None:
+    reply = run_script(Head(), Lines(line("a")), Body(line("never seen")[:-5]), End())
+    assert [event.name for event in reply.events] == ["message", "error", "error"]
+    assert "never seen" in reply.events[1].json["error"] and "complete" in reply.last_error
+    assert reply.row["status"] == "truncated"
+    check_stored(client, reply, "a")
 
 
-def test_lines_with_fields_of_unusual_types_are_passed_on(client: Client, tell: Callable[..., Told]) -> None:
+def test_lines_with_fields_of_unexpected_types_are_passed_on(
+    client: Client, run_script: Callable[..., EndedReply]
+) -> None:
     odd = [
         b'{"model":"fake","message":null,"done":false}',
         b'{"model":"fake","message":{"content":null,"tool_calls":null},"done":null}',
         b'{"model":"fake","message":{"content":7},"done":1}',
         b'{"error":null,"model":"fake","message":{"content":"x"},"done":false}',
     ]
-    told = tell(Head(), Lines(*odd, last_line()))
-    assert [event.data.encode() for event in told.events[:-1]] == odd
-    assert {event.name for event in told.events} == {"message"}
-    assert told.row["status"] == "done"
-    check_kept(client, told, "x")
+    reply = run_script(Head(), Lines(*odd, last_line()))
+    assert [event.data.encode() for event in reply.events[:-1]] == odd
+    assert {event.name for event in reply.events} == {"message"}
+    assert reply.row["status"] == "done"
+    check_stored(client, reply, "x")
 
 
 # Done.
 
 
-def test_done_may_carry_content(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(), Lines(line("a"), last_line("z")))
-    assert shape(told.events) == [(0, "message", "a"), (1, "message", "z")]
-    assert told.row["status"] == "done"
-    check_kept(client, told, "az")
+def test_done_may_carry_content(client: Client, run_script: Callable[..., EndedReply]) -> None:
+    reply = run_script(Head(), Lines(line("a"), last_line("z")))
+    assert shape(reply.events) == [(0, "message", "a"), (1, "message", "z")]
+    assert reply.row["status"] == "done"
+    check_stored(client, reply, "az")
 
 
-def test_lines_after_done_are_ignored(client: Client, tell: Callable[..., Told]) -> None:
-    told = tell(Head(), Body(ndjson(line("a"), last_line("z"), line("no"), b"garbage", b'{"error":"late"}')))
-    assert shape(told.events) == [(0, "message", "a"), (1, "message", "z")]
-    assert (told.row["status"], told.row["error"]) == ("done", None)
-    check_kept(client, told, "az")
+def test_lines_after_done_are_ignored(client: Client, run_script: Callable[..., EndedReply]) -> None:
+    reply = run_script(Head(), Body(ndjson(line("a"), last_line("z"), line("no"), b"garbage", b'{"error":"late"}')))
+    assert shape(reply.events) == [(0, "message", "a"), (1, "message", "z")]
+    assert (reply.row["status"], reply.row["error"]) == ("done", None)
+    check_stored(client, reply, "az")
 
 
-def test_the_reply_ends_with_done_though_ollama_keeps_the_connection_open(
+def test_done_ends_the_reply_though_ollama_keeps_the_connection_open(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(last_line("z")), gate)
     with client.prompt("hi") as stream:
         gate.reached.wait()
-        told = ended(stream, session_database_url)
-    assert shape(told.events) == [(0, "message", "z")]
-    assert told.row["status"] == "done"
-    check_kept(client, told, "z")
+        reply = ended(stream, session_database_url)
+    assert shape(reply.events) == [(0, "message", "z")]
+    assert reply.row["status"] == "done"
+    check_stored(client, reply, "z")
     assert not ollama.requests[0].answered.happened
 
 
-# Silence and limits, with settings of their own.
+# Silence and limits, with other settings.
 
 
 @pytest.fixture
-def asking(start_chatterd: Callable[..., Program], database_url: str) -> Asking:
-    """A client of a chatterd with settings of the test's own."""
+def client_with(start_chatterd: Callable[..., Program], database_url: str) -> ClientWith:
+    """Clients of a chatterd with the test's settings."""
 
     @contextmanager
     def start(**settings: object) -> Iterator[Client]:
@@ -418,10 +428,12 @@ def asking(start_chatterd: Callable[..., Program], database_url: str) -> Asking:
     return start
 
 
-def test_silence_is_bridged_by_comments_and_what_then_comes_is_shown(asking: Asking, ollama: ScriptedOllama) -> None:
+def test_comments_are_sent_during_silence_and_later_lines_are_shown(
+    client_with: ClientWith, ollama: ScriptedOllama
+) -> None:
     gate, second = Gate(), Gate()
     ollama.script(gate, Head(), Lines(line("a")), second, Lines(last_line("b")))
-    with asking(heartbeat_interval=0.05) as client, client.prompt("hi") as stream:
+    with client_with(heartbeat_interval=0.05) as client, client.prompt("hi") as stream:
         assert [stream.comment() for _ in range(3)] == [": waiting"] * 3
         gate.open()
         event = stream.next()
@@ -431,59 +443,63 @@ def test_silence_is_bridged_by_comments_and_what_then_comes_is_shown(asking: Ask
         assert shape(stream.rest()) == [(1, "message", "b")]
 
 
-def test_silence_beyond_the_timeout_ends_the_reply(asking: Asking, ollama: ScriptedOllama, database_url: str) -> None:
-    with asking(ollama_read_timeout=0.9) as client:
+def test_silence_beyond_the_timeout_ends_the_reply(
+    client_with: ClientWith, ollama: ScriptedOllama, database_url: str
+) -> None:
+    with client_with(ollama_read_timeout=0.9) as client:
         ollama.script(Head(), Lines(line("half")), Gate())
         with client.prompt("hi") as stream:
-            told = ended(stream, database_url)
-        assert shape(told.events) == [(0, "message", "half"), (1, "error", "Ollama sent nothing for 0.9 seconds.")]
-        assert (told.row["status"], told.row["error"]) == ("truncated", told.last_error)
-        check_kept(client, told, "half")
+            reply = ended(stream, database_url)
+        assert shape(reply.events) == [(0, "message", "half"), (1, "error", "Ollama sent nothing for 0.9 seconds.")]
+        assert (reply.row["status"], reply.row["error"]) == ("truncated", reply.last_error)
+        check_stored(client, reply, "half")
         ollama.arrival(0).wait().closed.wait()
         client.appid += "-2"
         ollama.script(Gate())
         with client.prompt("hi") as stream:
-            told = ended(stream, database_url)
-        assert shape(told.events) == [(0, "error", "Ollama sent nothing for 0.9 seconds.")]
-        assert told.row["status"] == "truncated"
-        check_kept(client, told, None)
+            reply = ended(stream, database_url)
+        assert shape(reply.events) == [(0, "error", "Ollama sent nothing for 0.9 seconds.")]
+        assert reply.row["status"] == "truncated"
+        check_stored(client, reply, None)
         ollama.arrival(1).wait().closed.wait()
 
 
-def test_a_reply_beyond_its_time_ends_though_ollama_goes_on(
-    asking: Asking, ollama: ScriptedOllama, database_url: str
+def test_a_reply_beyond_its_timeout_ends_though_ollama_continues(
+    client_with: ClientWith, ollama: ScriptedOllama, database_url: str
 ) -> None:
-    with asking(reply_timeout=0.9) as client:
+    with client_with(reply_timeout=0.9) as client:
         with client.prompt("hi", options={"num_predict": -1}) as stream:
-            told = ended(stream, database_url)
-        assert told.last_error == "The reply took longer than 0.9 seconds."
-        assert (told.row["status"], told.row["error"]) == ("truncated", told.last_error)
-        partial = "".join(event.json["message"]["content"] for event in told.events[:-1])
+            reply = ended(stream, database_url)
+        assert reply.last_error == "The reply took longer than 0.9 seconds."
+        assert (reply.row["status"], reply.row["error"]) == ("truncated", reply.last_error)
+        partial = "".join(event.json["message"]["content"] for event in reply.events[:-1])
         assert partial.startswith("w0 w1 ")
-        check_kept(client, told, partial)
+        check_stored(client, reply, partial)
         ollama.arrival(0).wait().closed.wait()
 
 
-def test_a_line_beyond_the_limit_ends_the_reply(asking: Asking, ollama: ScriptedOllama, database_url: str) -> None:
+def test_a_line_beyond_the_limit_ends_the_reply(
+    client_with: ClientWith, ollama: ScriptedOllama, database_url: str
+) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Body(b"x" * 1001), Gate())
-    with asking(max_line_bytes=1000) as client, client.prompt("hi") as stream:
+    with client_with(max_line_bytes=1000) as client, client.prompt("hi") as stream:
         first = stream.next()
         assert first is not None and first.json["message"]["content"] == "a"
         gate.open()
-        told = ended(stream, database_url)
-        assert shape(told.events) == [(1, "error", "A line is longer than 1000 bytes.")]
-        assert (told.row["status"], told.row["error"]) == ("failed", told.last_error)
-        check_kept(client, told, "a")
+        reply = ended(stream, database_url)
+        assert shape(reply.events) == [(1, "error", "A line is longer than 1000 bytes.")]
+        assert (reply.row["status"], reply.row["error"]) == ("failed", reply.last_error)
+        check_stored(client, reply, "a")
         ollama.arrival(0).wait().closed.wait()
 
 
-def test_one_reply_too_many_is_503_and_there_is_room_again_after_the_first(
-    asking: Asking, ollama: ScriptedOllama
+def test_a_reply_beyond_the_limit_is_503_until_another_one_ends(
+    client_with: ClientWith, ollama: ScriptedOllama
 ) -> None:
     gate = Gate()
     ollama.script(Head(), gate, Lines(last_line("a")))
-    with asking(max_replies=1) as client:
+    with client_with(max_replies=1) as client:
         path = client.begin("hi")
         other = Client(str(client.http.base_url))
         with other.http:
@@ -497,9 +513,9 @@ def test_one_reply_too_many_is_503_and_there_is_room_again_after_the_first(
             assert other.ask("me too")[-1].json["done"] is True
 
 
-def test_whitespace_is_collapsed_where_it_was_asked_for(asking: Asking, ollama: ScriptedOllama) -> None:
+def test_whitespace_is_collapsed_if_the_setting_says_so(client_with: ClientWith, ollama: ScriptedOllama) -> None:
     lines = [line(" a \n"), line("\t b"), last_line("  ")]
     ollama.script(Head(), Lines(*lines))
-    with asking(collapse_whitespace=True) as client:
+    with client_with(collapse_whitespace=True) as client:
         assert [event.data.encode() for event in client.ask("hi\n\n")] == lines
         assert client.messages() == [("user", "hi\n\n"), ("assistant", " a b ")]

@@ -1,4 +1,4 @@
-"""The framer's bytes: exact, and as another parser that follows WHATWG HTML reads them."""
+"""Server-sent events: their exact bytes, and how a conforming parser (WHATWG HTML) reads them."""
 
 import base64
 import json
@@ -22,12 +22,12 @@ lines = st.lists(st.binary(max_size=40), min_size=1, max_size=12)
 
 
 @pytest.mark.parametrize(
-    ("number", "line", "framed"),
+    ("number", "line", "formatted"),
     [
         pytest.param(0, b'{"done":false}', b'id: 0\ndata: {"done":false}\n\n', id="a line"),
         pytest.param(12345678, b"{}", b"id: 12345678\ndata: {}\n\n", id="a high number"),
         pytest.param(3, ERROR, b"id: 3\nevent: error\ndata: " + ERROR + b"\n\n", id="an error"),
-        pytest.param(1, b'{"error": "a"}', b'id: 1\ndata: {"error": "a"}\n\n', id="an error not spelt by us"),
+        pytest.param(1, b'{"error": "a"}', b'id: 1\ndata: {"error": "a"}\n\n', id="an error line of another origin"),
         pytest.param(1, b'{"errors":1}', b'id: 1\ndata: {"errors":1}\n\n', id="a field like error"),
         pytest.param(1, b'{"a":"{\\"error\\":"}', b'id: 1\ndata: {"a":"{\\"error\\":"}\n\n', id="error inside"),
         pytest.param(1, b" a", b"id: 1\ndata:  a\n\n", id="a space of its own first"),
@@ -38,26 +38,26 @@ lines = st.lists(st.binary(max_size=40), min_size=1, max_size=12)
         pytest.param(1, b"\xf0\x9f\x98\x80\0", b"id: 1\ndata: \xf0\x9f\x98\x80\0\n\n", id="an emoji and NUL"),
     ],
 )
-def test_a_line_becomes_exactly_these_bytes(number: int, line: bytes, framed: bytes) -> None:
-    assert sse.event(number, line) == framed
+def test_event_has_exactly_these_bytes(number: int, line: bytes, formatted: bytes) -> None:
+    assert sse.event(number, line) == formatted
 
 
-def test_the_sign_of_life_is_a_comment() -> None:
+def test_heartbeat_is_a_comment() -> None:
     assert sse.HEARTBEAT == b": waiting\n\n"
 
 
 @pytest.mark.parametrize(("limit", "held"), [(0, 1), (16, 1), (31, 1), (32, 2), (47, 2), (48, 3), (1000, 3)])
-def test_events_hold_what_fits_and_at_least_one(limit: int, held: int) -> None:
-    framed = [b"id: 7\ndata: {}\n\n", b"id: 8\ndata: {}\n\n", b"id: 9\ndata: {}\n\n"]  # 16 bytes each
-    assert sse.events(7, [b"{}"] * 3, limit) == (b"".join(framed[:held]), held)
+def test_events_has_as_many_lines_as_fit_and_at_least_one(limit: int, held: int) -> None:
+    formatted = [b"id: 7\ndata: {}\n\n", b"id: 8\ndata: {}\n\n", b"id: 9\ndata: {}\n\n"]  # 16 bytes each
+    assert sse.events(7, [b"{}"] * 3, limit) == (b"".join(formatted[:held]), held)
 
 
-def test_no_lines_are_no_events() -> None:
+def test_events_of_no_lines_are_empty() -> None:
     assert sse.events(5, [], 100) == (b"", 0)
 
 
 @given(st.integers(min_value=0, max_value=1 << 40), lines, st.integers(min_value=0, max_value=400))
-def test_events_sent_in_portions_lose_nothing_and_keep_to_the_limit(first: int, lines: list[bytes], limit: int) -> None:
+def test_events_in_portions_are_complete_and_within_the_limit(first: int, lines: list[bytes], limit: int) -> None:
     singly = [sse.event(number, line) for number, line in enumerate(lines, first)]
     sent = 0
     while sent < len(lines):
@@ -69,11 +69,11 @@ def test_events_sent_in_portions_lose_nothing_and_keep_to_the_limit(first: int, 
         assert sent == len(lines) or len(portion) + len(singly[sent]) > limit, "one more would have fitted"
 
 
-# What clients make of the bytes.
+# How clients read the bytes.
 
-# What parsers stumble over: field names, colons, line ends old and new, a byte order mark, NUL, astral text.
+# What parsers may get wrong: field names, colons, line ends old and new, a byte order mark, NUL, astral text.
 # fmt: off
-STUMBLING_BLOCKS = [
+DIFFICULT_PARTS = [
     *("id: 9", "data: x", "data", "event: error", "event:", "retry: 1", ": waiting", ":", " ", "  ", "\t"),
     *("\r", "\r\r", "\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\0", "\ufeff", "\uffff", "\U0001f600"),
     *('{"error":"', '{"error": "', '{"model":"m","done":false}', '"', "\\\\", "\\n", "a", "1"),
@@ -82,23 +82,23 @@ STUMBLING_BLOCKS = [
 # fmt: on
 
 
-def random_line(dice: random.Random) -> str:
-    start = dice.choice(["", "", "", '{"model":"m","message":', '{"error":1', '{"error":"', "\ufeff", " "])
-    return start + "".join(dice.choices(STUMBLING_BLOCKS, k=dice.randrange(1, 12)))
+def random_line(generator: random.Random) -> str:
+    start = generator.choice(["", "", "", '{"model":"m","message":', '{"error":1', '{"error":"', "\ufeff", " "])
+    return start + "".join(generator.choices(DIFFICULT_PARTS, k=generator.randrange(1, 12)))
 
 
-def random_chunks(dice: random.Random, stream: bytes) -> list[bytes]:
-    """Cut anywhere: inside a character, between CR and LF, into empty chunks."""
-    cuts = sorted(dice.choices(range(len(stream) + 1), k=dice.randrange(12)))
+def random_chunks(generator: random.Random, stream: bytes) -> list[bytes]:
+    """Split anywhere: inside a character, between CR and LF, into empty chunks."""
+    cuts = sorted(generator.choices(range(len(stream) + 1), k=generator.randrange(12)))
     return [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
 
 
 def read_by_node(streams: list[list[bytes]]) -> list[dict[str, Any]]:
-    """What eventsource-parser reads from streams given in chunks; one process for all."""
-    asked = "\n".join(json.dumps([base64.b64encode(chunk).decode() for chunk in chunks]) for chunks in streams)
+    """Parse streams, given in chunks, with eventsource-parser, in one process."""
+    request = "\n".join(json.dumps([base64.b64encode(chunk).decode() for chunk in chunks]) for chunks in streams)
     node = subprocess.run(
         ["node", "sse_reader.mjs"],
-        input=asked.encode(),
+        input=request.encode(),
         capture_output=True,
         cwd=HERE,
         timeout=60,
@@ -109,16 +109,18 @@ def read_by_node(streams: list[list[bytes]]) -> list[dict[str, Any]]:
 
 
 class Case:
-    """A few lines, the stream that shows them (with signs of life in between), and what it must be read as."""
+    """A few lines, their stream with heartbeats in between, and the expected result of parsing it."""
 
-    def __init__(self, dice: random.Random) -> None:
-        self.first = dice.choice([0, 1, 9, 12345])
-        self.lines = [random_line(dice) for _ in range(dice.randrange(1, 5))]
-        framed = [sse.event(number, line.encode()) for number, line in enumerate(self.lines, self.first)]
-        alive = [dice.random() < 0.2 for _ in framed]
-        self.stream = b"".join(sse.HEARTBEAT * waited + one for waited, one in zip(alive, framed, strict=True))
-        self.chunks = random_chunks(dice, self.stream)
-        self.comments = ["waiting"] * sum(alive)
+    def __init__(self, generator: random.Random) -> None:
+        self.first = generator.choice([0, 1, 9, 12345])
+        self.lines = [random_line(generator) for _ in range(generator.randrange(1, 5))]
+        formatted = [sse.event(number, line.encode()) for number, line in enumerate(self.lines, self.first)]
+        heartbeats = [generator.random() < 0.2 for _ in formatted]
+        self.stream = b"".join(
+            sse.HEARTBEAT * heartbeat + event for heartbeat, event in zip(heartbeats, formatted, strict=True)
+        )
+        self.chunks = random_chunks(generator, self.stream)
+        self.comments = ["waiting"] * sum(heartbeats)
 
     @property
     def expected(self) -> dict[str, Any]:
@@ -132,24 +134,24 @@ class Case:
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
-    dice = random.Random(20260801)
-    return [Case(dice) for _ in range(10_000)]
+    generator = random.Random(20260801)
+    return [Case(generator) for _ in range(10_000)]
 
 
 @pytest.mark.needs("npm")
-def test_another_parser_reads_back_what_went_in(cases: list[Case]) -> None:
+def test_conforming_parser_reads_the_lines(cases: list[Case]) -> None:
     read = read_by_node([case.chunks for case in cases])
     wrong = [(case.chunks, case.expected, got) for case, got in zip(cases, read, strict=True) if got != case.expected]
     assert not wrong, f"{len(wrong)} of {len(cases)}; the first: {wrong[0]}"
 
 
-def test_every_line_of_a_stream_holds_a_colon_or_is_blank(cases: list[Case]) -> None:
+def test_every_line_of_a_stream_has_a_colon_or_is_blank(cases: list[Case]) -> None:
     """Existing mobile clients split each line at its first colon; a line ends at LF, CR or CR LF."""
     shown = {line for case in cases for line in re.split(b"\r\n|\r|\n", case.stream)}
     assert [line for line in shown if line and b":" not in line] == []
 
 
-def test_no_event_has_a_name_but_error(cases: list[Case]) -> None:
+def test_error_is_the_only_event_name(cases: list[Case]) -> None:
     """Existing mobile clients take any other event for a message."""
     shown = {line for case in cases for line in case.stream.split(b"\n") if line.startswith(b"event")}
     assert shown == {b"event: error"}

@@ -54,7 +54,7 @@ struct ChatLine {
     done: bool,
 }
 
-/// A connection to PostgreSQL with its prepared statements. Requests share it: it pipelines what they ask.
+/// A connection to PostgreSQL with its prepared statements. Requests share it: it pipelines their queries.
 struct Connection {
     client: Client,
     insert: Statement,
@@ -204,7 +204,7 @@ async fn llmchat(app: Arc<App>, request: Request<Body>) -> Result<Response<Body>
         .map_err(server_error)
 }
 
-/// Ollama's lines as events, and the reply stored before the last of them goes out.
+/// Yields Ollama's lines as events; stores the reply before the last of them.
 fn events(
     app: Arc<App>,
     app_id: String,
@@ -221,14 +221,14 @@ fn events(
                     break;
                 }
             };
-            let said: ChatLine = serde_json::from_slice(&line).unwrap_or_default();
-            if said.model.is_empty() {
+            let parsed: ChatLine = serde_json::from_slice(&line).unwrap_or_default();
+            if parsed.model.is_empty() {
                 let text = String::from_utf8_lossy(&line).replace("\\\"", "'");
                 yield Ok(event("event: error\n", text.as_bytes()));
                 continue;
             }
-            reply.push_str(&said.message.content);
-            let stored = if said.done {
+            reply.push_str(&parsed.message.content);
+            let stored = if parsed.done {
                 let text = app.white_space.replace_all(&reply, " ");
                 app.database().insert("assistant", &text, &app_id).await.map(drop)
             } else {
@@ -242,7 +242,7 @@ fn events(
     }
 }
 
-/// The lines of a response, wherever its chunks begin and end.
+/// The lines of a response, independent of its chunks.
 struct Lines {
     response: reqwest::Response,
     buffer: BytesMut,

@@ -1,0 +1,1 @@
+"""The results: kept as JSON, written as Markdown, drawn."""

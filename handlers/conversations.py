@@ -1,0 +1,70 @@
+"""``GET`` and ``DELETE /llmchat?appID=...``: a conversation's messages, and their deletion."""
+
+from typing import Any
+
+import msgspec
+
+from auth.principal import Access
+from db import messages, replies
+from db.messages import StoredMessage
+from errors import UnprocessableContent
+from web.base import BaseHandler
+from web.chat_request import check_appid
+from web.validation import parse_whole_number, query_argument
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 500
+"""Messages of one page."""
+
+
+class ConversationHandler(BaseHandler):
+    """The conversation that the query argument ``appID`` names."""
+
+    access = Access.AUTHENTICATED
+
+    async def get(self) -> None:
+        """Respond with a page of messages, oldest first, and the streaming reply."""
+        appid = self._appid()
+        limit = self._number("limit", DEFAULT_LIMIT)
+        if limit == 0:
+            raise UnprocessableContent(f"limit must be from 1 to {MAX_LIMIT}.")
+        limit = min(limit, MAX_LIMIT)
+        before = self._number("before", messages.MAX_SEQ)
+        async with self.services.database.acquire() as connection:
+            streaming = await replies.find_streaming(connection, self.tenant, appid)
+            found = await messages.read_page(connection, self.tenant, appid, limit + 1, before)
+        page = found[-limit:]
+        self.write_json(
+            {
+                "appID": appid,
+                "messages": [_to_json(message) for message in page],
+                "reply": {"id": str(streaming), "status": replies.STREAMING} if streaming else None,
+                "before": page[0].seq if len(found) > limit else None,
+            }
+        )
+
+    async def delete(self) -> None:
+        """Stop the conversation's reply, then delete the conversation, or its messages from ``from`` on."""
+        await self.services.replies.delete_conversation(self.tenant, self._appid(), self._number("from", 0))
+        self.set_status(204)
+
+    def _appid(self) -> str:
+        return check_appid(query_argument(self.request, "appID"))
+
+    def _number(self, name: str, default: int) -> int:
+        text = query_argument(self.request, name)
+        return default if text is None else parse_whole_number(name, text)
+
+
+def _to_json(stored: StoredMessage) -> dict[str, Any]:
+    message = stored.message
+    return {
+        "seq": stored.seq,
+        "id": str(stored.id),
+        "role": message.role,
+        "content": message.content,
+        "time": stored.time.isoformat(),
+        **(msgspec.json.decode(message.extra) if message.extra else {}),
+        **({"status": stored.status} if stored.status else {}),
+        **({"error": stored.error} if stored.error else {}),
+    }

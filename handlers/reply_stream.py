@@ -1,0 +1,121 @@
+"""Streams a reply's lines as server-sent events: one viewer per response."""
+
+import asyncio
+from typing import cast
+
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+
+from errors import ServiceUnavailable
+from relay.metrics import Metrics
+from relay.stream import sse
+from relay.stream.cursor import Cursor, CursorInvalidated
+from web.base import BaseHandler
+from web.sse_writer import ClientWriter
+
+WRITE_LIMIT = 32_768
+"""Bytes given to a socket at once, and so the memory of a viewer that does not read."""
+
+
+class ViewerSlot:
+    """Counts a viewer within a block. (A class: a generator as context manager takes half a kB per viewer.)
+
+    :param limit: viewers at most.
+    """
+
+    __slots__ = ("_limit", "_metrics")
+
+    def __init__(self, metrics: Metrics, limit: int) -> None:
+        self._metrics = metrics
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        """Count the viewer.
+
+        :raises ServiceUnavailable: there are as many as the limit allows.
+        """
+        if self._metrics.viewers >= self._limit:
+            raise ServiceUnavailable("The server is streaming to as many clients as it can. Try again in a moment.")
+        self._metrics.viewers += 1
+
+    def __exit__(self, *_error: object) -> None:
+        """Release the slot."""
+        self._metrics.viewers -= 1
+
+
+class ReplyStreamHandler(BaseHandler):
+    """A handler that can stream a reply. Its client may disconnect or stop reading at any time; the reply goes on."""
+
+    def initialize(self) -> None:
+        """Set up the handler (called by Tornado)."""
+        super().initialize()
+        self._viewer: asyncio.Task[None] | None = None
+        self._writer = self.services.writer
+
+    def on_connection_close(self) -> None:
+        """End the viewer of a client that has disconnected (called by Tornado)."""
+        super().on_connection_close()
+        if self._viewer:
+            self._viewer.cancel()
+
+    def viewer_slot(self) -> ViewerSlot:
+        """Return a context manager within which the reply may be streamed."""
+        return ViewerSlot(self.services.metrics, self.services.settings.max_viewers)
+
+    async def stream(self, cursor: Cursor) -> None:
+        """Stream the lines from the cursor on, as they are committed, until the reply ends or the client leaves."""
+        self.start_stream("text/event-stream; charset=utf-8")
+        self.log_fields["reply"] = reply = str(cursor.id)
+        self.set_header("Content-Location", f"/llmchat/{reply}")
+        self._viewer = asyncio.current_task()
+        self._chunked = self.request.version == "HTTP/1.1"
+        try:
+            await self.flush()
+            self._client = ClientWriter(cast(HTTP1Connection, self.request.connection).stream)
+            await self._write_lines(cursor)
+            await self.finish_stream()
+        except (asyncio.CancelledError, StreamClosedError):
+            self.log_fields["abort_reason"] = "handed over" if self.services.replies.leaving else "client left"
+        except (TimeoutError, CursorInvalidated, ServiceUnavailable) as error:
+            self.services.metrics.viewers_dropped += 1
+            self.abort_stream("client too slow" if isinstance(error, TimeoutError) else "handed over")
+
+    async def _write_lines(self, cursor: Cursor) -> None:
+        while True:
+            found = await cursor.next(self.services.settings.heartbeat_interval, self._try_write)
+            self._writer.send_queued()
+            if found is None:
+                return
+            number, lines = found
+            if not lines:
+                await self._write(sse.HEARTBEAT)
+            while lines:
+                events, count = sse.events(number, lines, WRITE_LIMIT)
+                number += count
+                lines = lines[count:]
+                await self._write(events)
+
+    def _try_write(self, first: int, lines: list[bytes]) -> bool:
+        """Write lines at once if the client has taken everything before and they are few."""
+        if self._client.pending and not self._client.ready:
+            return False
+        events, count = sse.events(first, lines, WRITE_LIMIT)
+        if count < len(lines) or len(events) > WRITE_LIMIT:
+            return False
+        if self._chunked:
+            events = b"%x\r\n%b\r\n" % (len(events), events)
+        self._writer.queue(self._client, events)
+        return True
+
+    async def _write(self, events: bytes) -> None:
+        """Write events of any size.
+
+        :raises TimeoutError: the client took nothing for ``--client-write-timeout`` seconds.
+        """
+        for start in range(0, len(events), WRITE_LIMIT):
+            if len(events) > WRITE_LIMIT // 2:
+                await self.services.write_scheduler.wait()
+            self.write(events[start : start + WRITE_LIMIT])
+            written = self.flush()
+            if not written.done():
+                await asyncio.wait_for(written, self.services.settings.client_write_timeout)

@@ -1,0 +1,26 @@
+"""The components that all generations of a process share."""
+
+from dataclasses import dataclass
+
+from db.batching import StatementBatcher
+from db.pool import Database
+from db.replies import BeginResult, FinishRequest, FinishResult, NewReply
+from relay.cluster.notifications import Notifier
+from relay.generation.journal import Journal
+from relay.metrics import Metrics
+from relay.ollama.client import OllamaClient
+from settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RelayContext:
+    """The components that generate replies and store them; see :mod:`relay.factory`."""
+
+    ollama: OllamaClient
+    database: Database
+    notifier: Notifier
+    journal: Journal
+    begin_batcher: StatementBatcher[NewReply, BeginResult]
+    finish_batcher: StatementBatcher[FinishRequest, FinishResult]
+    settings: Settings
+    metrics: Metrics

@@ -1,0 +1,215 @@
+// The list of messages on the page, with the notices below it.
+
+import { MessageItem } from "./message_item.js";
+import { MessageView, makeImages, makeSystemMessage } from "./message_view.js";
+import { ReplyView } from "./reply_view.js";
+import { outcomeOf } from "../reply/reply_follower.js";
+import { ReplyStatus } from "../reply/reply_status.js";
+import { makeButton, makeNotice } from "../../shared/dom.js";
+
+/** @typedef {import("../../shared/api.js").Message} Message */
+/** @typedef {import("../../shared/api.js").History} History */
+
+export class Transcript {
+  #messages;
+  #notices;
+  #welcome;
+  #loadEarlier;
+  #scroll;
+  /** In display order. @type {MessageItem[]} */
+  #items = [];
+
+  /** @param {HTMLElement} root @param {import("./auto_scroll.js").AutoScroll} scroll */
+  constructor(root, scroll) {
+    this.#messages = root.querySelector("#messages");
+    this.#notices = root.querySelector("#notices");
+    this.#welcome = root.querySelector("#welcome");
+    this.#loadEarlier = root.querySelector("#load-earlier");
+    this.#scroll = scroll;
+  }
+
+  /** Replace everything shown by a conversation. @param {History} history */
+  show(history) {
+    this.#items = [];
+    this.#messages.replaceChildren();
+    this.update(history);
+    this.#notices.replaceChildren();
+    this.#scroll.scrollToEnd();
+  }
+
+  /** Show nothing until a conversation is loaded. */
+  clear() {
+    this.show({ messages: [], reply: null, before: null });
+    this.#welcome.hidden = true;
+  }
+
+  /**
+   * Show changes. Unchanged messages keep their elements, and with them focus, selection and scroll position.
+   *
+   * @param {History} history the newest page
+   * @param {MessageItem[]} unstored items that the history may not contain yet; they stay at the end, in their order
+   */
+  update(history, unstored = []) {
+    const known = new Map(this.#items.filter(({ id }) => id).map((item) => [item.id, item]));
+    const withoutId = this.#items.filter((item) => !item.id && !unstored.includes(item));
+    const older = this.#itemsBefore(history);
+    const shown = history.messages.map((message) => {
+      const match = withoutId.findIndex(({ role, source }) => role === message.role && source === message.content);
+      const item = known.get(message.id) ?? (match < 0 ? makeItem(message) : withoutId.splice(match, 1)[0]);
+      item.assign(message);
+      return item;
+    });
+    this.#arrange([...older, ...shown, ...this.#failedItems(shown), ...unstored.filter((item) => !shown.includes(item))]);
+    if (!older.length) this.#loadEarlier.hidden = history.before === null;
+    this.#showLastError();
+  }
+
+  /** Add an older page at the top. @param {History} history */
+  prepend(history) {
+    const items = history.messages.map((message) => {
+      const item = makeItem(message);
+      item.assign(message);
+      return item;
+    });
+    this.#scroll.keepPosition(() => this.#arrange([...items, ...this.#items]));
+    this.#loadEarlier.hidden = history.before === null;
+  }
+
+  /** @param {Message} message @returns {MessageItem} */
+  addMessage(message) {
+    return this.#add(makeItem(message));
+  }
+
+  /** @param {number | null} requestedAt `performance.now()` of the request; null: unknown @returns {MessageItem} */
+  addReply(requestedAt = null) {
+    const view = new ReplyView(requestedAt);
+    const item = new MessageItem("assistant", view.element, () => view.source, view.status);
+    item.view = view;
+    return this.#add(item);
+  }
+
+  /** @param {string} id @returns {MessageItem | undefined} */
+  find(id) {
+    return this.#items.find((item) => item.id === id);
+  }
+
+  /** @param {...MessageItem} items */
+  remove(...items) {
+    this.#arrange(this.#items.filter((item) => !items.includes(item)));
+  }
+
+  /** `seq` of the newest stored message; 0 if there is none. */
+  get lastSeq() {
+    return Math.max(0, ...this.#items.map(({ seq }) => seq ?? 0));
+  }
+
+  /** Remove the message with this `seq` and all later ones. @param {number} from */
+  removeFrom(from) {
+    this.#arrange(this.#items.filter(({ seq }) => seq === null || seq < from));
+  }
+
+  /** The newest message. @returns {MessageItem | undefined} */
+  get last() {
+    return this.#items.at(-1);
+  }
+
+  /**
+   * Allow to edit the last prompt and to regenerate the last reply.
+   *
+   * @param {object | null} actions null: neither
+   * @param {(item: MessageItem, text: string) => void} actions.onEdit
+   * @param {(item: MessageItem) => void} actions.onRegenerate
+   */
+  setActions(actions) {
+    const prompt = this.#items.findLast(({ role }) => role === "user");
+    for (const item of this.#items) {
+      const isLastReply = item === this.last && item.role === "assistant" && item.seq !== null;
+      item.setActions({
+        onEdit: actions && item === prompt ? (text) => actions.onEdit(item, text) : undefined,
+        onRegenerate: actions && isLastReply ? () => actions.onRegenerate(item) : undefined,
+      });
+    }
+  }
+
+  /** Show a notice below the messages, in place of the previous one. @param {HTMLElement} notice */
+  showNotice(notice) {
+    this.#notices.replaceChildren(notice);
+  }
+
+  /** Show or remove the notice that the last prompt has no reply. @param {(() => void) | null} onRetry null: remove */
+  setUnanswered(onRetry) {
+    const notice = this.#notices.querySelector(".unanswered");
+    if (!onRetry) notice?.remove();
+    else if (!notice) {
+      this.showNotice(makeNotice("This message has no reply.", makeButton("Try again", onRetry)));
+      this.#notices.firstElementChild.classList.add("unanswered");
+    }
+  }
+
+  /** Remove notices, errors, actions, and a failed reply without text, before the conversation continues. */
+  clearNotices() {
+    this.#notices.replaceChildren();
+    for (const item of this.#items) item.clearError();
+    if (this.last?.view && this.last.seq === null) this.remove(this.last);
+    this.#updateWelcome();
+  }
+
+  #updateWelcome() {
+    this.#welcome.hidden = this.#items.length > 0;
+  }
+
+  /** The shown items before the history's page, if the two are adjacent. @param {History} history */
+  #itemsBefore({ messages, before }) {
+    if (before === null || !this.#items.some(({ id }) => id === messages[0].id)) return [];
+    return this.#items.filter(({ seq }) => seq !== null && seq < before);
+  }
+
+  /** A failed reply that the server did not store stays visible while it is the last item. */
+  #failedItems(shown) {
+    const last = this.last;
+    const isFailed = last?.view && last.seq === null && shown.length > 0 && shown.at(-1).role !== "assistant";
+    return isFailed && this.#items.at(-2) === shown.at(-1) ? [last] : [];
+  }
+
+  /** Show the error of the last item only. */
+  #showLastError() {
+    for (const item of this.#items) if (item !== this.last) item.clearError();
+    if (this.last?.message?.error) this.last.showError(this.last.message.error);
+  }
+
+  #add(item) {
+    this.#arrange([...this.#items, item]);
+    this.#scroll.scrollToEnd();
+    return item;
+  }
+
+  /** @param {MessageItem[]} items */
+  #arrange(items) {
+    this.#items = [...new Set(items)];
+    const elements = new Set(this.#items.map(({ element }) => element));
+    for (const child of [...this.#messages.children]) if (!elements.has(child)) child.remove();
+    let next = this.#messages.firstElementChild;
+    for (const element of elements) {
+      if (element === next) next = next.nextElementSibling;
+      else this.#messages.insertBefore(element, next);
+    }
+    this.#updateWelcome();
+  }
+}
+
+/** @param {Message} message */
+function makeItem(message) {
+  const status = new ReplyStatus();
+  const item = new MessageItem(message.role, makeContent(message), () => message.content, status);
+  const { text } = outcomeOf(message);
+  if (text) status.showEnd({ text });
+  return item;
+}
+
+/** @param {Message} message */
+function makeContent({ role, content, thinking, images }) {
+  if (role === "system") return makeSystemMessage(content);
+  const { element } = new MessageView(role, content, thinking);
+  if (images?.length) element.prepend(makeImages(images));
+  return element;
+}

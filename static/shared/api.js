@@ -1,0 +1,163 @@
+// Client for chatterd's HTTP API. Failures throw an ApiError whose message can be shown to the user.
+
+import { redirectToSignIn } from "./session.js";
+
+/**
+ * @typedef {object} Message
+ * @property {number} [seq] its sequence number, once the server has stored it
+ * @property {string} [id]
+ * @property {string} role
+ * @property {string} content
+ * @property {string} [thinking]
+ * @property {string[]} [images] in base64
+ * @property {string} [status] the outcome of its reply, unless it completed
+ * @property {string} [error] why its reply failed
+ *
+ * @typedef {{messages: Message[], reply: {id: string} | null, before: number | null}} History
+ * @typedef {object} Model
+ * @property {string} name
+ * @property {number} [size] on disk, in bytes
+ * @property {string[]} [capabilities] as newer versions of Ollama report them: "completion", "vision", "embedding", ...
+ * @property {{parameter_size?: string, family?: string, families?: string[] | null, context_length?: number}} [details]
+ */
+
+/** Milliseconds. The server responds at once, but a connection may be dead without notice. */
+const REQUEST_TIMEOUT = 15_000;
+const UPLOAD_BYTES_PER_MILLISECOND = 20; // for a slow connection
+const UNREACHABLE = "Cannot reach the server. Check that chatterd is running and that you are online.";
+
+export class ApiError extends Error {
+  /**
+   * @param {string} message
+   * @param {number} status 0 if there was no response
+   * @param {Headers} headers
+   */
+  constructor(message, status = 0, headers = new Headers()) {
+    super(message);
+    this.status = status;
+    /** The running reply that caused the conflict (409). @type {string | null} */
+    this.location = headers.get("Location");
+    /** Seconds to wait before a retry (429, 503). */
+    this.retryAfter = Number.parseInt(headers.get("Retry-After") ?? "0", 10) || 0;
+  }
+
+  /** Whether the same request may succeed later. */
+  get isTransient() {
+    return this.status === 0 || this.status >= 500 || this.status === 429 || this.status === 408;
+  }
+}
+
+/** @returns {Promise<Model[]>} */
+export async function fetchModels() {
+  const { models } = await readJSON(await request("/models"));
+  return models ?? [];
+}
+
+/**
+ * Fetch the newest messages, or those with a `seq` below `before`.
+ *
+ * @param {string} appID
+ * @param {number | null} before
+ * @param {number | null} limit null: the server's default
+ * @returns {Promise<History>}
+ */
+export async function fetchHistory(appID, before = null, limit = null) {
+  const query = new URLSearchParams({ appID });
+  if (limit !== null) query.set("limit", String(limit));
+  if (before !== null) query.set("before", String(before));
+  return readJSON(await request(`/llmchat?${query}`));
+}
+
+/**
+ * Record messages and start a reply to the conversation.
+ *
+ * @param {string} appID
+ * @param {string} model
+ * @param {{role: string, content: string, images?: string[]}[]} messages may be empty: the model then replies to the conversation as it is
+ * @param {string} key the Idempotency-Key, the same for all attempts: only one of them starts a reply
+ * @param {Object<string, number>} options Ollama's options by name; others keep the model's defaults
+ * @returns {Promise<string>} the URL of the reply's stream
+ */
+export async function startReply(appID, model, messages, key, options = {}) {
+  const body = JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) });
+  const response = await request("/llmchat", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", Prefer: "respond-async", "Idempotency-Key": key },
+    body,
+    signal: AbortSignal.timeout(REQUEST_TIMEOUT + body.length / UPLOAD_BYTES_PER_MILLISECOND),
+  });
+  return response.headers.get("Location") ?? (await readJSON(response)).location;
+}
+
+/** @param {string} location */
+export async function stopReply(location) {
+  await request(location, { method: "DELETE" });
+}
+
+/** Works while the page is being unloaded, too. @param {string} appID */
+export async function deleteConversation(appID) {
+  await request(`/llmchat?${new URLSearchParams({ appID })}`, { method: "DELETE", keepalive: true });
+}
+
+/** Delete a message and all later ones. @param {string} appID @param {number} seq */
+export async function deleteMessagesFrom(appID, seq) {
+  await request(`/llmchat?${new URLSearchParams({ appID, from: String(seq) })}`, { method: "DELETE" });
+}
+
+/** @param {string} token @returns {Promise<import("./session.js").Session>} */
+export async function signIn(token) {
+  const body = JSON.stringify({ token });
+  return readJSON(await request("/sign-in", { method: "POST", headers: { "Content-Type": "application/json" }, body }));
+}
+
+/** The authenticated user; the name is empty on a server without authentication. @returns {Promise<import("./session.js").Session>} */
+export async function fetchMe() {
+  return readJSON(await request("/sign-in/me"));
+}
+
+export async function signOut() {
+  await request("/sign-in", { method: "DELETE" });
+}
+
+/** @param {string} location @returns {string} */
+export function replyId(location) {
+  return location.slice(location.lastIndexOf("/") + 1);
+}
+
+/** @param {string} id @returns {string} */
+export function replyLocation(id) {
+  return `/llmchat/${id}`;
+}
+
+/** @param {string} path @param {RequestInit} [options] */
+async function request(path, options) {
+  let response;
+  try {
+    response = await fetch(path, { signal: AbortSignal.timeout(REQUEST_TIMEOUT), ...options });
+  } catch {
+    throw new ApiError(UNREACHABLE);
+  }
+  if (response.ok) return response;
+  if (response.status === 401 && !path.startsWith("/sign-in")) redirectToSignIn();
+  throw new ApiError(await readErrorMessage(response), response.status, response.headers);
+}
+
+/** @param {Response} response its connection may break before the end */
+async function readJSON(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new ApiError(UNREACHABLE);
+  }
+}
+
+/** @param {Response} response */
+async function readErrorMessage(response) {
+  try {
+    const { error } = await response.json();
+    if (typeof error === "string" && error) return error;
+  } catch {
+    // An error page of a proxy: only the status is known.
+  }
+  return `The server responded with status ${response.status}.`;
+}

@@ -1,0 +1,1 @@
+"""What HTTP handlers share: authentication, request bodies, errors as JSON, streams."""

@@ -1,0 +1,211 @@
+"""The base class of all handlers: authentication before the method runs, errors as JSON, streams."""
+
+import asyncio
+import http.client
+import logging
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+import msgspec
+from tornado.http1connection import HTTP1Connection
+from tornado.web import HTTPError, RequestHandler
+
+from auth.principal import UNAUTHENTICATED, Access, Principal
+from errors import ChatterdError, URITooLong
+from web import access_log, authentication, cors
+from web.request_body import RequestBodyMixin
+from web.services import Services
+
+log = logging.getLogger("chatterd.http")
+
+MIN_WRITE_RATE = 1_024
+"""Bytes a second that a client must read of a response, beyond ``--client-write-timeout``."""
+
+
+class BaseHandler(RequestBodyMixin, RequestHandler):
+    """A handler of the API. Errors raised in its methods become JSON.
+
+    :cvar access: who may call it. The server does not start with a handler that does not declare it.
+    :cvar rate_limited: whether its requests count towards the limits of requests per minute.
+    :cvar route: its path as ``static/openapi.json`` has it, for the metrics.
+    :ivar principal: the authenticated sender.
+    :ivar streams: whether the response is written over a longer time as data becomes available.
+    :ivar log_fields: further fields of the request's line in the log.
+    """
+
+    access: ClassVar[Access]
+    rate_limited: ClassVar[bool] = True
+    route: ClassVar[str] = "unknown"
+    services: Services
+    streams = False
+
+    def initialize(self) -> None:
+        """Set up the handler before its request is checked (called by Tornado)."""
+        self.services = self.settings["services"]
+        self.principal: Principal = UNAUTHENTICATED
+        self.log_fields: dict[str, object] = {}
+        proxies, request = self.services.proxies, self.request
+        if proxies:
+            peer = str(request.remote_ip)
+            request.protocol = proxies.scheme(peer, request.protocol, request.headers.get_list("X-Forwarded-Proto"))
+            request.remote_ip = proxies.client_address(peer, request.headers.get_list("X-Forwarded-For"))
+
+    async def prepare(self) -> None:
+        """Check limits, origin, authentication and authorization before the method runs (called by Tornado).
+
+        :raises ChatterdError: the request is rejected, and its client waits for permission to send the body.
+        """
+        self.begin_body(self.services.body_limits)
+        try:
+            if len(str(self.request.uri)) > self.services.settings.max_url_bytes:
+                raise URITooLong(f"The URL is longer than {self.services.settings.max_url_bytes} bytes.")
+            if self.rate_limited:
+                self.services.limits.check_address(str(self.request.remote_ip))
+            if cors.is_preflight(self.request, self.services.origins):
+                return
+            cors.check_origin(self.request, self.services.origins)
+            self.principal = await authentication.authenticate(self.request, self.access, self.services.identity)
+            if self.rate_limited and self.principal is not UNAUTHENTICATED:
+                self.services.limits.check_tenant(self.principal)
+            authentication.authorize(self.access, self.principal)
+        except ChatterdError as error:
+            self.reject(error)
+
+    @property
+    def tenant(self) -> str:
+        """The tenant whose conversations and replies exist for this request."""
+        return self.principal.tenant
+
+    @cached_property
+    def request_id(self) -> str:
+        """The request's id in the log and in ``X-Request-ID``."""
+        return access_log.request_id(self.request)
+
+    def set_default_headers(self) -> None:
+        """Set the headers of every response, errors included (called by Tornado, before ``initialize``)."""
+        self.set_header("X-Request-ID", self.request_id)
+        self.set_header("Server", "chatterd")
+        self.set_header("Cache-Control", "no-store")
+        if origins := self.settings["services"].origins:
+            cors.set_headers(self, origins)
+
+    def allowed_methods(self) -> list[str]:
+        """Return the methods that the handler implements."""
+        return [
+            name
+            for name in self.SUPPORTED_METHODS
+            if getattr(type(self), name.lower()) is not getattr(BaseHandler, name.lower())
+        ]
+
+    def options(self, *_path: str) -> None:
+        """Respond to a browser's preflight request.
+
+        :raises HTTPError: it is none, or of an origin that is not allowed: 405.
+        """
+        if not cors.is_preflight(self.request, self.services.origins):
+            raise HTTPError(405)
+        cors.answer_preflight(self, self.allowed_methods())
+
+    def _unsupported(self, *_path: str) -> None:
+        raise HTTPError(405)
+
+    # Not Tornado's own, which would respond before the request is authenticated.
+    get: Callable[..., Awaitable[None] | None] = _unsupported
+    head: Callable[..., Awaitable[None] | None] = _unsupported
+    post: Callable[..., Awaitable[None] | None] = _unsupported
+    put: Callable[..., Awaitable[None] | None] = _unsupported
+    patch: Callable[..., Awaitable[None] | None] = _unsupported
+    delete: Callable[..., Awaitable[None] | None] = _unsupported
+
+    # Responses.
+
+    def write_json(self, value: object, status: int = 200) -> None:
+        """Respond with JSON, and end the request."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(msgspec.json.encode(value))
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "asyncio.Future[None]":
+        """End the response, and close the connection of a client that does not read it in time (called by Tornado)."""
+        written = super().finish(chunk)
+        if not written.done():
+            seconds = self.services.settings.client_write_timeout + len(chunk or b"") / MIN_WRITE_RATE
+            timer = asyncio.get_running_loop().call_later(seconds, self._connection.close)
+            written.add_done_callback(lambda written: _stop_timer(timer, written))
+        return written
+
+    def start_stream(self, content_type: str) -> None:
+        """Prepare a response that is read while it is written: no proxy may store or delay it."""
+        self.streams = True
+        self.set_header("Content-Type", content_type)
+        self.set_header("X-Accel-Buffering", "no")  # nginx
+        # Nagle's algorithm (RFC 896) would hold back each small event until the previous one is acknowledged: 40 ms.
+        # Tornado turns it on again at the end of a request.
+        self._connection.stream.set_nodelay(True)
+        if self.request.version == "HTTP/1.0":
+            # Without chunks only the end of the connection ends the body, even if the client asked to keep it open.
+            self.request.headers.pop("Connection", None)
+
+    async def finish_stream(self) -> None:
+        """End a response begun with :meth:`start_stream`."""
+        connection = self._connection
+        written = self.finish()
+        if self.request.version == "HTTP/1.0":
+            await written
+            connection.close()
+
+    def abort_stream(self, reason: str) -> None:
+        """Close the connection without the end that would make the response look complete.
+
+        :param reason: for the log.
+        """
+        self.log_fields["abort_reason"] = reason
+        access_log.log_request(self)
+        self.detach().close()
+
+    @property
+    def _connection(self) -> HTTP1Connection:
+        return cast(HTTP1Connection, self.request.connection)
+
+    # Errors and the log.
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Respond with ``{"error": "<one clear sentence>"}`` (called by Tornado)."""
+        if self.body_pending:
+            self.set_header("Connection", "close")
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(error, ChatterdError):
+            for name, value in error.headers.items():
+                self.set_header(name, value)
+            self.write_json({"error": str(error)}, error.status)
+            return
+        if status_code == 405:
+            self.set_header("Allow", ", ".join(self.allowed_methods()))
+        self.write_json({"error": self._error_sentence(status_code)}, status_code)
+
+    def _error_sentence(self, status_code: int) -> str:
+        if status_code == 405:
+            return f"{self.request.method} is not supported here; use {' or '.join(self.allowed_methods())}."
+        if status_code >= 500:
+            return f"Internal server error. The server's log has the details under the request id {self.request_id}."
+        return f"{http.client.responses.get(status_code, 'Error')}."
+
+    def on_finish(self) -> None:
+        """Count the completed request (called by Tornado)."""
+        super().on_finish()
+        access_log.count_request(self.services.metrics, self.request, self.route, self.get_status(), self.streams)
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log an error once: an expected one in the request's line, an unexpected one with a stack trace (called by
+        Tornado)."""
+        if isinstance(value, ChatterdError):
+            self.log_fields["error"] = str(value)
+        elif not isinstance(value, HTTPError):
+            fields = {"request": self.request_id, "method": self.request.method, "path": self.request.path}
+            log.error("A request failed.", exc_info=(typ, value, tb), extra={"fields": fields})
+
+
+def _stop_timer(timer: asyncio.TimerHandle, written: "asyncio.Future[None]") -> None:
+    timer.cancel()
+    written.exception()  # the client has disconnected; asyncio would log an exception that is never retrieved

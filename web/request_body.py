@@ -1,0 +1,230 @@
+"""Request bodies: kept up to a limit, or read and dropped so that the client can read why its request is rejected.
+
+A client that is still sending when the connection closes sees a reset connection instead of the response (RFC 9112,
+section 9.6). A rejected request's body is therefore read and dropped, up to :data:`DROP_LIMIT`, and the error is raised
+in place of the handler's method.
+"""
+
+import asyncio
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tornado.web import RequestHandler, stream_request_body
+
+from errors import (
+    BadRequest,
+    ChatterdError,
+    ContentTooLarge,
+    RequestTimeout,
+    ServiceUnavailable,
+    UnsupportedMediaType,
+)
+
+DROP_LIMIT = 67_108_864
+"""Bytes of a rejected request's body that are read and dropped; then the connection is closed."""
+
+MAX_DIGITS = 15
+"""Digits of a Content-Length; a longer number is larger than any limit, and slow to convert."""
+
+MIN_BODY_RATE = 1_024
+"""Bytes a second at which a body must arrive in each interval of the timeout: it is in memory until it is complete."""
+
+
+class ByteBudget:
+    """Limits the bytes of all request bodies in memory.
+
+    :param limit: bytes reserved at once at most.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._reserved = 0
+
+    def reserve(self, size: int) -> bool:
+        """Reserve ``size`` bytes; return False if they exceed the limit."""
+        if self._reserved + size > self._limit:
+            return False
+        self._reserved += size
+        return True
+
+    def release(self, size: int) -> None:
+        """Release reserved bytes."""
+        self._reserved -= size
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """The limits of one request's body.
+
+    :param max_bytes: size at most.
+    :param timeout: seconds without data after which the request is rejected.
+    :param budget: bytes of all bodies.
+    """
+
+    max_bytes: int
+    timeout: float
+    budget: ByteBudget
+
+
+@stream_request_body
+class RequestBodyMixin(RequestHandler):
+    """Receives the request's body up to ``--max-body-bytes``, within its timeout and the budget of all bodies.
+
+    Subclasses call :meth:`begin_body` in ``prepare``, and :meth:`reject` for a request that must not be processed.
+    """
+
+    _body_limits: BodyLimits
+    _rejection: ChatterdError | None = None
+    _body: bytearray | None = None
+    _received = 0
+    _seen = 0
+    _body_complete = False
+    _body_timer: asyncio.TimerHandle | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Let every HTTP method of a subclass raise the rejection of its request first."""
+        for name in map(str.lower, cls.SUPPORTED_METHODS):
+            if method := cls.__dict__.get(name):
+                setattr(cls, name, _unless_rejected(method))
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the request announces a body (RFC 9112, section 6)."""
+        headers = self.request.headers
+        return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+
+    @property
+    def body_pending(self) -> bool:
+        """Whether the request was not read to its end. Tornado closes the connection after a response sent then."""
+        return not self._body_complete
+
+    def begin_body(self, limits: BodyLimits) -> None:
+        """Check the request's framing and announced length, and start the timeout of the body.
+
+        :raises BadRequest: chunks in HTTP/1.0, which a proxy in front may not understand (RFC 9112, section 6.1).
+        :raises ContentTooLarge: the body is larger than what would be dropped.
+        """
+        self._body_limits = limits
+        headers = self.request.headers
+        if self.request.version == "HTTP/1.0" and "Transfer-Encoding" in headers:
+            raise BadRequest("HTTP/1.0 has no chunked encoding: send the body's length in Content-Length.")
+        if not self.has_body:
+            return
+        length = headers.get("Content-Length", "")
+        if length.isdecimal():
+            size = int(length) if len(length) <= MAX_DIGITS else sys.maxsize
+            if size > limits.max_bytes + DROP_LIMIT:
+                raise self._too_large()
+            if size > limits.max_bytes:
+                self.reject(self._too_large())
+        self._start_body_timer()
+
+    def reject(self, error: ChatterdError) -> None:
+        """Raise ``error`` in place of the HTTP method, once the body has been read and dropped.
+
+        Tornado closes the connection after a response that is sent before the body was read, even if there is none.
+
+        :raises ChatterdError: ``error`` at once, if the client waits for permission to send the body (RFC 9110, section
+            10.1.1).
+        """
+        if self.request.headers.get("Expect", "").lower() == "100-continue":
+            raise error
+        self._rejection = self._rejection or error
+        self._release_body()
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep or drop a part of the body (called by Tornado)."""
+        self._received += len(chunk)
+        if self._rejection is None:
+            self._keep(chunk)
+        elif self._received > self._body_limits.max_bytes + DROP_LIMIT:
+            self._respond_early(self._rejection)
+
+    def _keep(self, chunk: bytes) -> None:
+        if self._received > self._body_limits.max_bytes:
+            self.reject(self._too_large())
+        elif self._body_limits.budget.reserve(len(chunk)):
+            self._body = self._body or bytearray()
+            self._body += chunk
+        else:
+            self.reject(ServiceUnavailable("The server is receiving too many large requests. Try again in a moment."))
+
+    def _release_body(self) -> None:
+        if self._body is not None:
+            self._body_limits.budget.release(len(self._body))
+            self._body = None
+
+    def _start_body_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._seen = self._received
+        self._body_timer = loop.call_later(self._body_limits.timeout, self._check_progress)
+
+    def _check_progress(self) -> None:
+        timeout = self._body_limits.timeout
+        arrived = self._received - self._seen
+        if not arrived:
+            self._respond_early(RequestTimeout(f"Nothing of the request's body arrived for {timeout:g} seconds."))
+        elif arrived < MIN_BODY_RATE * timeout:
+            self._respond_early(
+                RequestTimeout(f"The request's body arrives too slowly: less than {MIN_BODY_RATE} bytes a second.")
+            )
+        else:
+            self._start_body_timer()
+
+    def stop_body_timer(self) -> None:
+        """Stop the timeout of the body, which has arrived completely or does not matter any more."""
+        if self._body_timer:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _respond_early(self, error: ChatterdError) -> None:
+        """Respond before the body is complete; Tornado then closes the connection."""
+        self._rejection = error  # should the rest of the body arrive before that
+        self.stop_body_timer()
+        self._release_body()
+        self.send_error(error.status, exc_info=(type(error), error, error.__traceback__))
+
+    def on_connection_close(self) -> None:
+        """Release the body of a request whose client has disconnected (called by Tornado).
+
+        The handler itself stays in memory until Python's cyclic garbage collector runs, which ignores sizes.
+        """
+        self.stop_body_timer()
+        self._release_body()
+        super().on_connection_close()
+
+    def on_finish(self) -> None:
+        """Release a body that the handler did not use (called by Tornado)."""
+        self.stop_body_timer()
+        self._release_body()
+        super().on_finish()
+
+    def json_body(self) -> bytes:
+        """Return the request's body, which is declared as JSON, and release it: a reply may be shown for half an hour.
+
+        :raises UnsupportedMediaType: the content type is another.
+        """
+        media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
+        body = bytes(self._body or b"")
+        self._release_body()
+        return body
+
+    def _too_large(self) -> ContentTooLarge:
+        return ContentTooLarge(f"The body is larger than {self._body_limits.max_bytes} bytes.")
+
+
+def _unless_rejected(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def checked(self: RequestBodyMixin, *args: Any, **kwargs: Any) -> Any:
+        self._body_complete = True
+        self.stop_body_timer()
+        if self._rejection is not None:
+            raise self._rejection
+        return method(self, *args, **kwargs)
+
+    return checked

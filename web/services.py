@@ -1,0 +1,77 @@
+"""The application's components as handlers reach them: ``self.services`` in every handler."""
+
+from dataclasses import dataclass
+
+from auth.forwarded import TrustedProxies
+from auth.identity_provider import IdentityProvider
+from auth.origins import AllowedOrigins
+from auth.rate_limit import RequestLimiter
+from db.pool import Database
+from relay.factory import Relay
+from relay.metrics import Metrics
+from relay.ollama.client import OllamaClient
+from relay.reporting.health import HealthMonitor
+from relay.reporting.prometheus import PrometheusCollector
+from relay.reporting.sampler import StatusSampler
+from relay.service import ReplyService
+from settings import Settings
+from web.request_body import BodyLimits, ByteBudget
+from web.sse_writer import BatchedWriter, WriteScheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One instance of each component, shared by all handlers.
+
+    :ivar identity: None with ``--auth=none``.
+    """
+
+    settings: Settings
+    database: Database
+    ollama: OllamaClient
+    replies: ReplyService
+    health: HealthMonitor
+    status: StatusSampler
+    prometheus: PrometheusCollector
+    metrics: Metrics
+    identity: IdentityProvider | None
+    origins: AllowedOrigins
+    limits: RequestLimiter
+    proxies: TrustedProxies
+    body_limits: BodyLimits
+    writer: BatchedWriter
+    write_scheduler: WriteScheduler
+
+
+def create_services(
+    settings: Settings,
+    database: Database,
+    ollama: OllamaClient,
+    relay: Relay,
+    metrics: Metrics,
+    identity: IdentityProvider | None,
+    origins: AllowedOrigins,
+) -> Services:
+    """Combine the running components with those that limit and write.
+
+    :raises tornado.options.Error: ``--trusted-proxies`` is invalid.
+    """
+    return Services(
+        settings=settings,
+        database=database,
+        ollama=ollama,
+        replies=relay.replies,
+        health=relay.health,
+        status=relay.status,
+        prometheus=relay.prometheus,
+        metrics=metrics,
+        identity=identity,
+        origins=origins,
+        limits=RequestLimiter(settings),
+        proxies=TrustedProxies(settings.trusted_proxies),
+        body_limits=BodyLimits(
+            settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.max_total_body_bytes)
+        ),
+        writer=BatchedWriter(),
+        write_scheduler=WriteScheduler(),
+    )
