@@ -1,4 +1,4 @@
-"""The balancers of deploy/ as processes: their shipped files with other ports, before servers of a test's own."""
+"""Run the load balancers of deploy/ as processes: the shipped files with other ports, in front of a test's servers."""
 
 import os
 import re
@@ -16,14 +16,14 @@ from typing import Self
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
 SHIPPED_PORTS = (8001, 8002, 8003)
-"""Where the files in deploy/ look for servers."""
+"""The servers' ports in the files of deploy/."""
 
 START_TIMEOUT = 30.0
-"""Seconds until a balancer must listen."""
+"""Seconds until a balancer must listen on its port."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses, nor will by chance: not from the range that the kernel picks from."""
+    """Return unused ports outside the range from which the kernel assigns ports."""
     found: list[int] = []
     for port in range(18_000 + os.getpid() * 20 % 12_000, 32_000):
         with socket.socket() as probe:
@@ -35,11 +35,11 @@ def free_ports(count: int) -> list[int]:
 
 
 class Balancer:
-    """A running balancer. ``url`` is where clients ask.
+    """A running balancer; ``url`` is its address for clients.
 
     :param name: ``haproxy`` or ``nginx``.
     :param servers: ports of the three chatterds.
-    :param certificate: turns the file's lines for TLS on, instead of that for this machine: key and chain in one PEM.
+    :param certificate: key and chain in one PEM file; enables the file's TLS lines instead of its plain HTTP listener.
     """
 
     def __init__(self, name: str, port: int, servers: Sequence[int], certificate: Path | None = None) -> None:
@@ -59,7 +59,7 @@ class Balancer:
 
     @property
     def output(self) -> str:
-        """What it has said so far."""
+        """Return its output so far."""
         return (self.folder / "output").read_text()
 
     def _await_start(self) -> None:
@@ -74,7 +74,7 @@ class Balancer:
         raise TimeoutError(f"The balancer does not start:\n{output}")
 
     def stop(self) -> None:
-        """End it at once, with all its connections."""
+        """Stop it at once; all its connections are closed."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(START_TIMEOUT)
@@ -93,15 +93,15 @@ class Balancer:
 
 
 def with_ports(configuration: str, port: int, servers: Sequence[int]) -> str:
-    """A shipped file with nothing but its ports changed."""
+    """Return a shipped file with other ports."""
     ports = {"8000": port, **{str(old): new for old, new in zip(SHIPPED_PORTS, servers, strict=True)}}
     return re.sub(r"127\.0\.0\.1:(\d+)", lambda match: f"127.0.0.1:{ports[match[1]]}", configuration)
 
 
 def with_tls(configuration: str, certificate: Path) -> str:
-    """A shipped file with its lines for TLS turned on, and that without TLS taken out."""
-    wide_open = r"( *)(?:bind|listen) 127\.0\.0\.1:8000;?\n"
-    configuration, removed = re.subn(wide_open, "", configuration)
+    """Return a shipped file with its TLS lines enabled and its plain HTTP listener removed."""
+    plain_http = r"( *)(?:bind|listen) 127\.0\.0\.1:8000;?\n"
+    configuration, removed = re.subn(plain_http, "", configuration)
     on = r"^( *)#((?:bind :443 ssl|listen 443 ssl|ssl_certificate|ssl_protocols).*)$"
     configuration, added = re.subn(on, r"\1\2", configuration, flags=re.MULTILINE)
     assert removed == 1 and added in (1, 4), configuration
@@ -110,7 +110,7 @@ def with_tls(configuration: str, certificate: Path) -> str:
 
 
 def command(name: str, file: Path, folder: Path) -> list[str]:
-    """How to run a balancer in the foreground, its process id and the like in ``folder``."""
+    """Return the command that runs a balancer in the foreground, with its PID file in ``folder``."""
     if name == "haproxy":
         return ["haproxy", "-db", "-f", str(file)]
     return ["nginx", "-e", "stderr", "-c", str(file), "-g", f"daemon off; pid {folder}/nginx.pid;"]

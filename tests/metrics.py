@@ -1,11 +1,11 @@
-"""What /metrics says, for tests: each value by its name and labels."""
+"""Read /metrics in tests: each value by its name and labels."""
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 
 class Scraped:
-    """One answer, read by prometheus_client's parser."""
+    """A response, parsed by prometheus_client."""
 
     def __init__(self, text: str) -> None:
         self.names: set[str] = set()
@@ -18,22 +18,22 @@ class Scraped:
                 self._values[key] = sample.value
 
     def __getitem__(self, name: str) -> float:
-        """The value of ``chatterd_<name>``, or of all its series together."""
+        """Return the value of ``chatterd_<name>``, summed over all its series."""
         found = [value for (one, _), value in self._values.items() if one == f"chatterd_{name}"]
         assert found, f"there is no chatterd_{name}"
         return sum(found)
 
     def of(self, name: str, **labels: str) -> float:
-        """The value of ``chatterd_<name>{<labels>}``; 0 if it is not there (yet)."""
+        """Return the value of ``chatterd_<name>{<labels>}``; 0 if there is no such series yet."""
         return self._values.get((f"chatterd_{name}", frozenset(labels.items())), 0.0)
 
     def series(self) -> int:
-        """How many there are."""
+        """Return the number of series."""
         return len(self._values)
 
 
 def scrape(url: str) -> Scraped:
-    """Ask one process."""
+    """Scrape one process."""
     answer = httpx.get(f"{url}/metrics", trust_env=False, timeout=60)
     assert answer.status_code == 200
     return Scraped(answer.text)

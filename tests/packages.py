@@ -1,7 +1,7 @@
-"""The packages that the product installs: what asks for each, in which versions, under which licence.
+"""List the packages that the product installs: what requires each, in which versions, under which licence.
 
-``python -m tests.packages`` writes that down in docs/packages.md; ``make audit`` does so, and asks PyPI what is known
-of their vulnerabilities.
+``python -m tests.packages`` writes the list to docs/packages.md; ``make audit`` also asks PyPI for known
+vulnerabilities.
 """
 
 import re
@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from tests.program import ROOT
 
 INSTALLED = ROOT / ".venv" / "audit" / "installed.txt"
-"""What pip-audit asks about: all that is installed, the tests' packages too."""
+"""The input of pip-audit: all installed packages, including the tests'."""
 
 LIST = ROOT / "docs" / "packages.md"
 
@@ -24,10 +24,10 @@ FILES = {
     "requirements-postgres.txt": "the embedded PostgreSQL, which `make run` installs where no `DATABASE_URL` is given",
     "requirements-model.txt": "the embedded model, which `make run` installs where no Ollama answers",
 }
-"""What is installed from where, and what for."""
+"""The requirements files, and what their packages are for."""
 
 WITHOUT_THEIR_OWN = ("requirements-model.txt",)
-"""Files whose packages are installed without what they ask for."""
+"""Requirements files that are installed without dependencies."""
 
 SPELLINGS = {
     "Apache Software License": "Apache-2.0",
@@ -37,12 +37,12 @@ SPELLINGS = {
     "MIT License": "MIT",
     "Python Software Foundation License": "PSF-2.0",
 }
-"""Licences as packages name them, and their names in SPDX's list."""
+"""SPDX identifiers of licences, by the names that packages use."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package that is installed.
+    """An installed package.
 
     :param asked_by: a requirements file, or the package that needs it.
     :param range: the versions that will do.
@@ -56,12 +56,12 @@ class Package:
 
     @property
     def fits(self) -> bool:
-        """Whether the version is in the range."""
+        """Return whether the version is in the range."""
         return Requirement(f"{self.name}{self.range}").specifier.contains(self.version, prereleases=True)
 
 
 def packages() -> list[Package]:
-    """All of them, first those that a file asks for, in its order, each followed by what it brings.
+    """Return all packages: those of each requirements file in its order, each followed by its dependencies.
 
     :raises importlib.metadata.PackageNotFoundError: one is not installed.
     """
@@ -85,7 +85,7 @@ def _with_its_own(wanted: Requirement, asked_by: str, deep: bool) -> Iterator[Pa
 
 
 def licence(metadata: PackageMetadata) -> str:
-    """A package's licence by its SPDX name, as far as the package tells."""
+    """Return a package's licence as an SPDX identifier, if its metadata states it."""
     names = metadata.get_all("Classifier") or []
     classifiers = sorted(name.split(" :: ")[-1] for name in names if name.startswith("License :: "))
     expression, free_text = ((metadata.get_all(name) or [""])[0] for name in ("License-Expression", "License"))
@@ -94,7 +94,7 @@ def licence(metadata: PackageMetadata) -> str:
 
 
 def table() -> str:
-    """docs/packages.md as it should be."""
+    """Return the text of docs/packages.md."""
     text = "# The packages that chatterd installs\n\n`make audit` writes this list; a test compares it.\n"
     every = packages()
     for file, purpose in FILES.items():

@@ -1,7 +1,7 @@
-"""PgBouncer as deploy/pgbouncer.ini sets it up, before a PostgreSQL of the tests; and the whole suite behind it.
+"""Run PgBouncer with deploy/pgbouncer.ini in front of a PostgreSQL of the tests, or of all tests.
 
-With ``CHATTERD_BEHIND_PGBOUNCER=1`` (``make test-pgbouncer``) every program that a test starts on a database asks it
-through a PgBouncer, and so does every ``Database`` in a test's own process.
+With ``CHATTERD_BEHIND_PGBOUNCER=1`` (``make test-pgbouncer``) every program that a test starts, and every ``Database``
+in a test's own process, connects through a PgBouncer.
 """
 
 import os
@@ -18,10 +18,10 @@ from db.pool import Database
 from tests.balancers import DEPLOY, free_ports
 
 EVERYTHING = os.environ.get("CHATTERD_BEHIND_PGBOUNCER") == "1"
-"""Whether all tests run behind one."""
+"""Whether all tests run behind PgBouncer."""
 
 START_TIMEOUT = 30.0
-"""Seconds until it must listen."""
+"""Seconds until it must accept connections."""
 
 PASSWORD = "secret"
 
@@ -29,8 +29,8 @@ PASSWORD = "secret"
 class PgBouncer:
     """A running PgBouncer.
 
-    :param database_url: any database of the PostgreSQL that it stands before, by a folder or by host and port.
-    :param pool_size: sessions of PostgreSQL's for each database.
+    :param database_url: any database of the PostgreSQL behind it, by a socket folder or by host and port.
+    :param pool_size: connections to PostgreSQL for each database.
     """
 
     def __init__(self, database_url: str, pool_size: int = 20) -> None:
@@ -46,18 +46,18 @@ class PgBouncer:
         }.items():
             assert shipped in configuration
             configuration = configuration.replace(shipped, ours)
-        # Else each test's database would keep sessions of the PostgreSQL that all tests share.
+        # Otherwise each test's database would keep connections of the PostgreSQL that all tests share.
         configuration += "server_idle_timeout = 1\n"
         (self._folder / "pgbouncer.ini").write_text(configuration)
         (self._folder / "userlist.txt").write_text(f'"postgres" "{PASSWORD}"\n')
         self._folder.chmod(0o755)
-        # Not as root, but as who may reach the socket.
+        # PgBouncer refuses to run as root; the socket's owner may connect.
         user = Path(host).owner() if host.startswith("/") else "nobody"
         self._command = ["pgbouncer", *(["--user", user] if os.getuid() == 0 else []), f"{self._folder}/pgbouncer.ini"]
         self.start()
 
     def start(self) -> None:
-        """Begin to listen, and wait until it does."""
+        """Start it and wait until it accepts connections."""
         self._output = (self._folder / "output").open("w")
         self._process = subprocess.Popen(self._command, stdout=self._output, stderr=self._output)
         deadline = time.monotonic() + START_TIMEOUT
@@ -70,24 +70,24 @@ class PgBouncer:
         raise TimeoutError(f"PgBouncer does not start:\n{output}")
 
     def url(self, database_url: str) -> str:
-        """A database's URL, through the PgBouncer."""
+        """Return a database's URL through the PgBouncer."""
         parts = urlsplit(database_url)
         return urlunsplit(parts._replace(netloc=f"postgres:{PASSWORD}@127.0.0.1:{self._port}", query="sslmode=disable"))
 
     @property
     def output(self) -> str:
-        """What it has said so far."""
+        """Return its output so far."""
         return (self._folder / "output").read_text()
 
     def halt(self) -> None:
-        """End it at once, with all its connections; :meth:`start` begins again."""
+        """Stop it at once; all its connections are closed. :meth:`start` starts it again."""
         if self._process.poll() is None:
             self._process.terminate()
             self._process.wait(START_TIMEOUT)
         self._output.close()
 
     def stop(self) -> None:
-        """End it for good."""
+        """Stop it and remove its files."""
         self.halt()
         shutil.rmtree(self._folder)
 
@@ -103,7 +103,7 @@ class PgBouncer:
 
 
 def _place(database_url: str) -> tuple[str, int]:
-    """The host, or the folder of the socket, and the port."""
+    """Return the host, or the socket's folder, and the port."""
     parts = urlsplit(database_url)
     folder = parse_qs(parts.query).get("host")
     if folder:
@@ -116,7 +116,7 @@ _running: dict[tuple[str, int], PgBouncer] = {}
 
 
 def behind(database_url: str) -> str:
-    """The database's URL through the PgBouncer of its PostgreSQL, which is started for the first who asks."""
+    """Return a database's URL through the PgBouncer of its PostgreSQL, which is started on the first call."""
     place = _place(database_url)
     if place not in _running:
         _running[place] = PgBouncer(database_url)
@@ -124,7 +124,7 @@ def behind(database_url: str) -> str:
 
 
 def put_everything_behind() -> None:
-    """Have every :class:`db.pool.Database` of this process ask a PgBouncer."""
+    """Make every :class:`db.pool.Database` of this process connect through a PgBouncer."""
     direct = Database.__init__
 
     def pooled(
@@ -136,6 +136,6 @@ def put_everything_behind() -> None:
 
 
 def stop_all() -> None:
-    """End those that :func:`behind` has started."""
+    """Stop the PgBouncers that :func:`behind` started."""
     while _running:
         _running.popitem()[1].stop()

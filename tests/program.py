@@ -1,4 +1,4 @@
-"""The program under test as a process: started with settings, watched through its log, stopped or killed."""
+"""Run the program under test as a process: start it with settings, read its log, stop or kill it."""
 
 import os
 import re
@@ -15,34 +15,34 @@ from tests import pgbouncer
 ROOT = Path(__file__).parent.parent
 
 NAMED_BY_OPTIONS = ("DATABASE_URL", "SESSION_DATABASE_URL", "OLLAMA_HOST")
-"""Environment variables that a test's program must not have from whoever runs the tests."""
+"""Environment variables that the program under test must not inherit."""
 
 START_TIMEOUT = 120.0
-"""Seconds until it must say that it is ready."""
+"""Seconds until its log must report that it is ready."""
 
 STOP_TIMEOUT = 60.0
-"""Seconds until it must have ended after SIGTERM."""
+"""Seconds until it must end after SIGTERM."""
 
 PATIENCE = 60.0
-"""Seconds after which a line that a test waits for in the log has failed to come."""
+"""Default timeout of :meth:`Program.wait_log`, in seconds."""
 
 BUSY = (
     r"No Ollama answers at \S+; replies will say so until one does\.",
     r"\d+ replies could not be given up; others find them when this process is gone\.",
 )
-"""Warnings of the program after a fixed limit of 3 s or 1 s, which a machine busy with other things may exceed. They
-fail no test; the fixtures report them, and the run ends with their number."""
+"""Warnings after a fixed timeout of 3 s or 1 s in the program, which a busy machine may exceed. They fail no test; the
+summary of the run reports them."""
 
 ALARMING = re.compile(r'^\[[WEC] |^Traceback |^\{.*"level": "(warning|error|critical)"', re.MULTILINE)
-"""How a log line of level warning and above looks, in both formats, and what a program that crashes says."""
+"""Matches log lines of level warning and above, in both formats, and the traceback of a crash."""
 
 
 class Program:
     """A running chatterd on a free port.
 
-    :param settings: by their names with underscores, as ``Program(database_url=..., heartbeat_interval=1)``.
-    :cvar root: where its code is.
-    :ivar busy: warnings that :data:`BUSY` explains, as far as :meth:`alarms` has read.
+    :param settings: by name, with underscores: ``Program(database_url=..., heartbeat_interval=1)``.
+    :cvar root: the folder of its code.
+    :ivar busy: log lines that :data:`BUSY` matches, up to the last call of :meth:`alarms`.
     """
 
     root = ROOT
@@ -85,14 +85,14 @@ class Program:
 
     @property
     def log(self) -> str:
-        """What it has said so far."""
+        """Return its log so far."""
         with self._changed:
             return "".join(self._lines)
 
     def wait_log(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
-        """Wait until a log line matches.
+        """Wait for a log line that matches, and return the match.
 
-        :raises TimeoutError: none did within ``timeout`` seconds, or the program ended first.
+        :raises TimeoutError: there is none within ``timeout`` seconds, or the program ends first.
         """
         found: list[re.Match[str]] = []
 
@@ -103,11 +103,11 @@ class Program:
         with self._changed:
             self._changed.wait_for(matches, timeout)
         if not found:
-            raise TimeoutError(f"The log never said {pattern!r}:\n{self.log}")
+            raise TimeoutError(f"No log line matches {pattern!r}:\n{self.log}")
         return found[0]
 
     def alarms(self, expected: list[str]) -> list[str]:
-        """Return log lines at warning or above, since the last call, that no pattern in ``expected`` matches."""
+        """Return new log lines of level warning and above that no pattern in ``expected`` matches."""
         with self._changed:
             fresh, self._read = self._lines[self._read :], len(self._lines)
         alarms = [
@@ -118,22 +118,22 @@ class Program:
         return [line for line in alarms if line not in busy]
 
     def terminate(self) -> int:
-        """SIGTERM, and wait for the end; returns the exit status."""
+        """Send SIGTERM, wait for the end, and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
     def kill(self) -> None:
-        """kill -9."""
+        """Send SIGKILL and wait for the end."""
         self.process.kill()
         self.wait()
 
     def wait(self) -> int:
-        """Wait for the end; returns the exit status."""
+        """Wait for the end and return the exit status."""
         try:
             return self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise TimeoutError(f"It did not end:\n{self.log}") from None
+            raise TimeoutError(f"The program did not end:\n{self.log}") from None
         finally:
             self._reader.join()
             assert self.process.stderr is not None

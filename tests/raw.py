@@ -1,4 +1,4 @@
-"""Connections on which a test says exactly the bytes that it wants, and reads the answers to them."""
+"""TCP connections on which a test sends exact bytes and parses the responses."""
 
 import select
 import socket
@@ -33,7 +33,7 @@ class Answer:
 
 
 def _queued(local: int, remote: int) -> str:
-    """Bytes that a connection has still to send, and those that its program has still to read."""
+    """Return the sizes of a connection's send and receive queues, in bytes."""
     for one in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, here, there, _, queues, *_ = one.split()
         if (int(here.split(":")[1], 16), int(there.split(":")[1], 16)) == (local, remote):
@@ -43,7 +43,7 @@ def _queued(local: int, remote: int) -> str:
 
 
 class Raw:
-    """A connection on which a test says exactly what it wants."""
+    """A connection on which a test sends exact bytes."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -53,20 +53,20 @@ class Raw:
         self._connection.sendall(data)
 
     def wait_until_read(self) -> None:
-        """Poll until the server has taken from its socket all that was sent (Linux's ``/proc/net/tcp``)."""
+        """Wait until the server has read everything that was sent (from Linux's ``/proc/net/tcp``)."""
         ours, theirs = self._connection.getsockname()[1], self._connection.getpeername()[1]
         eventually("the server has read all", lambda: _queued(ours, theirs) == _queued(theirs, ours) == "0:0")
 
     def drip(self, piece: bytes, pause: float = 0.02) -> None:
-        """Send the same again and again, slowly, until the server has answered.
+        """Send the same bytes repeatedly, with pauses, until the server responds.
 
-        :raises TimeoutError: it never did.
+        :raises TimeoutError: there is no response.
         """
         for _ in range(1_000):
             if select.select([self._connection], [], [], pause)[0]:
                 return
             self._connection.sendall(piece)
-        raise TimeoutError("no answer, whatever was sent")
+        raise TimeoutError("no response")
 
     def answer(self) -> Answer:
         version, status, *_ = self._file.readline().split()
@@ -90,11 +90,11 @@ class Raw:
         return b"" if headers.get("connection") != "close" else self._file.read()
 
     def rest(self) -> bytes:
-        """What comes until the server closes."""
+        """Read until the server closes the connection."""
         return self._file.read()
 
     def hang_up(self) -> None:
-        """Close the connection now."""
+        """Close the connection."""
         self._file.close()
         self._connection.close()
 

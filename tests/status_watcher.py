@@ -1,4 +1,4 @@
-"""A watcher of /status/events for tests: what it was told, as it comes."""
+"""A client of /status/events for tests."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ import httpx
 import ujson
 
 PATIENCE = 60.0
-"""Seconds after which something that a watcher waits to be told never will be."""
+"""Timeout of :meth:`Watcher.until`, in seconds."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """One event."""
+    """A server-sent event."""
 
     id: str
     name: str
@@ -25,7 +25,7 @@ class Told:
 class Watcher:
     """An open stream.
 
-    :ivar seen: all that came over it.
+    :ivar seen: all bytes received.
     """
 
     def __init__(self, response: httpx.Response) -> None:
@@ -44,13 +44,13 @@ class Watcher:
         assert not held, f"the stream ended inside an event: {held[:100]!r}"
 
     def next(self) -> Told | None:
-        """The next event; None at the stream's end."""
+        """Return the next event; None at the end of the stream."""
         return next(self._events, None)
 
     def until(self, holds: Callable[[Any], Any]) -> Any:
-        """Read on to the first newest sample, and what goes with it, of which something holds.
+        """Read until ``holds`` is true of a current sample, and return that sample.
 
-        :raises TimeoutError: there was none.
+        :raises TimeoutError: there is none.
         """
         deadline = time.monotonic() + PATIENCE
         last = None
@@ -62,12 +62,12 @@ class Watcher:
                 last = told.json
                 if holds(last):
                     return last
-        raise TimeoutError(f"was never told so; at last: {last}")
+        raise TimeoutError(f"no such sample; the last one: {last}")
 
 
 @contextmanager
 def watch(url: str, last_event_id: str | None = None) -> Iterator[Watcher]:
-    """Watch one process."""
+    """Yield a watcher of one process."""
     headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
     with (
         httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http,

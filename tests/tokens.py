@@ -1,4 +1,4 @@
-"""Tokens for tests: a file of them, as an operator would make it, and clients that send them."""
+"""Tokens for tests: a token file, created as an operator does it, and clients that send tokens."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tests.client import Client
 
 
 class TokenFile:
-    """A file of tokens; ``token[name]`` is the token of that name."""
+    """A token file; ``token[name]`` is the token of that name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -18,13 +18,13 @@ class TokenFile:
         return self.token[name]
 
     def remove(self, name: str) -> None:
-        """Take a token's line out of the file."""
+        """Remove a token's line from the file."""
         digest = token_file.digest(self.token[name])
         lines = self.path.read_text().splitlines(keepends=True)
         self.path.write_text("".join(line for line in lines if digest not in line))
 
     def client(self, url: str, name: str, appid: str | None = None) -> Client:
-        """A client that sends the token of that name."""
+        """Return a client that sends the token of that name."""
         client = Client(url, appid)
         client.http.headers["Authorization"] = f"Bearer {self.token[name]}"
         return client

@@ -1,4 +1,4 @@
-"""Viewers that come back: cut off at any byte of a raw socket, each resumes as a browser does, in any process."""
+"""Viewers that reconnect: cut at any byte, each resumes with Last-Event-ID as a browser does, in any process."""
 
 import random
 import socket
@@ -9,23 +9,23 @@ from urllib.parse import urlsplit
 from tests.database import rows
 
 TIMEOUT = 60.0
-"""Seconds without a byte, heartbeats included, after which a stream hangs."""
+"""Seconds without a byte, heartbeats included, after which a stream counts as hung."""
 
 PATIENCE = 120.0
-"""Seconds after which a reply that has not been seen to its end never will be."""
+"""Seconds within which a viewer must see a reply's end."""
 
 RETRY = 0.02
-"""Seconds before a viewer that was refused tries again."""
+"""Seconds before a rejected viewer tries again."""
 
 
 class Viewer:
-    """One viewer of one reply over any number of connections; it keeps the bytes of whole events, not the comments.
+    """A viewer of one reply over any number of connections, which keeps the bytes of whole events without comments.
 
     :param path: the reply's path.
-    :ivar shown: those bytes.
-    :ivar next_id: the number of the first line that was not shown.
-    :ivar ended: the server said that there is nothing more: 204.
-    :ivar pauses: seconds between two reads that brought something.
+    :ivar shown: the bytes of whole events.
+    :ivar next_id: the number of the next line.
+    :ivar ended: the server answered 204: there is nothing more.
+    :ivar pauses: seconds between consecutive events.
     """
 
     def __init__(self, path: str) -> None:
@@ -37,9 +37,9 @@ class Viewer:
         self._heard = time.monotonic()
 
     def read(self, url: str, limit: int | None = None) -> bool:
-        """Read from one process up to the stream's end, or up to ``limit`` bytes of it and then cut the connection.
+        """Read from one process to the end of the stream, or close the connection after ``limit`` bytes.
 
-        :returns: False if nobody listens there, or not now: 503.
+        :returns: False if the connection is refused or the answer is 503.
         """
         address = urlsplit(url)
         try:
@@ -49,10 +49,10 @@ class Viewer:
             return False
 
     def follow(self, urls: Sequence[str] | Callable[[], str], choice: random.Random, cut: int | None = None) -> None:
-        """Read to the reply's end, each time from another process.
+        """Read to the reply's end, each connection to a random process.
 
-        :param cut: after how many bytes at most each connection is cut.
-        :raises TimeoutError: the end did not come.
+        :param cut: the most bytes to read from a connection before it is closed.
+        :raises TimeoutError: the reply does not end in time.
         """
         deadline = time.monotonic() + PATIENCE
         while not self.ended:
@@ -102,15 +102,15 @@ class Viewer:
 
 
 def log_of(url: str, path: str) -> list[str]:
-    """A reply's lines in the log; none may be missing between the first and the last."""
+    """Return a reply's lines in the log; their numbers must have no gaps."""
     query = "SELECT seq, line FROM reply_lines WHERE reply = $1::text::uuid ORDER BY seq"
     found = rows(url, query, path.removeprefix("/llmchat/"))
-    assert [row["seq"] for row in found] == list(range(len(found))), f"the log of {path} has holes"
+    assert [row["seq"] for row in found] == list(range(len(found))), f"the log of {path} has gaps"
     return [row["line"] for row in found]
 
 
 def framed(lines: Sequence[str], first: int = 0) -> bytes:
-    """The bytes that show these lines, the contract in one expression."""
+    """Return the event stream of these lines, as the API defines it."""
     return b"".join(
         b"id: %d\n%bdata: %b\n\n" % (number, b"event: error\n" if line.startswith('{"error"') else b"", line.encode())
         for number, line in enumerate(lines, first)
