@@ -11,7 +11,7 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 SECONDS ?= 600
 
 # The tests whose program has a database that matters, for `make test-pgbouncer`.
-ON_DATABASES := tests/handlers tests/relay tests/db tests/test_invariants.py tests/test_database_trouble.py \
+ON_DATABASES := tests/handlers tests/web tests/relay tests/db tests/test_invariants.py tests/test_database_trouble.py \
 	tests/test_retention.py tests/test_first_chat.py
 
 .PHONY: run test test-pgbouncer soak bench screenshots vendor audit check format clean
