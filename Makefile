@@ -15,7 +15,7 @@ SECONDS ?= 600
 PYTEST := $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # The tests whose program has a database that matters, for `make test-pgbouncer`.
-ON_DATABASES := tests/handlers tests/relay tests/db tests/test_invariants.py tests/test_database_trouble.py \
+ON_DATABASES := tests/handlers tests/web tests/relay tests/db tests/test_invariants.py tests/test_database_trouble.py \
 	tests/test_retention.py tests/test_first_chat.py
 
 .PHONY: run test test-all test-extended test-pgbouncer soak bench screenshots vendor audit check format clean

@@ -4,11 +4,13 @@ import asyncio
 import http.client
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from auth.principal import UNAUTHENTICATED, Access, Principal
@@ -56,21 +58,25 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
 
         :raises ChatterdError: the request is rejected, and its client waits for permission to send the body.
         """
-        self.begin_body(self.services.body_limits)
+        self.check_body(self.services.body_limits)
         try:
-            if len(str(self.request.uri)) > self.services.settings.max_url_bytes:
-                raise URITooLong(f"The URL is longer than {self.services.settings.max_url_bytes} bytes.")
-            if self.rate_limited:
-                self.services.limits.check_address(str(self.request.remote_ip))
-            if cors.is_preflight(self.request, self.services.origins):
-                return
-            cors.check_origin(self.request, self.services.origins)
-            self.principal = await authentication.authenticate(self.request, self.access, self.services.identity)
-            if self.rate_limited and self.principal is not UNAUTHENTICATED:
-                self.services.limits.check_tenant(self.principal)
-            authentication.authorize(self.access, self.principal)
+            await self._check_request()
         except ChatterdError as error:
             self.reject(error)
+        self.start_body_timer()
+
+    async def _check_request(self) -> None:
+        if len(str(self.request.uri)) > self.services.settings.max_url_bytes:
+            raise URITooLong(f"The URL is longer than {self.services.settings.max_url_bytes} bytes.")
+        if self.rate_limited:
+            self.services.limits.check_address(str(self.request.remote_ip))
+        if cors.is_preflight(self.request, self.services.origins):
+            return
+        cors.check_origin(self.request, self.services.origins)
+        self.principal = await authentication.authenticate(self.request, self.access, self.services.identity)
+        if self.rate_limited and self.principal is not UNAUTHENTICATED:
+            self.services.limits.check_tenant(self.principal)
+        authentication.authorize(self.access, self.principal)
 
     @property
     def tenant(self) -> str:
@@ -129,10 +135,13 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "asyncio.Future[None]":
         """End the response, and close the connection of a client that does not read it in time (called by Tornado)."""
         written = super().finish(chunk)
-        if not written.done():
+        stream = self._connection.stream
+        if stream.writing() and not stream.closed():
             seconds = self.services.settings.client_write_timeout + len(chunk or b"") / MIN_WRITE_RATE
             timer = asyncio.get_running_loop().call_later(seconds, self._connection.close)
-            written.add_done_callback(lambda written: _stop_timer(timer, written))
+            # Not Tornado's future, which is not always done: neither after HTTP1Connection.close(), nor with the last
+            # chunk of a stream.
+            stream.write(b"").add_done_callback(lambda _: timer.cancel())
         return written
 
     def start_stream(self, content_type: str) -> None:
@@ -150,9 +159,10 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
     async def finish_stream(self) -> None:
         """End a response begun with :meth:`start_stream`."""
         connection = self._connection
-        written = self.finish()
+        self.finish()
         if self.request.version == "HTTP/1.0":
-            await written
+            with suppress(StreamClosedError):
+                await connection.stream.write(b"")  # done when everything before is written
             connection.close()
 
     def abort_stream(self, reason: str) -> None:
@@ -163,6 +173,7 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         self.log_fields["abort_reason"] = reason
         access_log.log_request(self)
         self.detach().close()
+        self.on_finish()
 
     @property
     def _connection(self) -> HTTP1Connection:
@@ -205,7 +216,3 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
             fields = {"request": self.request_id, "method": self.request.method, "path": self.request.path}
             log.error("A request failed.", exc_info=(typ, value, tb), extra={"fields": fields})
 
-
-def _stop_timer(timer: asyncio.TimerHandle, written: "asyncio.Future[None]") -> None:
-    timer.cancel()
-    written.exception()  # the client has disconnected; asyncio would log an exception that is never retrieved

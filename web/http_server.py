@@ -6,11 +6,19 @@ import logging
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from typing import Any, cast
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler, ssl_wrap_socket
 from tornado.web import Application
@@ -31,6 +39,9 @@ WARNING_INTERVAL = 60.0
 
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors of accept(2) when resources are exhausted; the client keeps waiting in the backlog."""
+
+MAX_HOST_LENGTH = 1_024
+"""Characters of a Host header. Tornado converts its port to a number, which Python does not do with 4,301 digits."""
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a client to complete the TLS handshake."""
@@ -108,6 +119,10 @@ class ChatterdServer(HTTPServer):
             stream.wait_for_handshake().add_done_callback(lambda handshake: _end_handshake(timer, handshake))
         super().handle_stream(stream, address)
 
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Return a delegate for a request (called by Tornado)."""
+        return _HostChecker(super().start_request(server_conn, request_conn))
+
     def on_close(self, server_conn: object) -> None:
         """Count a connection that has ended (called by Tornado)."""
         self._open_connections -= 1
@@ -143,6 +158,27 @@ class ChatterdServer(HTTPServer):
             connection.close()
             return
         self.handle_stream(SSLIOStream(secure), address)
+
+
+class _HostChecker(HTTPMessageDelegate):
+    """Rejects a request with a Host header that Tornado would fail to parse, with an error in the log."""
+
+    def __init__(self, delegate: HTTPMessageDelegate) -> None:
+        self._delegate = delegate
+        self.data_received = delegate.data_received  # type: ignore[method-assign]
+        self.finish = delegate.finish  # type: ignore[method-assign]
+        self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        """Pass on the request's head.
+
+        :raises HTTPInputError: the Host header is too long; Tornado responds with 400, and closes the connection.
+        """
+        if len(headers.get("Host", "")) > MAX_HOST_LENGTH:
+            raise HTTPInputError("The Host header is too long")
+        return self._delegate.headers_received(start_line, headers)
 
 
 class _Acceptor:

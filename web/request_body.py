@@ -29,6 +29,9 @@ DROP_LIMIT = 67_108_864
 MAX_DIGITS = 15
 """Digits of a Content-Length; a longer number is larger than any limit, and slow to convert."""
 
+METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
+"""Methods whose bodies are kept. That of another method has no meaning (RFC 9110, section 9.3) and is dropped."""
+
 MIN_BODY_RATE = 1_024
 """Bytes a second at which a body must arrive in each interval of the timeout: it is in memory until it is complete."""
 
@@ -36,23 +39,24 @@ MIN_BODY_RATE = 1_024
 class ByteBudget:
     """Limits the bytes of all request bodies in memory.
 
-    :param limit: bytes reserved at once at most.
+    :param limit: maximum number of reserved bytes.
+    :ivar reserved: number of bytes reserved now.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._reserved = 0
+        self.reserved = 0
 
     def reserve(self, size: int) -> bool:
         """Reserve ``size`` bytes; return False if they exceed the limit."""
-        if self._reserved + size > self._limit:
+        if self.reserved + size > self._limit:
             return False
-        self._reserved += size
+        self.reserved += size
         return True
 
     def release(self, size: int) -> None:
         """Release reserved bytes."""
-        self._reserved -= size
+        self.reserved -= size
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ class BodyLimits:
 class RequestBodyMixin(RequestHandler):
     """Receives the request's body up to ``--max-body-bytes``, within its timeout and the budget of all bodies.
 
-    Subclasses call :meth:`begin_body` in ``prepare``, and :meth:`reject` for a request that must not be processed.
+    Subclasses call in ``prepare`` first :meth:`check_body`, then :meth:`reject` if the request must not be processed,
+    and at its end :meth:`start_body_timer`.
     """
 
     _body_limits: BodyLimits
@@ -101,8 +106,8 @@ class RequestBodyMixin(RequestHandler):
         """Whether the request was not read to its end. Tornado closes the connection after a response sent then."""
         return not self._body_complete
 
-    def begin_body(self, limits: BodyLimits) -> None:
-        """Check the request's framing and announced length, and start the timeout of the body.
+    def check_body(self, limits: BodyLimits) -> None:
+        """Check the request's framing and announced length.
 
         :raises BadRequest: chunks in HTTP/1.0, which a proxy in front may not understand (RFC 9112, section 6.1).
         :raises ContentTooLarge: the body is larger than what would be dropped.
@@ -120,7 +125,6 @@ class RequestBodyMixin(RequestHandler):
                 raise self._too_large()
             if size > limits.max_bytes:
                 self.reject(self._too_large())
-        self._start_body_timer()
 
     def reject(self, error: ChatterdError) -> None:
         """Raise ``error`` in place of the HTTP method, once the body has been read and dropped.
@@ -132,6 +136,9 @@ class RequestBodyMixin(RequestHandler):
         """
         if self.request.headers.get("Expect", "").lower() == "100-continue":
             raise error
+        self._drop_body(error)
+
+    def _drop_body(self, error: ChatterdError) -> None:
         self._rejection = self._rejection or error
         self._release_body()
 
@@ -145,19 +152,24 @@ class RequestBodyMixin(RequestHandler):
 
     def _keep(self, chunk: bytes) -> None:
         if self._received > self._body_limits.max_bytes:
-            self.reject(self._too_large())
+            self._drop_body(self._too_large())
+        elif self.request.method not in METHODS_WITH_BODY:
+            return
         elif self._body_limits.budget.reserve(len(chunk)):
             self._body = self._body or bytearray()
             self._body += chunk
         else:
-            self.reject(ServiceUnavailable("The server is receiving too many large requests. Try again in a moment."))
+            self._drop_body(ServiceUnavailable("The server is receiving too many large requests. Try again in a moment."))
 
     def _release_body(self) -> None:
         if self._body is not None:
             self._body_limits.budget.release(len(self._body))
             self._body = None
 
-    def _start_body_timer(self) -> None:
+    def start_body_timer(self) -> None:
+        """Start the timeout of the body, which Tornado reads once ``prepare`` has returned."""
+        if not self.has_body:
+            return
         loop = asyncio.get_running_loop()
         self._seen = self._received
         self._body_timer = loop.call_later(self._body_limits.timeout, self._check_progress)
@@ -172,7 +184,7 @@ class RequestBodyMixin(RequestHandler):
                 RequestTimeout(f"The request's body arrives too slowly: less than {MIN_BODY_RATE} bytes a second.")
             )
         else:
-            self._start_body_timer()
+            self.start_body_timer()
 
     def stop_body_timer(self) -> None:
         """Stop the timeout of the body, which has arrived completely or does not matter any more."""
