@@ -1,6 +1,6 @@
 """``python -m bench``: measure chatterd and its peers, or revisions of chatterd, and write the results.
 
-The full form writes bench/results.json, bench/results.md and docs/bench-*.png; the quick form the same to
+The full form writes bench/results.json, docs/benchmarks.md and docs/bench-*.png; the quick form the same to
 bench/build/quick. Sections that ``--only`` leaves out are kept. A comparison of revisions writes
 bench/build/revisions.md only.
 """

@@ -52,7 +52,7 @@ def measure(options: argparse.Namespace) -> None:
             _run(context, options.only or list(SCENARIOS))
     machines.results[results.cpu] = results
     machines.save(folder / "results.json")
-    _write(machines, folder, QUICK_FOLDER if options.quick else ROOT / "docs", report)
+    _write(machines, QUICK_FOLDER if options.quick else ROOT / "docs", report)
 
 
 def compare_revisions(options: argparse.Namespace) -> None:
@@ -78,8 +78,8 @@ def compare_revisions(options: argparse.Namespace) -> None:
 
 
 def write_report() -> None:
-    """Write results.md and the plots from results.json again."""
-    _write(Machines.load(ROOT / "bench/results.json"), ROOT / "bench", ROOT / "docs", _reporter())
+    """Write docs/benchmarks.md and the plots from results.json again."""
+    _write(Machines.load(ROOT / "bench/results.json"), ROOT / "docs", _reporter())
 
 
 def _prepare(report: Report) -> None:
@@ -147,10 +147,10 @@ def _run(context: Context, sections: Sequence[str]) -> None:
         report(f"WARNING: {warning}")
 
 
-def _write(machines: Machines, folder: Path, pictures: Path, report: Report) -> None:
+def _write(machines: Machines, folder: Path, report: Report) -> None:
     text = results_md(machines)
-    (folder / "results.md").write_text(text)
-    written = [folder / "results.md", *plots.draw(machines.latest(), pictures)]
+    (folder / "benchmarks.md").write_text(text)
+    written = [folder / "benchmarks.md", *plots.draw(machines.latest(), folder)]
     report("written: " + ", ".join(str(path.relative_to(ROOT)) for path in written))
     print(f"\n{text}")
 

@@ -1,4 +1,4 @@
-"""results.md: ratios over all machines first, then the figures of each machine."""
+"""docs/benchmarks.md: ratios over all machines first, then the figures of each machine."""
 
 from bench.reporting.comparison import comparison, grid
 from bench.reporting.figures import FIGURES, TABLE, TITLES
@@ -18,7 +18,7 @@ lowest and the highest run; a ratio is computed run by run, which cancels the ma
 
 
 def results_md(machines: Machines) -> str:
-    """Write results.md."""
+    """Return docs/benchmarks.md."""
     parts = ["# Benchmark results\n", METHOD]
     if machine_ratios(machines):
         parts.append(_ratios(machines))
