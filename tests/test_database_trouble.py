@@ -1,4 +1,4 @@
-"""PostgreSQL away, back, cut, or silent at the worst moment: nothing is lost, all is told, it recovers by itself."""
+"""Outages of PostgreSQL at the worst moments: nothing is lost, errors are reported, and chatterd recovers."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ from tests.fakes.proxy import CuttingProxy
 from tests.program import Program
 
 AWAY = ("database", "declared dead", "pool connection floor", "could not be released")
-"""What the log may say while the database is away, and after it was."""
+"""Log lines that are allowed during an outage of the database and after it."""
 
 pytestmark = pytest.mark.expects_log(*AWAY)
 
@@ -39,7 +39,7 @@ def proxy(database_url: str) -> Iterator[CuttingProxy]:
 
 @pytest.fixture
 def clients() -> Iterator[ExitStack]:
-    """Closes the clients that enter it, however the test ends."""
+    """Yield a stack that closes its clients at the end of the test."""
     with ExitStack() as stack:
         yield stack
 
@@ -48,18 +48,18 @@ def clients() -> Iterator[ExitStack]:
 def ask(
     proxy: CuttingProxy, start_chatterd: Callable[..., Program], clients: ExitStack
 ) -> Iterator[Callable[..., Client]]:
-    """A client of a chatterd whose database is behind the proxy."""
+    """Yield a function that starts a chatterd with its database behind the proxy, and returns a client of it."""
 
     def start(**settings: object) -> Client:
         program = start_chatterd(database_url=proxy.url, **{"acquire_timeout": 1, **settings})
         return clients.enter_context(Client(program.url))
 
     yield start
-    proxy.restore()  # so that the program ends as it should
+    proxy.restore()  # so that the program can shut down
 
 
 def said(stream: Stream) -> str:
-    """What the model says in the next event."""
+    """Return the text of the next event."""
     event = stream.next()
     assert event is not None
     return str(event.json["message"]["content"])
@@ -76,7 +76,7 @@ def wait_ready(client: Client) -> None:
     eventually("ready", lambda: client.http.get("/readyz").json() == READY)
 
 
-def test_a_program_started_without_its_database_says_so_and_recovers_by_itself(
+def test_a_program_started_without_its_database_reports_it_and_recovers(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     with CuttingProxy(database_url, away=True) as proxy:
@@ -98,7 +98,7 @@ def test_a_program_started_without_its_database_says_so_and_recovers_by_itself(
             assert client.messages() == [("user", "hi"), ("assistant", "w0 w1 w2 w3 w4 ")]
 
 
-def test_a_database_that_goes_away_and_comes_back_is_told_and_found_again(
+def test_an_outage_of_the_database_is_reported_and_recovered_from(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama
 ) -> None:
     client = ask()
@@ -117,7 +117,7 @@ def test_a_database_that_goes_away_and_comes_back_is_told_and_found_again(
     assert [content for role, content in client.messages() if role == "user"] == ["one", "two"]
 
 
-def test_a_cut_between_two_requests_is_over_after_one_refusal_at_most(
+def test_broken_connections_between_two_requests_fail_at_most_one_request(
     ask: Callable[..., Client], proxy: CuttingProxy
 ) -> None:
     client = ask()
@@ -128,7 +128,7 @@ def test_a_cut_between_two_requests_is_over_after_one_refusal_at_most(
     assert client.ask("two")[-1].json["done"] is True
 
 
-def test_a_database_that_refuses_new_sessions_is_a_database_that_is_away(
+def test_a_database_that_rejects_new_sessions_counts_as_unavailable(
     start_chatterd: Callable[..., Program], database_url: str, postgres: str
 ) -> None:
     name = rows(database_url, "SELECT current_database()")[0][0]
@@ -150,7 +150,7 @@ def test_a_database_that_refuses_new_sessions_is_a_database_that_is_away(
         wait_ready(client)
 
 
-def test_while_the_database_is_away_a_reply_pauses_with_heartbeats_and_goes_on_when_it_is_back(
+def test_a_reply_pauses_with_heartbeats_during_an_outage_and_then_continues(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate()
@@ -160,7 +160,7 @@ def test_while_the_database_is_away_a_reply_pauses_with_heartbeats_and_goes_on_w
         assert said(stream) == "a"
         proxy.cut()
         gate.open()
-        ollama.arrival(0).wait().answered.wait()  # Ollama is read on
+        ollama.arrival(0).wait().answered.wait()  # Ollama is read to the end
         assert [stream.comment() for _ in range(5)] == [": waiting"] * 5
         path = stream.response.headers["Content-Location"]
         assert reply_row(database_url, path)["status"] == "streaming"
@@ -172,7 +172,7 @@ def test_while_the_database_is_away_a_reply_pauses_with_heartbeats_and_goes_on_w
     assert rows(database_url, "SELECT message FROM chatts ORDER BY seq")[1]["message"] == "abc"
 
 
-def test_a_database_away_for_too_long_is_told_and_the_reply_is_kept_when_it_is_back(
+def test_a_reply_fails_after_a_long_outage_and_is_stored_when_the_database_is_back(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate()
@@ -197,7 +197,7 @@ def test_a_database_away_for_too_long_is_told_and_the_reply_is_kept_when_it_is_b
     assert client.ask("again")[-1].json["done"] is True
 
 
-def test_a_prompt_whose_answer_from_the_database_is_lost_is_not_lost(
+def test_a_prompt_is_kept_when_the_database_s_response_is_lost(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama
 ) -> None:
     client = ask()
@@ -212,7 +212,7 @@ def test_a_prompt_whose_answer_from_the_database_is_lost_is_not_lost(
     assert client.messages()[2:] == [("user", "remember me"), ("assistant", "w0 w1 ")]
 
 
-def test_a_prompt_sent_again_with_its_key_after_a_lost_answer_finds_its_reply(
+def test_a_retry_with_the_idempotency_key_after_a_lost_response_finds_the_reply(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama
 ) -> None:
     client = ask()
@@ -225,7 +225,7 @@ def test_a_prompt_sent_again_with_its_key_after_a_lost_answer_finds_its_reply(
     assert len(ollama.requests) == 1
 
 
-def test_a_prompt_that_never_reached_the_database_is_refused_and_can_be_sent_again(
+def test_a_prompt_that_did_not_reach_the_database_is_rejected_and_can_be_retried(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama
 ) -> None:
     client = ask()
@@ -251,10 +251,10 @@ def test_a_reply_whose_end_was_stored_but_not_confirmed_is_stored_once(
     assert [row["status"] for row in rows(database_url, "SELECT status FROM replies")] == ["done"]
 
 
-def test_a_prompt_that_is_recorded_long_after_its_connection_was_cut_leaves_no_reply_open(
+def test_a_prompt_recorded_after_its_connection_broke_leaves_no_streaming_reply(
     ask: Callable[..., Client], proxy: CuttingProxy, database_url: str
 ) -> None:
-    """PostgreSQL finishes a statement whose client is gone: one that waited for a lock when it was cut."""
+    """PostgreSQL finishes a statement that waited for a lock when its client's connection broke."""
     client = ask()
     client.ask("warm up")
     answers: list[int] = []
@@ -267,7 +267,9 @@ def test_a_prompt_that_is_recorded_long_after_its_connection_was_cut_leaves_no_r
     async def scenario(connection: asyncpg.Connection) -> None:
         transaction = connection.transaction()
         await transaction.start()
-        await connection.execute("LOCK TABLE chatts IN SHARE ROW EXCLUSIVE MODE")  # begin waits, reading does not
+        await connection.execute(
+            "LOCK TABLE chatts IN SHARE ROW EXCLUSIVE MODE"
+        )  # blocks the INSERT of a prompt, but no reading
         posting = asyncio.create_task(asyncio.to_thread(post))
         await asyncio.to_thread(eventually, "begin waits", lambda: waiting(database_url))
         proxy.cut()
@@ -286,20 +288,20 @@ def test_a_prompt_that_is_recorded_long_after_its_connection_was_cut_leaves_no_r
 
 
 def waiting(url: str) -> bool:
-    """Whether a statement that begins a reply waits for a lock."""
+    """Return whether a statement that begins a reply waits for a lock."""
     query = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO replies%'"
     return bool(rows(url, query))
 
 
 def swept(url: str, since: datetime) -> bool:
-    """Whether a sweep has come to its last part, which prunes the log, since some moment."""
+    """Return whether a sweep has run to its last step, the pruning, since then."""
     query = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND query_start > $1"
     return bool(rows(url, query + " AND query LIKE '%DELETE FROM reply_lines WHERE ctid%'", since))
 
 
 @contextmanager
 def held(url: str, statement: str) -> Iterator[None]:
-    """Hold the locks that a statement takes."""
+    """Hold the locks of a statement within the ``with`` block."""
     with_lock, release = threading.Event(), threading.Event()
 
     async def hold(connection: asyncpg.Connection) -> None:
@@ -319,12 +321,12 @@ def held(url: str, statement: str) -> Iterator[None]:
 
 
 NO_MESSAGE = "LOCK TABLE chatts IN SHARE ROW EXCLUSIVE MODE"
-"""While this lock is held, lines can be written but no message."""
+"""A lock under which lines can be written, but no message."""
 
 
 @contextmanager
 def reading(stream: Stream) -> Iterator[list[Event]]:
-    """Read the events to the stream's end meanwhile."""
+    """Read the events in another thread within the ``with`` block; they appear in the yielded list."""
     shown: list[Event] = []
     with ThreadPoolExecutor(1) as executor:
         ending = executor.submit(lambda: shown.extend(iter(stream.next, None)))
@@ -333,13 +335,13 @@ def reading(stream: Stream) -> Iterator[list[Event]]:
 
 
 def check_not_done(stream: Stream, shown: list[Event]) -> None:
-    """For so long that it would have been shown by now if nothing held it."""
+    """Check that no ``done`` is shown for ten heartbeats."""
     since = len(stream.comments)
     eventually("heartbeats", lambda: len(stream.comments) > since + 10)
     assert not any(event.json["done"] for event in shown), shown
 
 
-def test_done_is_not_shown_before_its_message_is_stored_after_the_database_was_away_either(
+def test_done_is_not_shown_before_its_message_is_stored_after_an_outage(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate()
@@ -357,7 +359,7 @@ def test_done_is_not_shown_before_its_message_is_stored_after_the_database_was_a
         assert client.messages() == [("user", "hi"), ("assistant", "abc")]
 
 
-def test_lines_whose_round_was_stored_but_not_confirmed_are_shown_and_logged_once(
+def test_lines_of_a_batch_stored_without_confirmation_are_shown_and_logged_once(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama
 ) -> None:
     gate = Gate()
@@ -375,7 +377,7 @@ def test_lines_whose_round_was_stored_but_not_confirmed_are_shown_and_logged_onc
     assert [event.json["message"]["content"] for event in client.view(path)] == ["a", "round to lose", "c"]
 
 
-def test_an_error_that_a_viewer_saw_is_in_the_log_though_a_round_was_stored_in_its_place(
+def test_an_error_that_was_shown_is_logged_although_an_unconfirmed_batch_has_its_line_number(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate, later = Gate(), Gate()
@@ -403,7 +405,7 @@ def is_failed(database_url: str, path: str) -> bool:
     return bool(reply_row(database_url, path)["status"] == "failed")
 
 
-def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollama_is_released(
+def test_a_long_outage_ends_every_reply_with_an_error_and_disconnects_from_ollama(
     ask: Callable[..., Client], clients: ExitStack, proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gates = [Gate() for _ in range(3)]
@@ -434,7 +436,7 @@ def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollam
                 request.closed.wait()
         finally:
             for gate in gates:
-                gate.open()  # ends what has not ended, so that a failure does not hang
+                gate.open()  # so that no thread hangs after a failure
             proxy.restore()
     for path, other in zip(paths, others, strict=True):
         eventually("stored", partial(is_failed, database_url, path))
@@ -443,7 +445,7 @@ def test_after_too_long_an_absence_every_reply_has_ended_with_an_error_and_ollam
     assert client.ask("again")[-1].json["done"] is True
 
 
-def test_a_database_that_does_not_answer_is_a_database_that_is_away(
+def test_a_database_that_does_not_respond_counts_as_unavailable(
     ask: Callable[..., Client], proxy: CuttingProxy
 ) -> None:
     client = ask()
@@ -459,7 +461,7 @@ def test_a_database_that_does_not_answer_is_a_database_that_is_away(
     assert client.ask("two")[-1].json["done"] is True
 
 
-def test_a_reply_whose_database_does_not_answer_ends_when_patience_does(
+def test_a_reply_ends_at_the_retry_timeout_when_the_database_does_not_respond(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate, later = Gate(), Gate()
@@ -481,7 +483,7 @@ def test_a_reply_whose_database_does_not_answer_ends_when_patience_does(
     assert took < 40, f"patience of 1 s took {took:.1f} s"
 
 
-def test_a_program_whose_database_does_not_answer_ends_in_time_all_the_same(
+def test_shutdown_is_on_time_when_the_database_does_not_respond(
     start_chatterd: Callable[..., Program], proxy: CuttingProxy, ollama: ScriptedOllama
 ) -> None:
     gate = Gate()
@@ -497,14 +499,14 @@ def test_a_program_whose_database_does_not_answer_ends_in_time_all_the_same(
     proxy.restore()
 
 
-def test_a_process_declared_dead_writes_nothing_more_of_a_reply_that_another_goes_on_with(
+def test_a_process_declared_dead_writes_no_more_lines_of_an_adopted_reply(
     ask: Callable[..., Client],
     start_chatterd: Callable[..., Program],
     proxy: CuttingProxy,
     ollama: ScriptedOllama,
     database_url: str,
 ) -> None:
-    """It had all of the answer when it was cut off, and could not store it before another process adopted the reply."""
+    """The process had the whole answer when it lost the database; another process adopted the reply in the meantime."""
     first, second = Gate(), Gate()
     ollama.script(SignedWords(hold={3: first}))
     ollama.script(SignedWords(hold={3: second}, _requests=iter([1])))
@@ -526,7 +528,7 @@ def test_a_process_declared_dead_writes_nothing_more_of_a_reply_that_another_goe
             eventually("announced under another id", lambda: rows(database_url, living, dead))
             eventually("serves again", lambda: client.http.get("/readyz").status_code == 200)
             bystander = Client(str(client.http.base_url))
-            with bystander.http:  # its lines make the journal write a round
+            with bystander.http:  # its lines make the journal write a batch
                 assert eventually("begun", lambda: begun(bystander)).status_code == 202
                 eventually("a round", lambda: rows(database_url, others, uuid(path)))
         log = "SELECT line FROM reply_lines WHERE reply = $1 AND seq > 2"
@@ -548,7 +550,7 @@ def uuid(path: str) -> UUID:
 
 
 def check_whole(client: Client, path: str, shown: list[Event], count: int) -> None:
-    """A reply of ``count`` words was shown, logged and kept exactly once."""
+    """Check that a reply of ``count`` words was shown, logged and stored exactly once."""
     assert [event.id for event in shown] == list(range(count + 1))
     assert "".join(event.json["message"]["content"] for event in shown) == words(count)
     assert shown[-1].json["done"] is True
@@ -557,7 +559,7 @@ def check_whole(client: Client, path: str, shown: list[Event], count: int) -> No
 
 
 def stream_through(url: str, replies: int, count: int, trouble: Callable[[], None]) -> None:
-    """Stream so many replies while there is trouble with the database, and check each word by word."""
+    """Stream replies while ``trouble`` disturbs the database, and check each word by word."""
     streaming = threading.Barrier(replies + 1)
 
     def converse(_: int) -> None:
@@ -579,7 +581,7 @@ def stream_through(url: str, replies: int, count: int, trouble: Callable[[], Non
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_replies_go_through_a_restart_of_postgresql_word_by_word(
+def test_replies_survive_a_restart_of_postgresql_word_by_word(
     mode: str, start_chatterd: Callable[..., Program], ollama: ScriptedOllama
 ) -> None:
     ollama.default = (Words(pause=0.005),)
@@ -590,7 +592,7 @@ def test_replies_go_through_a_restart_of_postgresql_word_by_word(
         program.terminate()
 
 
-def test_replies_go_through_many_cuts_of_the_database_word_by_word(
+def test_replies_survive_many_broken_connections_word_by_word(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:
     ollama.default = (Words(pause=0.005),)

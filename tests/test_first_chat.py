@@ -1,4 +1,4 @@
-"""The whole thing as a newcomer starts it: embedded PostgreSQL, embedded model, nothing configured."""
+"""chatterd without any configuration: embedded PostgreSQL and embedded model."""
 
 import shutil
 import tempfile
@@ -29,7 +29,7 @@ def data_dir() -> Iterator[Path]:
 
 
 def start(data_dir: Path) -> Program:
-    # Port 1 is reserved (tcpmux): no Ollama answers there.
+    # Port 1 is reserved (tcpmux): no Ollama listens there.
     return Program(data_dir=data_dir, ollama_host="127.0.0.1:1")
 
 
@@ -37,7 +37,7 @@ def text(events: list[Event]) -> str:
     return "".join(event.json["message"]["content"] for event in events)
 
 
-def test_a_conversation_with_the_embedded_model_outlives_a_restart(data_dir: Path) -> None:
+def test_a_conversation_with_the_embedded_model_survives_a_restart(data_dir: Path) -> None:
     with start(data_dir) as program:
         with Client(program.url) as client:
             assert [model["name"] for model in client.http.get("/models").json()["models"]] == [MODEL]
@@ -49,7 +49,7 @@ def test_a_conversation_with_the_embedded_model_outlives_a_restart(data_dir: Pat
     assert not [process for process in tree if process.is_running()]
 
     assert "Paris" in text(first)
-    # The model read the first turn again: what it was asked and what it said, and the second question.
+    # The prompt contained the first question, its answer and the second question.
     first_figures, second_figures = first[-1].json, second[-1].json
     assert second_figures["prompt_eval_count"] > first_figures["prompt_eval_count"] + first_figures["eval_count"]
 
@@ -73,7 +73,7 @@ def test_the_embedded_model_ends_when_chatterd_is_killed(data_dir: Path) -> None
     assert gone and not alive
 
 
-def test_the_embedded_model_is_started_again_when_it_dies(data_dir: Path) -> None:
+def test_a_dead_embedded_model_is_restarted(data_dir: Path) -> None:
     with start(data_dir) as program:
         [model] = [
             child for child in psutil.Process(program.process.pid).children() if "embedded.ollama" in child.cmdline()

@@ -1,4 +1,4 @@
-"""The invariants of the design, each a test named after it, on real processes, word by word."""
+"""The invariants of the design, tested on real processes, word by word; each test is named after its invariant."""
 
 import asyncio
 import os
@@ -34,11 +34,11 @@ from tests.program import Program
 from tests.viewers import Viewer, framed, log_of
 
 LONG = 60.0
-"""Seconds that are enough on any machine."""
+"""A timeout in seconds that suffices on a busy machine."""
 
 
 class Processes:
-    """Processes on one database, and clients of theirs that share one conversation."""
+    """Processes on one database, and clients of them that share one conversation."""
 
     def __init__(self, start: Callable[..., Program], url: str, stack: ExitStack) -> None:
         self.url = url
@@ -55,7 +55,7 @@ class Processes:
     def check(
         self, path: str, shown: bytes | bytearray | list[Event], said: str, status: str = "done"
     ) -> dict[str, Any]:
-        """Shown = log = message, word by word; returns the reply's row."""
+        """Check that the shown text, the log and the message are the same; return the reply's row."""
         log = log_of(self.url, path)
         if isinstance(shown, bytes | bytearray):
             assert bytes(shown) == framed(log)
@@ -82,7 +82,7 @@ def processes(start_chatterd: Callable[..., Program], database_url: str) -> Iter
 
 
 def watch(path: str, *urls: str) -> tuple[Viewer, threading.Thread]:
-    """A viewer in a thread of its own, to the reply's end."""
+    """Start a viewer in its own thread that reads to the reply's end."""
     viewer = Viewer(path)
     thread = threading.Thread(target=viewer.follow, args=(urls, random.Random(1)), daemon=True)
     thread.start()
@@ -100,7 +100,7 @@ def seen(viewer: Viewer, count: int) -> None:
 
 @contextmanager
 def frozen(program: Program) -> Iterator[None]:
-    """Let a process do nothing meanwhile."""
+    """Suspend a process within the ``with`` block."""
     program.process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -108,12 +108,10 @@ def frozen(program: Program) -> Iterator[None]:
         program.process.send_signal(signal.SIGCONT)
 
 
-# 1. Bytes shown over any schedule of disconnects = the log from that line on.
+# 1. The bytes shown over any schedule of disconnects are the log from that line on.
 
 
-def test_invariant_1_bytes_shown_over_any_schedule_of_disconnects_are_the_log_from_that_line_on(
-    processes: Processes, ollama: ScriptedOllama
-) -> None:
+def test_invariant_1_viewers_cut_at_any_byte_see_exactly_the_log(processes: Processes, ollama: ScriptedOllama) -> None:
     ollama.default = (SignedWords(pause=0.003),)
     (a, client), (b, _) = processes.start(), processes.start()
     urls = [a.url, b.url]
@@ -127,7 +125,7 @@ def test_invariant_1_bytes_shown_over_any_schedule_of_disconnects_are_the_log_fr
     assert len(ollama.requests) == 1
 
 
-def test_invariant_1_after_the_end_any_last_event_id_gives_the_rest_of_the_log_in_every_process(
+def test_invariant_1_every_last_event_id_returns_the_rest_of_the_log_in_every_process(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     (_, client), (_, elsewhere) = processes.start(), processes.start()
@@ -145,7 +143,7 @@ def test_invariant_1_after_the_end_any_last_event_id_gives_the_rest_of_the_log_i
             )
 
 
-def test_invariant_1_kill_9_of_the_owner_in_mid_reply_is_a_pause_for_viewers_everywhere(
+def test_invariant_1_viewers_see_only_a_pause_when_the_owner_is_killed(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     gate = Gate()
@@ -173,7 +171,7 @@ def test_invariant_1_kill_9_of_the_owner_in_mid_reply_is_a_pause_for_viewers_eve
     assert len(ollama.requests) == 2
 
 
-def test_invariant_1_a_drained_process_gives_its_replies_up_and_viewers_move_without_a_seam(
+def test_invariant_1_a_drained_process_releases_its_replies_and_viewers_continue_elsewhere(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(pause=0.01),)
@@ -194,7 +192,7 @@ def test_invariant_1_a_drained_process_gives_its_replies_up_and_viewers_move_wit
     ollama.arrival(0).wait().closed.wait()
 
 
-def test_invariant_1_a_draining_process_refuses_prompts_and_lets_a_short_reply_end(
+def test_invariant_1_a_draining_process_rejects_prompts_and_finishes_a_short_reply(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     gate = Gate()
@@ -217,7 +215,7 @@ def test_invariant_1_a_draining_process_refuses_prompts_and_lets_a_short_reply_e
     assert (row["attempts"], len(ollama.requests)) == (0, 1)
 
 
-# 2. No line is shown before it is committed; `done: true` shown means that the message is there, durably.
+# 2. No line is shown before it is committed; when `done: true` is shown, the message is stored durably.
 
 
 def test_invariant_2_no_line_is_shown_before_it_is_committed(processes: Processes, ollama: ScriptedOllama) -> None:
@@ -245,7 +243,7 @@ def test_invariant_2_no_line_is_shown_before_it_is_committed(processes: Processe
 @pytest.mark.parametrize(
     "together", [False, True], ids=["the done line alone", "the done line with the words before it"]
 )
-def test_invariant_2_done_is_not_shown_and_not_in_the_log_before_the_message_is_committed(
+def test_invariant_2_done_is_neither_shown_nor_logged_before_the_message_is_committed(
     processes: Processes, ollama: ScriptedOllama, together: bool
 ) -> None:
     gate = Gate()
@@ -263,7 +261,7 @@ def test_invariant_2_done_is_not_shown_and_not_in_the_log_before_the_message_is_
                 await asyncio.to_thread(eventually, "the end waits", lambda: waiting(processes.url, "SET status"))
                 shown: list[str] = []
                 words = ["b ", "c "] if together else []
-                # Half a second in which a round would have been written and shown; more, if a slow one has to come.
+                # Half a second, in which a batch would be written and shown; longer if a batch is late.
                 while len(stream.comments) < (5 if len(shown) >= len(words) else 200):
                     event = await asyncio.to_thread(next_or_comment, stream)
                     assert event is None or not event.json["done"], "done was shown, and the message was not there"
@@ -279,7 +277,7 @@ def test_invariant_2_done_is_not_shown_and_not_in_the_log_before_the_message_is_
 
 
 def next_or_comment(stream: Any) -> Event | None:
-    """The next event, or None at a comment."""
+    """Return the next event; None at a comment."""
     for one in stream._lines:
         if one.startswith(":"):
             stream.comments.append(one)
@@ -292,7 +290,7 @@ def next_or_comment(stream: Any) -> Event | None:
 
 
 def waiting(url: str, part: str) -> bool:
-    """Whether a statement that holds ``part`` waits for a lock."""
+    """Return whether a statement that contains ``part`` waits for a lock."""
     query = """
         SELECT FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock' AND position($1 IN query) > 0
@@ -301,11 +299,11 @@ def waiting(url: str, part: str) -> bool:
 
 
 @pytest.mark.expects_log("database", "journal", "pool connection floor")
-def test_invariant_2_a_reply_shown_as_done_survives_a_crash_of_postgresql_at_that_moment(
+def test_invariant_2_a_reply_shown_as_done_survives_an_immediate_crash_of_postgresql(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama
 ) -> None:
     with OwnPostgres() as postgres:
-        execute(postgres.url, "ALTER SYSTEM SET wal_writer_delay = '10s'")  # what was not synced is surely lost
+        execute(postgres.url, "ALTER SYSTEM SET wal_writer_delay = '10s'")  # whatever was not synced is lost
         execute(postgres.url, "SELECT pg_reload_conf()")
         program = start_chatterd(database_url=postgres.url)
         client = Client(program.url)
@@ -319,7 +317,7 @@ def test_invariant_2_a_reply_shown_as_done_survives_a_crash_of_postgresql_at_tha
 
 
 @pytest.mark.expects_log("database", "journal", "pool connection floor")
-def test_invariant_2_lines_that_a_crash_of_postgresql_lost_are_written_again(
+def test_invariant_2_lines_lost_in_a_crash_of_postgresql_are_written_again(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama
 ) -> None:
     gates = {20: Gate(), 40: Gate()}
@@ -336,7 +334,7 @@ def test_invariant_2_lines_that_a_crash_of_postgresql_lost_are_written_again(
             for viewer, _ in watched:
                 seen(viewer, 20)
             owner_id = reply_row(postgres.url, path)["owner"]
-            with frozen(other):  # which would declare the owner dead, were that slower than the grace to come back
+            with frozen(other):  # otherwise it declares the owner dead if that is slow to reconnect
                 with frozen(owner):
                     postgres.restart("immediate")
                     lost = 20 - len(log_of(postgres.url, path))
@@ -354,10 +352,10 @@ def test_invariant_2_lines_that_a_crash_of_postgresql_lost_are_written_again(
 
 
 @pytest.mark.expects_log("[Dd]atabase", "journal", "pool connection floor", "declared dead")
-def test_invariant_2_lines_lost_by_the_death_of_one_backend_are_written_again_by_their_owner(
+def test_invariant_2_lines_lost_when_a_backend_is_killed_are_written_again_by_their_owner(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama
 ) -> None:
-    """All sessions end and PostgreSQL recovers as from a crash, but its start time stays; nobody is dead for that."""
+    """All sessions end and PostgreSQL recovers as from a crash, but its start time stays; no process counts as dead."""
     gate = Gate()
     ollama.default = (SignedWords(hold={20: gate}),)
     with OwnPostgres() as postgres:
@@ -374,7 +372,7 @@ def test_invariant_2_lines_lost_by_the_death_of_one_backend_are_written_again_by
             for viewer, _ in watched:
                 seen(viewer, 20)
             session = lock_holder(postgres.url, reply_row(postgres.url, path)["owner"])
-            with frozen(owner):  # it is a moment later than the other to come back
+            with frozen(owner):  # so that it reconnects later than the other
                 os.kill(session, signal.SIGKILL)
                 other.wait_log("lease's session was lost", LONG)
                 stays(1.0, lambda: True)
@@ -388,7 +386,7 @@ def test_invariant_2_lines_lost_by_the_death_of_one_backend_are_written_again_by
 # 3. At most one process extends a reply; at most one reply runs in a conversation.
 
 
-def test_invariant_3_a_second_prompt_is_refused_by_every_process_while_a_reply_runs(
+def test_invariant_3_every_process_rejects_a_second_prompt_while_a_reply_runs(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     gate = Gate()
@@ -405,7 +403,7 @@ def test_invariant_3_a_second_prompt_is_refused_by_every_process_while_a_reply_r
     assert clients[1].ask("now")[-1].json["done"] is True
 
 
-def test_invariant_3_of_prompts_sent_to_all_processes_at_once_one_begins_a_reply(
+def test_invariant_3_simultaneous_prompts_to_all_processes_begin_one_reply(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={0: (gate := Gate())}),)
@@ -433,7 +431,7 @@ def test_invariant_3_of_prompts_sent_to_all_processes_at_once_one_begins_a_reply
     assert len(ollama.requests) == 1
 
 
-def test_invariant_3_the_same_idempotency_key_finds_the_same_reply_in_every_process(
+def test_invariant_3_an_idempotency_key_finds_its_reply_in_every_process(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={3: (gate := Gate())}),)
@@ -452,11 +450,11 @@ def test_invariant_3_the_same_idempotency_key_finds_the_same_reply_in_every_proc
 
 
 @pytest.mark.skipif(pgbouncer.EVERYTHING, reason="behind a pooler nothing is prepared: it waits before it is sent")
-def test_invariant_3_a_key_posted_again_after_a_crash_between_record_and_answer_finds_its_reply(
+def test_invariant_3_an_idempotency_key_finds_its_reply_after_a_crash_before_the_response(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     (owner, client), (_, other) = processes.start(), processes.start()
-    client.ask("warm up", appID="other")  # the statement is prepared now, and so waits only where it runs
+    client.ask("warm up", appID="other")  # prepares the statement, which then waits only during execution
     headers = {"Idempotency-Key": "k"}
     answers: list[object] = []
 
@@ -467,7 +465,7 @@ def test_invariant_3_a_key_posted_again_after_a_crash_between_record_and_answer_
             answers.append(error)
 
     async def scenario(connection: asyncpg.Connection) -> None:
-        """The prompt waits for a lock in its statement; its process is stopped before it can have the answer."""
+        """The prompt's statement waits for a lock; its process is killed before it gets the result."""
         async with connection.transaction():
             await connection.execute("LOCK TABLE chatts IN SHARE MODE")
             posting.start()
@@ -488,7 +486,7 @@ def test_invariant_3_a_key_posted_again_after_a_crash_between_record_and_answer_
 
 
 @pytest.mark.expects_log("was declared dead")
-def test_invariant_3_a_process_that_only_seemed_dead_writes_nothing_more_and_its_viewers_follow_its_successor(
+def test_invariant_3_a_suspended_process_writes_nothing_after_adoption_and_its_viewers_follow_the_adopter(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     first, second = Gate(), Gate()
@@ -504,7 +502,7 @@ def test_invariant_3_a_process_that_only_seemed_dead_writes_nothing_more_and_its
     owner.process.send_signal(signal.SIGSTOP)
     try:
         first.open()
-        ollama.arrival(0).wait().answered.wait(LONG)  # all of it waits in the stopped process's socket
+        ollama.arrival(0).wait().answered.wait(LONG)  # the whole answer is in the suspended process's socket
         execute(processes.url, f"SELECT pg_terminate_backend({session})")
         second.reached.wait(LONG)
         seen(watched[1][0], 30)
@@ -524,10 +522,10 @@ def test_invariant_3_a_process_that_only_seemed_dead_writes_nothing_more_and_its
     eventually("it takes prompts again", lambda: client.http.post("/llmchat", json=again).status_code == 200, LONG)
 
 
-def test_invariant_3_a_process_that_looks_after_its_own_does_not_adopt_what_it_is_adopting(
+def test_invariant_3_reconciling_owned_replies_does_not_adopt_one_that_is_being_adopted(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
-    """Between the adoption's commit and the generation's start it reads the context, however long that takes."""
+    """Between the adoption's commit and the generation's start, the process reads the context, which may take long."""
     gate = Gate()
     ollama.default = (SignedWords(hold={10: gate}),)
     (owner, client), (b, other) = processes.start(), processes.start()
@@ -552,8 +550,10 @@ def test_invariant_3_a_process_that_looks_after_its_own_does_not_adopt_what_it_i
 
 
 def looked(url: str, path: str) -> bool:
-    """Whether a process has looked for its replies while a statement waits for a lock: it prunes right afterwards,
-    unless it has adopted the reply once more, and waits for the lock too."""
+    """Return whether a process has reconciled its replies while a statement waits for a lock.
+
+    It prunes logs right afterwards, unless it has adopted the reply again, and waits for the lock too.
+    """
     query = """
         SELECT FROM pg_stat_activity AS pruning, pg_stat_activity AS waiting
         WHERE pruning.datname = current_database() AND waiting.datname = current_database()
@@ -565,7 +565,7 @@ def looked(url: str, path: str) -> bool:
 
 
 def stays(seconds: float, holds: Callable[[], bool]) -> bool:
-    """Whether something is true for a while: long enough for what would change it."""
+    """Return whether a condition stays true for so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if not holds():
@@ -574,11 +574,11 @@ def stays(seconds: float, holds: Callable[[], bool]) -> bool:
     return True
 
 
-# 3, the race to think through: forced, statement against statement.
+# 3, race conditions: each interleaving of statements is forced.
 
 
 class Race:
-    """A database with two processes, one of which generates a reply, and as many sessions as a test needs."""
+    """A database with two processes, one of which generates a reply, and any number of sessions."""
 
     def __init__(self, url: str) -> None:
         self.reply = uuid4()
@@ -605,7 +605,7 @@ class Race:
             session.terminate()
 
     async def die(self, owner: int) -> None:
-        """What a process's end is to PostgreSQL: its sessions are gone, the lock with them."""
+        """End a process as PostgreSQL sees it: its session and its lock are gone."""
         session = self._sessions[1 if owner == self.old else 2]
         session.terminate()
         looking = await self.session()
@@ -630,7 +630,7 @@ class Race:
         return [row["line"] for row in await session.fetch(query, self.reply)]
 
     async def waits(self, session: asyncpg.Connection) -> None:
-        """Poll until what runs on ``session`` waits for a lock."""
+        """Wait until the statement on ``session`` waits for a lock."""
         looking = await self.session()
         async with asyncio.timeout(LONG):
             while not await looking.fetchval(
@@ -641,7 +641,7 @@ class Race:
 
 @pytest.fixture
 def race(database_url: str) -> Callable[[Callable[[Race], Any]], None]:
-    """Runs a coroutine on a race, in a database whose PostgreSQL has been up for longer than the grace."""
+    """Return a function that runs a scenario, once PostgreSQL has been up for longer than the grace period."""
 
     def run(scenario: Callable[[Race], Any]) -> None:
         async def scene() -> None:
@@ -656,7 +656,7 @@ def race(database_url: str) -> Callable[[Callable[[Race], Any]], None]:
     return run
 
 
-def test_invariant_3_race_burial_waits_for_the_round_under_way_and_the_adopter_sees_all_its_lines(
+def test_invariant_3_race_declaring_a_process_dead_waits_for_its_batch_and_the_adopter_sees_all_lines(
     race: Callable[..., None],
 ) -> None:
     async def scenario(race: Race) -> None:
@@ -683,10 +683,10 @@ def test_invariant_3_race_burial_waits_for_the_round_under_way_and_the_adopter_s
 
 
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read"])
-def test_invariant_3_race_a_round_that_began_before_the_burial_was_committed_writes_nothing(
+def test_invariant_3_race_a_batch_that_began_before_its_process_was_declared_dead_writes_nothing(
     race: Callable[..., None], isolation: Any
 ) -> None:
-    """Its snapshot shows its row; the lock that it must take on that row is what it learns the truth from."""
+    """The batch's snapshot still shows the process's row; the lock on that row reveals that it was deleted."""
 
     async def scenario(race: Race) -> None:
         owner, adopter = await race.session(), await race.session()
@@ -715,7 +715,9 @@ async def _in_transaction(session: asyncpg.Connection, isolation: Any, work: Any
         return await work
 
 
-def test_invariant_3_race_a_burial_that_is_rolled_back_lets_the_waiting_round_write(race: Callable[..., None]) -> None:
+def test_invariant_3_race_a_batch_is_written_if_declaring_its_process_dead_is_rolled_back(
+    race: Callable[..., None],
+) -> None:
     async def scenario(race: Race) -> None:
         owner, adopter = await race.session(), await race.session()
         await race.die(race.old)
@@ -731,7 +733,7 @@ def test_invariant_3_race_a_burial_that_is_rolled_back_lets_the_waiting_round_wr
     race(scenario)
 
 
-def test_invariant_3_race_of_two_who_adopt_at_once_one_does(race: Callable[..., None]) -> None:
+def test_invariant_3_race_of_two_simultaneous_adoptions_one_succeeds(race: Callable[..., None]) -> None:
     async def scenario(race: Race) -> None:
         one, two = await race.session(), await race.session()
         await process_table.register(await race.session(), 303)
@@ -752,7 +754,9 @@ def test_invariant_3_race_of_two_who_adopt_at_once_one_does(race: Callable[..., 
     race(scenario)
 
 
-def test_invariant_3_race_of_two_who_bury_at_once_one_does_and_neither_waits(race: Callable[..., None]) -> None:
+def test_invariant_3_race_of_two_that_declare_a_process_dead_one_succeeds_and_neither_waits(
+    race: Callable[..., None],
+) -> None:
     async def scenario(race: Race) -> None:
         one, two = await race.session(), await race.session()
         await race.die(race.old)
@@ -767,7 +771,7 @@ def test_invariant_3_race_of_two_who_bury_at_once_one_does_and_neither_waits(rac
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["adoption committed before", "adoption committed meanwhile"])
-def test_invariant_3_race_the_old_owner_cannot_finish_what_was_adopted(race: Callable[..., None], waits: bool) -> None:
+def test_invariant_3_race_the_old_owner_cannot_finish_an_adopted_reply(race: Callable[..., None], waits: bool) -> None:
     async def scenario(race: Race) -> None:
         owner, adopter = await race.session(), await race.session()
         await race.die(race.old)
@@ -792,7 +796,7 @@ def test_invariant_3_race_the_old_owner_cannot_finish_what_was_adopted(race: Cal
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["end committed before", "end committed meanwhile"])
-def test_invariant_3_race_what_was_finished_cannot_be_adopted(race: Callable[..., None], waits: bool) -> None:
+def test_invariant_3_race_a_finished_reply_cannot_be_adopted(race: Callable[..., None], waits: bool) -> None:
     async def scenario(race: Race) -> None:
         owner, adopter = await race.session(), await race.session()
         await race.die(race.old)
@@ -815,7 +819,7 @@ def test_invariant_3_race_what_was_finished_cannot_be_adopted(race: Callable[...
     race(scenario)
 
 
-def test_invariant_3_race_a_process_that_is_buried_itself_adopts_nothing(race: Callable[..., None]) -> None:
+def test_invariant_3_race_a_process_declared_dead_adopts_nothing(race: Callable[..., None]) -> None:
     async def scenario(race: Race) -> None:
         session = await race.session()
         await race.die(race.old)
@@ -826,7 +830,7 @@ def test_invariant_3_race_a_process_that_is_buried_itself_adopts_nothing(race: C
     race(scenario)
 
 
-def test_invariant_3_announcing_a_process_is_safe_to_repeat_when_the_answer_was_lost(race: Callable[..., None]) -> None:
+def test_invariant_3_registering_a_process_can_be_repeated_after_a_lost_response(race: Callable[..., None]) -> None:
     async def scenario(race: Race) -> None:
         session = await race.session()
         await process_table.register(session, 303)
@@ -839,12 +843,10 @@ def test_invariant_3_announcing_a_process_is_safe_to_repeat_when_the_answer_was_
     race(scenario)
 
 
-# 4. Every reply ends, honestly, within a stated time, whatever dies.
+# 4. Every reply ends with its real status within a stated time, whatever process dies.
 
 
-def test_invariant_4_a_reply_that_nobody_watches_is_adopted_by_the_sweep(
-    processes: Processes, ollama: ScriptedOllama
-) -> None:
+def test_invariant_4_the_sweeper_adopts_a_reply_without_viewers(processes: Processes, ollama: ScriptedOllama) -> None:
     ollama.default = (SignedWords(hold={10: (gate := Gate())}),)
     (owner, client), (_, other) = processes.start(), processes.start()
     path = client.begin("hi", options={"num_predict": 20})
@@ -859,7 +861,7 @@ def test_invariant_4_a_reply_that_nobody_watches_is_adopted_by_the_sweep(
     streaming_none(processes.url)
 
 
-def test_invariant_4_a_process_that_starts_adopts_what_its_dead_predecessor_left(
+def test_invariant_4_a_starting_process_adopts_the_replies_of_its_dead_predecessor(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={10: (gate := Gate())}),)
@@ -889,7 +891,7 @@ UNCONTINUABLE: dict[str, tuple[list[bytes], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", UNCONTINUABLE)
-def test_invariant_4_what_cannot_be_continued_ends_interrupted_with_its_partial_kept(
+def test_invariant_4_a_reply_that_cannot_be_continued_ends_interrupted_and_keeps_its_partial_text(
     processes: Processes, ollama: ScriptedOllama, case: str
 ) -> None:
     said, fields, kept = UNCONTINUABLE[case]
@@ -913,7 +915,7 @@ def test_invariant_4_what_cannot_be_continued_ends_interrupted_with_its_partial_
     assert other.ask("again")[-1].json["done"] is True
 
 
-def test_invariant_4_a_reply_that_was_adopted_too_often_without_getting_further_ends_interrupted(
+def test_invariant_4_a_reply_adopted_repeatedly_without_progress_ends_interrupted(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={3: (gate := Gate())}),)
@@ -948,7 +950,7 @@ def test_invariant_4_a_stop_from_another_process_ends_a_reply_before_its_first_t
     assert other.ask("next")[-1].json["done"] is True
 
 
-def test_invariant_4_a_stop_from_another_process_in_mid_reply_keeps_what_was_said(
+def test_invariant_4_a_stop_from_another_process_keeps_the_partial_text(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={7: Gate()}),)
@@ -965,7 +967,7 @@ def test_invariant_4_a_stop_from_another_process_in_mid_reply_keeps_what_was_sai
     ollama.arrival(1).wait().closed.wait(LONG)
 
 
-def test_invariant_4_a_stop_of_a_dead_process_s_reply_ends_it_without_asking_ollama(
+def test_invariant_4_stopping_a_dead_process_s_reply_ends_it_without_a_request_to_ollama(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={7: (gate := Gate())}),)
@@ -985,11 +987,11 @@ def streaming_none(url: str) -> None:
     assert rows(url, "SELECT id FROM replies WHERE status = 'streaming'") == []
 
 
-# 5. Memory: viewers that take nothing cost sockets, not text.
+# 5. Memory: viewers that read nothing use sockets, no memory for text.
 
 
 def stuck_viewer(url: str, path: str) -> socket.socket:
-    """A client that asks for a reply and never reads."""
+    """Return a connection that requests a reply and never reads it."""
     address = urlsplit(url)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -1000,7 +1002,7 @@ def stuck_viewer(url: str, path: str) -> socket.socket:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["in the owner", "in another process"])
-def test_invariant_5_stuck_viewers_cost_sockets_not_text(
+def test_invariant_5_stuck_viewers_use_no_memory_for_text(
     processes: Processes, ollama: ScriptedOllama, elsewhere: bool
 ) -> None:
     size, count, viewers = 2_000, 2_500, 60 if elsewhere else 200
@@ -1020,11 +1022,11 @@ def test_invariant_5_stuck_viewers_cost_sockets_not_text(
         assert watcher.view(path)[-1].json["done"] is True
         grown = process.memory_info().rss - before
         print(f"\n{viewers} stuck viewers of {size * count / 1e6:.0f} MB: {grown / 1e6:.0f} MB more", end="")
-        assert len(psutil.Process(shown_by.process.pid).net_connections()) > viewers, "they are not there any more"
+        assert len(psutil.Process(shown_by.process.pid).net_connections()) > viewers, "the viewers were disconnected"
         assert grown < viewers * size * count / 8
 
 
-def test_invariant_5_a_stuck_viewer_is_dropped_and_the_reply_goes_on(
+def test_invariant_5_a_stuck_viewer_is_dropped_and_the_reply_continues(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     chunk = ndjson(*[line("x" * 2_000)] * 100)
@@ -1047,10 +1049,12 @@ def test_invariant_5_a_stuck_viewer_is_dropped_and_the_reply_goes_on(
     assert reply_row(processes.url, path)["status"] == "done"
 
 
-# 6. Whatever the client does, Ollama is drained; whatever Ollama does, the client gets an end.
+# 6. Whatever the client does, Ollama is read to the end; whatever Ollama does, the client gets an end.
 
 
-def test_invariant_6_ollama_is_drained_when_nobody_reads(processes: Processes, ollama: ScriptedOllama) -> None:
+def test_invariant_6_ollama_is_read_to_the_end_when_the_only_viewer_is_stuck(
+    processes: Processes, ollama: ScriptedOllama
+) -> None:
     chunk = ndjson(*[line("x" * 2_000)] * 100)
     ollama.script(Head(), Lines(line("a ")), gate := Gate(), *[Body(chunk)] * 50, Lines(last_line()))
     program, client = processes.start(client_write_timeout=600)
@@ -1063,7 +1067,7 @@ def test_invariant_6_ollama_is_drained_when_nobody_reads(processes: Processes, o
     assert len(log_of(processes.url, path)) == 5_002
 
 
-def test_invariant_6_ollama_is_drained_when_the_only_viewer_has_gone(
+def test_invariant_6_ollama_is_read_to_the_end_when_the_only_viewer_has_disconnected(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={3: (gate := Gate())}),)
@@ -1076,7 +1080,7 @@ def test_invariant_6_ollama_is_drained_when_the_only_viewer_has_gone(
     processes.check(path, client.view(path), words(50))
 
 
-def test_invariant_6_an_adopter_that_cannot_reach_ollama_gives_the_client_an_end(
+def test_invariant_6_an_adopter_that_cannot_reach_ollama_ends_the_reply(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={7: (gate := Gate())}),)

@@ -1,4 +1,4 @@
-"""The log of ended replies: pruned in batches, served in pieces, and what is answered when it is gone."""
+"""The log of ended replies: pruned in batches, served in pages; and replies whose log is pruned."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ LOGGED = "SELECT count(*) FROM reply_lines WHERE reply = $1"
 
 @pytest.fixture
 def forgetful(start_chatterd: Callable[..., Program], database_url: str) -> Iterator[Client]:
-    """A client of a chatterd that reads and keeps a log for a moment only."""
+    """Yield a client of a chatterd with a very short retention time."""
     client = Client(start_chatterd(database_url=database_url, reply_log_retention=0.2).url)
     with client.http:
         yield client
@@ -34,7 +34,7 @@ def wait_pruned(url: str, path: str) -> None:
 
 
 def add_ended_reply(url: str, lines: int, ago: str) -> str:
-    """Put a reply that ended some time ago, and its log of so many lines, into the database; its path."""
+    """Insert a reply that ended some time ago, with a log of so many lines; return its path."""
     id = uuid4()
     execute(
         url,
@@ -51,7 +51,9 @@ def add_ended_reply(url: str, lines: int, ago: str) -> str:
     return f"/llmchat/{id}"
 
 
-def test_an_ended_reply_is_shown_from_its_log_while_that_is_kept(client: Client, session_database_url: str) -> None:
+def test_an_ended_reply_is_shown_from_its_log_during_the_retention_time(
+    client: Client, session_database_url: str
+) -> None:
     path = client.begin("hi")
     shown = client.view(path)
     assert len(shown) == 6
@@ -60,7 +62,7 @@ def test_an_ended_reply_is_shown_from_its_log_while_that_is_kept(client: Client,
     assert rows(session_database_url, LOGGED, uuid(path))[0]["count"] == 6
 
 
-def test_a_reply_whose_log_is_gone_is_shown_as_one_line(forgetful: Client, database_url: str) -> None:
+def test_a_reply_with_a_pruned_log_is_shown_as_one_line(forgetful: Client, database_url: str) -> None:
     path = forgetful.begin("hi")
     forgetful.view(path)
     wait_pruned(database_url, path)
@@ -70,7 +72,7 @@ def test_a_reply_whose_log_is_gone_is_shown_as_one_line(forgetful: Client, datab
     assert event.json["done"] is True
 
 
-def test_nothing_follows_a_line_of_a_log_that_is_gone(forgetful: Client, database_url: str) -> None:
+def test_a_viewer_that_resumes_in_a_pruned_log_gets_no_more_lines(forgetful: Client, database_url: str) -> None:
     path = forgetful.begin("hi")
     forgetful.view(path)
     wait_pruned(database_url, path)
@@ -79,7 +81,7 @@ def test_nothing_follows_a_line_of_a_log_that_is_gone(forgetful: Client, databas
         assert (answer.status_code, answer.content) == (204, b""), last
 
 
-def test_a_log_is_not_read_after_its_time_though_it_is_still_there(
+def test_a_log_is_not_read_after_its_retention_time_even_before_it_is_pruned(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     client = Client(start_chatterd(database_url=database_url, reply_log_retention=60).url)
@@ -92,7 +94,7 @@ def test_a_log_is_not_read_after_its_time_though_it_is_still_there(
         assert client.http.get(path, headers={"Last-Event-ID": "2"}).status_code == 204
 
 
-def test_a_failed_reply_whose_log_is_gone_shows_what_was_said_and_why_it_failed(
+def test_a_failed_reply_with_a_pruned_log_shows_its_partial_text_and_error(
     forgetful: Client, ollama: ScriptedOllama, database_url: str
 ) -> None:
     ollama.script(Head(), Lines(line("so far "), line("so good")))
@@ -105,15 +107,15 @@ def test_a_failed_reply_whose_log_is_gone_shows_what_was_said_and_why_it_failed(
 
 
 @pytest.mark.parametrize("last", [2**31 - 2, 2**31 - 1, 2**31, 10**18 - 1])
-def test_no_line_follows_a_number_beyond_all_lines(client: Client, last: int) -> None:
+def test_a_last_event_id_beyond_the_log_returns_no_lines(client: Client, last: int) -> None:
     path = client.begin("hi")
     client.view(path)
     answer = client.http.get(path, headers={"Last-Event-ID": str(last)})
     assert (answer.status_code, answer.content) == (204, b"")
 
 
-def test_a_long_log_is_pruned_and_a_kept_one_is_not(start_chatterd: Callable[..., Program], database_url: str) -> None:
-    start_chatterd(database_url=database_url).terminate()  # makes the tables
+def test_only_expired_logs_are_pruned(start_chatterd: Callable[..., Program], database_url: str) -> None:
+    start_chatterd(database_url=database_url).terminate()  # creates the tables
     old = [add_ended_reply(database_url, 12_345, "2 hours"), add_ended_reply(database_url, 0, "2 hours")]
     young = add_ended_reply(database_url, 10, "10 minutes")
     client = Client(start_chatterd(database_url=database_url).url)
@@ -124,7 +126,7 @@ def test_a_long_log_is_pruned_and_a_kept_one_is_not(start_chatterd: Callable[...
         assert not reply_row(database_url, young)["pruned"]
 
 
-def test_a_backlog_of_100_000_lines_is_shown_while_others_are_served(
+def test_a_backlog_of_100_000_lines_does_not_block_other_requests(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     program = start_chatterd(database_url=database_url)

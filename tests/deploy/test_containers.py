@@ -1,4 +1,4 @@
-"""The image and the compose file: no Docker engine runs them here, so all is checked that can be without one."""
+"""The image and the compose file, checked as far as possible without a Docker engine."""
 
 import os
 import re
@@ -32,24 +32,24 @@ CHATTERDS = ("chatterd-1", "chatterd-2", "chatterd-3")
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    """The compose file."""
+    """Return the parsed compose file."""
     return dict(yaml.safe_load(COMPOSE.read_text()))
 
 
 def instructions(name: str) -> list[str]:
-    """The arguments of each of the Dockerfile's instructions of that name."""
+    """Return the arguments of the Dockerfile's instructions of that name."""
     text = DOCKERFILE.read_text().replace("\\\n", " ")
     return re.findall(rf"^ *{name} +(?:--\w+=\S+ +)*(.+)$", text, flags=re.MULTILINE)
 
 
 def copied() -> list[str]:
-    """The files and folders that the image has from here."""
+    """Return the files and folders that the image copies from the repository."""
     lines = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text(), flags=re.MULTILINE)
     return [name for line in lines for name in line.split()]
 
 
 def health_check(port: int) -> list[str]:
-    """The command that the image checks itself with, for another port."""
+    """Return the image's health check for another port."""
     [line] = re.findall(r" CMD (\[.*\])$", instructions("HEALTHCHECK")[0])
     command = [str(word).replace("8000", str(port)) for word in yaml.safe_load(line)]
     assert command[0] == "python" and str(port) in command[-1]
@@ -57,7 +57,7 @@ def health_check(port: int) -> list[str]:
 
 
 def options(command: list[str]) -> dict[str, str]:
-    """A command line's settings by their names."""
+    """Return the settings on a command line by name."""
     return {name.removeprefix("--"): value for name, _, value in (word.partition("=") for word in command)}
 
 
@@ -65,14 +65,14 @@ def seconds(time: str) -> float:
     return float(time.removesuffix("s"))
 
 
-def test_the_dockerfile_is_without_fault() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     assert hadolint
     done = subprocess.run([hadolint, str(DOCKERFILE)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_what_is_copied_is_there_and_not_ignored() -> None:
+def test_copied_files_exist_and_are_not_ignored() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for name in copied():
         assert any(file == name or file.startswith(f"{name}/") for file in tracked), name
@@ -80,7 +80,7 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     assert sorted(re.findall(r"^!(\S+)$", ignored, flags=re.MULTILINE)) == sorted(copied())
 
 
-def test_every_setting_that_is_given_is_one(compose: dict[str, Any]) -> None:
+def test_every_setting_exists(compose: dict[str, Any]) -> None:
     environment = {field.metadata["env"] for field in fields(Settings)} | {"PGPASSWORD"}
     [image_command] = instructions("CMD")
     assert options(yaml.safe_load(image_command)).keys() <= KNOWN
@@ -91,7 +91,7 @@ def test_every_setting_that_is_given_is_one(compose: dict[str, Any]) -> None:
         assert service["environment"].keys() | exported <= environment
 
 
-def test_names_fit_together(compose: dict[str, Any]) -> None:
+def test_names_are_consistent(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         for needed, how in service.get("depends_on", {}).items():
             assert how["condition"] != "service_healthy" or "healthcheck" in compose["services"][needed], name
@@ -110,7 +110,7 @@ def test_names_fit_together(compose: dict[str, Any]) -> None:
         assert said == set(service["secrets"])
 
 
-def test_haproxy_asks_where_chatterd_listens(compose: dict[str, Any]) -> None:
+def test_haproxy_connects_to_the_ports_of_chatterd(compose: dict[str, Any]) -> None:
     servers = re.findall(r"^ *server (\S+) (\S+):(\d+)$", (DEPLOY / "haproxy-compose.cfg").read_text(), re.MULTILINE)
     assert [host for _, host, _ in servers] == list(CHATTERDS)
     for _, host, port in servers:
@@ -120,8 +120,8 @@ def test_haproxy_asks_where_chatterd_listens(compose: dict[str, Any]) -> None:
 
 
 @pytest.mark.needs("haproxy")
-def test_haproxy_of_compose_is_the_one_that_is_tested() -> None:
-    """But for the lines that say where it listens, and where the servers are."""
+def test_haproxy_of_compose_is_configured_as_the_tested_one() -> None:
+    """Except for the lines with addresses of the listener and of the servers."""
     differing = re.compile(r"^(#.*\n|$)|^ *(server |bind |#.*(machine|reaches it)|default-server )")
 
     def same(file: str) -> list[str]:
@@ -134,7 +134,7 @@ def test_haproxy_of_compose_is_the_one_that_is_tested() -> None:
     assert all("could not resolve" in line for line in done.stderr.splitlines() if "[WARNING]" in line)
 
 
-def test_there_is_time_to_drain(compose: dict[str, Any]) -> None:
+def test_the_stop_grace_period_exceeds_the_drain_timeout(compose: dict[str, Any]) -> None:
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
     for name in CHATTERDS:
         service = compose["services"][name]
@@ -146,7 +146,7 @@ def test_there_is_time_to_drain(compose: dict[str, Any]) -> None:
 def container(
     compose: dict[str, Any], folder: Path, port: int, database_url: str, ollama: ScriptedOllama
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A chatterd of compose's as near to its container as can be: the image's files, the service's command."""
+    """Run a chatterd as in its container, with the image's files and the service's command."""
     for name in copied():
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / "image" / name)
@@ -163,7 +163,7 @@ def container(
         word.replace("/run/secrets", str(secrets)).replace("0.0.0.0", "127.0.0.1").replace("8000", str(port))
         for word in (*service["entrypoint"], *service["command"])
     ]
-    # Docker Compose makes one dollar of two.
+    # Docker Compose replaces two dollar signs by one.
     command = [word.replace("$$", "$").replace("exec python ", f"exec {sys.executable} ") for word in command]
     environment = {"PATH": os.environ["PATH"], "DATABASE_URL": database_url, "OLLAMA_HOST": ollama.url}
     with (folder / "log").open("wb") as log:
@@ -176,7 +176,7 @@ def container(
 
 
 @pytest.mark.extended
-def test_the_images_files_and_the_services_command_make_a_chatterd(
+def test_the_image_s_files_and_the_service_s_command_run_chatterd(
     compose: dict[str, Any], tmp_path: Path, database_url: str, ollama: ScriptedOllama
 ) -> None:
     [port] = free_ports(1)
@@ -190,7 +190,7 @@ def test_the_images_files_and_the_services_command_make_a_chatterd(
         assert process.poll() is None, (tmp_path / "log").read_text()
         client = Client(f"http://127.0.0.1:{port}")
         with client.http:
-            # Nobody has a token yet.
+            # The token file is empty.
             assert client.http.post("/llmchat", json=client.body("hi")).status_code == 401
         process.send_signal(signal.SIGTERM)
         grace = seconds(compose["services"][CHATTERDS[0]]["stop_grace_period"])

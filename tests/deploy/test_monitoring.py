@@ -24,10 +24,10 @@ ALERTS: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "alerts.yml").read_text(
 ALERTS_TEST: dict[str, Any] = yaml.safe_load((ROOT / "tests" / "deploy" / "alerts_test.yml").read_text())
 
 NAME = re.compile(r"\b(?:chatterd|process|python)_\w+")
-"""What may be a metric in an expression."""
+"""Matches the names of metrics in an expression."""
 
 START_TIMEOUT = 60.0
-"""Seconds until Prometheus must have asked chatterd."""
+"""Seconds until Prometheus must have scraped chatterd."""
 
 
 def panels() -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions() -> list[str]:
-    """Those of the dashboard, as Grafana sends them if everything is chosen."""
+    """Return the dashboard's expressions as Grafana sends them with all values selected."""
     chosen = {"$__rate_interval": "1m", "$__range": "1h", "$job": ".+", "$instance": ".+"}
     found = [target["expr"] for panel in panels() for target in panel["targets"]]
     for variable, value in chosen.items():
@@ -44,7 +44,7 @@ def expressions() -> list[str]:
 
 
 def queries() -> list[str]:
-    """Those of the dashboard's variables."""
+    """Return the queries of the dashboard's variables."""
     return [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"]
 
 
@@ -52,9 +52,9 @@ def queries() -> list[str]:
 
 
 def promtool(*arguments: object) -> str:
-    """Run it; what it says.
+    """Run promtool and return its output.
 
-    :raises AssertionError: it fails, with what it says.
+    :raises AssertionError: it fails; the message is its output.
     """
     done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -73,12 +73,12 @@ def test_promtool_accepts_the_configuration() -> None:
 
 @pytest.mark.needs("prometheus")
 @pytest.mark.extended
-def test_each_alert_fires_when_it_should() -> None:
+def test_promtool_finds_each_alert_to_fire_as_tested() -> None:
     assert "SUCCESS" in promtool("test", "rules", ROOT / "tests" / "deploy" / "alerts_test.yml")
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
-def test_each_alert_is_seen_to_fire_and_not_to_and_says_what_to_do(alert: dict[str, Any]) -> None:
+def test_each_alert_is_tested_firing_and_silent_and_documents_an_action(alert: dict[str, Any]) -> None:
     checks = [
         check
         for test in ALERTS_TEST["tests"]
@@ -95,7 +95,7 @@ def test_each_alert_is_seen_to_fire_and_not_to_and_says_what_to_do(alert: dict[s
 # All expressions.
 
 
-def test_alerts_and_dashboard_name_only_what_metrics_has(client: Client) -> None:
+def test_alerts_and_dashboard_use_only_existing_metrics(client: Client) -> None:
     client.ask("hi")
     client.http.get("/healthz")
     there = scrape(str(client.http.base_url).rstrip("/")).names
@@ -105,7 +105,7 @@ def test_alerts_and_dashboard_name_only_what_metrics_has(client: Client) -> None
     assert len(named) > 30
 
 
-def test_the_dashboard_has_what_grafana_needs() -> None:
+def test_the_dashboard_is_valid() -> None:
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)
     assert {panel["type"] for panel in DASHBOARD["panels"]} == {"row", "stat", "timeseries"}
@@ -129,7 +129,7 @@ def test_the_dashboard_has_what_grafana_needs() -> None:
 
 
 class Prometheus:
-    """A running Prometheus with the shipped files, their ports changed and its patience shortened."""
+    """A running Prometheus with the shipped files, with other ports and shorter intervals."""
 
     def __init__(self, folder: Path, port: int, servers: list[int]) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -151,7 +151,7 @@ class Prometheus:
         )
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What it knows of an expression now; nothing while it starts."""
+        """Return the current result of an expression; nothing while Prometheus starts."""
         try:
             answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, trust_env=False, timeout=20)
         except httpx.ConnectError:
@@ -162,7 +162,7 @@ class Prometheus:
         return list(answer.json()["data"]["result"])
 
     def rules(self) -> list[dict[str, Any]]:
-        """The alerts as it has them."""
+        """Return the loaded alerts."""
         answer = httpx.get(f"{self.url}/api/v1/rules", trust_env=False, timeout=20)
         return [rule for group in answer.json()["data"]["groups"] for rule in group["rules"]]
 
@@ -186,7 +186,9 @@ def prometheus(
 
 @pytest.mark.needs("prometheus")
 @pytest.mark.extended
-def test_a_real_prometheus_reads_chatterd_and_answers_the_dashboard(prometheus: tuple[Prometheus, Program]) -> None:
+def test_a_real_prometheus_scrapes_chatterd_and_answers_the_dashboard_s_queries(
+    prometheus: tuple[Prometheus, Program],
+) -> None:
     server, program = prometheus
     client = Client(program.url)
     with client.http:
@@ -194,7 +196,7 @@ def test_a_real_prometheus_reads_chatterd_and_answers_the_dashboard(prometheus: 
         client.ask("hi")
         client.http.get("/no/such/place")
     eventually("it was asked again", lambda: server.query("rate(chatterd_lines_total[1m]) > 0"), START_TIMEOUT)
-    assert [result["value"][1] for result in server.query("up")].count("1") == 1  # two of the three are not there
+    assert [result["value"][1] for result in server.query("up")].count("1") == 1  # the other two servers do not exist
     for expression in expressions():
         eventually(expression, lambda asked=expression: server.query(asked), START_TIMEOUT)  # type: ignore[misc]
     eventually("it evaluates them", lambda: all(rule["health"] == "ok" for rule in server.rules()), START_TIMEOUT)

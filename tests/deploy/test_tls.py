@@ -1,4 +1,4 @@
-"""The balancers' lines for TLS turned on: HTTP/2, over which a browser's many tabs share one connection."""
+"""The balancers with TLS enabled: HTTP/2, over which all tabs of a browser share one connection."""
 
 import ssl
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.fakes.ollama import Gate, ScriptedOllama, Words
 from tests.program import Program
 
 TABS = 20
-"""More than the six that a browser would get over HTTP/1.1."""
+"""More than the six connections of a browser over HTTP/1.1."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def balancer(
 
 @pytest.fixture
 def client(balancer: Balancer, authority: trustme.CA) -> Iterator[Client]:
-    """A client that keeps one connection, over HTTP/2 if it is offered."""
+    """Yield a client with one connection, over HTTP/2 if the server offers it."""
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     client = Client(balancer.url)
@@ -57,7 +57,7 @@ def said(event: Event | None) -> str:
     return str(event.json["message"]["content"])
 
 
-def test_each_event_passes_before_the_next_line_is_there(client: Client, ollama: ScriptedOllama) -> None:
+def test_each_event_is_forwarded_without_buffering(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Words(hold={1: gate}))
     with client.prompt("hi", options={"num_predict": 3}) as stream:
@@ -78,7 +78,7 @@ def test_many_streams_share_a_connection(client: Client, ollama: ScriptedOllama)
         assert [[said(event) for event in stream.rest()] for stream in streams] == [["w1 ", ""]] * TABS
 
 
-def test_whoever_does_not_speak_http_2_is_served_too(client: Client, balancer: Balancer, authority: trustme.CA) -> None:
+def test_a_client_without_http_2_is_served(client: Client, balancer: Balancer, authority: trustme.CA) -> None:
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     answer = httpx.get(f"{balancer.url}/readyz", verify=trust)
@@ -86,7 +86,7 @@ def test_whoever_does_not_speak_http_2_is_served_too(client: Client, balancer: B
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
-def test_old_versions_of_tls_are_refused(balancer: Balancer, authority: trustme.CA) -> None:
+def test_old_versions_of_tls_are_rejected(balancer: Balancer, authority: trustme.CA) -> None:
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     trust.minimum_version = trust.maximum_version = ssl.TLSVersion.TLSv1_1

@@ -1,4 +1,4 @@
-"""Upgrades while everything goes on: the version before the newest migration beside the present one."""
+"""Upgrades without downtime: the version before the newest migration runs beside the present one."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ def git(*arguments: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def version_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code of the last commit that did not have the newest migration."""
+    """Return the code of the last commit without the newest migration."""
     file = str(NEWEST.relative_to(ROOT))
     commit = git("log", "--diff-filter=A", "--format=%H", "--", file).decode().split()
     if not commit:
@@ -43,7 +43,7 @@ def old(version_before: Path, database_url: str, ollama: ScriptedOllama) -> Iter
         yield program
 
 
-def test_it_streams_on_while_a_new_one_migrates_and_leaves_its_replies_to_it(
+def test_the_old_version_streams_during_a_migration_and_releases_its_replies_to_the_new_one(
     old: Program, start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     number = int(NEWEST.name.split("_")[0])
@@ -61,7 +61,7 @@ def test_it_streams_on_while_a_new_one_migrates_and_leaves_its_replies_to_it(
         shown += [stream.next(), stream.next()]
         asker = Client(old.url)
         with asker.http:
-            assert asker.ask("another")[-1].json["done"]  # the old one works on as it did
+            assert asker.ask("another")[-1].json["done"]  # the old version still works
         with new.http:
             assert old.terminate() == 0
             shown += new.view(path, last_event_id=3)

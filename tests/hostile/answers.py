@@ -1,4 +1,4 @@
-"""Whether what came back is well-formed HTTP, and what every answer of chatterd must be. Pure."""
+"""Check that answers are valid HTTP, and that they meet what every answer of chatterd must meet. Without I/O."""
 
 import json
 import re
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import h11
 
 INTERNAL = re.compile(r"Traceback|File \"|asyncpg|tornado|SELECT|INSERT|/work|\.py\b", re.IGNORECASE)
-"""What no sentence for a client may say."""
+"""Matches text that no error message may contain."""
 
 START = b"HTTP/1.1 "
 
 
 @dataclass
 class Answer:
-    """One final answer."""
+    """A final answer, not an interim one."""
 
     status: int
     headers: dict[bytes, bytes] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Answer:
 
 
 def answers(data: bytes, methods: Sequence[bytes]) -> list[Answer]:
-    """Take apart what a connection brought, up to its end.
+    """Parse all bytes of a connection into answers.
 
     :param methods: of the requests, as far as they are known; all others are taken for GET.
     :raises h11.RemoteProtocolError: it is not HTTP/1.1.
@@ -72,14 +72,14 @@ def _ends_with_the_connection(answer: Answer) -> bool:
 
 
 def complaint(answer: Answer) -> str | None:
-    """What is wrong with an answer; None if nothing is."""
+    """Return what is wrong with an answer; None if nothing is."""
     if answer.status >= 500:
         return f"{answer.status}: {answer.body[:200]!r}"
     if answer.status < 400 or not answer.whole or b"x-ollama" in answer.headers:
         return None
     if answer.headers.get(b"content-type") != b"application/json; charset=utf-8":
         return f"{answer.status} is not JSON: {answer.headers}"
-    if answer.body:  # else it was asked for by HEAD
+    if answer.body:  # otherwise the request was a HEAD
         [(name, sentence)] = json.loads(answer.body).items()
         if name != "error" or not re.fullmatch(r"\S.*\.", sentence) or INTERNAL.search(sentence):
             return f"{answer.status} says no sentence: {answer.body[:200]!r}"

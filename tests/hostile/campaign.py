@@ -1,4 +1,4 @@
-"""Many mutated requests against one running chatterd, and whether it is as well afterwards as it was before."""
+"""Send many mutated requests to a running chatterd, and check that it is unharmed."""
 
 import asyncio
 import time
@@ -15,14 +15,14 @@ from tests.hostile.sender import Verdict, send_all
 from tests.program import Program
 
 SPARE_SOCKETS = 12
-"""Open files more than before that are no leak: connections to PostgreSQL that the pool has opened."""
+"""Additional open files that are no leak: connections to PostgreSQL that the pool has opened."""
 
 GONE_ON_WITH = 100
-"""Conversations that are asked for one more reply afterwards."""
+"""The number of conversations that get one more prompt at the end."""
 
 
 class Brief(Step):
-    """Answers in two lines, whatever is asked; keeps the bodies of requests that should never have come here."""
+    """Answers every request with two lines; keeps the bodies of forged requests, which must not arrive."""
 
     def __init__(self) -> None:
         self.forged: list[bytes] = []
@@ -34,8 +34,10 @@ class Brief(Step):
         await Lines(line("Hello"), last_line()).play(answer)
 
 
-def assault(program: Program, ollama: ScriptedOllama, database_url: str, seed: int, numbers: Iterable[int]) -> Verdict:
-    """Send the attempts of these numbers. Log lines are for the caller to look at."""
+def send_mutated(
+    program: Program, ollama: ScriptedOllama, database_url: str, seed: int, numbers: Iterable[int]
+) -> Verdict:
+    """Send the attempts of these numbers and return the verdict; the caller checks the log."""
     model = Brief()
     ollama.default = (model,)
     client = Client(program.url)
@@ -48,31 +50,31 @@ def assault(program: Program, ollama: ScriptedOllama, database_url: str, seed: i
         if program.process.poll() is not None:
             verdict.wrong.append(f"chatterd has died: {program.log[-2_000:]}")
             return verdict
-        verdict.wrong += [f"Ollama was asked by a request that was none: {body!r}" for body in model.forged]
+        verdict.wrong += [f"a forged request reached Ollama: {body!r}" for body in model.forged]
         if rows(database_url, "SELECT FROM chatts WHERE appid = $1", FORGED):
-            verdict.wrong.append("a request that was none is in the database")
+            verdict.wrong.append("a forged request is in the database")
         verdict.wrong += _unreadable(client, database_url)
         if client.ask("still there?")[-1].json.get("done") is not True:
-            verdict.wrong.append("it does not stream any more")
+            verdict.wrong.append("chatterd does not stream any more")
     eventually("no reply runs", lambda: not rows(database_url, "SELECT FROM replies WHERE status = 'streaming'"))
     eventually("no socket is left", lambda: process.num_fds() <= before + SPARE_SOCKETS)
     return verdict
 
 
 def _unreadable(client: Client, database_url: str) -> Iterator[str]:
-    """Conversations that cannot be read, or gone on with."""
+    """Yield an error for each conversation that cannot be read or continued."""
     for number, row in enumerate(rows(database_url, "SELECT DISTINCT appid FROM chatts WHERE appid LIKE 'fuzz-%'")):
         client.appid = row["appid"]
         answer = client.http.get("/llmchat", params={"appID": client.appid, "limit": 500})
         if answer.status_code != 200 or not answer.json()["messages"]:
             yield f"the conversation {client.appid} cannot be read: {answer.status_code} {answer.text[:200]}"
         if number < GONE_ON_WITH and client.ask()[-1].json.get("done") is not True:
-            yield f"the conversation {client.appid} cannot be gone on with"
+            yield f"the conversation {client.appid} cannot be continued"
     client.appid = "after"
 
 
-def told(verdict: Verdict, seed: int, began: float) -> dict[str, str]:
-    """A campaign's figures."""
+def results(verdict: Verdict, seed: int, began: float) -> dict[str, str]:
+    """Return the results of a campaign."""
     statuses = ", ".join(f"{status}: {times}" for status, times in sorted(verdict.statuses.items()))
     return {
         "seed": str(seed),

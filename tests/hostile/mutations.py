@@ -1,4 +1,4 @@
-"""What is done to a right request until it is a wrong one. Pure: a seed makes the same attempts each time."""
+"""Mutate valid requests into invalid ones. Without I/O: a seed reproduces its attempts."""
 
 import gzip
 import random
@@ -12,14 +12,14 @@ from tests.hostile.requests import any_request, ask, forged, last
 Mutation = Callable[[random.Random, Request], None]
 
 RIGHT = "right"
-"""The name of what has only its body mutated, if anything."""
+"""The name of a mutation that changes at most the body."""
 
 CONTROLS = [bytes([number]) for number in (*range(9), *range(10, 32), 127)]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one connection is sent.
+    """The requests of one connection.
 
     :ivar pieces: in so many writes.
     :ivar ending: what the client does then: ``wait`` for what the server says, ``half``-close, ``close``, ``reset``.
@@ -36,7 +36,7 @@ class Attempt:
 
     @property
     def last(self) -> bytes:
-        """What the answer to its last request, a right one, says of itself."""
+        """Return the request id in the answer to its last request, a valid one."""
         return b"X-Request-Id: last-%d\r\n" % self.number
 
 
@@ -72,7 +72,7 @@ def _cut(chance: random.Random, data: bytes) -> list[bytes]:
     return [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True) if start < end]
 
 
-# Which of two framings counts is unclear: the request that hides behind one of them must not be carried out.
+# Request smuggling: two framings contradict each other, and the request hidden behind one must not be executed.
 
 
 def both_lengths(chance: random.Random, request: Request) -> None:
@@ -96,7 +96,7 @@ def two_lengths(chance: random.Random, request: Request) -> None:
 
 
 def odd_length(chance: random.Random, request: Request) -> None:
-    """No length, or is it one? If it is taken for none, what follows is a request."""
+    """An invalid Content-Length; a parser that ignores it takes the body for a request."""
     length = b"%d" % len(forged())
     odd = [
         b"+" + length,
@@ -116,7 +116,7 @@ def odd_length(chance: random.Random, request: Request) -> None:
 
 
 def odd_encoding(chance: random.Random, request: Request) -> None:
-    """Chunked to some, not to others."""
+    """A Transfer-Encoding that only some parsers read as chunked."""
     odd = [
         b"xchunked",
         b"chunked, identity",
@@ -138,14 +138,14 @@ def odd_encoding(chance: random.Random, request: Request) -> None:
 
 
 def encoding_twice(chance: random.Random, request: Request) -> None:
-    """Two codings, of which one is none that is known."""
+    """Two codings, one of them unknown."""
     both = [(b"Transfer-Encoding", b"chunked"), (b"Transfer-encoding", chance.choice([b"x", b"identity", b"chunked"]))]
     chance.shuffle(both)
     _hide(request, b"0\r\n\r\n" + forged(), *both, length=chance.choice([None, -1]))
 
 
 def odd_name_of_the_encoding(chance: random.Random, request: Request) -> None:
-    """Another field to some, the same to others."""
+    """A field name that only some parsers read as Transfer-Encoding."""
     odd = [
         b"Transfer-Encoding ",
         b"Transfer-Encoding\t",
@@ -163,14 +163,14 @@ def odd_name_of_the_encoding(chance: random.Random, request: Request) -> None:
 
 
 def encoding_in_http_1_0(chance: random.Random, request: Request) -> None:
-    """HTTP/1.0 knows no chunks (RFC 9112, section 6.1)."""
+    """Chunks in HTTP/1.0, which does not have them (RFC 9112, section 6.1)."""
     _hide(request, b"0\r\n\r\n" + forged(), (b"Transfer-Encoding", b"chunked"), length=None)
     request.version = b" HTTP/1.0"
     request.set(b"Connection", b"keep-alive")
 
 
 def odd_chunks(chance: random.Random, request: Request) -> None:
-    """Chunks whose sizes some read in another way."""
+    """Chunk sizes that parsers read differently."""
     size = b"%x" % len(forged())
     odd = [
         b"+0",
@@ -198,30 +198,30 @@ def odd_chunks(chance: random.Random, request: Request) -> None:
 
 
 def in_a_body(chance: random.Random, request: Request) -> None:
-    """A body is a body, whatever is in it."""
+    """A forged request in a valid body."""
     _hide(request, chance.choice([b"", b"\r\n\r\n", b"0\r\n\r\n"]) + forged())
 
 
 def in_a_trailer(chance: random.Random, request: Request) -> None:
-    """What follows the last chunk up to a blank line is a trailer."""
+    """A forged request in a trailer."""
     trailer = chance.choice([b"X: y\r\n", b"Content-Length: 0\r\n", b"\r", b"\n"])
     _hide(request, b"0\r\n" + trailer + forged(), (b"Transfer-Encoding", b"chunked"), length=None)
 
 
 def in_a_field(chance: random.Random, request: Request) -> None:
-    """No end of a line, or one only to some."""
+    """A line terminator that only some parsers accept."""
     end = chance.choice([b"\r", b"\x00", b"\x0b", b"\x0c", b"\x85", b"\r\r\r"])
     request.framing, request.body = "none", b""
     request.fields.append((b"X", b"y" + end + end + forged().replace(b"\r\n", end)))
 
 
 def behind_an_upgrade(chance: random.Random, request: Request) -> None:
-    """A protocol that is not spoken here; what follows is of that protocol, or of the body."""
+    """An upgrade to an unsupported protocol, followed by a forged request."""
     _hide(request, forged(), (b"Upgrade", chance.choice([b"h2c", b"websocket"])), (b"Connection", b"Upgrade"))
 
 
 def _hide(request: Request, body: bytes, *fields: tuple[bytes, bytes], length: int | None = -1) -> None:
-    """Have a body with a forged request in it, and ``length`` announced: all of it if negative, none if None."""
+    """Set a body that contains a forged request, and a Content-Length: the real one if negative, none if None."""
     request.framing, request.body = "none", body
     request.fields += fields
     if length is not None:
@@ -248,7 +248,7 @@ SMUGGLING: dict[str, Mutation] = {
 }
 
 
-# Heads and bodies that are odd.
+# Unusual and invalid heads and bodies.
 
 
 def odd_method(chance: random.Random, request: Request) -> None:
@@ -275,7 +275,7 @@ def http_2(chance: random.Random, request: Request) -> None:
 
 
 def whole_address(chance: random.Random, request: Request) -> None:
-    """The absolute form, which a server must take too (RFC 9112, section 3.2.2)."""
+    """The absolute form of the target, which a server must accept (RFC 9112, section 3.2.2)."""
     odd = [b"http://x", b"https://x:443", b"http://[::1]", b"http://", b"//x", b"ftp://x", b"http://a@b", b"x:"]
     request.target = chance.choice(odd) + request.target
 
@@ -347,7 +347,7 @@ def odd_host(chance: random.Random, request: Request) -> None:
 
 
 def odd_field(chance: random.Random, request: Request) -> None:
-    """A field that the server looks at, with a value that it should not have."""
+    """A field that the server reads, with an invalid value."""
     names = [b"Last-Event-ID", b"Idempotency-Key", b"Content-Type", b"X-Request-ID", b"Accept-Encoding", b"Prefer"]
     names += [
         b"If-None-Match",
@@ -410,7 +410,7 @@ def upgrading(chance: random.Random, request: Request) -> None:
 
 
 def odd_line(chance: random.Random, request: Request) -> None:
-    """A line that is no field."""
+    """A line that is not a field."""
     odd = [
         b"no colon",
         b"",
@@ -504,7 +504,7 @@ def odd_body(chance: random.Random, request: Request) -> None:
 
 
 def _as_written(request: Request, head: bytes) -> None:
-    """Have exactly this head, whatever its parts say."""
+    """Replace the head by these bytes."""
     request.method, _, rest = head.partition(b" ")
     request.target, _, rest = rest.partition(b" ")
     line, _, rest = rest.partition(request.end)
@@ -539,7 +539,7 @@ HEADS: list[Mutation] = [
 NAMED = {mutation.__name__: mutation for mutation in HEADS}
 
 
-# Bytes, whatever they mean.
+# Mutations of bytes.
 
 
 def flipped(chance: random.Random, data: bytes) -> bytes:

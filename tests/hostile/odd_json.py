@@ -1,4 +1,4 @@
-"""Odd JSON: wrong types everywhere, huge numbers, deep nesting, duplicate keys, half characters. Pure."""
+"""Unusual and invalid JSON: wrong types, huge numbers, deep nesting, duplicate keys, lone surrogates. Without I/O."""
 
 import json
 import random
@@ -77,18 +77,18 @@ ODD: list[bytes] = [
     b"nul",
     b"/* */ 1",
 ]
-"""What stands where something else should."""
+"""Values to insert in place of others."""
 
 
 class Raw:
-    """A place in a value where exactly these bytes are to stand."""
+    """A part of a value that is written as exactly these bytes."""
 
     def __init__(self, text: bytes) -> None:
         self.text = text
 
 
 def write(value: Any, doubled: Any = None) -> bytes:
-    """Write JSON; an object that is ``doubled`` has each of its keys twice."""
+    """Write JSON; the object ``doubled`` gets each of its keys twice."""
     if isinstance(value, Raw):
         return value.text
     if isinstance(value, dict):
@@ -100,7 +100,7 @@ def write(value: Any, doubled: Any = None) -> bytes:
 
 
 def mutated(chance: random.Random, value: Any) -> bytes:
-    """Write ``value`` with something odd in one place of it, or in a few."""
+    """Write ``value`` with unusual parts in one or a few places."""
     places = _places(value)
     for _ in range(chance.choice([1, 1, 1, 2, 4])):
         container, key = chance.choice(places)

@@ -1,4 +1,4 @@
-"""A request of HTTP/1.1 as a thing of parts, written to bytes as it is told, right or wrong. Pure."""
+"""An HTTP/1.1 request of separate parts, written to bytes without any check. Without I/O."""
 
 from dataclasses import dataclass, field
 
@@ -26,12 +26,12 @@ class Request:
 
     @property
     def data(self) -> bytes:
-        """As it is sent."""
+        """Return the bytes of the request."""
         return self.head + (chunked(self.body) if self.framing == "chunked" else self.body)
 
     @property
     def head(self) -> bytes:
-        """The request line and the fields."""
+        """Return the request line and the fields."""
         fields = [*self.host, *self.fields]
         if self.framing == "length" and self.body:
             fields.append((b"Content-Length", b"%d" % len(self.body)))
@@ -41,12 +41,12 @@ class Request:
         return b"".join(line + self.end for line in [*lines, b""])
 
     def set(self, name: bytes, value: bytes) -> None:
-        """Have the field once, with this value."""
+        """Set a field, replacing all fields of that name."""
         self.fields = [one for one in self.fields if one[0].lower() != name.lower()]
         self.fields.append((name, value))
 
 
 def chunked(body: bytes, size: int = 100) -> bytes:
-    """The body in chunks (RFC 9112, section 7.1)."""
+    """Return the body in chunks (RFC 9112, section 7.1)."""
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])

@@ -1,4 +1,4 @@
-"""Whole, right requests for every route: what mutations begin with. Pure, but for a list of replies that exist."""
+"""Valid requests for every route, the input of the mutations. Without I/O."""
 
 import json
 import random
@@ -11,11 +11,11 @@ from tests.hostile.odd_json import mutated, write
 from tests.hostile.request import JSON, Request
 
 FORGED = "smuggled"
-"""How the conversation is called of a request that must not be carried out."""
+"""The appID of forged requests, which must not be executed."""
 
 
 def prompt(appid: str) -> dict[str, Any]:
-    """The body of a prompt."""
+    """Return the body of a prompt."""
     return {
         "appID": appid,
         "model": "fake",
@@ -40,7 +40,7 @@ def ask(chance: random.Random, appid: str, replies: list[str]) -> Request:
 
 
 def generate(chance: random.Random, appid: str, replies: list[str]) -> Request:
-    """POST to be passed through."""
+    """POST a request that is passed on to Ollama."""
     body = {"model": "fake", "prompt": appid, "options": {"seed": 1}, "images": []}
     return Request(b"POST", b"/llmprompt", [JSON], _body(chance, body))
 
@@ -70,7 +70,7 @@ def stop(chance: random.Random, appid: str, replies: list[str]) -> Request:
 
 
 def look(chance: random.Random, appid: str, replies: list[str]) -> Request:
-    """GET or HEAD what has no parameters."""
+    """GET or HEAD a route without parameters."""
     paths = "/ /docs /status /static/openapi.json /static/../server.py /models /healthz /readyz /nope"
     return Request(chance.choice([b"GET", b"GET", b"HEAD"]), chance.choice(paths.split()).encode())
 
@@ -78,11 +78,11 @@ def look(chance: random.Random, appid: str, replies: list[str]) -> Request:
 Maker = Callable[[random.Random, str, list[str]], Request]
 
 MAKERS: dict[Maker, int] = {ask: 8, generate: 3, read: 2, forget: 1, follow: 2, stop: 1, look: 2}
-"""How often each is made."""
+"""The weights of the requests."""
 
 
 def any_request(chance: random.Random, appid: str, replies: list[str]) -> Request:
-    """Make one of them."""
+    """Return a random request."""
     [make] = chance.choices([*MAKERS], [*MAKERS.values()])
     request = make(chance, appid, replies)
     if request.body and chance.random() < 0.2:
@@ -91,13 +91,13 @@ def any_request(chance: random.Random, appid: str, replies: list[str]) -> Reques
 
 
 def forged() -> bytes:
-    """A whole prompt that must never be taken for a request of its own."""
+    """Return a complete prompt that must never be executed."""
     body = write(prompt(FORGED))
     return Request(b"POST", b"/llmchat", [JSON], body).data
 
 
 def last(name: str) -> bytes:
-    """A request whose answer, known by its ``X-Request-ID``, is a connection's last."""
+    """Return the last request of a connection; its ``X-Request-ID`` identifies the answer."""
     fields = [(b"X-Request-ID", name.encode()), (b"Connection", b"close")]
     return Request(b"GET", b"/healthz", fields).data
 

@@ -1,4 +1,4 @@
-"""Sends attempts, each on a connection of its own, many at a time, and judges what comes back."""
+"""Send attempts, each on its own connection, many concurrently, and check the answers."""
 
 import asyncio
 import collections
@@ -15,19 +15,19 @@ from tests.hostile.answers import Answer, answers, complaint
 from tests.hostile.mutations import RIGHT, Attempt
 from tests.hostile.requests import FORGED
 
-AT_ONCE = 40
-"""Connections at a time."""
+CONCURRENCY = 40
+"""Concurrent connections."""
 
 QUIET = 0.3
-"""Seconds without a byte after which the client says that nothing more will come; judged is only what comes then."""
+"""Seconds without a byte after which the client closes its side; only then are the answers checked."""
 
 PATIENCE = 60.0
-"""Seconds for one attempt, after which the server hangs."""
+"""Timeout of an attempt, in seconds."""
 
 
 @dataclass
 class Verdict:
-    """What became of many attempts.
+    """The results of many attempts.
 
     :ivar wrong: what must not happen, in words, with the bytes that made it happen.
     """
@@ -37,7 +37,7 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
 
     def judge(self, attempt: Attempt, data: bytes, closed: bool) -> None:
-        """Look at all that an attempt's connection brought.
+        """Check all bytes that an attempt's connection received.
 
         :param closed: whether the server closed it before the client said that nothing more will come.
         """
@@ -64,7 +64,7 @@ class Verdict:
 
 
 async def send_all(url: str, attempts: Iterable[Attempt]) -> Verdict:
-    """Send attempts, :data:`AT_ONCE` at a time."""
+    """Send attempts, :data:`CONCURRENCY` concurrently."""
     verdict = Verdict()
     host = urlsplit(url)
     waiting = iter(attempts)
@@ -79,12 +79,12 @@ async def send_all(url: str, attempts: Iterable[Attempt]) -> Verdict:
             else:
                 verdict.judge(attempt, data, closed)
 
-    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
     return verdict
 
 
 async def _send(host: str, port: int, attempt: Attempt) -> tuple[bytes, bool]:
-    """One attempt: what came back, and whether the server closed by itself."""
+    """Send one attempt; return the received bytes, and whether the server closed the connection."""
     reader, writer = await asyncio.open_connection(host, port)
     received: list[bytes] = []
     try:
@@ -113,7 +113,7 @@ async def _send(host: str, port: int, attempt: Attempt) -> tuple[bytes, bool]:
 
 
 async def _read(reader: asyncio.StreamReader, received: list[bytes], quiet: float) -> bool:
-    """Read to the connection's end; False if nothing came for ``quiet`` seconds."""
+    """Read to the end of the connection; return False if nothing comes for ``quiet`` seconds."""
     try:
         while data := await asyncio.wait_for(reader.read(65_536), quiet):
             received.append(data)
@@ -125,7 +125,7 @@ async def _read(reader: asyncio.StreamReader, received: list[bytes], quiet: floa
 
 
 def _taken_apart(data: bytes, methods: list[bytes]) -> list[Answer]:
-    """The answers. Whether a malformed request was one by HEAD, which is answered without a body, nobody can say."""
+    """Return the answers. It is undecidable whether a malformed request is a HEAD, which is answered without a body."""
     try:
         return answers(data, methods)
     except h11.RemoteProtocolError:

@@ -1,4 +1,4 @@
-"""A hostile Ollama: whatever it answers, the client gets an honest end, and chatterd neither follows nor keeps it."""
+"""A hostile Ollama: whatever it answers, the client gets a correct end, and chatterd's memory stays bounded."""
 
 import gzip
 import json
@@ -25,18 +25,18 @@ MEGABYTES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Told:
-    """How a reply ended: its events, and its row."""
+class Outcome:
+    """The end of a reply: its events and its row."""
 
     events: list[Event]
     row: dict[str, Any]
 
 
 @pytest.fixture
-def ask(client: Client, ollama: ScriptedOllama, session_database_url: str) -> Callable[..., Told]:
-    """Play a script as the answer to a prompt; the conversation can be read and gone on with afterwards."""
+def ask(client: Client, ollama: ScriptedOllama, session_database_url: str) -> Callable[..., Outcome]:
+    """Return a function that answers a prompt with a script and checks that the conversation can be continued."""
 
-    def ask(*steps: Step) -> Told:
+    def ask(*steps: Step) -> Outcome:
         ollama.script(*steps)
         with client.prompt("hi") as stream:
             events = stream.rest()
@@ -45,18 +45,18 @@ def ask(client: Client, ollama: ScriptedOllama, session_database_url: str) -> Ca
         assert client.history()["reply"] is None
         assert client.ask("again")[-1].json["done"] is True
         json.loads(ollama.requests[-1].body)
-        return Told(events, row)
+        return Outcome(events, row)
 
     return ask
 
 
-def check_failed(told: Told) -> None:
-    """The last event is an error, and the row says the same."""
-    assert told.events[-1].name == "error"
-    assert told.row["status"] in ("failed", "truncated") and told.row["error"]
+def check_failed(outcome: Outcome) -> None:
+    """Check that the last event is an error, and that the row holds it."""
+    assert outcome.events[-1].name == "error"
+    assert outcome.row["status"] in ("failed", "truncated") and outcome.row["error"]
 
 
-# Answers that are no HTTP, or hardly.
+# Invalid and unusual HTTP.
 
 BROKEN = {
     "status 000": b"HTTP/1.1 000 X\r\nContent-Length: 5\r\n\r\nwords",
@@ -78,12 +78,12 @@ BROKEN = {
     "huge chunk": CHUNKED + b"fffffffffffffffff\r\nwords\r\n",
     "chunk without size": CHUNKED + b"\r\nwords\r\n0\r\n\r\n",
 }
-"""Each is followed by the connection's end."""
+"""Invalid responses; after each, the connection is closed."""
 
 
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN)
-def test_what_is_not_http_ends_in_words_everywhere(
-    client: Client, ollama: ScriptedOllama, ask: Callable[..., Told], answer: bytes
+def test_invalid_http_ends_with_an_error_message_on_every_route(
+    client: Client, ollama: ScriptedOllama, ask: Callable[..., Outcome], answer: bytes
 ) -> None:
     check_failed(ask(Send(answer), Close()))
     ollama.script(Send(answer), Close())
@@ -91,7 +91,7 @@ def test_what_is_not_http_ends_in_words_everywhere(
         status, body = _post(client)
         assert (status, [*json.loads(body)]) in ((502, ["error"]), (503, ["error"]))
     except httpx.RemoteProtocolError:
-        pass  # it had begun to be passed on, and does not look whole
+        pass  # it was being passed on, and ends as an incomplete response
     ollama.probed = Send(answer)
     listed = client.http.get("/models")
     assert listed.status_code == 503 and "Ollama" in listed.json()["error"]
@@ -113,11 +113,11 @@ ODD = {
 
 
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
-def test_what_is_odd_but_http_is_taken(
-    client: Client, ollama: ScriptedOllama, ask: Callable[..., Told], answer: bytes
+def test_unusual_but_valid_http_is_accepted(
+    client: Client, ollama: ScriptedOllama, ask: Callable[..., Outcome], answer: bytes
 ) -> None:
-    told = ask(Send(answer), Close())
-    assert ([event.name for event in told.events], told.row["status"]) == (["message", "message"], "done")
+    outcome = ask(Send(answer), Close())
+    assert ([event.name for event in outcome.events], outcome.row["status"]) == (["message", "message"], "done")
     ollama.script(Send(answer), Close())
     assert _post(client) == (200, BODY)
     ollama.probed = Send(answer)
@@ -125,13 +125,13 @@ def test_what_is_odd_but_http_is_taken(
 
 
 @pytest.mark.parametrize("status", [204, 205, 304])
-def test_an_answer_without_content_is_one(
-    client: Client, ollama: ScriptedOllama, ask: Callable[..., Told], status: int
+def test_a_response_without_content_fails_a_reply_and_is_passed_on_elsewhere(
+    client: Client, ollama: ScriptedOllama, ask: Callable[..., Outcome], status: int
 ) -> None:
     answer = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status
-    told = ask(Send(answer), Close())
-    check_failed(told)
-    assert str(status) in told.row["error"]
+    outcome = ask(Send(answer), Close())
+    check_failed(outcome)
+    assert str(status) in outcome.row["error"]
     ollama.script(Send(answer), Close())
     assert _post(client) == (status, b"")
     ollama.probed = Send(answer)
@@ -140,15 +140,15 @@ def test_an_answer_without_content_is_one(
 
 
 @pytest.mark.parametrize("status", [302, 307])
-def test_a_redirect_is_not_followed_wherever_it_leads(
-    client: Client, ollama: ScriptedOllama, ask: Callable[..., Told], status: int
+def test_a_redirect_is_not_followed(
+    client: Client, ollama: ScriptedOllama, ask: Callable[..., Outcome], status: int
 ) -> None:
     with ScriptedOllama() as canary:
         place = f"{canary.url}/api/tags".encode()
         answer = b"HTTP/1.1 %d X\r\nLocation: %b\r\nRefresh: 0;%b\r\nContent-Length: 0\r\n\r\n" % (status, place, place)
-        told = ask(Send(answer), Close())
-        check_failed(told)
-        assert str(status) in told.row["error"]
+        outcome = ask(Send(answer), Close())
+        check_failed(outcome)
+        assert str(status) in outcome.row["error"]
         ollama.script(Send(answer), Close())
         assert _post(client)[0] == status
         ollama.probed = Send(answer)
@@ -159,14 +159,14 @@ def test_a_redirect_is_not_followed_wherever_it_leads(
 
 
 @pytest.mark.parametrize(("coding", "data"), [("gzip", BOMB), ("deflate", zlib.compress(bytes(20_000_000)))])
-def test_what_is_compressed_stays_so(
-    client: Client, ollama: ScriptedOllama, ask: Callable[..., Told], coding: str, data: bytes
+def test_a_compressed_response_is_not_decompressed(
+    client: Client, ollama: ScriptedOllama, ask: Callable[..., Outcome], coding: str, data: bytes
 ) -> None:
-    """Nobody asked for it, so it cannot be read; above all it does not become a thousand times as large."""
+    """chatterd did not request compression; decompressing would multiply the size by a thousand."""
     answer = OK + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (coding.encode(), len(data)) + data
-    told = ask(Send(answer), Close())
-    check_failed(told)
-    assert sum(len(event.data) for event in told.events) < 10 * len(data)
+    outcome = ask(Send(answer), Close())
+    check_failed(outcome)
+    assert sum(len(event.data) for event in outcome.events) < 10 * len(data)
     ollama.script(Send(answer), Close())
     assert _post(client) == (200, data)
     ollama.probed = Send(answer)
@@ -196,11 +196,11 @@ LINES = {
 
 
 @pytest.mark.parametrize("odd", LINES.values(), ids=LINES)
-def test_an_odd_line_is_shown_as_it_is_and_the_reply_goes_on(ask: Callable[..., Told], odd: bytes) -> None:
-    told = ask(Head(), Lines(line("a"), odd, last_line("z")))
-    assert [event.data.encode() for event in told.events][1] == odd
-    assert {event.name for event in told.events} == {"message"}
-    assert (told.row["status"], told.row["error"]) == ("done", None)
+def test_an_unusual_line_is_shown_unchanged_and_the_reply_continues(ask: Callable[..., Outcome], odd: bytes) -> None:
+    outcome = ask(Head(), Lines(line("a"), odd, last_line("z")))
+    assert [event.data.encode() for event in outcome.events][1] == odd
+    assert {event.name for event in outcome.events} == {"message"}
+    assert (outcome.row["status"], outcome.row["error"]) == ("done", None)
 
 
 UNREADABLE = {
@@ -219,28 +219,28 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("garbage", UNREADABLE.values(), ids=UNREADABLE)
-def test_a_line_that_cannot_be_read_or_kept_is_told_of_and_the_reply_goes_on(
-    ask: Callable[..., Told], garbage: bytes
+def test_an_unreadable_line_is_shown_as_an_error_and_the_reply_continues(
+    ask: Callable[..., Outcome], garbage: bytes
 ) -> None:
-    told = ask(Head(), Lines(line("a"), garbage, last_line("z")))
-    assert [event.name for event in told.events] == ["message", "error", "message"]
-    assert (told.row["status"], told.row["error"]) == ("done", None)
+    outcome = ask(Head(), Lines(line("a"), garbage, last_line("z")))
+    assert [event.name for event in outcome.events] == ["message", "error", "message"]
+    assert (outcome.row["status"], outcome.row["error"]) == ("done", None)
 
 
-def test_a_reply_that_drips_byte_by_byte_is_whole(ask: Callable[..., Told]) -> None:
+def test_a_reply_that_arrives_byte_by_byte_is_complete(ask: Callable[..., Outcome]) -> None:
     body = ndjson(line("sl"), last_line("ow"))
     answer = CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
-    told = ask(*(Send(answer[at : at + 1]) for at in range(len(answer))), Close())
-    assert "".join(event.json["message"]["content"] for event in told.events) == "slow"
-    assert told.row["status"] == "done"
+    outcome = ask(*(Send(answer[at : at + 1]) for at in range(len(answer))), Close())
+    assert "".join(event.json["message"]["content"] for event in outcome.events) == "slow"
+    assert outcome.row["status"] == "done"
 
 
-# Without end.
+# Endless responses.
 
 
 @dataclass(eq=False)
 class Flood(Step):
-    """Sends the same bytes again and again, ``megabytes`` in all or until the client has gone."""
+    """Sends the same bytes repeatedly, up to ``megabytes`` or until the client disconnects."""
 
     piece: bytes
     megabytes: int
@@ -253,7 +253,7 @@ class Flood(Step):
 
 @pytest.fixture
 def growth(chatterd: Program) -> Iterator[Callable[[], float]]:
-    """How many megabytes of memory the program has taken more than at the test's beginning."""
+    """Return a function that returns the growth of the program's memory since the start of the test, in megabytes."""
     process = psutil.Process(chatterd.process.pid)
     before = process.memory_info().rss
     yield lambda: (process.memory_info().rss - before) / MEGABYTES
@@ -264,26 +264,26 @@ def growth(chatterd: Program) -> Iterator[Callable[[], float]]:
     [(OK + b"X: ", b"y"), (OK, b"X: y\r\n"), (b"", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"", b"\x00")],
     ids=["field", "fields", "interim answers", "zeros"],
 )
-def test_a_head_without_end_is_not_read_for_long(
-    ollama: ScriptedOllama, ask: Callable[..., Told], growth: Callable[[], float], start: bytes, piece: bytes
+def test_an_endless_head_is_aborted(
+    ollama: ScriptedOllama, ask: Callable[..., Outcome], growth: Callable[[], float], start: bytes, piece: bytes
 ) -> None:
     flood = Flood(piece, 200)
     check_failed(ask(Send(start), flood, Close()))
     ollama.requests[0].closed.wait()
-    assert ollama.requests[0].sent < 20 * MEGABYTES  # what the sockets hold
+    assert ollama.requests[0].sent < 20 * MEGABYTES  # the size of the socket buffers
     assert growth() < 20
 
 
-def test_blank_lines_without_end_cost_nothing(ask: Callable[..., Told], growth: Callable[[], float]) -> None:
-    told = ask(Send(OK + b"\r\n"), Flood(b"\n\r\n \n", 6), Send(BODY), Close())
-    assert told.row["status"] == "done"
+def test_many_blank_lines_use_no_memory(ask: Callable[..., Outcome], growth: Callable[[], float]) -> None:
+    outcome = ask(Send(OK + b"\r\n"), Flood(b"\n\r\n \n", 6), Send(BODY), Close())
+    assert outcome.row["status"] == "done"
     assert growth() < 20
 
 
-def test_a_reply_is_stopped_in_the_midst_of_a_flood(
+def test_a_reply_can_be_stopped_during_a_flood_of_lines(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
-    """Thousands of tiny lines at once hold nobody else up."""
+    """Thousands of tiny lines do not delay other requests."""
     ollama.script(Head(chunked=False), Flood(b'{"model":"m"}\n', 500), Close())
     path = client.begin("hi")
     ollama.arrival(0).wait()

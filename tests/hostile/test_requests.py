@@ -15,7 +15,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from tests.client import Client
 from tests.fakes.ollama import ScriptedOllama
 from tests.hostile.answers import Answer, complaint
-from tests.hostile.campaign import Brief, assault
+from tests.hostile.campaign import Brief, send_mutated
 from tests.hostile.mutations import Attempt, attempt
 from tests.hostile.requests import FORGED, forged
 from tests.hostile.sender import Verdict
@@ -29,22 +29,22 @@ OPERATIONS = [
     (path, method.upper())
     for path, item in SCHEMA.raw_schema["paths"].items()
     for method in item
-    if method != "parameters" and path != "/status/events"  # which does not end by itself
+    if method != "parameters" and path != "/status/events"  # an endless stream
 ]
 
 
 @pytest.mark.parametrize("count", [250, pytest.param(1_000, marks=pytest.mark.extended)])
-def test_mutated_requests_do_no_harm(
+def test_mutated_requests_get_valid_answers_and_leave_no_trace(
     chatterd: Program, ollama: ScriptedOllama, session_database_url: str, count: int
 ) -> None:
-    verdict = assault(chatterd, ollama, session_database_url, SEED, range(count))
+    verdict = send_mutated(chatterd, ollama, session_database_url, SEED, range(count))
     assert not verdict.wrong, f"seed {SEED}\n" + "\n".join(verdict.wrong)
     assert verdict.statuses.total() > count
     assert {200, 202, 204, 400, 404, 405, 415, 422} <= verdict.statuses.keys()
     assert verdict.unanswered.total() < count / 20
 
 
-def test_the_same_seed_makes_the_same_attempts() -> None:
+def test_a_seed_reproduces_its_attempts() -> None:
     def some() -> list[Attempt]:
         return [attempt(SEED, number, ["/llmchat/x"]) for number in range(100)]
 
@@ -53,10 +53,10 @@ def test_the_same_seed_makes_the_same_attempts() -> None:
 
 @pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.extended)])
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_requests_of_wrong_types_are_refused_in_a_sentence(
+def test_requests_that_violate_the_schema_are_rejected_with_a_sentence(
     chatterd: Program, ollama: ScriptedOllama, path: str, method: str, examples: int
 ) -> None:
-    """Requests that are not as the document allows them (schemathesis)."""
+    """Send requests that violate the document's schemas (schemathesis)."""
     ollama.default = (Brief(),)
     with requests.Session() as session:
         session.trust_env = False
@@ -78,7 +78,7 @@ def test_requests_of_wrong_types_are_refused_in_a_sentence(
         check()
 
 
-# That the judge would notice.
+# Self-tests of the verdict.
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_requests_of_wrong_types_are_refused_in_a_sentence(
         (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n%b.." % FORGED.encode(), "1 answers"),
     ],
 )
-def test_what_is_wrong_is_noticed(received: bytes, what: str) -> None:
+def test_the_verdict_reports_invalid_answers(received: bytes, what: str) -> None:
     verdict = Verdict()
     verdict.judge(Attempt(0, "x", [b"GET / HTTP/1.1\r\n\r\n"], "wait", [b"GET"], forged=True), received, closed=True)
     [told] = verdict.wrong
@@ -99,16 +99,16 @@ def test_what_is_wrong_is_noticed(received: bytes, what: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"error":"no sentence"}', '{"error":"File \\"x.py\\"."}', '{"error":""}'])
-def test_an_error_without_a_sentence_is_noticed(text: str) -> None:
+def test_the_verdict_reports_an_error_without_a_sentence(text: str) -> None:
     answer = Answer(400, {b"content-type": b"application/json; charset=utf-8"}, text.encode(), whole=True)
     assert "no sentence" in str(complaint(answer))
 
 
-# One by one: what mutations found.
+# Requests that mutations found, one by one.
 
 
-def refusal(client: Client, request: bytes) -> str:
-    """What is said to a request that is none, on a connection that is then closed."""
+def rejection(client: Client, request: bytes) -> str:
+    """Return the error message for an invalid request, after which the connection must be closed."""
     with raw(str(client.http.base_url)) as connection:
         connection.send(request)
         answer = connection.answer()
@@ -137,25 +137,25 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("request_bytes", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_not_http_is_told_in_a_sentence_that_does_not_repeat_it(client: Client, request_bytes: bytes) -> None:
-    sentence = refusal(client, request_bytes)
+def test_invalid_http_is_rejected_with_a_sentence_that_does_not_quote_it(client: Client, request_bytes: bytes) -> None:
+    sentence = rejection(client, request_bytes)
     assert sentence.endswith(".") and "hidden" not in sentence
 
 
-def test_a_client_that_sends_much_behind_what_is_refused_can_read_the_answer(client: Client) -> None:
-    assert refusal(client, b"POST / HTTP/1.1\r\n\r\n" + b"x" * 1_000_000)
+def test_a_client_can_read_the_rejection_after_sending_much_data(client: Client) -> None:
+    assert rejection(client, b"POST / HTTP/1.1\r\n\r\n" + b"x" * 1_000_000)
 
 
 @pytest.mark.parametrize("host", ["", "x", "a-b.c:80", "a_b", "127.0.0.1:8000", "[::1]", "[::1]:8000", "%41", "x:"])
-def test_every_host_that_there_may_be_is_taken(client: Client, host: str) -> None:
+def test_every_valid_host_header_is_accepted(client: Client, host: str) -> None:
     with raw(str(client.http.base_url)) as connection:
         connection.send(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         assert connection.answer().status == 200
 
 
-def test_a_chunked_request_of_http_1_0_hides_no_other(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_chunked_http_1_0_request_cannot_hide_another_request(client: Client, ollama: ScriptedOllama) -> None:
     head = b"POST /llmprompt HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
-    refusal(client, head + b"0\r\n\r\n" + forged())
+    rejection(client, head + b"0\r\n\r\n" + forged())
     assert ollama.requests == []
 
 

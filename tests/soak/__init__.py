@@ -1,1 +1,1 @@
-"""Long campaigns against a whole site: servers, database and connections die, and every line is counted."""
+"""Fault-injection campaigns against a whole site: servers, database and connections fail; every line is counted."""

@@ -1,6 +1,6 @@
-"""``python -m tests.soak [campaign ...] [--count=N] [--seed=S] [--write]``: run campaigns and print their figures.
+"""``python -m tests.soak [campaign ...] [--count=N] [--seed=S] [--write]``: run campaigns and print their results.
 
-Exit status 1 if a line was lost, doubled or out of order, a reply never ended, or anything else was wrong.
+Exit status 1 if a line was lost, doubled or out of order, a reply never ended, or another check failed.
 """
 
 import argparse
@@ -11,16 +11,18 @@ from pathlib import Path
 
 from tests.soak.campaigns import CAMPAIGNS
 
-FIGURES = Path(__file__).parent / "figures.md"
+RESULTS = Path(__file__).parent / "results.md"
 
 
 def main() -> None:
-    """Run what the command line names, all by default."""
+    """Run the campaigns that the command line names, by default all."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.split("\n\n")[1])
     parser.add_argument("campaigns", nargs="*", metavar="campaign", help=f"of {', '.join(CAMPAIGNS)}; default: all")
-    parser.add_argument("--count", type=int, help="how often something dies; default: as the README's figures")
+    parser.add_argument(
+        "--count", type=int, help="how often something is killed or repeated; default: as in docs/reliability.md"
+    )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32), help="default: a new one")
-    parser.add_argument("--write", action="store_true", help=f"write the figures to {FIGURES.name} as well")
+    parser.add_argument("--write", action="store_true", help=f"write the results to {RESULTS.name} as well")
     options = parser.parse_args()
     if unknown := set(options.campaigns) - set(CAMPAIGNS):
         parser.error(f"no such campaign: {', '.join(unknown)}")
@@ -33,7 +35,7 @@ def main() -> None:
         tables.append(result.markdown())
         well = well and not result.wrong
     if options.write:
-        FIGURES.write_text("\n".join(tables))
+        RESULTS.write_text("\n".join(tables))
     sys.exit(0 if well else 1)
 
 

@@ -1,4 +1,4 @@
-"""Campaigns of abuse against one chatterd: mutated requests, a flooding Ollama, replies by the ten thousand."""
+"""Campaigns against one chatterd: mutated requests, a flooding Ollama, tens of thousands of replies."""
 
 import asyncio
 import random
@@ -7,23 +7,23 @@ from functools import partial
 
 from tests.client import Client
 from tests.fakes.ollama import Answer, Close, Head, Step, line, ndjson
-from tests.hostile.campaign import assault, told
+from tests.hostile.campaign import results, send_mutated
 from tests.soak.alone import MEGABYTE, Alone, alone
-from tests.soak.figures import Result
+from tests.soak.results import Result
 from tests.soak.viewer import Seen, Viewer
 
 AT_ONCE = 20
-"""Replies at a time."""
+"""Concurrent replies."""
 
 WARM_UP = 0.2
-"""Of the replies, which part fills the caches."""
+"""The share of replies after which caches count as filled."""
 
 GROWTH = 4.0
-"""Megabytes of memory more after the warm-up than before that are no leak: PostgreSQL's driver and malloc breathe."""
+"""Growth of memory after the warm-up that is no leak, in megabytes: malloc and the PostgreSQL driver vary."""
 
 
 async def mutated_requests(count: int, seed: int) -> Result:
-    """Requests that no client should send."""
+    """Send invalid requests."""
     return await asyncio.to_thread(_mutated_requests, count, seed)
 
 
@@ -31,19 +31,19 @@ def _mutated_requests(count: int, seed: int) -> Result:
     began = time.monotonic()
     with alone() as site:
         before = site.memory
-        verdict = assault(site.program, site.ollama, site.database_url, seed, range(count))
+        verdict = send_mutated(site.program, site.ollama, site.database_url, seed, range(count))
         wrong = verdict.wrong + [f"the log says: {alarm}" for alarm in site.program.alarms([])]
-        figures = told(verdict, seed, began)
-        figures["memory before, after"] = f"{before:.1f} MB, {site.memory:.1f} MB"
-    return Result(f"{count:,} mutated requests", figures, wrong)
+        rows = results(verdict, seed, began)
+        rows["memory before, after"] = f"{before:.1f} MB, {site.memory:.1f} MB"
+    return Result(f"{count:,} mutated requests", rows, wrong)
 
 
 async def memory(count: int, seed: int) -> Result:
-    """Replies begun, viewed, cut and ended, one after the other."""
+    """Run many replies whose viewers disconnect at random, and measure memory."""
     began = time.monotonic()
     with alone() as site:
         wrong, seen, samples = await _take(site, count, random.Random(seed))
-        figures = {
+        rows = {
             "replies, seen to their end": f"{sum(one.ended for one in seen):,}",
             "connections that the viewers cut": f"{sum(one.cuts for one in seen):,}",
             "open files at first, in the end": f"{samples[0][2]}, {samples[-1][2]}",
@@ -56,13 +56,13 @@ async def memory(count: int, seed: int) -> Result:
         wrong.append(f"memory grew by {samples[-1][1] - warm:.1f} MB after the first {WARM_UP:.0%} of the replies")
     if not all(one.ended for one in seen):
         wrong.append(f"{sum(not one.ended for one in seen)} replies never ended")
-    return Result(f"Memory over {count:,} replies", figures, wrong)
+    return Result(f"Memory over {count:,} replies", rows, wrong)
 
 
 async def _take(
     site: Alone, count: int, chance: random.Random
 ) -> tuple[list[str], list[Seen], list[tuple[int, float, int]]]:
-    """Let viewers see so many replies; samples of how many were seen, memory and open files."""
+    """Watch so many replies; return errors, results, and samples of (replies, memory, open files)."""
     seen: list[Seen] = []
     samples = [(0, site.memory, site.files)]
     numbers = iter(range(count))
@@ -86,7 +86,7 @@ def _right(one: Seen) -> bool:
 
 
 class Flood(Step):
-    """Lines as fast as they are taken, ``megabytes`` of them."""
+    """Sends ``megabytes`` of lines as fast as they are read."""
 
     def __init__(self, piece: bytes, megabytes: int) -> None:
         self._block = piece * (65_536 // len(piece))
@@ -103,13 +103,13 @@ FLOODS = {"lines of 1 kB": ndjson(line("x" * 900)), "lines of 14 bytes": b'{"mod
 
 
 async def flood(count: int, seed: int) -> Result:
-    """Megabytes from Ollama as fast as they are taken."""
+    """Send megabytes from Ollama as fast as they are read."""
     return await asyncio.to_thread(_flood, count)
 
 
 def _flood(count: int) -> Result:
     began = time.monotonic()
-    figures: dict[str, str] = {}
+    rows: dict[str, str] = {}
     wrong: list[str] = []
     for name, piece in FLOODS.items():
         with alone() as site:
@@ -125,9 +125,9 @@ def _flood(count: int) -> Result:
             most = max(most, site.memory)
             error = last.json.get("error") if last else None
             sent = site.ollama.requests[0].sent / MEGABYTE
-            figures[name] = f"{sent:.0f} MB taken; memory {before:.0f} MB, at most {most:.0f} MB; the end: {error}"
+            rows[name] = f"{sent:.0f} MB read; memory {before:.0f} MB, at most {most:.0f} MB; the end: {error}"
             wrong += [f"the log says: {alarm}" for alarm in site.program.alarms([])]
             if not error:
-                wrong.append(f"{name}: no honest end")
-    figures["time in all"] = f"{time.monotonic() - began:.0f} s"
-    return Result(f"An Ollama that sends {count:,} MB as fast as it can", figures, wrong)
+                wrong.append(f"{name}: no error at the end")
+    rows["time in all"] = f"{time.monotonic() - began:.0f} s"
+    return Result(f"An Ollama that sends {count:,} MB as fast as it can", rows, wrong)

@@ -1,4 +1,4 @@
-"""One chatterd alone with a PostgreSQL and a scripted Ollama: what hostile clients and models meet."""
+"""A single chatterd with a PostgreSQL and a scripted Ollama, for the campaigns with hostile clients and models."""
 
 import shutil
 import tempfile

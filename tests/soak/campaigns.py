@@ -1,4 +1,4 @@
-"""The campaigns: what dies, how often, while so many replies stream and are watched."""
+"""The fault-injection campaigns: kill parts of a site while many replies stream and are watched."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from typing import Any
 
 from db.processes import RECOVERY_GRACE
 from tests.soak import abuse
-from tests.soak.figures import Result, judge, pauses
+from tests.soak.results import Result, judge, pauses
 from tests.soak.site import DRAIN, Site
 from tests.soak.viewer import Seen, Viewer
 
@@ -18,14 +18,14 @@ RHYTHM = 0.1
 """Seconds between two words of the model."""
 
 WORDS = (60, 120)
-"""Words of a reply, at least and at most."""
+"""The minimum and maximum number of words in a reply."""
 
 CUT_AFTER = 6_000
-"""Bytes of an answer, its head included, that a clumsy viewer reads at most."""
+"""The most bytes of a response, including its head, that a viewer reads before it disconnects."""
 
 
 class Traffic:
-    """So many viewers at all times: each begins a reply, sees it to its end, and begins the next.
+    """A constant number of viewers: each begins a reply, watches it to its end, and begins the next.
 
     :param make: makes a viewer for the name of its reply.
     """
@@ -49,7 +49,7 @@ class Traffic:
 
     @property
     def cuts(self) -> int:
-        """How often its viewers have cut their connections themselves."""
+        """Return how often its viewers have closed their connections."""
         return sum(one.cuts for one in [*self.seen, *self.watching.values()])
 
     async def flow(self) -> None:
@@ -59,7 +59,7 @@ class Traffic:
                 await asyncio.sleep(0.05)
 
     async def end(self) -> list[Seen]:
-        """Begin nothing more, wait for the ends."""
+        """Begin no more replies, and wait for the running ones."""
         self._on = False
         await asyncio.gather(*self._tasks)
         return self.seen
@@ -77,19 +77,19 @@ async def _traffic(site: Site, viewers: int, chance: random.Random) -> AsyncIter
     traffic = Traffic(viewers, chance, _viewers(site, chance))
     await site.ready()
     await traffic.flow()
-    await asyncio.sleep(RECOVERY_GRACE)  # PostgreSQL has just started: nobody would be declared dead yet
+    await asyncio.sleep(RECOVERY_GRACE)  # just after the start of PostgreSQL no process is declared dead
     yield traffic
 
 
 async def _deaths(
     title: str, site: Site, viewers: int, count: int, chance: random.Random, die: Callable[[int], Awaitable[float]]
 ) -> Result:
-    """Let something die ``count`` times, each time after all is well again and everybody sees a reply."""
+    """Inject a fault ``count`` times, each time after the site has recovered and every viewer sees a reply."""
     deaths = []
     began = time.monotonic()
     async with _traffic(site, viewers, chance) as traffic:
         for turn in range(count):
-            await asyncio.sleep(chance.uniform(0.2, 1.2))  # not in step with anything
+            await asyncio.sleep(chance.uniform(0.2, 1.2))  # avoids synchrony with timers
             deaths.append(await die(chance.randrange(3)))
             await traffic.flow()
             if turn % 10 == 9:
@@ -97,15 +97,15 @@ async def _deaths(
         seen = await traffic.end()
     result = await judge(title, seen, site.database_url)
     _tell_more(site, result.wrong)
-    result.figures |= pauses(seen, deaths, site.model.asked)
-    result.figures |= _refusals(seen)
-    result.figures["errors in the servers' logs"] = str(dict(site.alarms()) or "none")
-    result.figures["time in all"] = f"{time.monotonic() - began:.0f} s"
+    result.rows |= pauses(seen, deaths, site.model.asked)
+    result.rows |= _refusals(seen)
+    result.rows["errors in the servers' logs"] = str(dict(site.alarms()) or "none")
+    result.rows["time in all"] = f"{time.monotonic() - began:.0f} s"
     return result
 
 
 def _tell_more(site: Site, wrong: list[str]) -> None:
-    """Print what the servers' logs say about the replies that something is wrong with, and what the model was asked."""
+    """Print the log lines about replies with failed checks, and the requests to the model."""
     for id in sorted(set(re.findall(r"/llmchat/([0-9a-f-]{36})", "\n".join(wrong)))):
         print(f"  {id}:", *site.said_of(id), sep="\n    ", flush=True)
     for name in sorted(set(re.findall(r"soak-\d+-\d+", "\n".join(wrong)))):
@@ -123,7 +123,7 @@ def _refusals(seen: list[Seen]) -> dict[str, str]:
 
 
 async def kill_servers(count: int, seed: int, balancer: str = "haproxy", viewers: int = 50) -> Result:
-    """kill -9 of one of three servers."""
+    """Send SIGKILL to one of three servers."""
     with Site(balancer, RHYTHM) as site:
 
         async def die(number: int) -> float:
@@ -136,12 +136,12 @@ async def kill_servers(count: int, seed: int, balancer: str = "haproxy", viewers
 
 
 async def kill_servers_behind_nginx(count: int, seed: int) -> Result:
-    """kill -9 of one of three servers, behind nginx."""
+    """Send SIGKILL to one of three servers behind nginx."""
     return await kill_servers(count, seed, "nginx", 20)
 
 
 async def terminate_servers(count: int, seed: int) -> Result:
-    """SIGTERM to one of three servers after the other: rolling restarts."""
+    """Send SIGTERM to the three servers in turn: rolling restarts."""
     drained: list[float] = []
     statuses: list[int] = []
     turns = iter(range(count))
@@ -154,11 +154,11 @@ async def terminate_servers(count: int, seed: int) -> Result:
             drained.append(took)
             statuses.append(status)
             await site.revive(number)
-            return began + DRAIN  # until then all goes on; there are always replies that take longer
+            return began + DRAIN  # replies go on until then; some always take longer
 
         title = f"{count} SIGTERMs, one server after the other, {viewers} replies streaming (--drain-timeout={DRAIN})"
         result = await _deaths(title, site, viewers, count, random.Random(seed), die)
-    result.figures["from SIGTERM to the process's end: slowest"] = f"{max(drained):.2f} s"
+    result.rows["from SIGTERM to the process's end: slowest"] = f"{max(drained):.2f} s"
     if max(drained) > DRAIN + 2:
         result.wrong.append(f"a server took {max(drained):.2f} s to leave, with --drain-timeout={DRAIN}")
     if any(statuses):
@@ -167,7 +167,7 @@ async def terminate_servers(count: int, seed: int) -> Result:
 
 
 async def kill_postgres(count: int, seed: int) -> Result:
-    """kill -9 of PostgreSQL, all of it, and a start on what is on its disk."""
+    """Send SIGKILL to all processes of PostgreSQL, and start it again on its data."""
     away: list[float] = []
     viewers = 20
     with Site("haproxy", RHYTHM) as site:
@@ -181,12 +181,12 @@ async def kill_postgres(count: int, seed: int) -> Result:
 
         title = f"{count} kill -9 of PostgreSQL, {viewers} replies streaming"
         result = await _deaths(title, site, viewers, count, random.Random(seed), die)
-    result.figures["PostgreSQL itself was away for, at most"] = f"{max(away):.2f} s"
+    result.rows["PostgreSQL itself was away for, at most"] = f"{max(away):.2f} s"
     return result
 
 
 async def cut_viewers(count: int, seed: int) -> Result:
-    """Cuts of a viewer's connection at a random byte."""
+    """Close viewers' connections at random bytes."""
     chance = random.Random(seed)
     viewers = 10
     began = time.monotonic()
@@ -196,14 +196,14 @@ async def cut_viewers(count: int, seed: int) -> Result:
             await asyncio.sleep(1)
         seen = await traffic.end()
         result = await judge(f"{traffic.cuts} cuts of a viewer's connection at a random byte", seen, site.database_url)
-        result.figures |= _refusals(seen)
-        result.figures["errors in the servers' logs"] = str(dict(site.alarms()) or "none")
-    result.figures["time in all"] = f"{time.monotonic() - began:.0f} s"
+        result.rows |= _refusals(seen)
+        result.rows["errors in the servers' logs"] = str(dict(site.alarms()) or "none")
+    result.rows["time in all"] = f"{time.monotonic() - began:.0f} s"
     return result
 
 
 def _clumsy_viewers(site: Site, chance: random.Random, on: Callable[[], bool]) -> Callable[[str], Viewer]:
-    """Viewers that cut each connection after at most :data:`CUT_AFTER` bytes, for as long as ``on()``."""
+    """Run viewers that close each connection after at most :data:`CUT_AFTER` bytes while ``on()`` is true."""
 
     def cut() -> int | None:
         return chance.randint(1, CUT_AFTER) if on() else None
@@ -224,4 +224,4 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], in
     "flood": (abuse.flood, 200),
     "memory": (abuse.memory, 10_000),
 }
-"""By name: the campaign, and how often something dies in it, or is done, unless told otherwise."""
+"""The campaigns by name, each with its default number of faults or repetitions."""

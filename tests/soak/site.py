@@ -1,4 +1,4 @@
-"""A whole site on this machine: PostgreSQL, a scripted Ollama, three chatterds and a balancer, each to be killed."""
+"""A whole site on this machine: PostgreSQL, a scripted Ollama, three chatterds and a load balancer."""
 
 import asyncio
 import collections
@@ -26,12 +26,12 @@ DRAIN = 2
 """Seconds that a server waits for its replies after SIGTERM."""
 
 ERROR = re.compile(r"^\[E [^]]*\](.*)\n((?:    .*\n)*)", re.MULTILINE)
-"""A log entry at level error: what it says, and the stack trace under it."""
+"""Matches a log entry of level error: its message and stack trace."""
 
 
 @dataclass(eq=False)
 class TimedWords(Words):
-    """The deterministic model; keeps when it was asked for each prompt, and how much had been said by then."""
+    """The deterministic model; records the time of each request and the number of words before it."""
 
     asked: list[tuple[float, str, int]] = field(default_factory=list)
 
@@ -44,7 +44,7 @@ class TimedWords(Words):
 
 
 class Site:
-    """Everything that a campaign needs.
+    """The processes of a site.
 
     :param balancer: ``haproxy`` or ``nginx``.
     :param pause: seconds between two words of the model.
@@ -94,34 +94,34 @@ class Site:
         return server
 
     async def kill(self, number: int) -> float:
-        """kill -9 one server; returns when that was."""
+        """Send SIGKILL to a server; return the time."""
         killed = time.monotonic()
         self.servers[number].process.kill()
         await asyncio.to_thread(self.servers[number].wait)
         return killed
 
     async def terminate(self, number: int) -> tuple[float, float, int]:
-        """SIGTERM one server; returns when that was, how long it took to end, and its exit status."""
+        """Send SIGTERM to a server; return the time, the duration of the shutdown, and the exit status."""
         began = time.monotonic()
         self.servers[number].process.send_signal(signal.SIGTERM)
         status = await asyncio.to_thread(self.servers[number].wait)
         return began, time.monotonic() - began, status
 
     async def revive(self, number: int) -> None:
-        """Start one server again, on its port, and wait until it is ready."""
+        """Restart a server on its port, and wait until it is ready."""
         self.ended.append(self.servers[number])
         self.servers[number] = await asyncio.to_thread(self._new_server, self._ports[number])
         await self.ready([number])
 
     async def ready(self, numbers: Iterable[int] = (0, 1, 2)) -> None:
-        """Wait until these servers say that they are ready."""
+        """Wait until these servers report that they are ready."""
         async with httpx.AsyncClient(trust_env=False) as client, asyncio.timeout(30):
             for number in numbers:
                 while (await client.get(f"{self.servers[number].url}/readyz")).status_code != 200:
                     await asyncio.sleep(0.05)
 
     async def kill_postgres(self) -> float:
-        """kill -9 PostgreSQL: the postmaster and each of its children; returns when that was."""
+        """Send SIGKILL to the postmaster and all its children; return the time."""
         postmaster = psutil.Process(int((self._folder / "postgres" / "postmaster.pid").read_text().split("\n")[0]))
         family = [*postmaster.children(recursive=True), postmaster]
         killed = time.monotonic()
@@ -132,15 +132,15 @@ class Site:
         return killed
 
     async def revive_postgres(self) -> None:
-        """Start PostgreSQL again on what is on its disk."""
+        """Start PostgreSQL again on its data."""
         await asyncio.to_thread(self._postgres.start)
 
     def said_of(self, id: str) -> list[str]:
-        """The lines of all servers' logs that name this reply."""
+        """Return the log lines of all servers about this reply."""
         return [line for server in [*self.ended, *self.servers] for line in server.log.splitlines() if id in line]
 
     def alarms(self) -> Mapping[str, int]:
-        """How often the servers logged each error, with the exception that it was."""
+        """Count the errors in the servers' logs, by message and exception."""
         return collections.Counter(
             f"{what.strip()[:80]}: {trace.strip().splitlines()[-1][:120] if trace.strip() else ''}"
             for server in [*self.ended, *self.servers]

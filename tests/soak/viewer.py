@@ -1,4 +1,4 @@
-"""A viewer as a browser's EventSource is one: it reads, and when the connection breaks it comes back for the rest."""
+"""A viewer that works like a browser's EventSource: it reconnects with Last-Event-ID when its connection breaks."""
 
 import asyncio
 import random
@@ -11,19 +11,19 @@ import msgspec
 from tests.soak.wire import Answer, Event, Events
 
 RETRY = (0.05, 0.15)
-"""Seconds before it comes back, at least and at most. (Browsers wait for 3 to 5 s.)"""
+"""The minimum and maximum delay before it reconnects, in seconds. (Browsers wait for 3 to 5 s.)"""
 
 PATIENCE = 150.0
-"""Seconds after which a reply without an end counts as one that never ends."""
+"""Seconds after which a reply without an end counts as endless."""
 
 
 class Broken(Exception):
-    """The connection broke, or the answer says to try again."""
+    """The connection broke, or the response asks for a retry."""
 
 
 @dataclass
 class Seen:
-    """What one viewer was shown of one reply.
+    """The part of a reply that a viewer was shown.
 
     :ivar name: the reply's prompt and its conversation's name.
     :ivar events: over all connections, as they came.
@@ -51,7 +51,7 @@ class Seen:
 
 
 class Viewer:
-    """Begins one reply and watches it to its end through a balancer.
+    """Begins a reply and watches it to its end through a load balancer.
 
     :param cut: gives, for each connection, the number of bytes after which the viewer itself cuts it; None: never.
     :param by_post: whether the prompt's own answer is the first stream; else it is begun with respond-async.
@@ -73,7 +73,7 @@ class Viewer:
         self._cut = cut
 
     async def watch(self) -> Seen:
-        """Begin the reply and see it to its end, or give up after :data:`PATIENCE` seconds."""
+        """Begin the reply and watch it to its end, for at most :data:`PATIENCE` seconds."""
         self.seen.began = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE):
@@ -108,7 +108,7 @@ class Viewer:
         return f"GET {self.seen.path} HTTP/1.1\r\nHost: chat\r\n{last}Connection: close\r\n\r\n".encode()
 
     def _post(self) -> bytes:
-        """The prompt. Whoever does not know whether it arrived sends it again under the same key."""
+        """Return the prompt's request; a retry has the same idempotency key."""
         body = msgspec.json.encode(
             {
                 "appID": self.seen.name,

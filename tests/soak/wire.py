@@ -1,4 +1,4 @@
-"""An event stream's bytes, taken apart as they come: HTTP/1.1's head and chunks, then events. Pure."""
+"""Incremental parsers for HTTP/1.1 responses and event streams. Without I/O."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ import msgspec
 
 @dataclass
 class Answer:
-    """One HTTP answer, fed with whatever came; it may stop at any byte.
+    """A parser of an HTTP response, fed in pieces of any size.
 
     :ivar status: 0 until the head is whole.
     :ivar whole: whether its end has come, as opposed to the connection's.
@@ -21,7 +21,7 @@ class Answer:
     _chunked: bool = False
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes off the wire; returns those of the body among them."""
+        """Feed received bytes; return the bytes of the body among them."""
         self._held += data
         if not self.status and not self._read_head():
             return b""
@@ -60,36 +60,36 @@ class Answer:
 
 @dataclass(frozen=True)
 class Event:
-    """One event: its id and its data."""
+    """A server-sent event: id and data."""
 
     id: int
     data: bytes
 
     @property
     def ends(self) -> bool:
-        """Whether it says that the reply is done."""
+        """Return whether it is the last line of a reply."""
         return bool(msgspec.json.decode(self.data).get("done", False))
 
     @property
     def error(self) -> str | None:
-        """What went wrong, if that is what it says."""
+        """Return its error, if it has one."""
         error: str | None = msgspec.json.decode(self.data).get("error")
         return error
 
     @property
     def text(self) -> str:
-        """What the model says in it."""
+        """Return its text."""
         return str(msgspec.json.decode(self.data).get("message", {}).get("content", ""))
 
 
 @dataclass
 class Events:
-    """Event stream interpretation (WHATWG HTML, section 9.2.6), as far as chatterd's streams need it."""
+    """A parser of event streams (WHATWG HTML, section 9.2.6), as far as chatterd's streams need it."""
 
     _held: bytes = b""
 
     def feed(self, body: bytes) -> list[Event]:
-        """Take bytes of the body; returns the events that are whole."""
+        """Feed bytes of the body; return the complete events."""
         *blocks, self._held = (self._held + body).split(b"\n\n")
         return [event for block in blocks if (event := _event(block))]
 

@@ -1,4 +1,4 @@
-"""What a campaign has found: every line counted, every pause measured, as rows of a table."""
+"""The results of a campaign, as rows of a table: every line is counted, every pause measured."""
 
 import collections
 import itertools
@@ -12,15 +12,15 @@ import asyncpg
 from tests.soak.viewer import Seen
 
 RHYTHM = 1.0
-"""Seconds after a death in which a viewer's connection must have broken to count as broken by it."""
+"""Seconds after a fault within which a viewer's connection counts as broken by it."""
 
 WINDOW = 30.0
-"""Seconds after a death, up to the next, in which a viewer's longest wait between two lines is put down to it."""
+"""Seconds after a fault, up to the next one, in which a viewer's longest pause is attributed to it."""
 
 
 @dataclass
 class Count:
-    """Lines, or words, of which each should have come once and in order."""
+    """Counts of lines or words, each of which should arrive once and in order."""
 
     right: int = 0
     lost: int = 0
@@ -43,7 +43,7 @@ class Count:
 
 
 def percentiles(values: Iterable[float]) -> str:
-    """p50 / p99 / max, in seconds."""
+    """Return p50 / p99 / max, in seconds."""
     ordered = sorted(values)
     if not ordered:
         return "-"
@@ -53,24 +53,25 @@ def percentiles(values: Iterable[float]) -> str:
 
 @dataclass
 class Result:
-    """A campaign's figures.
+    """The result of a campaign.
 
-    :ivar wrong: what must not happen and did, in words.
+    :ivar rows: the rows of the table: name and value.
+    :ivar wrong: descriptions of failed checks.
     """
 
     title: str
-    figures: dict[str, str]
+    rows: dict[str, str]
     wrong: list[str]
 
     def markdown(self) -> str:
-        """As a table."""
-        rows = [f"| {name} | {value} |" for name, value in self.figures.items()]
+        """Return the result as a table in Markdown."""
+        rows = [f"| {name} | {value} |" for name, value in self.rows.items()]
         wrong = [f"\n**Wrong:** {one}" for one in self.wrong]
         return "\n".join([f"### {self.title}", "", "| | |", "|---|---|", *rows, *wrong, ""])
 
 
 async def judge(title: str, seen: Sequence[Seen], database_url: str) -> Result:
-    """Compare what the viewers were shown with what the model says, with the log, and with the conversations."""
+    """Compare the text shown to viewers with the model's text, the log and the conversations."""
     lines, words, wrong = Count(), Count(), []
     for one in seen:
         ids = [event.id for event in one.events]
@@ -90,16 +91,16 @@ async def judge(title: str, seen: Sequence[Seen], database_url: str) -> Result:
     ]
     statuses, in_database = await _compare(seen, database_url)
     if "streaming" in statuses:
-        wrong.append(f"{statuses['streaming']} replies are streaming for ever")
-    figures = {
+        wrong.append(f"{statuses['streaming']} replies have the status streaming")
+    rows = {
         "replies, viewers": f"{len(seen):,}",
         "lines lost / doubled / out of order": str(lines),
         "words lost / doubled / out of order": str(words),
         "replies that differ between viewer, log and conversation": str(len(in_database)),
-        "errors that viewers were told": _errors(seen),
-        "replies by how they ended": ", ".join(f"{name} {count:,}" for name, count in sorted(statuses.items())),
+        "errors shown to viewers": _errors(seen),
+        "replies by status": ", ".join(f"{name} {count:,}" for name, count in sorted(statuses.items())),
     }
-    return Result(title, figures, wrong + in_database)
+    return Result(title, rows, wrong + in_database)
 
 
 def _last(one: Seen) -> str:
@@ -107,7 +108,7 @@ def _last(one: Seen) -> str:
 
 
 def _errors(seen: Sequence[Seen]) -> str:
-    """How often the viewers were told of each error."""
+    """Return how often viewers were shown each error."""
     found = collections.Counter(error for one in seen for event in one.events if (error := event.error) is not None)
     return "; ".join(f"{error} {times}" for error, times in found.items()) or "none"
 
@@ -142,15 +143,15 @@ def _difference(one: Seen, messages: Mapping[UUID, str], logs: Mapping[UUID, Any
     if id not in messages:
         return f"{one.path} is not in the database"
     if (messages[id] or "") != one.text:
-        return f"the message in {one.path} is not what was shown"
+        return f"the message in {one.path} differs from the shown text"
     log = logs.get(id)
     if log is None or not log["whole"] or [line.encode() for line in log["lines"]] != [e.data for e in one.events]:
-        return f"the log of {one.path} is not what was shown"
+        return f"the log of {one.path} differs from the shown text"
     return None
 
 
 def pauses(seen: Sequence[Seen], deaths: Sequence[float], asked: Sequence[tuple[float, str, int]]) -> dict[str, str]:
-    """How long the viewers waited because of each death, by what it took from them; and the adopters."""
+    """Return the pauses of viewers after each fault, by its effect on them, and the delays of adopters."""
     cut_only: list[float] = []
     orphaned: list[float] = []
     neither: list[float] = []
@@ -179,12 +180,12 @@ def pauses(seen: Sequence[Seen], deaths: Sequence[float], asked: Sequence[tuple[
         "viewer's pause, all others: p50 / p99 / max": percentiles(neither),
         "from the death to the adopter's request to Ollama: p50 / p99 / max": percentiles(adopters),
         "replies continued by another process (times)": str(len(adopters)),
-        "slowest thing seen": f"{worst[0]:.2f} s between two lines ({worst[1]})",
+        "longest pause": f"{worst[0]:.2f} s between two lines ({worst[1]})",
     }
 
 
 def _longest_wait(one: Seen, death: float, until: float) -> float | None:
-    """The longest wait between two lines that this death may have caused; None if the viewer was not watching."""
+    """Return the longest pause that this fault may have caused; None if the viewer was not watching."""
     waits = [
         after - before
         for before, after in itertools.pairwise(one.times)
