@@ -70,8 +70,11 @@ class Connection:
 class Server:
     """A running server and its components."""
 
-    def __init__(self, address: tuple[str, int], services: Any, trust: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, http_server: ChatterdServer, address: tuple[str, int], services: Any, trust: ssl.SSLContext | None
+    ) -> None:
         self.services = services
+        self._http_server = http_server
         self._address = address
         self._trust = trust
 
@@ -79,6 +82,10 @@ class Server:
     def reserved(self) -> int:
         """Bytes of the budget for request bodies that are reserved."""
         return int(self.services.body_limits.budget.reserved)
+
+    @property
+    def open_connections(self) -> int:
+        return self._http_server._open_connections
 
     @asynccontextmanager
     async def connect(self, limit: int = 65_536) -> AsyncIterator[Connection]:
@@ -139,7 +146,7 @@ async def serving(
     [listening] = bind_sockets(0, "127.0.0.1")
     server.add_sockets([listening])
     try:
-        yield Server(listening.getsockname(), services, trust)
+        yield Server(server, listening.getsockname(), services, trust)
     finally:
         server.stop()
         await server.close_all_connections()
