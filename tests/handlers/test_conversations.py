@@ -30,7 +30,7 @@ def forget(client: Client, **query: int) -> int:
 # Read.
 
 
-def test_a_conversation_has_its_messages_oldest_first_each_with_its_place_id_and_time(client: Client) -> None:
+def test_messages_are_returned_oldest_first_with_sequence_number_id_and_time(client: Client) -> None:
     path = client.begin("hi", "there")
     client.view(path)
     history = client.history()
@@ -52,7 +52,7 @@ def test_a_conversation_has_its_messages_oldest_first_each_with_its_place_id_and
     assert abs((datetime.now(UTC) - times[0]).total_seconds()) < 60
 
 
-def test_history_is_json_that_nobody_keeps(client: Client) -> None:
+def test_a_conversation_is_json_that_must_not_be_cached(client: Client) -> None:
     answer = client.http.get("/llmchat", params={"appID": client.appid})
     assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     assert answer.headers["Cache-Control"] == "no-store"
@@ -62,7 +62,7 @@ def test_an_unknown_conversation_is_empty(client: Client) -> None:
     assert client.history() == {"appID": client.appid, "messages": [], "reply": None, "before": None}
 
 
-def test_pages_of_fifty_lead_back_to_the_first_message(client: Client) -> None:
+def test_pages_of_50_messages_lead_back_to_the_first_message(client: Client) -> None:
     said = fill(client, 120)
     page = client.history()
     assert contents(page) == said[70:]
@@ -75,7 +75,7 @@ def test_pages_of_fifty_lead_back_to_the_first_message(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("limit", "older"), [(1, True), (2, True), (4, True), (5, False), (6, False)])
-def test_a_page_is_as_long_as_asked_and_says_whether_there_is_more(client: Client, limit: int, older: bool) -> None:
+def test_a_page_has_the_requested_size_and_a_cursor_if_there_is_more(client: Client, limit: int, older: bool) -> None:
     said = fill(client, 5)
     page = client.history(limit=limit)
     assert contents(page) == said[-limit:]
@@ -92,7 +92,7 @@ def test_a_limit_beyond_500_is_500(client: Client) -> None:
 
 @pytest.mark.parametrize("name", ["limit", "before", "from"])
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "", "1e2", "9" * 30, "1;", "\0", "Ⅷ"])
-def test_a_number_that_is_none_is_400_and_named(client: Client, name: str, text: str) -> None:
+def test_an_invalid_number_is_400_and_named(client: Client, name: str, text: str) -> None:
     client.ask("hi")
     answer = client.http.request(
         "DELETE" if name == "from" else "GET", "/llmchat", params={"appID": client.appid, name: text}
@@ -102,7 +102,7 @@ def test_a_number_that_is_none_is_400_and_named(client: Client, name: str, text:
     assert len(client.messages()) == 2
 
 
-def test_a_limit_of_0_is_refused(client: Client) -> None:
+def test_a_limit_of_0_is_an_error(client: Client) -> None:
     answer = client.http.get("/llmchat", params={"appID": client.appid, "limit": 0})
     assert answer.status_code in (400, 422)
     assert "limit" in answer.json()["error"]
@@ -123,7 +123,7 @@ def test_an_appid_that_is_not_utf_8_is_400(client: Client, method: str) -> None:
     assert "appID" in answer.json()["error"]
 
 
-def test_the_reply_being_generated_is_named(client: Client, ollama: ScriptedOllama) -> None:
+def test_the_streaming_reply_is_returned(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line()))
     path = client.begin("hi")
@@ -134,7 +134,7 @@ def test_the_reply_being_generated_is_named(client: Client, ollama: ScriptedOlla
     assert client.history()["reply"] is None
 
 
-def test_a_message_says_how_its_reply_ended_if_not_well(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_message_has_the_status_of_its_reply_unless_it_is_done(client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("half")), Gate())
     path = client.begin("one")
     with client.follow(path) as stream:
@@ -158,7 +158,7 @@ def test_a_message_says_how_its_reply_ended_if_not_well(client: Client, ollama: 
     assert "error" not in messages[1] and "status" not in messages[7]
 
 
-def test_a_field_that_a_client_sent_is_not_taken_for_an_ending(client: Client) -> None:
+def test_a_status_field_sent_by_a_client_is_kept_as_sent(client: Client) -> None:
     body = client.body()
     body["messages"] = [{"role": "user", "content": "hi", "status": "sent from my phone"}]
     assert client.http.post("/llmchat", json=body).status_code == 200
@@ -170,7 +170,7 @@ def test_a_field_that_a_client_sent_is_not_taken_for_an_ending(client: Client) -
 @pytest.mark.parametrize(
     "tag", ["é😀", "a b+c&d=e%20#?/", "\t\r\n\x01\x7f", " ", "'; DROP TABLE chatts; --", "\u202e\u2028"]
 )
-def test_an_appid_of_any_characters_is_a_conversation_of_its_own(client: Client, tag: str) -> None:
+def test_an_appid_may_have_any_characters(client: Client, tag: str) -> None:
     plain = client.appid
     client.appid = plain + tag
     client.ask("hi")
@@ -183,7 +183,7 @@ def test_an_appid_of_any_characters_is_a_conversation_of_its_own(client: Client,
     assert client.messages() == []
 
 
-def test_appids_are_not_patterns_and_differ_by_case_and_trailing_space(client: Client) -> None:
+def test_appids_are_compared_exactly(client: Client) -> None:
     plain = client.appid
     for tag in ("A", "a", "a ", "%", "_"):
         client.appid = plain + tag
@@ -196,7 +196,7 @@ def test_appids_are_not_patterns_and_differ_by_case_and_trailing_space(client: C
 # Forgotten.
 
 
-def test_a_conversation_is_forgotten_whole_with_its_replies_and_keys(
+def test_deletion_removes_the_messages_replies_and_idempotency_keys(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     headers = {"Idempotency-Key": "k"}
@@ -217,7 +217,7 @@ def test_a_conversation_is_forgotten_whole_with_its_replies_and_keys(
     assert ollama.requests[2].json["messages"] == [{"role": "user", "content": "anew"}]
 
 
-def test_other_conversations_are_untouched(client: Client) -> None:
+def test_deletion_leaves_other_conversations_unchanged(client: Client) -> None:
     other = Client(str(client.http.base_url), client.appid + "2")
     with other.http:
         path = other.begin("mine", headers={"Idempotency-Key": "k"})
@@ -230,14 +230,14 @@ def test_other_conversations_are_untouched(client: Client) -> None:
         assert other.ask("mine", headers={"Idempotency-Key": "k"}) == whole
 
 
-def test_forgetting_twice_and_forgetting_nothing_is_no_trouble(client: Client) -> None:
+def test_deletion_is_idempotent(client: Client) -> None:
     assert forget(client) == 204
     client.ask("hi")
     assert [forget(client), forget(client)] == [204, 204]
 
 
 @pytest.mark.parametrize(("number", "left"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)])
-def test_from_forgets_that_message_and_all_after_it(client: Client, number: int, left: int) -> None:
+def test_from_deletes_a_message_and_all_after_it(client: Client, number: int, left: int) -> None:
     first = client.begin("one", options={"num_predict": 1})
     client.view(first)
     second = client.begin("two", options={"num_predict": 1})
@@ -261,7 +261,7 @@ def test_a_prompt_can_be_edited(client: Client, ollama: ScriptedOllama) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_forgetting_stops_the_reply_that_runs_first(
+def test_deletion_stops_the_streaming_reply_first(
     client: Client, ollama: ScriptedOllama, session_database_url: str, whole: bool
 ) -> None:
     ollama.script(Head(), Lines(line("half")), Gate())
@@ -277,7 +277,7 @@ def test_forgetting_stops_the_reply_that_runs_first(
     assert client.http.get(path).status_code == 404
 
 
-def test_forgetting_from_the_end_on_stops_the_reply_and_keeps_the_rest(
+def test_deletion_after_the_last_message_only_stops_the_reply(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     client.ask("one", options={"num_predict": 1})
@@ -293,7 +293,7 @@ def test_forgetting_from_the_end_on_stops_the_reply_and_keeps_the_rest(
     assert rows(session_database_url, "SELECT FROM replies WHERE appid = $1", client.appid)
 
 
-def test_a_conversation_forgotten_in_part_is_still_shown_right(client: Client, session_database_url: str) -> None:
+def test_a_partly_deleted_conversation_keeps_its_earlier_replies(client: Client, session_database_url: str) -> None:
     path = client.begin("one", options={"num_predict": 1})
     whole = client.view(path)
     client.ask("two")

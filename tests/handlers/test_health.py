@@ -13,7 +13,7 @@ from tests.program import Program
 READY = {"ready": True, "draining": False, "database": "ok", "ollama": "ok"}
 
 
-def test_a_server_with_all_its_parts_is_alive_and_ready(client: Client) -> None:
+def test_a_server_with_database_and_ollama_is_alive_and_ready(client: Client) -> None:
     assert client.http.get("/healthz").json() == {"status": "alive"}
     answer = client.http.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, READY)
@@ -21,7 +21,7 @@ def test_a_server_with_all_its_parts_is_alive_and_ready(client: Client) -> None:
     assert "Retry-After" not in answer.headers
 
 
-def test_a_server_without_ollama_is_ready_and_says_so(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_server_without_ollama_is_ready_and_reports_it(client: Client, ollama: ScriptedOllama) -> None:
     ollama.stop_listening()
     ollama.cut_connections()
     answer = client.http.get("/readyz")
@@ -31,7 +31,7 @@ def test_a_server_without_ollama_is_ready_and_says_so(client: Client, ollama: Sc
 
 
 @pytest.mark.expects_log("database", "presence session was lost", "pool connection floor")
-def test_a_server_without_database_is_alive_and_not_ready_and_recovers(
+def test_a_server_without_database_is_alive_but_not_ready(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     with CuttingProxy(database_url) as proxy:
@@ -47,7 +47,7 @@ def test_a_server_without_database_is_alive_and_not_ready_and_recovers(
             eventually("ready again", lambda: client.http.get("/readyz").json() == READY)
 
 
-def test_a_server_that_drains_is_not_ready_and_begins_nothing_and_ends_what_runs(
+def test_a_draining_server_is_not_ready_rejects_prompts_and_completes_running_replies(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate()

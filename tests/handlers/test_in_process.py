@@ -68,7 +68,7 @@ def prompt(base_url: str, **more: Any) -> HTTPRequest:
 
 
 @pytest.mark.gen_test
-def test_a_prompt_is_answered_and_recorded(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
+def test_a_prompt_and_its_reply_are_stored(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
     response: HTTPResponse = yield http_client.fetch(prompt(base_url))
     assert response.code == 200
     assert response.body.count(b"data: ") == 6
@@ -82,7 +82,7 @@ def test_a_prompt_is_answered_and_recorded(http_client: AsyncHTTPClient, base_ur
 
 
 @pytest.mark.gen_test
-def test_a_stream_is_read_while_it_is_written(
+def test_events_are_sent_as_they_are_committed(
     http_client: AsyncHTTPClient, base_url: str, ollama: ScriptedOllama
 ) -> Steps:
     gate = Gate()
@@ -100,7 +100,7 @@ def test_a_stream_is_read_while_it_is_written(
 
 
 @pytest.mark.gen_test
-def test_while_draining_nothing_is_begun(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
+def test_a_draining_server_rejects_prompts(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
     services.replies.draining = True
     response: HTTPResponse = yield http_client.fetch(prompt(base_url), raise_error=False)
     assert (response.code, list(ujson.loads(response.body))) == (503, ["error"])
@@ -108,7 +108,7 @@ def test_while_draining_nothing_is_begun(http_client: AsyncHTTPClient, base_url:
 
 
 @pytest.mark.gen_test
-def test_an_answer_that_ollama_keeps_open_after_done_is_closed_in_the_end(
+def test_a_response_that_ollama_keeps_open_after_done_is_closed(
     http_client: AsyncHTTPClient, base_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
     monkeypatch.setattr(generation, "DONE_GRACE", 0.01)
@@ -118,7 +118,7 @@ def test_an_answer_that_ollama_keeps_open_after_done_is_closed_in_the_end(
 
 
 @pytest.mark.gen_test
-def test_any_number_of_watchers_cost_one_look_and_none_cost_none(
+def test_any_number_of_status_watchers_share_one_query(
     http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
     monkeypatch.setattr(sampler, "INTERVAL", 0.01)
@@ -149,7 +149,7 @@ def test_any_number_of_watchers_cost_one_look_and_none_cost_none(
 
 
 @pytest.mark.gen_test
-def test_a_watcher_that_takes_nothing_is_dropped(
+def test_a_status_watcher_that_does_not_read_is_dropped(
     http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
     monkeypatch.setattr(sampler, "INTERVAL", 0.01)

@@ -74,12 +74,12 @@ def test_a_body_that_is_not_a_json_object_is_400(client: Client, body: bytes) ->
         ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content"),
     ],
 )
-def test_a_field_that_is_missing_or_wrong_is_422_and_named(client: Client, change: dict[str, Any], field: str) -> None:
+def test_an_invalid_field_is_422_and_named(client: Client, change: dict[str, Any], field: str) -> None:
     assert field in refused(client, 422, json=client.body("hi") | change)
 
 
 @pytest.mark.parametrize("field", ["appID", "model", "messages"])
-def test_a_field_that_is_absent_is_422_and_named(client: Client, field: str) -> None:
+def test_a_missing_field_is_422_and_named(client: Client, field: str) -> None:
     body = client.body("hi")
     del body[field]
     assert field in refused(client, 422, json=body)
@@ -104,7 +104,7 @@ def test_an_idempotency_key_beyond_255_characters_is_422(client: Client, key: st
         {"model": "a\0b"},
     ],
 )
-def test_text_that_the_database_refuses_is_406(client: Client, change: dict[str, Any]) -> None:
+def test_text_that_the_database_cannot_store_is_406(client: Client, change: dict[str, Any]) -> None:
     assert "database" in refused(client, 406, json=client.body("hi") | change)
 
 
@@ -113,7 +113,7 @@ def test_a_nul_in_the_appid_is_406(client: Client) -> None:
     assert client.http.get("/llmchat", params={"appID": "a\0b"}).status_code == 406
 
 
-def test_a_wrong_method_is_405_with_allow(client: Client) -> None:
+def test_a_method_that_is_not_implemented_is_405_with_allow(client: Client) -> None:
     for method, path, allowed in [
         ("PUT", "/llmchat", {"GET", "POST", "DELETE"}),
         ("POST", "/llmchat/0", {"GET", "DELETE"}),

@@ -30,7 +30,7 @@ from tests.program import Program
 PROMPT = {"model": "fake", "prompt": "hi"}
 
 
-def test_the_answer_is_ollamas_byte_for_byte(client: Client, ollama: ScriptedOllama) -> None:
+def test_the_response_is_ollamas_byte_for_byte(client: Client, ollama: ScriptedOllama) -> None:
     body = b'{"response":"a"}\r\n\n \xff\x00not json\n{"response":"\xe2\x80\xa8"}\n{"cut'
     content_type = "application/x-ndjson; charset=odd"
     ollama.script(Head(headers={"Content-Type": content_type}), *[Body(body[at : at + 5]) for at in range(0, 60, 5)])
@@ -49,7 +49,7 @@ def test_the_body_reaches_ollama_unchanged(client: Client, ollama: ScriptedOllam
     assert (request.path, request.body) == ("/api/generate", body)
 
 
-def test_each_piece_leaves_before_the_next_one_comes(client: Client, ollama: ScriptedOllama) -> None:
+def test_each_chunk_is_sent_before_the_next_arrives(client: Client, ollama: ScriptedOllama) -> None:
     gates = [Gate(), Gate()]
     pieces = [b'{"response":"a"}\n', b'{"respon', b'se":"b"}\n']
     ollama.script(Head(), Body(pieces[0]), gates[0], Body(pieces[1]), gates[1], Body(pieces[2]))
@@ -63,7 +63,7 @@ def test_each_piece_leaves_before_the_next_one_comes(client: Client, ollama: Scr
     assert seen == pieces
 
 
-def test_a_long_answer_is_whole(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_long_response_is_complete(client: Client, ollama: ScriptedOllama) -> None:
     piece = bytes(range(256)) * 1024
     ollama.script(Head(), *[Body(piece)] * 24)
     assert client.http.post("/llmprompt", json=PROMPT).content == piece * 24
@@ -80,14 +80,14 @@ def test_a_long_answer_is_whole(client: Client, ollama: ScriptedOllama) -> None:
         Whole(500, b"\xff", "application/octet-stream"),
     ],
 )
-def test_ollamas_status_body_and_content_type_come_back(client: Client, ollama: ScriptedOllama, answer: Whole) -> None:
+def test_ollamas_status_body_and_content_type_are_returned(client: Client, ollama: ScriptedOllama, answer: Whole) -> None:
     ollama.script(answer)
     got = client.http.post("/llmprompt", json=PROMPT)
     assert (got.status_code, got.content) == (answer.status, answer.body)
     assert got.headers["Content-Type"] == answer.content_type
 
 
-def test_nothing_is_recorded(start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str) -> None:
+def test_nothing_is_stored(start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str) -> None:
     client = Client(start_chatterd(database_url=database_url).url)
     with client.http:
         assert client.http.post("/llmprompt", json=PROMPT | {"appID": client.appid}).status_code == 200
@@ -97,7 +97,7 @@ def test_nothing_is_recorded(start_chatterd: Callable[..., Program], ollama: Scr
         assert rows(database_url, f"SELECT FROM {table}") == []
 
 
-def test_without_ollama_it_is_503_and_works_when_ollama_is_back(client: Client, ollama: ScriptedOllama) -> None:
+def test_without_ollama_the_response_is_503_until_it_is_reachable_again(client: Client, ollama: ScriptedOllama) -> None:
     ollama.stop_listening()
     ollama.cut_connections()
     answer = client.http.post("/llmprompt", json=PROMPT)
@@ -109,7 +109,7 @@ def test_without_ollama_it_is_503_and_works_when_ollama_is_back(client: Client, 
 
 
 @pytest.mark.parametrize("ending", [Close(), Reset()], ids=["closed", "reset"])
-def test_an_answer_that_never_began_is_an_error_in_json(client: Client, ollama: ScriptedOllama, ending: Step) -> None:
+def test_a_connection_closed_before_the_response_is_an_error_in_json(client: Client, ollama: ScriptedOllama, ending: Step) -> None:
     ollama.script(Send(b""), ending)
     answer = client.http.post("/llmprompt", json=PROMPT)
     assert answer.status_code in (502, 503)
@@ -117,7 +117,7 @@ def test_an_answer_that_never_began_is_an_error_in_json(client: Client, ollama: 
 
 
 @pytest.mark.parametrize("ending", [Close(), Reset()], ids=["closed", "reset"])
-def test_an_answer_that_breaks_off_does_not_look_whole(client: Client, ollama: ScriptedOllama, ending: Step) -> None:
+def test_an_incomplete_response_does_not_look_complete(client: Client, ollama: ScriptedOllama, ending: Step) -> None:
     gate = Gate()
     ollama.script(Head(), Body(b"half"), gate, ending)
     with client.http.stream("POST", "/llmprompt", json=PROMPT) as response:
@@ -130,7 +130,7 @@ def test_an_answer_that_breaks_off_does_not_look_whole(client: Client, ollama: S
 
 
 @pytest.mark.parametrize("before", [(), (Head(),), (Head(), Body(b"a"))], ids=["head", "body", "end"])
-def test_a_client_that_leaves_closes_ollamas_connection(
+def test_a_disconnecting_client_closes_the_connection_to_ollama(
     client: Client, ollama: ScriptedOllama, before: tuple[Step, ...]
 ) -> None:
     gate = Gate()
@@ -145,7 +145,7 @@ def test_a_client_that_leaves_closes_ollamas_connection(
     ollama.arrival(0).wait().closed.wait()
 
 
-def test_a_client_that_leaves_stops_a_model_that_never_ends(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_disconnecting_client_stops_an_endless_generation(client: Client, ollama: ScriptedOllama) -> None:
     with client.http.stream("POST", "/llmprompt", json=PROMPT | {"options": {"num_predict": -1}}) as response:
         next(response.iter_raw())
     ollama.arrival(0).wait().closed.wait()
@@ -176,7 +176,7 @@ def test_a_body_beyond_the_limit_is_413(
         )
 
 
-def test_a_generation_that_says_nothing_yet_does_not_hold_others_up(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_generation_without_output_does_not_block_other_requests(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(gate, Head(), Lines(b"{}"), End())
     other = Client(str(client.http.base_url))

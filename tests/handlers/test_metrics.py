@@ -67,7 +67,7 @@ def test_openmetrics_is_returned_if_accepted(client: Client) -> None:
         "a" * 999,
     ],
 )
-def test_any_accept_header_is_answered(client: Client, accepted: str) -> None:
+def test_any_accept_header_is_accepted(client: Client, accepted: str) -> None:
     assert client.http.get("/metrics", headers={"Accept": accepted}).status_code == 200
 
 

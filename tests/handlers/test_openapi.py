@@ -79,7 +79,7 @@ def events(stream: str) -> list[dict[str, str]]:
 # The document itself.
 
 
-def test_it_is_a_valid_document() -> None:
+def test_the_document_is_valid() -> None:
     SCHEMA.validate()
 
 
@@ -93,7 +93,7 @@ def routes() -> dict[re.Pattern[str], set[str]]:
     return {rule.matcher.regex: implemented(rule.target) for rule in ROUTES if isinstance(rule.matcher, PathMatches)}
 
 
-def test_it_has_every_route_and_method_and_no_other() -> None:
+def test_the_document_has_exactly_the_routes_and_methods_of_the_program() -> None:
     """The document's paths are tried on the program's routes, as Tornado tries a request's."""
     documented: dict[Any, set[str]] = {}
     for path, method in OPERATIONS.values():
@@ -125,7 +125,7 @@ def examples(value: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
 
 
 @pytest.mark.parametrize(("schema", "example"), [pytest.param(*rest, id=where) for where, *rest in examples(DOCUMENT)])
-def test_an_example_is_what_its_schema_says(schema: Any, example: Any) -> None:
+def test_an_example_matches_its_schema(schema: Any, example: Any) -> None:
     validator(schema).validate(example)
 
 
@@ -168,7 +168,7 @@ def check_events(stream: str) -> None:
 
 
 @pytest.mark.parametrize("id", sorted(OPERATIONS.keys() - ENDLESS))
-def test_whatever_the_document_allows_is_answered_as_it_says(
+def test_generated_requests_get_documented_responses(
     chatterd: Program, ollama: ScriptedOllama, session: requests.Session, id: str
 ) -> None:
     """Requests made from the document's schemas, the same each time (schemathesis)."""
@@ -195,7 +195,7 @@ def test_whatever_the_document_allows_is_answered_as_it_says(
 
 
 @pytest.mark.parametrize("path", sorted({path for id, (path, _) in OPERATIONS.items()}))
-def test_a_path_has_no_other_methods(client: Client, path: str) -> None:
+def test_any_other_method_of_a_path_is_405(client: Client, path: str) -> None:
     documented = {method.upper() for one, method in OPERATIONS.values() if one == path}
     for method in {*METHODS, "trace"} - {method.lower() for method in documented}:
         answer = client.http.request(method.upper(), path.replace("{", "").replace("}", ""))
@@ -346,7 +346,7 @@ for page, address in PAGES.items():
 
 
 @pytest.mark.parametrize(("id", "status"), SITUATIONS)
-def test_an_answer_is_as_the_document_says(client: Client, ollama: ScriptedOllama, id: str, status: str) -> None:
+def test_a_response_matches_the_document(client: Client, ollama: ScriptedOllama, id: str, status: str) -> None:
     answer = SITUATIONS[id, status](client, ollama)
     assert status in (str(answer.status_code), "default"), answer.text
     assert status in operation(id)["responses"]
@@ -357,14 +357,14 @@ LIMITED = {"408", "414", "429", "431"}
 """Called forth below, and 408 in test_limits.py: no client library waits for so long."""
 
 
-def test_every_answer_of_the_document_is_called_forth() -> None:
+def test_every_documented_response_is_covered() -> None:
     """All but those of a server in trouble, and those that test_identity.py calls forth."""
     documented = {(id, status) for id in OPERATIONS.keys() - ENDLESS for status in operation(id)["responses"]}
     left = documented - SITUATIONS.keys() - {("signIn", "200"), ("getMetrics", "403")}
     assert {status for _, status in left} <= {"401", "413", "500", "503", "default", *LIMITED}, left
 
 
-def test_a_body_that_is_too_large_and_a_reply_too_many_are_refused_as_the_document_says(
+def test_the_responses_413_and_503_match_the_document(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     client = Client(start_chatterd(database_url=database_url, max_body_bytes=1000, max_replies=0).url)
@@ -379,7 +379,7 @@ def test_a_body_that_is_too_large_and_a_reply_too_many_are_refused_as_the_docume
             check_answer(id, answer)
 
 
-def test_requests_that_are_too_large_or_too_many_are_refused_as_the_document_says(
+def test_the_responses_414_and_429_match_the_document(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     program = start_chatterd(database_url=database_url, requests_per_minute=1)
@@ -399,7 +399,7 @@ def test_requests_that_are_too_large_or_too_many_are_refused_as_the_document_say
 
 
 @pytest.mark.expects_log("database", "presence session was lost", "pool connection floor")
-def test_without_database_each_operation_answers_as_the_document_says(
+def test_the_responses_without_database_match_the_document(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     with CuttingProxy(database_url) as proxy:

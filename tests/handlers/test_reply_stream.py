@@ -249,7 +249,7 @@ VERSIONS = pytest.mark.parametrize("version", ["1.0", "1.1"])
 
 
 @VERSIONS
-def test_the_last_event_is_sent_though_the_heartbeat_is_due_in_the_same_turn(url: str, version: str) -> None:
+def test_the_last_event_is_sent_if_a_heartbeat_is_due_in_the_same_iteration(url: str, version: str) -> None:
     async def act(stage: Stage) -> None:
         view = await stage.view(version)
         stage.commit(b"first")
@@ -260,7 +260,7 @@ def test_the_last_event_is_sent_though_the_heartbeat_is_due_in_the_same_turn(url
 
 
 @VERSIONS
-def test_events_keep_their_order_though_the_heartbeat_is_due_in_the_same_turn(url: str, version: str) -> None:
+def test_events_keep_their_order_if_a_heartbeat_is_due_in_the_same_iteration(url: str, version: str) -> None:
     async def act(stage: Stage) -> None:
         def commit() -> None:
             stage.commit(b"small")
@@ -287,7 +287,7 @@ async def fill(stage: Stage, choice: random.Random) -> None:
 
 
 @VERSIONS
-def test_a_viewer_that_is_slow_and_then_fast_again_sees_everything_in_order(url: str, version: str) -> None:
+def test_a_viewer_that_pauses_receives_everything_in_order(url: str, version: str) -> None:
     async def act(stage: Stage) -> None:
         choice = random.Random(1)
         views = [await stage.view(version) for _ in range(3)]
@@ -310,7 +310,7 @@ def test_a_viewer_that_is_slow_and_then_fast_again_sees_everything_in_order(url:
     play(url, act)
 
 
-def test_a_viewer_with_tls_sees_everything_in_order(url: str, certificate: Path) -> None:
+def test_a_viewer_over_tls_receives_everything_in_order(url: str, certificate: Path) -> None:
     async def act(stage: Stage) -> None:
         choice = random.Random(2)
         view = await stage.view()
@@ -329,7 +329,7 @@ def test_a_viewer_with_tls_sees_everything_in_order(url: str, certificate: Path)
 
 
 @pytest.mark.parametrize("headers", ["Connection: keep-alive\r\n", "Connection: Keep-Alive\r\nContent-Length: 0\r\n"])
-def test_a_client_that_knows_no_chunks_sees_the_end_though_it_would_keep_its_connection(url: str, headers: str) -> None:
+def test_an_http_1_0_stream_ends_with_the_connection_even_with_keep_alive(url: str, headers: str) -> None:
     async def act(stage: Stage) -> None:
         view = await stage.view("1.0", headers)
         assert "keep-alive" not in view.head.lower()
@@ -339,7 +339,7 @@ def test_a_client_that_knows_no_chunks_sees_the_end_though_it_would_keep_its_con
     play(url, act)
 
 
-def test_a_connection_that_breaks_disturbs_no_other_viewer(url: str) -> None:
+def test_a_reset_connection_does_not_disturb_other_viewers(url: str) -> None:
     async def act(stage: Stage) -> None:
         views = [await stage.view() for _ in range(6)]
         stage.commit(b"first")
@@ -354,7 +354,7 @@ def test_a_connection_that_breaks_disturbs_no_other_viewer(url: str) -> None:
     play(url, act)
 
 
-def test_a_connection_that_breaks_in_the_turn_of_the_reply_s_end_is_only_gone(url: str) -> None:
+def test_a_connection_reset_in_the_iteration_of_the_replys_end_ends_its_viewer(url: str) -> None:
     async def act(stage: Stage) -> None:
         views = [await stage.view() for _ in range(4)]
         stage.commit(b"first")
@@ -369,7 +369,7 @@ def test_a_connection_that_breaks_in_the_turn_of_the_reply_s_end_is_only_gone(ur
     play(url, act)
 
 
-def test_a_large_line_costs_a_viewer_that_does_not_read_no_more_than_a_small_one(url: str) -> None:
+def test_the_write_buffer_of_a_viewer_is_bounded_for_large_lines(url: str) -> None:
     async def act(stage: Stage) -> None:
         views = [await stage.view() for _ in range(3)]
         for view in views:
@@ -384,7 +384,7 @@ def test_a_large_line_costs_a_viewer_that_does_not_read_no_more_than_a_small_one
     play(url, act)
 
 
-def test_a_viewer_that_does_not_read_is_dropped_and_the_others_see_everything(
+def test_a_viewer_that_does_not_read_is_dropped_and_others_receive_everything(
     url: str,
 ) -> None:
     async def act(stage: Stage) -> None:
@@ -402,7 +402,7 @@ def test_a_viewer_that_does_not_read_is_dropped_and_the_others_see_everything(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_connections_take_and_when_each_viewer_sees_everything_in_order(url: str, seed: int) -> None:
+def test_viewers_with_random_pauses_receive_everything_in_order(url: str, seed: int) -> None:
     async def act(stage: Stage) -> None:
         choice = random.Random(seed)
         views = [await stage.view(choice.choice(["1.0", "1.1"])) for _ in range(8)]

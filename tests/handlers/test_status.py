@@ -221,7 +221,7 @@ def test_reconnecting_watcher_receives_the_samples_that_it_missed(chatterd: Prog
         assert first in [sample["time"] for sample in told.json]
 
 
-def test_watchers_streams_end_when_the_server_drains(
+def test_status_streams_end_when_the_server_drains(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate("the end")

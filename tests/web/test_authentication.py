@@ -84,7 +84,7 @@ def sign_in(http: httpx.Client, token: str, **headers: str) -> httpx.Response:
 # Routes and what they need.
 
 
-def test_every_route_says_whom_it_is_for() -> None:
+def test_every_route_declares_its_access() -> None:
     patterns: dict[Access, set[str]] = {access: set() for access in Access}
     for rule in ROUTES:
         assert isinstance(rule.matcher, PathMatches)
@@ -100,7 +100,7 @@ def test_every_route_says_whom_it_is_for() -> None:
         assert not re.match(r"/(llm|models|status/events|metrics)", pattern)
 
 
-def test_a_route_that_does_not_say_whom_it_is_for_is_not_served() -> None:
+def test_a_route_without_declared_access_is_an_error() -> None:
     class Forgotten(BaseHandler):
         pass
 
@@ -109,7 +109,7 @@ def test_a_route_that_does_not_say_whom_it_is_for_is_not_served() -> None:
 
 
 @pytest.mark.parametrize("id", [id for id in OPERATIONS if "401" in operation(id)["responses"] and id != "signIn"])
-def test_a_stranger_is_told_to_sign_in(stranger: httpx.Client, id: str) -> None:
+def test_a_request_without_a_valid_token_is_401_with_a_challenge(stranger: httpx.Client, id: str) -> None:
     path, method = OPERATIONS[id]
     for headers, challenge in [
         ({}, "Bearer"),
@@ -124,7 +124,7 @@ def test_a_stranger_is_told_to_sign_in(stranger: httpx.Client, id: str) -> None:
         check_answer(id, answer)
 
 
-def test_every_operation_without_401_is_for_anyone(stranger: httpx.Client) -> None:
+def test_every_operation_without_401_works_without_a_token(stranger: httpx.Client) -> None:
     """And none of them tells anything of anybody."""
     for id, (path, method) in OPERATIONS.items():
         if "401" not in operation(id)["responses"]:
@@ -133,12 +133,12 @@ def test_every_operation_without_401_is_for_anyone(stranger: httpx.Client) -> No
     assert stranger.get("/nowhere").status_code == 404
 
 
-def test_a_method_that_does_not_exist_is_no_way_around(stranger: httpx.Client) -> None:
+def test_a_method_that_is_not_implemented_is_401_without_a_token(stranger: httpx.Client) -> None:
     for method in ("PUT", "PATCH", "OPTIONS", "HEAD"):
         assert stranger.request(method, "/llmchat").status_code == 401
 
 
-def test_a_token_lets_in_and_only_an_operators_shows_the_figures(
+def test_a_token_authenticates_and_metrics_require_an_operators_token(
     alice: Client, program: Program, tokens: TokenFile
 ) -> None:
     assert alice.ask("Hello")
@@ -153,7 +153,7 @@ def test_a_token_lets_in_and_only_an_operators_shows_the_figures(
         assert olivia.http.get("/metrics").status_code == 200
 
 
-def test_a_body_is_read_before_it_is_refused_unless_its_client_waits(program: Program, stranger: httpx.Client) -> None:
+def test_the_body_of_an_unauthenticated_request_is_read_unless_it_expects_100_continue(program: Program, stranger: httpx.Client) -> None:
     for _ in range(2):  # on the same connection
         answer = stranger.post("/llmchat", content=b"x" * 5_000_000, headers={"Content-Type": "application/json"})
         assert answer.status_code == 401
@@ -167,14 +167,14 @@ def test_a_body_is_read_before_it_is_refused_unless_its_client_waits(program: Pr
     ("header", "token"),
     [("Bearer a", "a"), ("bearer  a ", "a"), ("BEARER a b", "a b"), ("Bearer", ""), ("Basic a", None), ("", None)],
 )
-def test_the_scheme_of_a_token_is_bearer(header: str, token: str | None) -> None:
+def test_only_the_bearer_scheme_is_parsed(header: str, token: str | None) -> None:
     assert parse_bearer(header) == token
 
 
 # Browsers.
 
 
-def test_a_browser_exchanges_a_token_for_a_cookie_and_gives_it_back(
+def test_sign_in_exchanges_a_token_for_a_cookie_and_sign_out_deletes_it(
     program: Program, stranger: httpx.Client, tokens: TokenFile
 ) -> None:
     answer = sign_in(stranger, tokens.token["olivia"])
@@ -196,7 +196,7 @@ def test_a_browser_exchanges_a_token_for_a_cookie_and_gives_it_back(
     assert httpx.get(f"{program.url}/models", headers={"Cookie": f"chatterd={forged}"}).status_code == 401
 
 
-def test_over_tls_the_cookie_is_secure_wherever_tls_ends(stranger: httpx.Client, tokens: TokenFile) -> None:
+def test_the_cookie_is_secure_if_the_browser_uses_https(stranger: httpx.Client, tokens: TokenFile) -> None:
     answer = sign_in(stranger, tokens.token["alice"], Host="chat.example", Origin="https://chat.example")
     cookie = answer.headers["Set-Cookie"]
     assert cookie.startswith("__Host-chatterd=") and cookie.endswith("; Path=/; HttpOnly; SameSite=Strict; Secure")
@@ -204,7 +204,7 @@ def test_over_tls_the_cookie_is_secure_wherever_tls_ends(stranger: httpx.Client,
     assert stranger.get("/models", headers={"Cookie": f"chatterd=old; {value}"}).status_code == 200
 
 
-def test_over_tls_no_cookie_counts_that_another_host_could_have_set(
+def test_over_https_only_the_host_cookie_is_accepted(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
     """Who owns a neighbouring host may give a browser their own session, to read what is said in it."""
@@ -234,7 +234,7 @@ def test_over_tls_no_cookie_counts_that_another_host_could_have_set(
             assert status(f"{plain}; {cookie.split(';')[0]}", over_tls) == 200
 
 
-def test_what_is_no_token_does_not_sign_in(stranger: httpx.Client) -> None:
+def test_an_invalid_token_does_not_sign_in(stranger: httpx.Client) -> None:
     headers = {"Content-Type": "application/json"}
     for token in ("chatterd_wrong", "\0", "\udcff", "x" * 100_000):
         answer = stranger.post("/sign-in", content=json.dumps({"token": token}), headers=headers)
@@ -260,7 +260,7 @@ def test_what_is_no_token_does_not_sign_in(stranger: httpx.Client) -> None:
         ({"Sec-Fetch-Site": "same-origin"}, 204),
     ],
 )
-def test_what_changes_something_comes_from_no_page_of_another_site(
+def test_unsafe_requests_of_other_origins_are_403(
     alice: Client, program: Program, headers: dict[str, str], status: int
 ) -> None:
     headers = {name: value.format(own=program.url) for name, value in headers.items()}
@@ -270,7 +270,7 @@ def test_what_changes_something_comes_from_no_page_of_another_site(
     assert alice.http.get("/models", headers=headers).status_code == 200
 
 
-def test_a_page_of_a_named_origin_may_ask_and_read_and_no_other(alice: Client, stranger: httpx.Client) -> None:
+def test_only_an_allowed_origin_may_send_requests_and_read_responses(alice: Client, stranger: httpx.Client) -> None:
     asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,prefer"}
     answer = stranger.options("/llmchat", headers=asking | {"Origin": "https://app.example"})
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (204, "https://app.example")
@@ -306,7 +306,7 @@ def test_without_named_origins_there_is_no_cors(client: Client) -> None:
 
 
 @pytest.mark.expects_log("The tokens stay as they were")
-def test_a_token_comes_and_goes_with_its_line_and_a_sighup_and_its_sessions_with_it(
+def test_sighup_reloads_the_tokens_and_ends_the_sessions_of_removed_ones(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
     tokens = TokenFile(tmp_path / "tokens")
@@ -333,7 +333,7 @@ def test_a_token_comes_and_goes_with_its_line_and_a_sighup_and_its_sessions_with
         assert sign_in(browser, tokens.token["alice"]).status_code == 401
 
 
-def test_json_web_tokens_let_in_with_keys_that_rotate(
+def test_json_web_tokens_authenticate_and_their_keys_may_rotate(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
     new = Signer("two", "RSA")
@@ -365,7 +365,7 @@ def test_json_web_tokens_let_in_with_keys_that_rotate(
             assert token not in program.log and token.split(".")[2] not in program.log
 
 
-def test_keys_that_come_slowly_are_not_taken_for_a_slow_client(
+def test_a_slow_fetch_of_keys_does_not_count_towards_the_idle_timeout(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
     with Issuer(SIGNER) as issuer:
@@ -404,7 +404,7 @@ def run(
     )
 
 
-def test_a_token_is_made_on_the_command_line_and_shown_once(
+def test_create_token_prints_a_token_and_stores_only_its_hash(
     tmp_path: Path, start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     path = tmp_path / "tokens"
@@ -431,7 +431,7 @@ def test_a_token_is_made_on_the_command_line_and_shown_once(
         (["--cors-origins=*"], "--cors-origins names origins"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused_with_a_sentence(
+def test_inconsistent_settings_are_an_error_at_startup(
     tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
     (tmp_path / "wrong").write_text("{")
@@ -447,7 +447,7 @@ def test_settings_that_do_not_go_together_are_refused_with_a_sentence(
 # The log.
 
 
-def test_no_secret_is_in_the_log(
+def test_the_log_contains_no_secrets_and_no_content(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path, ollama: ScriptedOllama
 ) -> None:
     tokens = TokenFile(tmp_path / "tokens")

@@ -162,14 +162,14 @@ ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
 }
 
 
-def test_each_operation_that_needs_an_asker_is_tried() -> None:
+def test_every_operation_that_requires_authentication_is_covered() -> None:
     needing = {id for id in OPERATIONS if "401" in operation(id)["responses"]}
     assert {id for id, _, _ in ATTEMPTS.values()} == needing - {"signIn", "watchStatus", "getMetrics"}
 
 
 @pytest.mark.parametrize("process", ["owner", "other"])
 @pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_what_is_another_tenants_does_not_exist(
+def test_resources_of_another_tenant_do_not_exist(
     site: Site, alices: Belongings, ollama: ScriptedOllama, process: str, attempt: str
 ) -> None:
     _, ask, expect = ATTEMPTS[attempt]
@@ -185,7 +185,7 @@ def test_what_is_another_tenants_does_not_exist(
 
 
 @pytest.mark.parametrize("process", ["owner", "other"])
-def test_another_asker_of_the_same_tenant_has_all_of_it(site: Site, alices: Belongings, process: str) -> None:
+def test_principals_of_one_tenant_share_its_resources(site: Site, alices: Belongings, process: str) -> None:
     anna = site.client(process, "anna", alices.client.appid)
     with anna.http:
         assert anna.history() == alices.client.history()
@@ -198,7 +198,7 @@ def test_another_asker_of_the_same_tenant_has_all_of_it(site: Site, alices: Belo
         assert anna.view(alices.running)[-1].json["done_reason"] == "stopped"
 
 
-def test_the_same_name_is_two_conversations_that_are_answered_at_once(
+def test_tenants_may_use_the_same_appid_concurrently(
     site: Site, alices: Belongings, ollama: ScriptedOllama
 ) -> None:
     bob = site.client("owner", "bob", alices.client.appid)
@@ -224,7 +224,7 @@ def test_the_same_name_is_two_conversations_that_are_answered_at_once(
 
 
 @pytest.mark.expects_log("declared dead")
-def test_a_reply_that_another_process_goes_on_with_stays_its_tenants(
+def test_an_adopted_reply_still_belongs_to_its_tenant(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path, ollama: ScriptedOllama
 ) -> None:
     tokens = TokenFile(tmp_path / "tokens")
@@ -254,7 +254,7 @@ def test_a_reply_that_another_process_goes_on_with_stays_its_tenants(
         nothing(bob.http.get(running))
 
 
-def test_a_reply_whose_lines_are_gone_is_its_tenants(
+def test_a_reply_without_its_log_still_belongs_to_its_tenant(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
     tokens = TokenFile(tmp_path / "tokens")

@@ -119,11 +119,11 @@ def hang_up(program: Program, said: str) -> None:
     eventually(f"the log says {said}", lambda: program.log.count(said) > before)
 
 
-def test_the_program_says_https(secure: Program) -> None:
+def test_the_log_shows_an_https_url(secure: Program) -> None:
     assert secure.url.startswith("https://127.0.0.1:")
 
 
-def test_events_come_one_by_one_in_order_and_whole(asker: Client, ollama: ScriptedOllama) -> None:
+def test_events_arrive_one_by_one_in_order_and_complete(asker: Client, ollama: ScriptedOllama) -> None:
     gates = [Gate(), Gate()]
     many = [line(f"{number} ") for number in range(2_000)]
     ollama.script(Head(), Lines(line("a ")), gates[0], Lines(line("b ")), gates[1], Lines(*many, last_line("end")))
@@ -140,7 +140,7 @@ def test_events_come_one_by_one_in_order_and_whole(asker: Client, ollama: Script
     assert asker.messages()[-1] == ("assistant", "".join(["a ", "b ", *(f"{n} " for n in range(2_000)), "end"]))
 
 
-def test_viewers_of_a_backlog_and_of_what_comes_see_the_same_bytes(asker: Client, ollama: ScriptedOllama) -> None:
+def test_a_viewer_of_the_backlog_and_a_live_viewer_receive_the_same_events(asker: Client, ollama: ScriptedOllama) -> None:
     size, gate = 2_000, Gate()
     chunk = ndjson(*[line("x" * size)] * 100)
     ollama.script(Head(), *[Body(chunk)] * 20, gate, *[Body(chunk)] * 5, Lines(last_line()))
@@ -154,7 +154,7 @@ def test_viewers_of_a_backlog_and_of_what_comes_see_the_same_bytes(asker: Client
     assert asker.view(path, last_event_id=2_498) == whole[2_499:]
 
 
-def test_a_viewer_that_reads_slowly_sees_all_and_one_that_does_not_read_is_dropped(
+def test_a_slow_viewer_receives_everything_and_one_that_does_not_read_is_dropped(
     asker: Client, secure: Program, files: Files, ollama: ScriptedOllama
 ) -> None:
     gate = Gate()
@@ -183,7 +183,7 @@ def test_a_viewer_that_reads_slowly_sees_all_and_one_that_does_not_read_is_dropp
     secure.wait_log(rf"reply ended reply={path.removeprefix('/llmchat/')} .*status=done")
 
 
-def test_a_viewer_that_leaves_leaves_the_reply(asker: Client, secure: Program, ollama: ScriptedOllama) -> None:
+def test_a_reply_continues_when_its_viewer_disconnects(asker: Client, secure: Program, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
     with asker.prompt("hi", headers={"X-Request-ID": "leaver"}) as stream:
         assert stream.next()
@@ -193,7 +193,7 @@ def test_a_viewer_that_leaves_leaves_the_reply(asker: Client, secure: Program, o
     assert [event.json["message"]["content"] for event in asker.view(path)] == ["a", "b"]
 
 
-def test_after_sighup_new_connections_get_the_new_certificate_and_open_ones_go_on(
+def test_sighup_changes_the_certificate_of_new_connections_only(
     start_chatterd: Callable[..., Program], database_url: str, changing: Files, ollama: ScriptedOllama
 ) -> None:
     program = start_chatterd(database_url=database_url, **changing.settings)
@@ -212,7 +212,7 @@ def test_after_sighup_new_connections_get_the_new_certificate_and_open_ones_go_o
 
 
 @pytest.mark.expects_log("The certificate could not be reloaded, the old one stays")
-def test_a_broken_pair_is_refused_and_the_old_one_stays(
+def test_an_invalid_certificate_or_key_is_not_loaded(
     start_chatterd: Callable[..., Program], database_url: str, changing: Files
 ) -> None:
     program = start_chatterd(database_url=database_url, **changing.settings)
@@ -243,7 +243,7 @@ def refused(**settings: object) -> str:
     return sentence
 
 
-def test_a_start_with_wrong_files_ends_with_one_sentence(changing: Files, tmp_path: Path) -> None:
+def test_invalid_files_are_a_one_line_error_at_startup(changing: Files, tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
     assert refused(certfile=missing) == (
         f"chatterd cannot start: --certfile={missing} cannot be read: No such file or directory"
@@ -255,7 +255,7 @@ def test_a_start_with_wrong_files_ends_with_one_sentence(changing: Files, tmp_pa
     assert "key values mismatch" in refused(**changing.settings)
 
 
-def test_an_encrypted_key_is_refused_without_asking_for_a_password(changing: Files) -> None:
+def test_an_encrypted_key_is_an_error_without_a_password_prompt(changing: Files) -> None:
     key = serialization.load_pem_private_key(changing.key.read_bytes(), None)
     changing.key.write_bytes(
         key.private_bytes(
@@ -268,7 +268,7 @@ def test_an_encrypted_key_is_refused_without_asking_for_a_password(changing: Fil
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_old_versions_of_tls_are_refused_and_http_1_1_is_agreed_on(secure: Program, files: Files) -> None:
+def test_tls_before_1_2_is_rejected_and_alpn_selects_http_1_1(secure: Program, files: Files) -> None:
     trust = ssl.create_default_context()
     files.authority.configure_trust(trust)
     trust.set_alpn_protocols(["h2", "http/1.1"])
@@ -285,7 +285,7 @@ def test_old_versions_of_tls_are_refused_and_http_1_1_is_agreed_on(secure: Progr
         connect(secure, trust)
 
 
-def test_who_does_not_speak_tls_hurts_nobody(asker: Client, secure: Program) -> None:
+def test_connections_without_tls_do_not_disturb_others(asker: Client, secure: Program) -> None:
     address = urlsplit(secure.url)
     with ExitStack() as silent:
         for _ in range(100):
@@ -299,7 +299,7 @@ def test_who_does_not_speak_tls_hurts_nobody(asker: Client, secure: Program) -> 
         assert asker.http.get("/healthz").status_code == 200
 
 
-def test_a_handshake_that_does_not_end_is_given_up(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handshake_that_does_not_end_in_time_closes_the_connection(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "HANDSHAKE_TIMEOUT", 0.2)
 
     async def run() -> None:
