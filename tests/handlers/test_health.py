@@ -1,4 +1,4 @@
-"""GET /healthz and /readyz: alive at any time, ready with a database, whatever Ollama does."""
+"""GET /healthz and /readyz: liveness, and readiness with and without database and Ollama."""
 
 from collections.abc import Callable
 
@@ -15,17 +15,17 @@ READY = {"ready": True, "draining": False, "database": "ok", "ollama": "ok"}
 
 def test_a_server_with_database_and_ollama_is_alive_and_ready(client: Client) -> None:
     assert client.http.get("/healthz").json() == {"status": "alive"}
-    answer = client.http.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, READY)
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert "Retry-After" not in answer.headers
+    response = client.http.get("/readyz")
+    assert (response.status_code, response.json()) == (200, READY)
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "Retry-After" not in response.headers
 
 
 def test_a_server_without_ollama_is_ready_and_reports_it(client: Client, ollama: ScriptedOllama) -> None:
     ollama.stop_listening()
     ollama.cut_connections()
-    answer = client.http.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, READY | {"ollama": "unreachable"})
+    response = client.http.get("/readyz")
+    assert (response.status_code, response.json()) == (200, READY | {"ollama": "unreachable"})
     ollama.listen_again()
     assert client.http.get("/readyz").json() == READY
 
@@ -39,9 +39,9 @@ def test_a_server_without_database_is_alive_but_not_ready(
         with client.http:
             assert client.http.get("/readyz").json() == READY
             proxy.cut()
-            answer = client.http.get("/readyz")
-            assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "database": "unreachable"})
-            assert int(answer.headers["Retry-After"]) > 0
+            response = client.http.get("/readyz")
+            assert (response.status_code, response.json()) == (503, READY | {"ready": False, "database": "unreachable"})
+            assert int(response.headers["Retry-After"]) > 0
             assert client.http.get("/healthz").status_code == 200
             proxy.restore()
             eventually("ready again", lambda: client.http.get("/readyz").json() == READY)
@@ -58,10 +58,10 @@ def test_a_draining_server_is_not_ready_rejects_prompts_and_completes_running_re
         assert stream.next() is not None
         program.process.terminate()
         program.wait_log("Waiting 20 s at most for 1 replies")
-        answer = other.http.get("/readyz")
-        assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "draining": True})
-        refused = other.http.post("/llmchat", json=other.body("me too"))
-        assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
+        response = other.http.get("/readyz")
+        assert (response.status_code, response.json()) == (503, READY | {"ready": False, "draining": True})
+        rejected = other.http.post("/llmchat", json=other.body("second"))
+        assert rejected.status_code == 503 and int(rejected.headers["Retry-After"]) > 0
         assert other.messages() == []
         gate.open()
         assert [event.json["message"]["content"] for event in stream.rest()] == ["b"]

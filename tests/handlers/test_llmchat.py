@@ -1,4 +1,4 @@
-"""POST /llmchat on the wire: headers, what is recorded, what the model is given, and the ways to end well."""
+"""POST /llmchat: the event stream, the stored messages, and the request to Ollama."""
 
 from typing import Any
 
@@ -57,13 +57,15 @@ def test_a_request_includes_the_earlier_messages(client: Client, ollama: Scripte
     ]
 
 
-def test_other_fields_are_passed_to_ollama_unchanged_and_the_appid_is_not(client: Client, ollama: ScriptedOllama) -> None:
-    more = '"options":{"seed":1e2,"stop":["\\u0000"]},"keep_alive":-1,"think":"high","x":[1.0,12345678901234567890]'
-    body = f'{{"appID":"{client.appid}","model":"fake","messages":[],{more},"stream":true}}'
-    answer = client.http.post("/llmchat", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 200
+def test_other_fields_are_passed_to_ollama_unchanged_and_the_appid_is_not(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    further = '"options":{"seed":1e2,"stop":["\\u0000"]},"keep_alive":-1,"think":"high","x":[1.0,12345678901234567890]'
+    body = f'{{"appID":"{client.appid}","model":"fake","messages":[],{further},"stream":true}}'
+    response = client.http.post("/llmchat", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 200
     sent = ollama.arrival(0).wait()
-    assert more.encode() in sent.body
+    assert further.encode() in sent.body
     assert b"appID" not in sent.body and client.appid.encode() not in sent.body
 
 
@@ -78,9 +80,9 @@ def test_further_fields_of_messages_are_stored_and_sent_to_ollama_again(client: 
     client.ask(messages=messages)
     expected = [*messages[:2], messages[2] | {"content": ""}, messages[3]]
     assert ollama.requests[0].json["messages"] == expected
-    recorded = client.history()["messages"]
-    assert recorded[0]["images"] == ["aGk="] and recorded[1]["tool_calls"] == calls
-    assert recorded[1]["thinking"] == "hm" and recorded[3]["tool_name"] == "add"
+    stored = client.history()["messages"]
+    assert stored[0]["images"] == ["aGk="] and stored[1]["tool_calls"] == calls
+    assert stored[1]["thinking"] == "hm" and stored[3]["tool_name"] == "add"
     client.ask("and now?")
     assert ollama.requests[1].json["messages"][:4] == expected
 
@@ -102,9 +104,7 @@ def test_thinking_and_tool_calls_are_stored(client: Client, ollama: ScriptedOlla
     assert message["thinking"] == "let me see" and message["tool_calls"] == [call, call]
 
 
-def test_an_empty_list_of_messages_continues_the_conversation(
-    client: Client, ollama: ScriptedOllama
-) -> None:
+def test_an_empty_list_of_messages_continues_the_conversation(client: Client, ollama: ScriptedOllama) -> None:
     client.ask("hi", options={"num_predict": 2})
     client.ask(options={"num_predict": 2})
     assert ollama.requests[1].json["messages"][-1] == {"role": "assistant", "content": "w0 w1 "}
@@ -126,14 +126,14 @@ def test_the_last_event_is_sent_after_the_message_is_stored(client: Client) -> N
 
 
 def test_prefer_respond_async_responds_with_the_location_of_the_reply(client: Client) -> None:
-    answer = client.http.post("/llmchat", json=client.body("hi"), headers={"Prefer": "wait=1, Respond-Async"})
-    assert answer.status_code == 202
-    assert answer.headers["Preference-Applied"] == "respond-async"
-    assert answer.json() == {
-        "id": answer.headers["Location"].removeprefix("/llmchat/"),
-        "location": answer.headers["Location"],
+    response = client.http.post("/llmchat", json=client.body("hi"), headers={"Prefer": "wait=1, Respond-Async"})
+    assert response.status_code == 202
+    assert response.headers["Preference-Applied"] == "respond-async"
+    assert response.json() == {
+        "id": response.headers["Location"].removeprefix("/llmchat/"),
+        "location": response.headers["Location"],
     }
-    assert len(client.view(answer.headers["Location"])) == 6
+    assert len(client.view(response.headers["Location"])) == 6
 
 
 def test_a_second_reply_in_a_conversation_is_409_with_the_location_of_the_first(
@@ -142,10 +142,10 @@ def test_a_second_reply_in_a_conversation_is_409_with_the_location_of_the_first(
     gate = Gate()
     ollama.script(Head(), gate, Lines(last_line("x")))
     path = client.begin("one")
-    refused = client.http.post("/llmchat", json=client.body("two"))
-    assert refused.status_code == 409
-    assert refused.headers["Location"] == path
-    assert "error" in refused.json()
+    rejected = client.http.post("/llmchat", json=client.body("two"))
+    assert rejected.status_code == 409
+    assert rejected.headers["Location"] == path
+    assert "error" in rejected.json()
     gate.open()
     client.view(path)
     assert client.messages() == [("user", "one"), ("assistant", "x")]
@@ -158,11 +158,13 @@ def test_an_idempotency_key_prevents_a_second_reply(client: Client, ollama: Scri
     assert len(ollama.requests) == 1
     assert len(client.messages()) == 2
     client.appid += "-other"
-    assert client.ask("hi", headers=headers) == first  # the same key in another conversation is another key
+    assert client.ask("hi", headers=headers) == first  # keys belong to a conversation
     assert len(ollama.requests) == 2
 
 
-def test_an_idempotency_key_streams_the_first_reply_while_it_is_generated(client: Client, ollama: ScriptedOllama) -> None:
+def test_an_idempotency_key_streams_the_first_reply_while_it_is_generated(
+    client: Client, ollama: ScriptedOllama
+) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
     path = client.begin("hi", headers={"Idempotency-Key": "1"})
@@ -202,10 +204,10 @@ def test_lines_may_end_in_crlf_and_the_last_without_newline(client: Client, olla
 
 
 def test_a_line_of_8_mb_is_passed_on(client: Client, ollama: ScriptedOllama) -> None:
-    long = line("x" * 8_000_000)
-    ollama.script(Head(), Lines(long, last_line("y")))
+    long_line = line("x" * 8_000_000)
+    ollama.script(Head(), Lines(long_line, last_line("y")))
     events = client.ask("hi")
-    assert events[0].data.encode() == long and events[1].data.encode() == last_line("y")
+    assert events[0].data.encode() == long_line and events[1].data.encode() == last_line("y")
     assert client.messages()[-1] == ("assistant", "x" * 8_000_000 + "y")
 
 
@@ -222,16 +224,16 @@ def test_a_reply_of_100_000_lines_is_complete_and_in_order(client: Client, ollam
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"),
+    ("sent", "stored"),
     [(r"a\u0000b", "a\ufffdb"), (r"a\ud83db", "a\ufffdb"), (r"\ude00", "\ufffd"), (r"\ud83d\ude00", "😀")],
 )
 def test_text_that_postgresql_cannot_store_is_replaced_by_u_fffd(
-    client: Client, ollama: ScriptedOllama, sent: str, kept: str
+    client: Client, ollama: ScriptedOllama, sent: str, stored: str
 ) -> None:
-    odd = b'{"model":"fake","message":{"role":"assistant","content":"%b"},"done":true}' % sent.encode()
-    ollama.script(Head(), Lines(odd))
-    assert [(event.name, event.data.encode()) for event in client.ask("hi")] == [("message", odd)]
-    assert client.messages()[-1] == ("assistant", kept)
+    invalid = b'{"model":"fake","message":{"role":"assistant","content":"%b"},"done":true}' % sent.encode()
+    ollama.script(Head(), Lines(invalid))
+    assert [(event.name, event.data.encode()) for event in client.ask("hi")] == [("message", invalid)]
+    assert client.messages()[-1] == ("assistant", stored)
 
 
 def test_a_generation_continues_when_its_viewer_disconnects(client: Client, ollama: ScriptedOllama) -> None:

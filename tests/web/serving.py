@@ -95,9 +95,7 @@ class Server:
         """
         host, port = self._address
         name = host if self._trust else None
-        reader, writer = await asyncio.open_connection(
-            host, port, ssl=self._trust, server_hostname=name, limit=limit
-        )
+        reader, writer = await asyncio.open_connection(host, port, ssl=self._trust, server_hostname=name, limit=limit)
         try:
             yield Connection(reader, writer)
         finally:
@@ -141,7 +139,9 @@ async def serving(
             settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.max_total_body_bytes)
         ),
     )
-    application = Application(list(routes), default_handler_class=NotFoundHandler, log_function=log_request, services=services)
+    application = Application(
+        list(routes), default_handler_class=NotFoundHandler, log_function=log_request, services=services
+    )
     server = ChatterdServer(application, settings=settings, key_pair=key_pair)
     [listening] = bind_sockets(0, "127.0.0.1")
     server.add_sockets([listening])

@@ -51,7 +51,7 @@ def respond(request: bytes, **settings: Any) -> Response:
     responses: list[Response] = []
 
     async def test() -> None:
-        options = {"identity": Identity(), "origins": ALLOWED} | settings
+        options: dict[str, Any] = {"identity": Identity(), "origins": ALLOWED} | settings
         async with serving(ROUTES, **options) as server, server.connect() as connection:
             await connection.send(request)
             responses.append(await connection.response())

@@ -15,33 +15,33 @@ from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, lin
 from tests.program import Program
 from tests.raw import head, raw
 
-MANY = 500
+CONNECTIONS = 500
 
 
 def resident(program: Program) -> float:
-    """Megabytes of memory that a program holds."""
+    """Return the resident memory of a program in megabytes."""
     status = Path(f"/proc/{program.process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def connect(url: str, open_ones: contextlib.ExitStack) -> socket.socket:
-    """A connection whose client's side takes as little as can be."""
+def connect(url: str, connections: contextlib.ExitStack) -> socket.socket:
+    """Open a connection with a small receive buffer."""
     address = httpx.URL(url)
-    connection = open_ones.enter_context(socket.socket())
+    connection = connections.enter_context(socket.socket())
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     connection.settimeout(10)
     connection.connect((address.host, address.port))
     return connection
 
 
-def slowest_health(client: Client, probes: int = 40) -> list[float]:
-    """Seconds that each of some probes took, in order of size."""
-    took = []
+def probe_health(client: Client, probes: int = 40) -> list[float]:
+    """Return the response times of ``/healthz`` in seconds, in ascending order."""
+    durations = []
     for _ in range(probes):
         began = time.perf_counter()
         assert client.http.get("/healthz").status_code == 200
-        took.append(time.perf_counter() - began)
-    return sorted(took)
+        durations.append(time.perf_counter() - began)
+    return sorted(durations)
 
 
 def test_500_slow_requests_and_500_unread_streams_do_not_exhaust_cpu_or_memory(
@@ -50,39 +50,40 @@ def test_500_slow_requests_and_500_unread_streams_do_not_exhaust_cpu_or_memory(
     program = start_chatterd(database_url=database_url, idle_connection_timeout=4, client_write_timeout=4)
     client = Client(program.url)
     gate = Gate()
-    with client.http, contextlib.ExitStack() as open_ones:
+    with client.http, contextlib.ExitStack() as connections:
         client.ask("warm up")
-        slowest_health(client)
+        probe_health(client)
         ollama.script(Head(), gate, Lines(*[line("x" * 4_000)] * 1_000, last_line()))
         before = resident(program)
         path = client.begin("hi")
-        drips = [connect(program.url, open_ones) for _ in range(MANY)]
-        for drip in drips:
-            drip.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-        stuck = [connect(program.url, open_ones) for _ in range(MANY)]
-        for viewer in stuck:
+        slow = [connect(program.url, connections) for _ in range(CONNECTIONS)]
+        for connection in slow:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        unread = [connect(program.url, connections) for _ in range(CONNECTIONS)]
+        for viewer in unread:
             viewer.sendall(head(path, method="GET"))
-        for viewer in stuck:
+        for viewer in unread:
             assert viewer.recv(12) == b"HTTP/1.1 200"
         gate.open()
-        took = []
+        durations = []
         for _ in range(5):
-            for drip in drips:
-                with contextlib.suppress(ConnectionError):  # on a slow machine some are refused by now
-                    drip.sendall(b"A: b\r\n")
-            took += slowest_health(client)
-        grown = resident(program) - before
-        print(f"\n/healthz: median {1000 * sorted(took)[len(took) // 2]:.1f} ms, most {1000 * max(took):.1f} ms")
-        print(f"memory: {before:.0f} MB, {grown:+.0f} MB")
-        assert sorted(took)[len(took) // 2] < 0.1
-        assert grown < 100
-        for drip in drips:
-            assert drip.recv(12) == b""
+            for connection in slow:
+                with contextlib.suppress(ConnectionError):  # on a slow machine some are closed by now
+                    connection.sendall(b"A: b\r\n")
+            durations += probe_health(client)
+        durations.sort()
+        growth = resident(program) - before
+        print(f"\n/healthz: median {durations[len(durations) // 2]:.3f} s, maximum {durations[-1]:.3f} s")
+        print(f"memory: {before:.0f} MB, {growth:+.0f} MB")
+        assert durations[len(durations) // 2] < 0.1
+        assert growth < 100
+        for connection in slow:
+            assert connection.recv(12) == b""
         program.wait_log('abort_reason="client too slow"')
-        open_ones.close()
+        connections.close()
         other = Client(program.url)
         with other.http:
-            assert other.ask("still there?")[-1].json["done"] is True
+            assert other.ask("hi")[-1].json["done"] is True
             assert len(other.view(path)) == 1_001
 
 
@@ -104,22 +105,25 @@ def test_a_body_beyond_the_limit_of_all_bodies_is_503_until_another_is_released(
     start_chatterd: Callable[..., Program], session_database_url: str
 ) -> None:
     program = start_chatterd(database_url=session_database_url, max_total_body_bytes=100_000)
-    with Client(program.url) as client, raw(program.url) as first, raw(program.url) as leaving:
+    with Client(program.url) as client, raw(program.url) as first, raw(program.url) as disconnecting:
         body = ujson.dumps(client.body("x" * 60_000)).encode()
         large = client.body("y" * 60_000)
-        for connection in (first, leaving):
+        for connection in (first, disconnecting):
             connection.send(head("/llmchat", f"Content-Length: {len(body)}"))
         first.send(body[:-1])
         first.wait_until_read()
-        answer = client.http.post("/llmchat", json=large)
-        assert answer.status_code == 503
-        assert int(answer.headers["Retry-After"]) > 0
-        assert "large requests" in answer.json()["error"]
-        assert client.http.post("/llmchat", json=[]).status_code == 400, "a small one finds room"
+        response = client.http.post("/llmchat", json=large)
+        assert response.status_code == 503
+        assert int(response.headers["Retry-After"]) > 0
+        assert "large requests" in response.json()["error"]
+        assert client.http.post("/llmchat", json=[]).status_code == 400, "a small body is accepted"
         first.send(body[-1:])
         assert first.answer().status == 200
-        leaving.send(body[:-1])
-        leaving.wait_until_read()
+        disconnecting.send(body[:-1])
+        disconnecting.wait_until_read()
         assert client.http.post("/llmchat", json=large).status_code == 503
-        leaving.hang_up()
-        eventually("who left gave it back", lambda: client.http.post("/llmchat", json=large).status_code == 200)
+        disconnecting.hang_up()
+        eventually(
+            "the body of the disconnected client is released",
+            lambda: client.http.post("/llmchat", json=large).status_code == 200,
+        )

@@ -72,7 +72,9 @@ def request(body: str, path: str, *fields: str, method: str = "POST") -> bytes:
         return head(path, *fields, method=method)
     if body == "length":
         return head(path, "Content-Length: 200000", *fields, method=method) + b" " * 200_000
-    return head(path, "Transfer-Encoding: chunked", *fields, method=method) + b"2710\r\n%b\r\n0\r\n\r\n" % (b" " * 10_000)
+    return head(path, "Transfer-Encoding: chunked", *fields, method=method) + b"2710\r\n%b\r\n0\r\n\r\n" % (
+        b" " * 10_000
+    )
 
 
 def error(response: Response) -> str:
@@ -100,7 +102,7 @@ def error(response: Response) -> str:
 )
 def test_a_rejected_request_leaves_the_connection_usable(status: int, path: str, fields: list[str], body: str) -> None:
     async def test() -> None:
-        limits = {"address_requests_per_minute": 1} if status == 429 else {}
+        limits: dict[str, Any] = {"address_requests_per_minute": 1} if status == 429 else {}
         async with serving(ROUTES, **SETTINGS, **limits) as server, server.connect() as connection:
             if status == 429:
                 await connection.send(head(path, *fields, method="GET"))
@@ -154,8 +156,10 @@ def test_a_method_that_is_not_implemented_is_401_without_and_405_with_authentica
                 await connection.send(head("/", *fields, method=method))
                 response = await (without_body(connection) if method == "HEAD" else connection.response())
                 assert response.status == status
-                assert "allow" not in response.headers if allowed is None else (
-                    {*response.headers["allow"].split(", ")} - {"OPTIONS"} == allowed
+                assert (
+                    "allow" not in response.headers
+                    if allowed is None
+                    else ({*response.headers["allow"].split(", ")} - {"OPTIONS"} == allowed)
                 )
             await connection.send(head("/", TOKEN, method="GET"))
             assert (await connection.response()).status == 200

@@ -15,7 +15,7 @@ HEADER_BYTES, URL_BYTES, TIMEOUT = 4_096, 1_024, 0.5
 
 @pytest.fixture(scope="module")
 def tight_url(new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[str]:
-    """A chatterd with small limits on all that a request and a reply may be."""
+    """A server with small limits of a request's size and time."""
     settings: dict[str, object] = {
         "max_header_bytes": HEADER_BYTES,
         "max_url_bytes": URL_BYTES,
@@ -42,19 +42,18 @@ def url_of(client: Client) -> str:
 
 def rejected(connection: Raw, status: int) -> str:
     """Read a JSON error after which the connection is closed; return its sentence."""
-    answer = connection.answer()
-    assert answer.status == status, answer
-    assert answer.headers["connection"] == "close"
-    assert answer.headers["cache-control"] == "no-store"
-    assert answer.headers["x-request-id"]
-    sentence = answer.error
+    response = connection.answer()
+    assert response.status == status, response
+    assert response.headers["connection"] == "close"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-request-id"]
+    sentence = response.error
     assert connection.rest() == b""
     return sentence
 
 
 def closed_by_server(connection: Raw, request_bytes: bytes) -> bool:
-    """Send something that is no acceptable HTTP head; return whether the connection is closed, possibly after Tornado's
-    own 400."""
+    """Send a malformed request; return whether the connection is closed, possibly after Tornado's own 400."""
     try:
         connection.send(request_bytes)
         return connection.rest() in (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -62,7 +61,7 @@ def closed_by_server(connection: Raw, request_bytes: bytes) -> bool:
         return True
 
 
-# Requests that are too large, or not HTTP.
+# Too large, or malformed.
 
 
 MEGABYTE = b"x" * 1_000_000
@@ -87,9 +86,9 @@ def test_headers_beyond_the_limit_close_the_connection(tight: Client, request_by
 def test_a_url_beyond_the_limit_is_414_and_the_connection_stays_usable(tight: Client) -> None:
     with raw(url_of(tight)) as connection:
         connection.send(head("/llmchat?appID=" + "x" * URL_BYTES, method="GET"))
-        answer = connection.answer()
-        assert answer.status == 414
-        assert str(URL_BYTES) in answer.error
+        response = connection.answer()
+        assert response.status == 414
+        assert str(URL_BYTES) in response.error
         connection.send(head("/healthz", method="GET"))
         assert connection.answer().status == 200
 
@@ -99,7 +98,7 @@ def test_headers_and_a_url_of_exactly_the_limit_are_accepted(tight: Client) -> N
     bare = head(path, "Cookie: ", method="GET")
     with raw(url_of(tight)) as connection:
         connection.send(head(path, "Cookie: " + "x" * (HEADER_BYTES - len(bare)), method="GET"))
-        assert connection.answer().status == 422  # an appID too long: it got as far as that
+        assert connection.answer().status == 422  # the appID is too long: the handler was reached
         connection.send(head("/healthz", *["A: b"] * 197, method="GET"))
         assert connection.answer().status == 200
 
