@@ -1,4 +1,4 @@
-"""The pages and the files that they are made of, from ``static/``."""
+"""The pages, and the static files in ``static/``."""
 
 import re
 from pathlib import Path
@@ -20,27 +20,33 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'self'",
         "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",  # text becomes HTML only by way of
-        "trusted-types dompurify",  # what DOMPurify lets through
+        "require-trusted-types-for 'script'",  # HTML is only created from
+        "trusted-types dompurify",  # the output of DOMPurify
     ]
 )
 
 
 class FileHandler(BaseHandler):
-    """A file that a browser shows, compressed where it may be, revalidated at each use."""
+    """Serves a static file, compressed if the client accepts it, and revalidated with its entity tag."""
 
     route = "/static/{file}"
     rate_limited = False
     access = Access.PUBLIC
 
     def initialize(self, name: str = "") -> None:
-        """Take the name of a page's file (called by Tornado)."""
+        """Set up the handler (called by Tornado).
+
+        :param name: the file of a page; empty if the path names it.
+        """
         super().initialize()
         self._name = name
         self._etag: str | None = None
 
     def get(self, name: str = "") -> None:
-        """Answer with the file, or 304 if the client has it."""
+        """Respond with the file, or with 304 if the client has the current version.
+
+        :raises NotFound: there is no such file.
+        """
         file = FILES.find(self._name or name)
         if file is None:
             raise NotFound("There is nothing at this address.")
@@ -54,24 +60,27 @@ class FileHandler(BaseHandler):
     head = get
 
     def compute_etag(self) -> str | None:
-        """The tag of what is answered; ``finish`` compares it with the client's (called by Tornado)."""
+        """Return the entity tag of the response; ``finish`` compares it with ``If-None-Match`` (called by Tornado)."""
         return self._etag
 
     def _encoded(self, file: StaticFile) -> bytes:
-        """The file in the encoding that the client takes; each encoding has a tag of its own (RFC 9110, 8.8.3.3)."""
+        """Return the file in an encoding that the client accepts, and set its entity tag.
+
+        Each encoding has its own tag (RFC 9110, section 8.8.3.3).
+        """
         self._etag = f'"{file.etag}"'
         if file.gzipped is None:
             return file.body
         self.add_header("Vary", "Accept-Encoding")
-        if not takes_gzip(self.request.headers.get("Accept-Encoding", "")):
+        if not accepts_gzip(self.request.headers.get("Accept-Encoding", "")):
             return file.body
         self._etag = f'"{file.etag}-gzip"'
         self.set_header("Content-Encoding", "gzip")
         return file.gzipped
 
 
-def takes_gzip(accepted: str) -> bool:
-    """Whether a client with this ``Accept-Encoding`` takes gzip (RFC 9110, section 12.5.3)."""
+def accepts_gzip(accepted: str) -> bool:
+    """Return whether an ``Accept-Encoding`` header accepts gzip (RFC 9110, section 12.5.3)."""
     weights = {}
     for one in accepted.lower().split(","):
         coding, _, weight = one.partition(";")
@@ -80,7 +89,10 @@ def takes_gzip(accepted: str) -> bool:
 
 
 def page(path: str, file: str) -> Rule:
-    """The route of a page that is kept in ``file``; a slash at its end is allowed."""
+    """Return the route of a page; its path may end with a slash.
+
+    :param file: the page's file, relative to ``static/``.
+    """
     return Rule(PathMatches(re.escape(path.rstrip("/")) + "/?"), FileHandler, {"name": file})
 
 

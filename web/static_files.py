@@ -1,4 +1,4 @@
-"""The files of a folder, kept in memory: compressed once, tagged for revalidation, with their content types."""
+"""The files of a folder in memory, with compressed version, entity tag and content type."""
 
 import gzip
 import hashlib
@@ -17,14 +17,18 @@ CONTENT_TYPES = {
     ".txt": "text/plain; charset=utf-8",
     ".woff2": "font/woff2",
 }
-"""What is served, by suffix. A fixed list: the system's own differs from machine to machine."""
+"""Content types of the served files by suffix. Not from :mod:`mimetypes`, which depends on the system."""
 
 COMPRESSED_ALREADY = {".png", ".woff2"}
 
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file's bytes, as they are and compressed; ``etag`` without quotes changes with them."""
+    """A file's content.
+
+    :ivar gzipped: the compressed content; None for formats that are compressed already.
+    :ivar etag: entity tag without quotes: a hash of the content.
+    """
 
     content_type: str
     body: bytes
@@ -33,7 +37,7 @@ class StaticFile:
 
 
 class StaticFiles:
-    """Finds the files below ``folder`` by their names. Only what is there and has a known suffix exists."""
+    """Finds files with a suffix in :data:`CONTENT_TYPES` below a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -41,7 +45,7 @@ class StaticFiles:
             self.find(name)
 
     def names(self) -> list[str]:
-        """Paths relative to the folder, as they stand in an address."""
+        """Return the files' paths relative to the folder, with slashes."""
         return sorted(
             path.relative_to(self._folder).as_posix()
             for path in self._folder.rglob("*")
@@ -49,26 +53,26 @@ class StaticFiles:
         )
 
     def find(self, name: str) -> StaticFile | None:
-        """The file of that name as it is now; None if there is none.
+        """Return a file by its path relative to the folder; None if it does not exist.
 
-        A changed file is read again: its time and size tell, at the cost of a look at the disk.
+        A file whose modification time or size has changed is read again.
         """
         parts = name.split("/")
         if Path(name).suffix not in CONTENT_TYPES or "\0" in name or any(part in ("", ".", "..") for part in parts):
             return None
         path = self._folder.joinpath(*parts)
         try:
-            known = path.stat()
-            return _read(self._folder, path, known.st_mtime_ns, known.st_size)
+            status = path.stat()
+            return _read(self._folder, path, status.st_mtime_ns, status.st_size)
         except OSError:
             return None
 
 
 @lru_cache(maxsize=1024)
 def _read(folder: Path, path: Path, modified: int, size: int) -> StaticFile:
-    """Read a file, and again when it was ``modified`` or its ``size`` is another.
+    """Read a file. Modification time and size are part of the cache's key.
 
-    :raises FileNotFoundError: a link leads out of the folder.
+    :raises FileNotFoundError: the file is a link to a file outside of the folder.
     """
     if not path.resolve().is_relative_to(folder.resolve()):
         raise FileNotFoundError(path)

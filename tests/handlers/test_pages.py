@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from handlers.pages import takes_gzip
+from handlers.pages import accepts_gzip
 from tests.client import Client
 from tests.program import ROOT, Program
 from web.static_files import StaticFiles
@@ -138,7 +138,7 @@ def test_links_out_of_the_folder_are_not_followed_and_changed_files_are_read_aga
 
 
 @pytest.mark.parametrize(
-    ("accepted", "takes"),
+    ("accepted", "accepts"),
     [
         ("gzip", True),
         ("br, GZIP;q=0.5", True),
@@ -151,8 +151,8 @@ def test_links_out_of_the_folder_are_not_followed_and_changed_files_are_read_aga
         ("identity, *;q=0", False),
     ],
 )
-def test_accept_encoding_is_parsed(accepted: str, takes: bool) -> None:
-    assert takes_gzip(accepted) is takes
+def test_accept_encoding_is_parsed(accepted: str, accepts: bool) -> None:
+    assert accepts_gzip(accepted) is accepts
 
 
 def test_streams_are_never_compressed(client: Client) -> None:
