@@ -44,6 +44,7 @@ def probe_health(client: Client, probes: int = 40) -> list[float]:
     return sorted(durations)
 
 
+@pytest.mark.extended
 def test_500_slow_requests_and_500_unread_streams_do_not_exhaust_cpu_or_memory(
     start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
 ) -> None:
