@@ -215,4 +215,3 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         elif not isinstance(value, HTTPError):
             fields = {"request": self.request_id, "method": self.request.method, "path": self.request.path}
             log.error("A request failed.", exc_info=(typ, value, tb), extra={"fields": fields})
-

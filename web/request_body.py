@@ -159,7 +159,9 @@ class RequestBodyMixin(RequestHandler):
             self._body = self._body or bytearray()
             self._body += chunk
         else:
-            self._drop_body(ServiceUnavailable("The server is receiving too many large requests. Try again in a moment."))
+            self._drop_body(
+                ServiceUnavailable("The server is receiving too many large requests. Try again in a moment.")
+            )
 
     def _release_body(self) -> None:
         if self._body is not None:

@@ -1,4 +1,4 @@
-"""GET and DELETE /llmchat?appID=...: a conversation read in pages, and forgotten whole or from a message on."""
+"""GET and DELETE /llmchat?appID=...: pages of a conversation's messages, and their deletion."""
 
 from datetime import UTC, datetime
 from uuid import UUID
@@ -17,20 +17,20 @@ def contents(page: dict[str, object]) -> list[str]:
 
 
 def fill(client: Client, count: int) -> list[str]:
-    """Record so many messages, the last of them the assistant's."""
-    said = [f"m{number}" for number in range(count - 1)]
-    client.ask(*said, options={"num_predict": 1})
-    return [*said, "w0 "]
+    """Store ``count`` messages, the last of them the assistant's; return their contents."""
+    prompts = [f"m{number}" for number in range(count - 1)]
+    client.ask(*prompts, options={"num_predict": 1})
+    return [*prompts, "w0 "]
 
 
-def forget(client: Client, **query: int) -> int:
+def delete(client: Client, **query: int) -> int:
     return client.http.delete("/llmchat", params={"appID": client.appid, **query}).status_code
 
 
-# Read.
+# Reading.
 
 
-def test_a_conversation_has_its_messages_oldest_first_each_with_its_place_id_and_time(client: Client) -> None:
+def test_messages_are_returned_oldest_first_with_sequence_number_id_and_time(client: Client) -> None:
     path = client.begin("hi", "there")
     client.view(path)
     history = client.history()
@@ -52,78 +52,78 @@ def test_a_conversation_has_its_messages_oldest_first_each_with_its_place_id_and
     assert abs((datetime.now(UTC) - times[0]).total_seconds()) < 60
 
 
-def test_history_is_json_that_nobody_keeps(client: Client) -> None:
-    answer = client.http.get("/llmchat", params={"appID": client.appid})
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
-    assert answer.headers["Cache-Control"] == "no-store"
+def test_a_conversation_is_json_that_must_not_be_cached(client: Client) -> None:
+    response = client.http.get("/llmchat", params={"appID": client.appid})
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 def test_an_unknown_conversation_is_empty(client: Client) -> None:
     assert client.history() == {"appID": client.appid, "messages": [], "reply": None, "before": None}
 
 
-def test_pages_of_fifty_lead_back_to_the_first_message(client: Client) -> None:
-    said = fill(client, 120)
+def test_pages_of_50_messages_lead_back_to_the_first_message(client: Client) -> None:
+    stored = fill(client, 120)
     page = client.history()
-    assert contents(page) == said[70:]
+    assert contents(page) == stored[70:]
     assert page["before"] == page["messages"][0]["seq"]
     page = client.history(before=page["before"])
-    assert contents(page) == said[20:70]
+    assert contents(page) == stored[20:70]
     page = client.history(before=page["before"])
-    assert (contents(page), page["before"]) == (said[:20], None)
+    assert (contents(page), page["before"]) == (stored[:20], None)
     assert contents(client.history(before=page["messages"][0]["seq"])) == []
 
 
 @pytest.mark.parametrize(("limit", "older"), [(1, True), (2, True), (4, True), (5, False), (6, False)])
-def test_a_page_is_as_long_as_asked_and_says_whether_there_is_more(client: Client, limit: int, older: bool) -> None:
-    said = fill(client, 5)
+def test_a_page_has_the_requested_size_and_a_cursor_if_there_is_more(client: Client, limit: int, older: bool) -> None:
+    stored = fill(client, 5)
     page = client.history(limit=limit)
-    assert contents(page) == said[-limit:]
+    assert contents(page) == stored[-limit:]
     assert page["before"] == (page["messages"][0]["seq"] if older else None)
 
 
 def test_a_limit_beyond_500_is_500(client: Client) -> None:
-    said = fill(client, 502)
+    stored = fill(client, 502)
     for limit in (500, 501, 10**17):
         page = client.history(limit=limit)
-        assert contents(page) == said[2:]
-        assert contents(client.history(limit=limit, before=page["before"])) == said[:2]
+        assert contents(page) == stored[2:]
+        assert contents(client.history(limit=limit, before=page["before"])) == stored[:2]
 
 
 @pytest.mark.parametrize("name", ["limit", "before", "from"])
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "", "1e2", "9" * 30, "1;", "\0", "Ⅷ"])
-def test_a_number_that_is_none_is_400_and_named(client: Client, name: str, text: str) -> None:
+def test_an_invalid_number_is_400_and_named(client: Client, name: str, text: str) -> None:
     client.ask("hi")
-    answer = client.http.request(
+    response = client.http.request(
         "DELETE" if name == "from" else "GET", "/llmchat", params={"appID": client.appid, name: text}
     )
-    assert answer.status_code == 400
-    assert name in answer.json()["error"]
+    assert response.status_code == 400
+    assert name in response.json()["error"]
     assert len(client.messages()) == 2
 
 
-def test_a_limit_of_0_is_refused(client: Client) -> None:
-    answer = client.http.get("/llmchat", params={"appID": client.appid, "limit": 0})
-    assert answer.status_code in (400, 422)
-    assert "limit" in answer.json()["error"]
+def test_a_limit_of_0_is_an_error(client: Client) -> None:
+    response = client.http.get("/llmchat", params={"appID": client.appid, "limit": 0})
+    assert response.status_code in (400, 422)
+    assert "limit" in response.json()["error"]
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("query", ["", "?appID=", "?appid=x", "?appID=" + "x" * 156])
 def test_a_missing_appid_is_422_and_named(client: Client, method: str, query: str) -> None:
-    answer = client.http.request(method, "/llmchat" + query)
-    assert answer.status_code == 422
-    assert "appID" in answer.json()["error"]
+    response = client.http.request(method, "/llmchat" + query)
+    assert response.status_code == 422
+    assert "appID" in response.json()["error"]
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_an_appid_that_is_not_utf_8_is_400(client: Client, method: str) -> None:
-    answer = client.http.request(method, "/llmchat?appID=%ff")
-    assert answer.status_code == 400
-    assert "appID" in answer.json()["error"]
+    response = client.http.request(method, "/llmchat?appID=%ff")
+    assert response.status_code == 400
+    assert "appID" in response.json()["error"]
 
 
-def test_the_reply_being_generated_is_named(client: Client, ollama: ScriptedOllama) -> None:
+def test_the_streaming_reply_is_returned(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line()))
     path = client.begin("hi")
@@ -134,7 +134,7 @@ def test_the_reply_being_generated_is_named(client: Client, ollama: ScriptedOlla
     assert client.history()["reply"] is None
 
 
-def test_a_message_says_how_its_reply_ended_if_not_well(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_message_has_the_status_of_its_reply_unless_it_is_done(client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("half")), Gate())
     path = client.begin("one")
     with client.follow(path) as stream:
@@ -158,19 +158,19 @@ def test_a_message_says_how_its_reply_ended_if_not_well(client: Client, ollama: 
     assert "error" not in messages[1] and "status" not in messages[7]
 
 
-def test_a_field_that_a_client_sent_is_not_taken_for_an_ending(client: Client) -> None:
+def test_a_status_field_sent_by_a_client_is_kept_as_sent(client: Client) -> None:
     body = client.body()
-    body["messages"] = [{"role": "user", "content": "hi", "status": "sent from my phone"}]
+    body["messages"] = [{"role": "user", "content": "hi", "status": "sent by the client"}]
     assert client.http.post("/llmchat", json=body).status_code == 200
     user, assistant = client.history()["messages"]
-    assert user["status"] == "sent from my phone"
+    assert user["status"] == "sent by the client"
     assert "status" not in assistant
 
 
 @pytest.mark.parametrize(
     "tag", ["é😀", "a b+c&d=e%20#?/", "\t\r\n\x01\x7f", " ", "'; DROP TABLE chatts; --", "\u202e\u2028"]
 )
-def test_an_appid_of_any_characters_is_a_conversation_of_its_own(client: Client, tag: str) -> None:
+def test_an_appid_may_have_any_characters(client: Client, tag: str) -> None:
     plain = client.appid
     client.appid = plain + tag
     client.ask("hi")
@@ -179,11 +179,11 @@ def test_an_appid_of_any_characters_is_a_conversation_of_its_own(client: Client,
     client.appid = plain
     assert client.messages() == []
     client.appid = plain + tag
-    assert forget(client) == 204
+    assert delete(client) == 204
     assert client.messages() == []
 
 
-def test_appids_are_not_patterns_and_differ_by_case_and_trailing_space(client: Client) -> None:
+def test_appids_are_compared_exactly(client: Client) -> None:
     plain = client.appid
     for tag in ("A", "a", "a ", "%", "_"):
         client.appid = plain + tag
@@ -193,10 +193,10 @@ def test_appids_are_not_patterns_and_differ_by_case_and_trailing_space(client: C
         assert client.messages()[0] == ("user", tag) and len(client.messages()) == 2
 
 
-# Forgotten.
+# Deletion.
 
 
-def test_a_conversation_is_forgotten_whole_with_its_replies_and_keys(
+def test_deletion_removes_the_messages_replies_and_idempotency_keys(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     headers = {"Idempotency-Key": "k"}
@@ -205,46 +205,46 @@ def test_a_conversation_is_forgotten_whole_with_its_replies_and_keys(
     for prompt in ("fails", "works"):
         paths.append(client.begin(prompt, headers=headers if prompt == "works" else None))
         client.view(paths[-1])
-    assert forget(client) == 204
+    assert delete(client) == 204
     assert client.history() == {"appID": client.appid, "messages": [], "reply": None, "before": None}
     for table in ("replies", "chatts"):
         assert rows(session_database_url, f"SELECT FROM {table} WHERE appid = $1", client.appid) == []
     for path in paths:
         assert client.http.get(path).status_code == 404
         assert client.http.delete(path).status_code == 404
-    client.ask("anew", headers=headers)
+    client.ask("new", headers=headers)
     assert len(ollama.requests) == 3
-    assert ollama.requests[2].json["messages"] == [{"role": "user", "content": "anew"}]
+    assert ollama.requests[2].json["messages"] == [{"role": "user", "content": "new"}]
 
 
-def test_other_conversations_are_untouched(client: Client) -> None:
+def test_deletion_leaves_other_conversations_unchanged(client: Client) -> None:
     other = Client(str(client.http.base_url), client.appid + "2")
     with other.http:
         path = other.begin("mine", headers={"Idempotency-Key": "k"})
-        whole = other.view(path)
+        events = other.view(path)
         before = other.history()
         client.ask("hi", headers={"Idempotency-Key": "k"})
-        assert forget(client) == 204
+        assert delete(client) == 204
         assert other.history() == before
-        assert other.view(path) == whole
-        assert other.ask("mine", headers={"Idempotency-Key": "k"}) == whole
+        assert other.view(path) == events
+        assert other.ask("mine", headers={"Idempotency-Key": "k"}) == events
 
 
-def test_forgetting_twice_and_forgetting_nothing_is_no_trouble(client: Client) -> None:
-    assert forget(client) == 204
+def test_deletion_is_idempotent(client: Client) -> None:
+    assert delete(client) == 204
     client.ask("hi")
-    assert [forget(client), forget(client)] == [204, 204]
+    assert [delete(client), delete(client)] == [204, 204]
 
 
 @pytest.mark.parametrize(("number", "left"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)])
-def test_from_forgets_that_message_and_all_after_it(client: Client, number: int, left: int) -> None:
+def test_from_deletes_a_message_and_all_after_it(client: Client, number: int, left: int) -> None:
     first = client.begin("one", options={"num_predict": 1})
     client.view(first)
     second = client.begin("two", options={"num_predict": 1})
     client.view(second)
     messages = client.history()["messages"]
     seq = messages[number]["seq"] if number < 4 else messages[-1]["seq"] + 1
-    assert forget(client, **{"from": seq}) == 204
+    assert delete(client, **{"from": seq}) == 204
     assert client.history()["messages"] == messages[:left]
     assert client.http.get(first).status_code == (200 if left >= 2 else 404)
     assert client.http.get(second).status_code == (200 if left == 4 else 404)
@@ -254,14 +254,14 @@ def test_a_prompt_can_be_edited(client: Client, ollama: ScriptedOllama) -> None:
     client.ask("one", options={"num_predict": 1})
     client.ask("two", options={"num_predict": 1})
     seq = client.history()["messages"][2]["seq"]
-    assert forget(client, **{"from": seq}) == 204
+    assert delete(client, **{"from": seq}) == 204
     client.ask("2", options={"num_predict": 1})
     assert [message["content"] for message in ollama.requests[2].json["messages"]] == ["one", "w0 ", "2"]
     assert [content for _, content in client.messages()] == ["one", "w0 ", "2", "w0 "]
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_forgetting_stops_the_reply_that_runs_first(
+def test_deletion_stops_the_streaming_reply_first(
     client: Client, ollama: ScriptedOllama, session_database_url: str, whole: bool
 ) -> None:
     ollama.script(Head(), Lines(line("half")), Gate())
@@ -269,7 +269,7 @@ def test_forgetting_stops_the_reply_that_runs_first(
         assert stream.next() is not None
         path = stream.response.headers["Content-Location"]
         seq = client.history()["messages"][0]["seq"]
-        assert forget(client, **({} if whole else {"from": seq})) == 204
+        assert delete(client, **({} if whole else {"from": seq})) == 204
         ollama.arrival(0).wait().closed.wait()
         [last] = stream.rest()
     assert (last.json["done"], last.json["done_reason"]) == (True, "stopped")
@@ -277,7 +277,7 @@ def test_forgetting_stops_the_reply_that_runs_first(
     assert client.http.get(path).status_code == 404
 
 
-def test_forgetting_from_the_end_on_stops_the_reply_and_keeps_the_rest(
+def test_deletion_after_the_last_message_only_stops_the_reply(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     client.ask("one", options={"num_predict": 1})
@@ -286,20 +286,20 @@ def test_forgetting_from_the_end_on_stops_the_reply_and_keeps_the_rest(
         assert stream.next() is not None
         path = stream.response.headers["Content-Location"]
         seq = client.history()["messages"][2]["seq"]
-        assert forget(client, **{"from": seq + 1}) == 204
+        assert delete(client, **{"from": seq + 1}) == 204
         stream.rest()
     assert [content for _, content in client.messages()] == ["one", "w0 ", "two"]
     assert client.http.get(path).status_code == 404
     assert rows(session_database_url, "SELECT FROM replies WHERE appid = $1", client.appid)
 
 
-def test_a_conversation_forgotten_in_part_is_still_shown_right(client: Client, session_database_url: str) -> None:
+def test_a_partly_deleted_conversation_keeps_its_earlier_replies(client: Client, session_database_url: str) -> None:
     path = client.begin("one", options={"num_predict": 1})
-    whole = client.view(path)
+    before = client.view(path)
     client.ask("two")
     seq = client.history()["messages"][2]["seq"]
-    assert forget(client, **{"from": seq}) == 204
-    again = client.view(path)
-    assert [event.json["message"]["content"] for event in again] in (["w0 ", ""], ["w0 "])
-    assert again[-1].json["done"] is True and whole[-1].json["done"] is True
+    assert delete(client, **{"from": seq}) == 204
+    after = client.view(path)
+    assert [event.json["message"]["content"] for event in after] in (["w0 ", ""], ["w0 "])
+    assert after[-1].json["done"] is True and before[-1].json["done"] is True
     assert reply_row(session_database_url, path)["status"] == "done"

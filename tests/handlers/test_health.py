@@ -1,4 +1,4 @@
-"""GET /healthz and /readyz: alive at any time, ready with a database, whatever Ollama does."""
+"""GET /healthz and /readyz: liveness, and readiness with and without database and Ollama."""
 
 from collections.abc import Callable
 
@@ -9,24 +9,24 @@ from tests.program import Program
 READY = {"ready": True, "draining": False, "database": "ok", "ollama": "ok"}
 
 
-def test_a_server_with_all_its_parts_is_alive_and_ready(client: Client) -> None:
+def test_a_server_with_database_and_ollama_is_alive_and_ready(client: Client) -> None:
     assert client.http.get("/healthz").json() == {"status": "alive"}
-    answer = client.http.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, READY)
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert "Retry-After" not in answer.headers
+    response = client.http.get("/readyz")
+    assert (response.status_code, response.json()) == (200, READY)
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "Retry-After" not in response.headers
 
 
-def test_a_server_without_ollama_is_ready_and_says_so(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_server_without_ollama_is_ready_and_reports_it(client: Client, ollama: ScriptedOllama) -> None:
     ollama.stop_listening()
     ollama.cut_connections()
-    answer = client.http.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, READY | {"ollama": "unreachable"})
+    response = client.http.get("/readyz")
+    assert (response.status_code, response.json()) == (200, READY | {"ollama": "unreachable"})
     ollama.listen_again()
     assert client.http.get("/readyz").json() == READY
 
 
-def test_a_server_that_drains_is_not_ready_and_begins_nothing_and_ends_what_runs(
+def test_a_draining_server_is_not_ready_rejects_prompts_and_completes_running_replies(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate()
@@ -37,10 +37,10 @@ def test_a_server_that_drains_is_not_ready_and_begins_nothing_and_ends_what_runs
         assert stream.next() is not None
         program.process.terminate()
         program.wait_log("Waiting 20 s at most for 1 replies")
-        answer = other.http.get("/readyz")
-        assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "draining": True})
-        refused = other.http.post("/llmchat", json=other.body("me too"))
-        assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
+        response = other.http.get("/readyz")
+        assert (response.status_code, response.json()) == (503, READY | {"ready": False, "draining": True})
+        rejected = other.http.post("/llmchat", json=other.body("second"))
+        assert rejected.status_code == 503 and int(rejected.headers["Retry-After"]) > 0
         assert other.messages() == []
         gate.open()
         assert [event.json["message"]["content"] for event in stream.rest()] == ["b"]

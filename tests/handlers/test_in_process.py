@@ -1,4 +1,4 @@
-"""Handlers in the test's own process and loop, on real parts: the example to copy for a handler's tests."""
+"""Handlers in the test's own process and event loop, with database and scripted Ollama: a template for such tests."""
 
 import asyncio
 import socket
@@ -31,8 +31,8 @@ Steps = Generator[Any, Any, None]
 
 @pytest.fixture
 def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iterator[Services]:
-    """All parts of a chatterd but its sockets, wired as ``server.py`` does it."""
-    asyncio.set_event_loop(io_loop.asyncio_loop)  # type: ignore[attr-defined]  # what made the database has run a loop of its own meanwhile
+    """All components but the HTTP server, created as in ``server.py``."""
+    asyncio.set_event_loop(io_loop.asyncio_loop)  # type: ignore[attr-defined]  # the fixture of the database ran another loop
     settings = Settings(database_url=database_url, heartbeat_interval=0.05, client_write_timeout=0.5)
     database = Database(database_url, settings.pool_size, settings.acquire_timeout)
     stack = AsyncExitStack()
@@ -45,19 +45,19 @@ def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iter
         return create_services(settings, database, model, relay, metrics, None, AllowedOrigins())
 
     async def stop() -> None:
-        await made.replies.drain(0)
+        await created.replies.drain(0)
         await stack.aclose()
-        made.ollama.close()
+        created.ollama.close()
         await database.close()
 
-    made = io_loop.run_sync(start)
-    yield made
+    created = io_loop.run_sync(start)
+    yield created
     io_loop.run_sync(stop)
 
 
 @pytest.fixture
 def app(services: Services) -> Application:
-    """What pytest-tornado serves at ``base_url``."""
+    """The application that pytest-tornado serves at ``base_url``."""
     return create_application(services)
 
 
@@ -68,39 +68,39 @@ def prompt(base_url: str, **more: Any) -> HTTPRequest:
 
 
 @pytest.mark.gen_test
-def test_a_prompt_is_answered_and_recorded(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
+def test_a_prompt_and_its_reply_are_stored(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
     response: HTTPResponse = yield http_client.fetch(prompt(base_url))
     assert response.code == 200
     assert response.body.count(b"data: ") == 6
 
-    async def recorded() -> list[str]:
+    async def stored() -> list[str]:
         async with services.database.acquire() as connection:
             return [one.message.content for one in await messages.read_page(connection, "", "a", 10, None)]
 
-    contents = yield recorded()
+    contents = yield stored()
     assert contents == ["hi", "w0 w1 w2 w3 w4 "]
 
 
 @pytest.mark.gen_test
-def test_a_stream_is_read_while_it_is_written(
+def test_events_are_sent_as_they_are_committed(
     http_client: AsyncHTTPClient, base_url: str, ollama: ScriptedOllama
 ) -> Steps:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
-    seen: list[bytes] = []
+    received: list[bytes] = []
 
-    def take(chunk: bytes) -> None:
-        seen.append(chunk)
-        if b": waiting" in chunk and b'"content":"a"' in b"".join(seen):
+    def receive(chunk: bytes) -> None:
+        received.append(chunk)
+        if b": waiting" in chunk and b'"content":"a"' in b"".join(received):
             gate.open()
 
-    yield http_client.fetch(prompt(base_url, streaming_callback=take))
-    whole = b"".join(seen)
-    assert whole.index(b'"content":"a"') < whole.rindex(b": waiting") < whole.index(b'"content":"b"')
+    yield http_client.fetch(prompt(base_url, streaming_callback=receive))
+    body = b"".join(received)
+    assert body.index(b'"content":"a"') < body.rindex(b": waiting") < body.index(b'"content":"b"')
 
 
 @pytest.mark.gen_test
-def test_while_draining_nothing_is_begun(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
+def test_a_draining_server_rejects_prompts(http_client: AsyncHTTPClient, base_url: str, services: Services) -> Steps:
     services.replies.draining = True
     response: HTTPResponse = yield http_client.fetch(prompt(base_url), raise_error=False)
     assert (response.code, list(ujson.loads(response.body))) == (503, ["error"])
@@ -108,7 +108,7 @@ def test_while_draining_nothing_is_begun(http_client: AsyncHTTPClient, base_url:
 
 
 @pytest.mark.gen_test
-def test_an_answer_that_ollama_keeps_open_after_done_is_closed_in_the_end(
+def test_a_response_that_ollama_keeps_open_after_done_is_closed(
     http_client: AsyncHTTPClient, base_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
     monkeypatch.setattr(generation, "DONE_GRACE", 0.01)
@@ -118,52 +118,52 @@ def test_an_answer_that_ollama_keeps_open_after_done_is_closed_in_the_end(
 
 
 @pytest.mark.gen_test
-def test_any_number_of_watchers_cost_one_look_and_none_cost_none(
+def test_any_number_of_status_watchers_share_one_query(
     http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
     monkeypatch.setattr(sampler, "INTERVAL", 0.01)
     monkeypatch.setattr(sampler, "CHECK_INTERVAL", 1_000.0)
-    looks: list[None] = []
+    queries: list[None] = []
     list_processes = processes.list_processes
 
-    def count_looks(connection: Any) -> Any:
-        looks.append(None)
+    def count_queries(connection: Any) -> Any:
+        queries.append(None)
         return list_processes(connection)
 
-    monkeypatch.setattr(processes, "list_processes", count_looks)
+    monkeypatch.setattr(processes, "list_processes", count_queries)
     yield services.status.wait(services.status.count + 1)
-    assert not looks
-    told = [0, 0, 0]
+    assert not queries
+    events = [0, 0, 0]
 
     def watcher(number: int) -> Callable[[bytes], None]:
-        def take(chunk: bytes) -> None:
-            told[number] += chunk.count(b"event: message")
-            if min(told) > 5:
+        def receive(chunk: bytes) -> None:
+            events[number] += chunk.count(b"event: message")
+            if min(events) > 5:
                 services.status.ended = True
 
-        return take
+        return receive
 
     requests = (HTTPRequest(base_url + "/status/events", streaming_callback=watcher(number)) for number in range(3))
     yield asyncio.gather(*(http_client.fetch(request) for request in requests))
-    assert len(looks) == 1
+    assert len(queries) == 1
 
 
 @pytest.mark.gen_test
-def test_a_watcher_that_takes_nothing_is_dropped(
+def test_a_status_watcher_that_does_not_read_is_dropped(
     http_client: AsyncHTTPClient, base_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
     monkeypatch.setattr(sampler, "INTERVAL", 0.01)
     monkeypatch.setattr(sampler.StatusSampler, "newest", b'"' + 1_000_000 * b"x" + b'"')
     address = urlsplit(base_url)
-    with socket.create_connection((address.hostname, address.port)) as stuck:
-        stuck.sendall(b"GET /status/events HTTP/1.1\r\nHost: x\r\n\r\n")
+    with socket.create_connection((address.hostname, address.port)) as unread:
+        unread.sendall(b"GET /status/events HTTP/1.1\r\nHost: x\r\n\r\n")
 
         def dropped() -> bool:
             return not services.status.watchers
 
-        async def until(holds: Callable[[], bool]) -> None:
+        async def until(condition: Callable[[], bool]) -> None:
             async with asyncio.timeout(10):
-                while not holds():
+                while not condition():
                     await asyncio.sleep(0.01)
 
         yield until(lambda: not dropped())

@@ -1,4 +1,4 @@
-"""POST /llmchat on the wire: headers, what is recorded, what the model is given, and the ways to end well."""
+"""POST /llmchat: the event stream, the stored messages, and the request to Ollama."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def test_every_line_of_ollama_is_one_numbered_event_byte_for_byte(client: Client
     assert raw == b"".join(b"id: %d\ndata: %b\n\n" % (number, one) for number, one in enumerate(lines))
 
 
-def test_the_answer_has_the_headers_of_an_event_stream(client: Client) -> None:
+def test_the_response_has_the_headers_of_an_event_stream(client: Client) -> None:
     with client.prompt("hi", headers={"X-Request-ID": "abc-1"}) as stream:
         headers = stream.response.headers
     assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
@@ -29,7 +29,7 @@ def test_the_answer_has_the_headers_of_an_event_stream(client: Client) -> None:
     assert headers["Content-Location"].startswith("/llmchat/")
 
 
-def test_an_event_leaves_before_the_next_line_comes(client: Client, ollama: ScriptedOllama) -> None:
+def test_an_event_is_sent_before_the_next_line_arrives(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("first")), gate, Lines(last_line()))
     with client.prompt("hi") as stream:
@@ -39,14 +39,14 @@ def test_an_event_leaves_before_the_next_line_comes(client: Client, ollama: Scri
         assert stream.rest()[-1].json["done"] is True
 
 
-def test_the_prompt_and_the_reply_are_recorded_as_they_are(client: Client, ollama: ScriptedOllama) -> None:
+def test_prompt_and_reply_are_stored_unchanged(client: Client, ollama: ScriptedOllama) -> None:
     prompt = "  def f():\n\treturn 'é'  \n\n"
     ollama.script(Head(), Lines(line("  a\n\n"), line("\tb  "), last_line("!")))
     client.ask(prompt)
     assert client.messages() == [("user", prompt), ("assistant", "  a\n\n\tb  !")]
 
 
-def test_the_second_request_gives_the_model_the_first_turn(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_request_includes_the_earlier_messages(client: Client, ollama: ScriptedOllama) -> None:
     client.ask("one", options={"num_predict": 2})
     client.ask("two", "three")
     assert ollama.requests[1].json["messages"] == [
@@ -57,17 +57,19 @@ def test_the_second_request_gives_the_model_the_first_turn(client: Client, ollam
     ]
 
 
-def test_other_fields_are_passed_on_unchanged_and_appid_is_not(client: Client, ollama: ScriptedOllama) -> None:
-    more = '"options":{"seed":1e2,"stop":["\\u0000"]},"keep_alive":-1,"think":"high","x":[1.0,12345678901234567890]'
-    body = f'{{"appID":"{client.appid}","model":"fake","messages":[],{more},"stream":true}}'
-    answer = client.http.post("/llmchat", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 200
+def test_other_fields_are_passed_to_ollama_unchanged_and_the_appid_is_not(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    further = '"options":{"seed":1e2,"stop":["\\u0000"]},"keep_alive":-1,"think":"high","x":[1.0,12345678901234567890]'
+    body = f'{{"appID":"{client.appid}","model":"fake","messages":[],{further},"stream":true}}'
+    response = client.http.post("/llmchat", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 200
     sent = ollama.arrival(0).wait()
-    assert more.encode() in sent.body
+    assert further.encode() in sent.body
     assert b"appID" not in sent.body and client.appid.encode() not in sent.body
 
 
-def test_the_extras_of_messages_are_kept_and_given_back_to_the_model(client: Client, ollama: ScriptedOllama) -> None:
+def test_further_fields_of_messages_are_stored_and_sent_to_ollama_again(client: Client, ollama: ScriptedOllama) -> None:
     calls = [{"function": {"name": "add", "arguments": {"a": 1, "b": 2}}}]
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": "look", "images": ["aGk="]},
@@ -78,14 +80,14 @@ def test_the_extras_of_messages_are_kept_and_given_back_to_the_model(client: Cli
     client.ask(messages=messages)
     expected = [*messages[:2], messages[2] | {"content": ""}, messages[3]]
     assert ollama.requests[0].json["messages"] == expected
-    recorded = client.history()["messages"]
-    assert recorded[0]["images"] == ["aGk="] and recorded[1]["tool_calls"] == calls
-    assert recorded[1]["thinking"] == "hm" and recorded[3]["tool_name"] == "add"
+    stored = client.history()["messages"]
+    assert stored[0]["images"] == ["aGk="] and stored[1]["tool_calls"] == calls
+    assert stored[1]["thinking"] == "hm" and stored[3]["tool_name"] == "add"
     client.ask("and now?")
     assert ollama.requests[1].json["messages"][:4] == expected
 
 
-def test_thinking_and_tool_calls_of_the_model_are_kept(client: Client, ollama: ScriptedOllama) -> None:
+def test_thinking_and_tool_calls_are_stored(client: Client, ollama: ScriptedOllama) -> None:
     call = {"function": {"name": "add", "arguments": {"a": 1}}}
     ollama.script(
         Head(),
@@ -102,9 +104,7 @@ def test_thinking_and_tool_calls_of_the_model_are_kept(client: Client, ollama: S
     assert message["thinking"] == "let me see" and message["tool_calls"] == [call, call]
 
 
-def test_an_empty_list_asks_for_a_reply_to_the_conversation_as_it_stands(
-    client: Client, ollama: ScriptedOllama
-) -> None:
+def test_an_empty_list_of_messages_continues_the_conversation(client: Client, ollama: ScriptedOllama) -> None:
     client.ask("hi", options={"num_predict": 2})
     client.ask(options={"num_predict": 2})
     assert ollama.requests[1].json["messages"][-1] == {"role": "assistant", "content": "w0 w1 "}
@@ -118,51 +118,53 @@ def test_without_streaming_the_one_object_is_one_event(client: Client) -> None:
     assert client.messages()[-1] == ("assistant", "w0 w1 w2 ")
 
 
-def test_done_is_shown_only_after_the_message_is_there(client: Client) -> None:
+def test_the_last_event_is_sent_after_the_message_is_stored(client: Client) -> None:
     with client.prompt("hi") as stream:
         while (event := stream.next()) and not event.json["done"]:
             pass
         assert client.messages()[-1] == ("assistant", "w0 w1 w2 w3 w4 ")
 
 
-def test_prefer_respond_async_says_where_the_reply_can_be_followed(client: Client) -> None:
-    answer = client.http.post("/llmchat", json=client.body("hi"), headers={"Prefer": "wait=1, Respond-Async"})
-    assert answer.status_code == 202
-    assert answer.headers["Preference-Applied"] == "respond-async"
-    assert answer.json() == {
-        "id": answer.headers["Location"].removeprefix("/llmchat/"),
-        "location": answer.headers["Location"],
+def test_prefer_respond_async_responds_with_the_location_of_the_reply(client: Client) -> None:
+    response = client.http.post("/llmchat", json=client.body("hi"), headers={"Prefer": "wait=1, Respond-Async"})
+    assert response.status_code == 202
+    assert response.headers["Preference-Applied"] == "respond-async"
+    assert response.json() == {
+        "id": response.headers["Location"].removeprefix("/llmchat/"),
+        "location": response.headers["Location"],
     }
-    assert len(client.view(answer.headers["Location"])) == 6
+    assert len(client.view(response.headers["Location"])) == 6
 
 
-def test_a_second_reply_for_a_conversation_is_refused_with_the_place_of_the_first(
+def test_a_second_reply_in_a_conversation_is_409_with_the_location_of_the_first(
     client: Client, ollama: ScriptedOllama
 ) -> None:
     gate = Gate()
     ollama.script(Head(), gate, Lines(last_line("x")))
     path = client.begin("one")
-    refused = client.http.post("/llmchat", json=client.body("two"))
-    assert refused.status_code == 409
-    assert refused.headers["Location"] == path
-    assert "error" in refused.json()
+    rejected = client.http.post("/llmchat", json=client.body("two"))
+    assert rejected.status_code == 409
+    assert rejected.headers["Location"] == path
+    assert "error" in rejected.json()
     gate.open()
     client.view(path)
     assert client.messages() == [("user", "one"), ("assistant", "x")]
 
 
-def test_an_idempotency_key_never_starts_a_second_reply(client: Client, ollama: ScriptedOllama) -> None:
+def test_an_idempotency_key_prevents_a_second_reply(client: Client, ollama: ScriptedOllama) -> None:
     headers = {"Idempotency-Key": "k" * 255}
     first = client.ask("hi", headers=headers)
     assert client.ask("hi", headers=headers) == first
     assert len(ollama.requests) == 1
     assert len(client.messages()) == 2
     client.appid += "-other"
-    assert client.ask("hi", headers=headers) == first  # the same key in another conversation is another key
+    assert client.ask("hi", headers=headers) == first  # keys belong to a conversation
     assert len(ollama.requests) == 2
 
 
-def test_an_idempotency_key_shows_the_first_reply_while_it_runs(client: Client, ollama: ScriptedOllama) -> None:
+def test_an_idempotency_key_streams_the_first_reply_while_it_is_generated(
+    client: Client, ollama: ScriptedOllama
+) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
     path = client.begin("hi", headers={"Idempotency-Key": "1"})
@@ -173,7 +175,7 @@ def test_an_idempotency_key_shows_the_first_reply_while_it_runs(client: Client, 
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096])
-def test_lines_come_whole_however_they_are_cut(client: Client, ollama: ScriptedOllama, size: int) -> None:
+def test_lines_split_across_reads_are_joined(client: Client, ollama: ScriptedOllama, size: int) -> None:
     lines = [line("a\u2028b\u0085c"), line("😀" * 5), line("x" * 300), last_line("é")]
     body = ndjson(*lines)
     ollama.script(Head(), *[Body(body[start : start + size]) for start in range(0, len(body), size)])
@@ -186,23 +188,23 @@ def test_twenty_lines_in_one_chunk_are_twenty_events(client: Client, ollama: Scr
     assert [event.id for event in client.ask("hi")] == list(range(20))
 
 
-def test_lines_may_end_in_cr_lf_and_the_last_in_nothing(client: Client, ollama: ScriptedOllama) -> None:
+def test_lines_may_end_in_crlf_and_the_last_without_newline(client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Body(line("a") + b"\r\n\r\n" + line("b") + b"\r\n" + last_line("c")))
     assert [event.data.encode() for event in client.ask("hi")] == [line("a"), line("b"), last_line("c")]
     assert client.messages()[-1] == ("assistant", "abc")
 
 
 @pytest.mark.extended
-def test_a_line_of_8_mb_goes_through(client: Client, ollama: ScriptedOllama) -> None:
-    long = line("x" * 8_000_000)
-    ollama.script(Head(), Lines(long, last_line("y")))
+def test_a_line_of_8_mb_is_passed_on(client: Client, ollama: ScriptedOllama) -> None:
+    long_line = line("x" * 8_000_000)
+    ollama.script(Head(), Lines(long_line, last_line("y")))
     events = client.ask("hi")
-    assert events[0].data.encode() == long and events[1].data.encode() == last_line("y")
+    assert events[0].data.encode() == long_line and events[1].data.encode() == last_line("y")
     assert client.messages()[-1] == ("assistant", "x" * 8_000_000 + "y")
 
 
 @pytest.mark.extended
-def test_a_reply_of_100_000_lines_is_whole_and_in_order(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_reply_of_100_000_lines_is_complete_and_in_order(client: Client, ollama: ScriptedOllama) -> None:
     count = 100_000
     lines = [line(f"{number} ") for number in range(count)]
     pieces = [Body(ndjson(*lines[start : start + 1000])) for start in range(0, count, 1000)]
@@ -215,19 +217,19 @@ def test_a_reply_of_100_000_lines_is_whole_and_in_order(client: Client, ollama: 
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"),
+    ("sent", "stored"),
     [(r"a\u0000b", "a\ufffdb"), (r"a\ud83db", "a\ufffdb"), (r"\ude00", "\ufffd"), (r"\ud83d\ude00", "😀")],
 )
-def test_what_postgres_cannot_hold_is_kept_as_a_replacement_character(
-    client: Client, ollama: ScriptedOllama, sent: str, kept: str
+def test_text_that_postgresql_cannot_store_is_replaced_by_u_fffd(
+    client: Client, ollama: ScriptedOllama, sent: str, stored: str
 ) -> None:
-    odd = b'{"model":"fake","message":{"role":"assistant","content":"%b"},"done":true}' % sent.encode()
-    ollama.script(Head(), Lines(odd))
-    assert [(event.name, event.data.encode()) for event in client.ask("hi")] == [("message", odd)]
-    assert client.messages()[-1] == ("assistant", kept)
+    invalid = b'{"model":"fake","message":{"role":"assistant","content":"%b"},"done":true}' % sent.encode()
+    ollama.script(Head(), Lines(invalid))
+    assert [(event.name, event.data.encode()) for event in client.ask("hi")] == [("message", invalid)]
+    assert client.messages()[-1] == ("assistant", stored)
 
 
-def test_a_generation_goes_on_when_its_viewer_leaves(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_generation_continues_when_its_viewer_disconnects(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
     with client.prompt("hi") as stream:
@@ -239,13 +241,13 @@ def test_a_generation_goes_on_when_its_viewer_leaves(client: Client, ollama: Scr
     assert ollama.requests[0].answered.happened
 
 
-def test_a_reply_that_says_nothing_leaves_no_message(client: Client, ollama: ScriptedOllama) -> None:
+def test_an_empty_reply_stores_no_message(client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Whole(200, last_line(" \n")))
     client.ask("hi")
     assert client.messages() == [("user", "hi")]
 
 
-def test_text_of_any_script_survives(client: Client) -> None:
+def test_unicode_text_is_stored_unchanged(client: Client) -> None:
     text = "العربية \u202e 中文 \U0001f9d1\u200d\U0001f680 \ufeff\u2029 \\u0041 \x7f\x01"
     client.ask(text)
     assert client.messages()[0] == ("user", text)

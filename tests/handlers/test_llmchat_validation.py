@@ -1,4 +1,4 @@
-"""POST /llmchat with bad input: each row of the contract's table, with its status, its sentence, and no trace."""
+"""POST /llmchat with invalid input: the status, the error that names the field, and no stored message."""
 
 from typing import Any
 
@@ -6,24 +6,24 @@ import pytest
 
 from tests.client import Client
 
-GOOD = {"role": "user", "content": "hi"}
+VALID = {"role": "user", "content": "hi"}
 
 
-def refused(client: Client, status: int, **request: Any) -> str:
-    """Send a request that must be refused; its sentence."""
-    answer = client.http.post("/llmchat", **request)
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
-    assert answer.headers["X-Request-ID"]
-    assert list(answer.json()) == ["error"]
+def rejected(client: Client, status: int, **request: Any) -> str:
+    """Send a request that must be rejected; return its error."""
+    response = client.http.post("/llmchat", **request)
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert response.headers["X-Request-ID"]
+    assert list(response.json()) == ["error"]
     assert client.messages() == []
-    return str(answer.json()["error"])
+    return str(response.json()["error"])
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])
 def test_another_content_type_is_415(client: Client, content_type: str) -> None:
     body = b'{"appID":"a","model":"m","messages":[]}'
-    assert "application/json" in refused(client, 415, content=body, headers={"Content-Type": content_type})
+    assert "application/json" in rejected(client, 415, content=body, headers={"Content-Type": content_type})
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_another_content_type_is_415(client: Client, content_type: str) -> None:
     ],
 )
 def test_a_body_that_is_not_a_json_object_is_400(client: Client, body: bytes) -> None:
-    assert "body" in refused(client, 400, content=body, headers={"Content-Type": "application/json"})
+    assert "body" in rejected(client, 400, content=body, headers={"Content-Type": "application/json"})
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_a_body_that_is_not_a_json_object_is_400(client: Client, body: bytes) ->
         ({"messages": "hi"}, "messages"),
         ({"messages": {"role": "user", "content": "hi"}}, "messages"),
         ({"messages": ["hi"]}, "messages[0]"),
-        ({"messages": [GOOD, None]}, "messages[1]"),
-        ({"messages": [GOOD, {"content": "hi"}]}, "messages[1].role"),
+        ({"messages": [VALID, None]}, "messages[1]"),
+        ({"messages": [VALID, {"content": "hi"}]}, "messages[1].role"),
         ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": None, "content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": ["user"], "content": "hi"}]}, "messages[0].role"),
@@ -74,15 +74,15 @@ def test_a_body_that_is_not_a_json_object_is_400(client: Client, body: bytes) ->
         ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content"),
     ],
 )
-def test_a_field_that_is_missing_or_wrong_is_422_and_named(client: Client, change: dict[str, Any], field: str) -> None:
-    assert field in refused(client, 422, json=client.body("hi") | change)
+def test_an_invalid_field_is_422_and_named(client: Client, change: dict[str, Any], field: str) -> None:
+    assert field in rejected(client, 422, json=client.body("hi") | change)
 
 
 @pytest.mark.parametrize("field", ["appID", "model", "messages"])
-def test_a_field_that_is_absent_is_422_and_named(client: Client, field: str) -> None:
+def test_a_missing_field_is_422_and_named(client: Client, field: str) -> None:
     body = client.body("hi")
     del body[field]
-    assert field in refused(client, 422, json=body)
+    assert field in rejected(client, 422, json=body)
 
 
 def test_an_appid_of_155_characters_is_accepted(client: Client) -> None:
@@ -93,27 +93,27 @@ def test_an_appid_of_155_characters_is_accepted(client: Client) -> None:
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
 def test_an_idempotency_key_beyond_255_characters_is_422(client: Client, key: str) -> None:
-    assert "Idempotency-Key" in refused(client, 422, json=client.body("hi"), headers={"Idempotency-Key": key})
+    assert "Idempotency-Key" in rejected(client, 422, json=client.body("hi"), headers={"Idempotency-Key": key})
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"messages": [GOOD, {"role": "user", "content": "a\0b"}]},
-        {"messages": [GOOD, {"role": "user", "content": "a", "tool_name": "\0"}]},
+        {"messages": [VALID, {"role": "user", "content": "a\0b"}]},
+        {"messages": [VALID, {"role": "user", "content": "a", "tool_name": "\0"}]},
         {"model": "a\0b"},
     ],
 )
-def test_text_that_the_database_refuses_is_406(client: Client, change: dict[str, Any]) -> None:
-    assert "database" in refused(client, 406, json=client.body("hi") | change)
+def test_text_that_the_database_cannot_store_is_406(client: Client, change: dict[str, Any]) -> None:
+    assert "database" in rejected(client, 406, json=client.body("hi") | change)
 
 
 def test_a_nul_in_the_appid_is_406(client: Client) -> None:
-    assert "database" in refused(client, 406, json=client.body("hi") | {"appID": "a\0b"})
+    assert "database" in rejected(client, 406, json=client.body("hi") | {"appID": "a\0b"})
     assert client.http.get("/llmchat", params={"appID": "a\0b"}).status_code == 406
 
 
-def test_a_wrong_method_is_405_with_allow(client: Client) -> None:
+def test_a_method_that_is_not_implemented_is_405_with_allow(client: Client) -> None:
     for method, path, allowed in [
         ("PUT", "/llmchat", {"GET", "POST", "DELETE"}),
         ("POST", "/llmchat/0", {"GET", "DELETE"}),
@@ -122,14 +122,14 @@ def test_a_wrong_method_is_405_with_allow(client: Client) -> None:
         ("DELETE", "/healthz", {"GET"}),
         ("POST", "/readyz", {"GET"}),
     ]:
-        answer = client.http.request(method, path)
-        assert answer.status_code == 405, path
-        assert set(answer.headers["Allow"].split(", ")) == allowed
-        assert "error" in answer.json()
+        response = client.http.request(method, path)
+        assert response.status_code == 405, path
+        assert set(response.headers["Allow"].split(", ")) == allowed
+        assert "error" in response.json()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT"])
 def test_an_unknown_path_is_404(client: Client, method: str) -> None:
-    answer = client.http.request(method, "/nope")
-    assert answer.status_code == 404
-    assert "error" in answer.json()
+    response = client.http.request(method, "/nope")
+    assert response.status_code == 404
+    assert "error" in response.json()

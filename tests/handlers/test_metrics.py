@@ -38,18 +38,18 @@ DOCUMENT = json.loads((ROOT / "static" / "openapi.json").read_text())
 @pytest.mark.needs("prometheus")
 def test_promtool_reports_nothing(client: Client) -> None:
     client.ask("hi")
-    answer = client.http.get("/metrics")
-    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    done = subprocess.run(["promtool", "check", "metrics"], input=answer.text, capture_output=True, text=True)
+    response = client.http.get("/metrics")
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    done = subprocess.run(["promtool", "check", "metrics"], input=response.text, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_openmetrics_is_returned_if_accepted(client: Client) -> None:
     client.ask("hi")
     accepted = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"  # Prometheus 2.42
-    answer = client.http.get("/metrics", headers={"Accept": accepted})
-    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0;")
-    families = {family.name: family for family in text_string_to_metric_families(answer.text)}  # type: ignore[no-untyped-call]
+    response = client.http.get("/metrics", headers={"Accept": accepted})
+    assert response.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0;")
+    families = {family.name: family for family in text_string_to_metric_families(response.text)}  # type: ignore[no-untyped-call]
     assert families["chatterd_line_latency_seconds"].type == "histogram"  # the parser requires integers
     assert families["chatterd_http_request_duration_seconds"].unit in ("", "seconds")
     assert {name.split("_")[0] for name in families} == {"chatterd", "process", "python"}
@@ -68,7 +68,7 @@ def test_openmetrics_is_returned_if_accepted(client: Client) -> None:
         "a" * 999,
     ],
 )
-def test_any_accept_header_is_answered(client: Client, accepted: str) -> None:
+def test_any_accept_header_is_accepted(client: Client, accepted: str) -> None:
     assert client.http.get("/metrics", headers={"Accept": accepted}).status_code == 200
 
 
@@ -115,33 +115,33 @@ def test_replies_and_their_viewers_are_counted(
                 end.open()
                 assert len(stream.rest()) == 1
                 assert len(other.rest()) == 8
-        client.ask("is refused")
-        client.ask("breaks off")
+        client.ask("fails")
+        client.ask("is truncated")
         stopped = client.begin("is stopped")
         assert client.http.delete(stopped).status_code == 202
         client.view(stopped)
-        counted = eventually("all is over", lambda: _is_over(scrape(program.url), requests=7))
+        counted = eventually("no request is running", lambda: _when_idle(scrape(program.url), requests=7))
     ended = {"done": 1, "stopped": 1, "failed": 1, "truncated": 1, "interrupted": 0}
     for status, count in ended.items():
         assert counted.of("replies_ended_total", status=status) == count
         assert counted.of("reply_duration_seconds_count", status=status) == count
     assert counted["replies_begun_total"] == counted["first_event_seconds_count"] == 4
-    shown = 8 + 1 + 2 + 2
-    assert shown - 1 <= counted["lines_total"] <= shown  # the reply may be stopped before its line is read
-    assert counted["line_latency_seconds_count"] <= shown - 4  # a reply's last line is shown when its end is stored
+    lines = 8 + 1 + 2 + 2
+    assert lines - 1 <= counted["lines_total"] <= lines  # the reply may be stopped before its line is read
+    assert counted["line_latency_seconds_count"] <= lines - 4  # a reply's last line is sent when its end is stored
     assert counted.of("tokens_total", kind="prompt") == 10
     assert counted.of("tokens_total", kind="reply") == 5
     assert counted["begin_statement_seconds_count"] == 4
     assert counted["end_statement_seconds_count"] == 4
     assert counted["journal_batch_seconds_count"] > 0
     assert counted["database_wait_seconds_count"] >= 8
-    eventually("the loop is looked at", lambda: scrape(program.url)["event_loop_lag_seconds_count"] > 0)
+    eventually("the lag is measured", lambda: scrape(program.url)["event_loop_lag_seconds_count"] > 0)
     assert 1 <= counted["database_connections"] <= counted["database_connections_max"] == 10
 
 
-def _is_over(now: Scraped, requests: int) -> Scraped | None:
-    answered = now["http_requests_total"] - now.of("http_requests_total", method="GET", route="/metrics", status="200")
-    return now if answered >= requests and not now["viewers"] and not now["replies_running"] else None
+def _when_idle(now: Scraped, requests: int) -> Scraped | None:
+    completed = now["http_requests_total"] - now.of("http_requests_total", method="GET", route="/metrics", status="200")
+    return now if completed >= requests and not now["viewers"] and not now["replies_running"] else None
 
 
 def test_requests_are_counted_by_method_route_and_status(start_chatterd: Start, database_url: str) -> None:
@@ -156,7 +156,7 @@ def test_requests_are_counted_by_method_route_and_status(start_chatterd: Start, 
         http.post("/llmprompt", json={"model": "fake", "prompt": "hi"})
         for address in ("/models", "/healthz", "/readyz", "/", "/docs", "/static/shared/api.js"):
             assert http.get(address).status_code == 200
-        counted = eventually("all is counted", lambda: _is_over(scrape(program.url), requests=12))
+        counted = eventually("all requests are counted", lambda: _when_idle(scrape(program.url), requests=12))
         expected = {
             ("POST", "/llmchat", "202"): 1,
             ("GET", "/llmchat/{replyId}", "200"): 1,
@@ -191,11 +191,14 @@ def test_clients_cannot_create_series(start_chatterd: Start, database_url: str) 
                 connection.rest()
 
         send_all(0)
-        eventually("it is counted", lambda: _is_over(scrape(program.url), requests=5))
+        eventually("all requests are counted", lambda: _when_idle(scrape(program.url), requests=5))
         before = scrape(program.url).series()
         for number in range(1, 20):
             send_all(number)
-        assert eventually("all is counted", lambda: _is_over(scrape(program.url), requests=100)).series() == before
+        assert (
+            eventually("all requests are counted", lambda: _when_idle(scrape(program.url), requests=100)).series()
+            == before
+        )
 
 
 def test_each_metric_is_exported(database_url: str, ollama: ScriptedOllama) -> None:
@@ -218,15 +221,18 @@ def test_each_metric_is_exported(database_url: str, ollama: ScriptedOllama) -> N
                 await relay.prometheus.refresh()
                 return Scraped(generate_latest(relay.prometheus.registry).decode())
 
-    told = asyncio.run(set_and_scrape())
+    scraped = asyncio.run(set_and_scrape())
     totals = ("replies_adopted_total", "replies_handed_over_total", "viewers_dropped_total")
-    assert [told[name] for name in totals] == [3, 4, 5]
-    assert [told.of("line_latency_seconds_bucket", le=bound) for bound in ("0.001", "0.002", "+Inf")] == [2, 3, 3]
-    assert told["line_latency_seconds_sum"] == pytest.approx(0.003)
-    assert told.of("event_loop_lag_seconds_bucket", le="+Inf") - told.of("event_loop_lag_seconds_bucket", le="5.0") == 1
-    lent, idle = (told.of("database_connections", state=state) for state in ("lent", "idle"))
-    assert lent >= 3  # the sweep may have one too
-    assert 4 <= lent + idle <= told["database_connections_max"] == 10
+    assert [scraped[name] for name in totals] == [3, 4, 5]
+    assert [scraped.of("line_latency_seconds_bucket", le=bound) for bound in ("0.001", "0.002", "+Inf")] == [2, 3, 3]
+    assert scraped["line_latency_seconds_sum"] == pytest.approx(0.003)
+    assert (
+        scraped.of("event_loop_lag_seconds_bucket", le="+Inf") - scraped.of("event_loop_lag_seconds_bucket", le="5.0")
+        == 1
+    )
+    lent, idle = (scraped.of("database_connections", state=state) for state in ("lent", "idle"))
+    assert lent >= 3  # the sweeper may use one, too
+    assert 4 <= lent + idle <= scraped["database_connections_max"] == 10
 
 
 # Database, Ollama, draining.
@@ -249,13 +255,13 @@ def _are(program: Program, names: tuple[str, ...], value: float) -> bool:
 
 
 def test_unreachable_ollama_is_reported(chatterd: Program, ollama: ScriptedOllama) -> None:
-    assert eventually("it is there", lambda: _are(chatterd, ("ollama_up",), 1))
+    assert eventually("it is reachable", lambda: _are(chatterd, ("ollama_up",), 1))
     ollama.stop_listening()
     ollama.cut_connections()
     eventually("it is unreachable", lambda: _are(chatterd, ("ollama_up",), 0))
     assert scrape(chatterd.url)["ready"] == 1
     ollama.listen_again()
-    eventually("it is back", lambda: _are(chatterd, ("ollama_up",), 1))
+    eventually("it is reachable again", lambda: _are(chatterd, ("ollama_up",), 1))
 
 
 def test_draining_is_reported(start_chatterd: Start, ollama: ScriptedOllama, database_url: str) -> None:

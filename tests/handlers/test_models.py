@@ -1,4 +1,4 @@
-"""GET /models: what Ollama says it has, passed through."""
+"""GET /models: Ollama's list of models, passed through."""
 
 import ujson
 
@@ -6,17 +6,17 @@ from tests.client import Client
 from tests.fakes.ollama import ScriptedOllama
 
 
-def test_the_models_are_ollamas_list(client: Client, ollama: ScriptedOllama) -> None:
-    answer = client.http.get("/models")
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert [model["name"] for model in answer.json()["models"]] == ["fake"]
-    assert answer.content == ujson.dumps(answer.json(), escape_forward_slashes=False).encode()
+def test_the_models_are_ollamas(client: Client, ollama: ScriptedOllama) -> None:
+    response = client.http.get("/models")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert [model["name"] for model in response.json()["models"]] == ["fake"]
+    assert response.content == ujson.dumps(response.json(), escape_forward_slashes=False).encode()
     assert [probe.path for probe in ollama.probes] == ["/api/tags"]
 
 
-def test_the_list_is_asked_for_anew_each_time(client: Client, ollama: ScriptedOllama) -> None:
+def test_the_list_is_not_cached(client: Client, ollama: ScriptedOllama) -> None:
     assert len(client.http.get("/models").json()["models"]) == 1
     ollama.models = ("fake", "é")
     try:
@@ -25,18 +25,18 @@ def test_the_list_is_asked_for_anew_each_time(client: Client, ollama: ScriptedOl
         ollama.models = ("fake",)
 
 
-def test_without_ollama_it_is_503_and_works_when_ollama_is_back(client: Client, ollama: ScriptedOllama) -> None:
+def test_without_ollama_the_response_is_503_until_it_is_reachable_again(client: Client, ollama: ScriptedOllama) -> None:
     ollama.stop_listening()
     ollama.cut_connections()
-    answer = client.http.get("/models")
-    assert answer.status_code == 503
-    assert int(answer.headers["Retry-After"]) > 0
-    assert "Ollama" in answer.json()["error"]
+    response = client.http.get("/models")
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert "Ollama" in response.json()["error"]
     ollama.listen_again()
     assert client.http.get("/models").status_code == 200
 
 
-def test_what_ollama_calls_a_page_is_not_run_as_one_of_ours(client: Client) -> None:
-    answer = client.http.get("/models")
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Content-Security-Policy"] == "sandbox"
+def test_a_response_of_ollama_cannot_run_as_a_page(client: Client) -> None:
+    response = client.http.get("/models")
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Content-Security-Policy"] == "sandbox"

@@ -1,4 +1,4 @@
-"""The pages and their files: found, typed, compressed, revalidated, and nothing else of the disk."""
+"""Static files: content types, compression, revalidation, paths outside of the folder; and the layout of static/."""
 
 import gzip
 import re
@@ -23,24 +23,24 @@ STATIC_IMPORT = re.compile(r"""^\s*(?:import|export)\b[^;"'()]*["'](\.[^"']+)["'
 
 
 def raw(client: Client, path: str, encoding: str = "gzip", **headers: str) -> tuple[httpx.Response, bytes]:
-    """A response and its body as it came."""
-    with client.http.stream("GET", path, headers={"Accept-Encoding": encoding} | headers) as answer:
-        return answer, b"".join(answer.iter_raw())
+    """Return a response and its body as received."""
+    with client.http.stream("GET", path, headers={"Accept-Encoding": encoding} | headers) as response:
+        return response, b"".join(response.iter_raw())
 
 
-def test_every_file_comes_whole_in_either_encoding(client: Client) -> None:
+def test_every_file_is_served_complete_in_either_encoding(client: Client) -> None:
     assert {"index.html", "chat/chat.js", "vendor/marked.js"} <= {*NAMES}
     for name in NAMES:
         plain, body = raw(client, f"/static/{name}", "identity")
         assert plain.status_code == 200 and "Content-Encoding" not in plain.headers
         assert body == (STATIC / name).read_bytes()
-        packed, bytes_ = raw(client, f"/static/{name}")
-        if packed.headers.get("Content-Encoding") == "gzip":
-            assert gzip.decompress(bytes_) == body
-            assert packed.headers["ETag"] != plain.headers["ETag"]
-            assert packed.headers["Vary"] == plain.headers["Vary"] == "Accept-Encoding"
+        compressed, received = raw(client, f"/static/{name}")
+        if compressed.headers.get("Content-Encoding") == "gzip":
+            assert gzip.decompress(received) == body
+            assert compressed.headers["ETag"] != plain.headers["ETag"]
+            assert compressed.headers["Vary"] == plain.headers["Vary"] == "Accept-Encoding"
         else:
-            assert Path(name).suffix in (".png", ".woff2") and bytes_ == body
+            assert Path(name).suffix in (".png", ".woff2") and received == body
 
 
 @pytest.mark.parametrize(
@@ -54,28 +54,28 @@ def test_every_file_comes_whole_in_either_encoding(client: Client) -> None:
         ("/static/vendor/marked.LICENSE", "text/plain; charset=utf-8"),
     ],
 )
-def test_a_file_names_its_type_and_what_a_page_may_do(client: Client, path: str, content_type: str) -> None:
-    answer = client.http.get(path)
-    assert answer.headers["Content-Type"] == content_type
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    policy = answer.headers["Content-Security-Policy"]
+def test_a_file_has_a_content_type_and_a_security_policy(client: Client, path: str, content_type: str) -> None:
+    response = client.http.get(path)
+    assert response.headers["Content-Type"] == content_type
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    policy = response.headers["Content-Security-Policy"]
     assert "default-src 'self'" in policy and "require-trusted-types-for 'script'" in policy
     assert "unsafe" not in policy
 
 
 @pytest.mark.parametrize("encoding", ["gzip, deflate, br", "identity"])
-def test_a_file_is_sent_once_and_then_revalidated(client: Client, encoding: str) -> None:
+def test_a_file_is_revalidated_with_its_etag(client: Client, encoding: str) -> None:
     first, body = raw(client, "/static/chat/chat.js", encoding)
     assert body and first.headers["Cache-Control"] == "no-cache"
-    again, nothing = raw(client, "/static/chat/chat.js", encoding, **{"If-None-Match": first.headers["ETag"]})
-    assert (again.status_code, nothing) == (304, b"")
+    again, no_body = raw(client, "/static/chat/chat.js", encoding, **{"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, no_body) == (304, b"")
     assert again.headers["ETag"] == first.headers["ETag"]
-    changed, whole = raw(client, "/static/chat/chat.js", encoding, **{"If-None-Match": '"another"'})
-    assert (changed.status_code, whole) == (200, body)
+    changed, changed_body = raw(client, "/static/chat/chat.js", encoding, **{"If-None-Match": '"another"'})
+    assert (changed.status_code, changed_body) == (200, body)
 
 
 @pytest.mark.parametrize("path", ["/", "/static/chat/chat.css"])
-def test_head_answers_the_headers_of_get(client: Client, path: str) -> None:
+def test_head_returns_the_headers_of_get(client: Client, path: str) -> None:
     with client.http.stream("HEAD", path) as head, client.http.stream("GET", path) as get:
         assert b"".join(head.iter_raw()) == b""
         varying = {"date", "x-request-id"}
@@ -84,10 +84,10 @@ def test_head_answers_the_headers_of_get(client: Client, path: str) -> None:
         assert int(head.headers["Content-Length"]) == len(b"".join(get.iter_raw()))
 
 
-def test_a_page_is_only_read(client: Client) -> None:
-    answer = client.http.post("/", json={})
-    assert answer.status_code == 405
-    assert {*answer.headers["Allow"].split(", ")} == {"GET", "HEAD"}
+def test_a_page_supports_only_get_and_head(client: Client) -> None:
+    response = client.http.post("/", json={})
+    assert response.status_code == 405
+    assert {*response.headers["Allow"].split(", ")} == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize(
@@ -113,17 +113,17 @@ def test_a_page_is_only_read(client: Client) -> None:
         "/../tests/package.json",
     ],
 )
-def test_nothing_but_the_files_of_the_pages_is_served(chatterd: Program, path: str) -> None:
+def test_only_the_files_of_static_are_served(chatterd: Program, path: str) -> None:
     address = urlsplit(chatterd.url)
     with socket.create_connection((str(address.hostname), int(address.port or 0)), 10) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: chatterd\r\nConnection: close\r\n\r\n".encode())
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, body = answer.partition(b"\r\n\r\n")
+        response = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = response.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 404 ")
     assert body.startswith(b'{"error":') and b"/" not in body
 
 
-def test_a_link_to_elsewhere_leads_nowhere_and_a_changed_file_is_read_again(tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_not_followed_and_changed_files_are_read_again(tmp_path: Path) -> None:
     pages = tmp_path / "pages"
     pages.mkdir()
     (tmp_path / "secret.txt").write_text("secret")
@@ -151,7 +151,7 @@ def test_a_link_to_elsewhere_leads_nowhere_and_a_changed_file_is_read_again(tmp_
         ("identity, *;q=0", False),
     ],
 )
-def test_compressed_only_for_who_takes_it(accepted: str, takes: bool) -> None:
+def test_accept_encoding_is_parsed(accepted: str, takes: bool) -> None:
     assert takes_gzip(accepted) is takes
 
 
@@ -161,12 +161,12 @@ def test_streams_are_never_compressed(client: Client) -> None:
         assert stream.next() is not None
 
 
-def test_each_vendored_file_is_named_with_its_version_and_licence() -> None:
+def test_every_vendored_file_is_listed_with_version_and_licence() -> None:
     vendor = STATIC / "vendor"
     packages = httpx.Response(200, content=(vendor / "vendor.json").read_bytes()).json()["packages"]
     listed = {name for package in packages for name in package["files"]}
-    there = {path.relative_to(vendor).as_posix() for path in vendor.rglob("*") if path.is_file()}
-    assert there == listed | {"vendor.json"}
+    present = {path.relative_to(vendor).as_posix() for path in vendor.rglob("*") if path.is_file()}
+    assert present == listed | {"vendor.json"}
     for package in packages:
         assert re.fullmatch(r"\d+\.\d+\.\d+", package["version"]) and package["licence"]
         assert any(name.endswith("LICENSE") for name in package["files"])
@@ -174,7 +174,7 @@ def test_each_vendored_file_is_named_with_its_version_and_licence() -> None:
         assert any(package["version"] in text for text in texts)
 
 
-# The pages' <head> elements, which are written by hand, and the layout of static/.
+# The pages' <head> elements, and the layout of static/.
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

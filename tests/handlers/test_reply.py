@@ -1,4 +1,4 @@
-"""/llmchat/{reply id}: a reply shown again to anyone, from any line, and stopped."""
+"""GET and DELETE /llmchat/{reply id}: resuming a reply after any line, and stopping it."""
 
 import threading
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def texts(events: list[Event]) -> list[str]:
 
 
 def take(stream: Stream, count: int) -> list[Event]:
-    """The next events, of which there must be so many."""
+    """Return the next ``count`` events; fail if there are fewer."""
     events = [event for event in (stream.next() for _ in range(count)) if event]
     assert len(events) == count
     return events
@@ -30,11 +30,11 @@ def status_of(client: Client, path: str, **query: str) -> int:
     return client.http.get(path, params=query).status_code
 
 
-# Shown again.
+# Resuming.
 
 
 @pytest.mark.parametrize("by", ["header", "query"])
-def test_a_finished_reply_goes_on_after_any_line(client: Client, ollama: ScriptedOllama, by: str) -> None:
+def test_a_finished_reply_resumes_after_any_line(client: Client, ollama: ScriptedOllama, by: str) -> None:
     ollama.script(Head(), Lines(*LINES))
     path = client.begin("hi")
     whole = client.view(path)
@@ -45,7 +45,7 @@ def test_a_finished_reply_goes_on_after_any_line(client: Client, ollama: Scripte
             assert Stream(response).rest() == whole[last + 1 :]
 
 
-def test_a_running_reply_goes_on_after_any_line_that_came(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_running_reply_resumes_after_any_line(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(*LINES[:3]), gate, Lines(*LINES[3:]))
     path = client.begin("hi")
@@ -61,14 +61,14 @@ def test_a_running_reply_goes_on_after_any_line_that_came(client: Client, ollama
     assert texts(first + rest) == ["a", "b", "garbage", "c", "d"]
 
 
-def test_the_header_wins_over_the_query(client: Client) -> None:
+def test_the_header_takes_precedence_over_the_query(client: Client) -> None:
     path = client.begin("hi")
     client.view(path)
-    answer = client.http.get(path, params={"lastEventId": "0"}, headers={"Last-Event-ID": "4"})
-    assert answer.text.startswith("id: 5\n")
+    response = client.http.get(path, params={"lastEventId": "0"}, headers={"Last-Event-ID": "4"})
+    assert response.text.startswith("id: 5\n")
 
 
-def test_a_reply_shown_again_has_the_headers_of_an_event_stream(client: Client) -> None:
+def test_a_resumed_reply_has_the_headers_of_an_event_stream(client: Client) -> None:
     path = client.begin("hi")
     with client.follow(path) as stream:
         headers = stream.response.headers
@@ -78,17 +78,17 @@ def test_a_reply_shown_again_has_the_headers_of_an_event_stream(client: Client) 
         assert headers["Content-Location"] == path
 
 
-def test_nothing_is_left_to_see_after_the_last_line(client: Client) -> None:
+def test_after_the_last_line_the_response_is_204(client: Client) -> None:
     path = client.begin("hi")
     last = client.view(path)[-1].id
-    for seen in (last, last + 1, last + 1000):
-        answer = client.http.get(path, headers={"Last-Event-ID": str(seen)})
-        assert (answer.status_code, answer.content) == (204, b"")
-        assert answer.headers["Cache-Control"] == "no-store"
+    for number in (last, last + 1, last + 1000):
+        response = client.http.get(path, headers={"Last-Event-ID": str(number)})
+        assert (response.status_code, response.content) == (204, b"")
+        assert response.headers["Cache-Control"] == "no-store"
     assert status_of(client, path, lastEventId=str(last)) == 204
 
 
-def test_a_viewer_who_has_seen_all_so_far_of_a_running_reply_waits(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_viewer_of_a_running_reply_waits_for_the_next_line(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
     path = client.begin("hi")
@@ -101,17 +101,17 @@ def test_a_viewer_who_has_seen_all_so_far_of_a_running_reply_waits(client: Clien
 @pytest.mark.parametrize(
     "text", ["x", "-1", "1.5", "1e3", "0x1", "١", "1 2", "9" * 19, "9" * 5000, "null", "+1", "1_0"]
 )
-def test_a_last_event_id_that_is_no_number_is_400(client: Client, text: str) -> None:
+def test_an_invalid_last_event_id_is_400(client: Client, text: str) -> None:
     path = client.begin("hi")
     client.view(path)
-    answer = client.http.get(path, params={"lastEventId": text})
-    assert answer.status_code == 400
-    assert "Last-Event-ID" in answer.json()["error"]
+    response = client.http.get(path, params={"lastEventId": text})
+    assert response.status_code == 400
+    assert "Last-Event-ID" in response.json()["error"]
     if text.isascii():
         assert client.http.get(path, headers={"Last-Event-ID": text}).status_code == 400
 
 
-def test_an_empty_last_event_id_shows_all(client: Client) -> None:
+def test_an_empty_last_event_id_streams_the_whole_reply(client: Client) -> None:
     path = client.begin("hi")
     whole = client.view(path)
     with client.http.stream("GET", path, headers={"Last-Event-ID": ""}) as response:
@@ -122,22 +122,22 @@ def test_an_empty_last_event_id_shows_all(client: Client) -> None:
     "id", ["00000000-0000-4000-8000-000000000000", "nope", "0", "%00", "%FF", "a%2Fb", "-" * 36, "x" * 5000, "é"]
 )
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_a_reply_that_is_not_known_is_404(client: Client, method: str, id: str) -> None:
-    answer = client.http.request(method, f"/llmchat/{id}")
-    assert answer.status_code in ((404,) if id != "%FF" else (400, 404))
-    assert "error" in answer.json()
+def test_an_unknown_reply_is_404(client: Client, method: str, id: str) -> None:
+    response = client.http.request(method, f"/llmchat/{id}")
+    assert response.status_code in ((404,) if id != "%FF" else (400, 404))
+    assert "error" in response.json()
 
 
-def test_many_viewers_each_see_all_of_it(client: Client, ollama: ScriptedOllama) -> None:
+def test_every_viewer_receives_the_whole_reply(client: Client, ollama: ScriptedOllama) -> None:
     gates = [Gate(), Gate()]
     ollama.script(Head(), Lines(line("a")), gates[0], Lines(line("b")), gates[1], Lines(last_line("c")))
     path = client.begin("hi")
-    seen: list[list[str]] = []
+    received: list[list[str]] = []
 
     def view() -> None:
         own = Client(str(client.http.base_url))
         with own.http:
-            seen.append(texts(own.view(path)))
+            received.append(texts(own.view(path)))
 
     viewers = [threading.Thread(target=view) for _ in range(8)]
     for viewer in viewers[:4]:
@@ -148,10 +148,10 @@ def test_many_viewers_each_see_all_of_it(client: Client, ollama: ScriptedOllama)
     gates[1].open()
     for viewer in viewers:
         viewer.join()
-    assert seen == [["a", "b", "c"]] * 8
+    assert received == [["a", "b", "c"]] * 8
 
 
-def test_closing_a_connection_never_stops_a_reply(client: Client, ollama: ScriptedOllama) -> None:
+def test_closing_a_connection_does_not_stop_a_reply(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
     with client.prompt("hi") as stream:
@@ -167,11 +167,11 @@ def test_closing_a_connection_never_stops_a_reply(client: Client, ollama: Script
     assert client.messages()[-1] == ("assistant", "ab")
 
 
-# Stopped.
+# Stopping.
 
 
 def check_stopped(client: Client, database_url: str, path: str, events: list[Event], partial: str | None) -> None:
-    """The stream ended with a normal line that says so, and what was said is kept."""
+    """The stream ended with a line with done_reason ``stopped``, and the partial text is stored."""
     last = events[-1]
     assert last.name == "message"
     assert (last.json["done"], last.json["done_reason"], last.json["model"]) == (True, "stopped", "fake")
@@ -183,7 +183,7 @@ def check_stopped(client: Client, database_url: str, path: str, events: list[Eve
     assert client.history()["reply"] is None
 
 
-def test_stopping_closes_ollamas_connection_and_keeps_what_was_said(
+def test_stopping_closes_the_connection_to_ollama_and_keeps_the_text(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     ollama.script(Head(), Lines(line("par"), line("tial ")), Gate())
@@ -199,11 +199,11 @@ def test_stopping_closes_ollamas_connection_and_keeps_what_was_said(
     check_stopped(client, session_database_url, path, rest, "partial ")
     assert client.view(path)[2:] == rest
     assert client.http.delete(path).status_code == 204
-    assert client.ask("on")[-1].json["done"] is True
+    assert client.ask("next")[-1].json["done"] is True
 
 
 @pytest.mark.parametrize("before", [(), (Head(),)], ids=["before the head", "after the head"])
-def test_stopping_before_the_first_word_closes_ollamas_connection_at_once(
+def test_stopping_before_the_first_line_closes_the_connection_to_ollama(
     client: Client, ollama: ScriptedOllama, session_database_url: str, before: tuple[Head, ...]
 ) -> None:
     gate = Gate()
@@ -219,10 +219,10 @@ def test_stopping_before_the_first_word_closes_ollamas_connection_at_once(
 
 
 @pytest.mark.parametrize("before", [(), (Head(),)], ids=["before the head", "after the head"])
-def test_stopping_before_the_first_word_does_not_make_the_client_ask_ollama_again(
+def test_stopping_before_the_first_line_does_not_retry_the_request_to_ollama(
     client: Client, ollama: ScriptedOllama, before: tuple[Head, ...]
 ) -> None:
-    client.ask("one")  # and its connection is kept alive
+    client.ask("one")  # its connection is kept alive
     gate = Gate()
     ollama.script(*before, gate)
     path = client.begin("two")
@@ -234,7 +234,7 @@ def test_stopping_before_the_first_word_does_not_make_the_client_ask_ollama_agai
     assert [request.json["messages"][-1]["content"] for request in ollama.requests] == ["one", "two", "three"]
 
 
-def test_stopping_at_once_ends_the_reply_at_once(
+def test_stopping_immediately_after_the_begin_ends_the_reply(
     client: Client, ollama: ScriptedOllama, session_database_url: str
 ) -> None:
     ollama.default = (Gate(),)
@@ -247,7 +247,7 @@ def test_stopping_at_once_ends_the_reply_at_once(
         request.closed.wait()
 
 
-def test_stopping_twice_is_no_trouble(client: Client, ollama: ScriptedOllama, session_database_url: str) -> None:
+def test_stopping_is_idempotent(client: Client, ollama: ScriptedOllama, session_database_url: str) -> None:
     ollama.script(Head(), Lines(line("x")), Gate())
     with client.prompt("hi") as stream:
         take(stream, 1)
@@ -269,24 +269,24 @@ def test_stopping_a_reply_that_has_ended_is_204_and_changes_nothing(
         assert reply_row(session_database_url, path) == before
 
 
-# After the lines are gone.
+# After a restart, and without the reply's log.
 
 
 def check_from_the_database(client: Client, path: str, text: str | None, error: str | None) -> None:
-    """A reply whose lines are gone is one line that holds the whole text, and its error if it ended badly."""
+    """A reply without its log is one line with the whole text, and its error if it failed."""
     events = client.view(path)
-    said = [event for event in events if event.name == "message"]
-    assert texts(said) == ([text] if text is not None else [])
+    messages = [event for event in events if event.name == "message"]
+    assert texts(messages) == ([text] if text is not None else [])
     assert [event.id for event in events] == list(range(len(events)))
     assert texts([event for event in events if event.name == "error"]) == ([error] if error else [])
     assert events[-1].name == "error" or events[-1].json["done"] is True
-    assert {event.json["model"] for event in said} <= {"fake"}
+    assert {event.json["model"] for event in messages} <= {"fake"}
     assert status_of(client, path, lastEventId="7") == 204
     assert client.http.delete(path).status_code == 204
 
 
 def make_replies(client: Client, ollama: ScriptedOllama) -> dict[str, tuple[str | None, str | None]]:
-    """Replies that ended in every way: path -> (text, error), the text with white space that must survive."""
+    """Generate replies of every outcome; return the text and error of each by its path."""
     ollama.script(Head(), Lines(line(" a\n"), line("b "), last_line("c\0\u2028")))
     ollama.script(Head(), Lines(line("half"), b'{"error":"the \\"GPU\\" fell off"}'))
     ollama.script(failure(404, "model not found"))
@@ -297,39 +297,39 @@ def make_replies(client: Client, ollama: ScriptedOllama) -> dict[str, tuple[str 
         (None, "model not found (Ollama answered 404 Not Found)"),
         ("", None),
     ]
-    made: dict[str, tuple[str | None, str | None]] = {}
+    replies: dict[str, tuple[str | None, str | None]] = {}
     for text, error in ends:
         path = client.begin("hi")
         client.view(path)
-        made[path] = (text, error)
+        replies[path] = (text, error)
     ollama.script(Head(), Lines(line("sto")), Gate())
     path = client.begin("hi")
     with client.follow(path) as stream:
         take(stream, 1)
         client.http.delete(path)
         stream.rest()
-    return made | {path: ("sto", None)}
+    return replies | {path: ("sto", None)}
 
 
-def test_after_a_restart_a_finished_reply_is_shown_as_it_was(
+def test_a_finished_reply_is_unchanged_after_a_restart(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     first = start_chatterd(database_url=database_url)
     client = Client(first.url)
     with client.http:
-        shown = {path: client.view(path) for path in make_replies(client, ollama)}
+        before = {path: client.view(path) for path in make_replies(client, ollama)}
         history = client.history()
     assert first.terminate() == 0
     again = Client(start_chatterd(database_url=database_url).url, client.appid)
     with again.http:
-        for path, events in shown.items():
+        for path, events in before.items():
             assert again.view(path) == events
             assert again.view(path, last_event_id=0) == events[1:] if len(events) > 1 else True
             assert status_of(again, path, lastEventId=str(events[-1].id)) == 204
         assert again.history() == history
 
 
-def test_without_retention_a_finished_reply_is_one_line_with_the_whole_text(
+def test_without_its_log_a_finished_reply_is_one_line_with_the_whole_text(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     client = Client(start_chatterd(database_url=database_url, reply_log_retention=0).url)
@@ -338,7 +338,7 @@ def test_without_retention_a_finished_reply_is_one_line_with_the_whole_text(
             check_from_the_database(client, path, text, error)
 
 
-def test_a_viewer_who_has_seen_any_line_sees_nothing_more_after_the_lines_are_gone(
+def test_without_its_log_a_finished_reply_cannot_be_resumed(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     client = Client(start_chatterd(database_url=database_url, reply_log_retention=0).url)
@@ -347,7 +347,7 @@ def test_a_viewer_who_has_seen_any_line_sees_nothing_more_after_the_lines_are_go
             assert [status_of(client, path, lastEventId=str(last)) for last in (0, 1, 2)] == [204] * 3
 
 
-def test_thinking_and_tool_calls_are_shown_after_the_lines_are_gone(
+def test_without_its_log_a_finished_reply_has_its_thinking_and_tool_calls(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     call = {"function": {"name": "add", "arguments": {"a": 1}}}
@@ -360,7 +360,7 @@ def test_thinking_and_tool_calls_are_shown_after_the_lines_are_gone(
     assert event.json["message"] == {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [call]}
 
 
-def test_a_kill_in_mid_reply_is_a_pause(
+def test_a_reply_continues_after_its_process_was_killed(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     ollama.script(Head(), Lines(line("w0 ")), Gate())
@@ -380,7 +380,7 @@ def test_a_kill_in_mid_reply_is_a_pause(
         assert again.messages() == [("user", "hi"), ("assistant", "w0 w1 w2 w3 w4 ")]
 
 
-def test_a_reply_that_runs_when_the_server_is_told_to_stop_is_given_up_for_another(
+def test_a_running_reply_is_released_at_sigterm(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
     ollama.script(Head(), Lines(line("w0 ")), Gate())
@@ -389,7 +389,7 @@ def test_a_reply_that_runs_when_the_server_is_told_to_stop_is_given_up_for_anoth
     with client.http, client.prompt("hi") as stream:
         take(stream, 1)
         assert program.terminate() == 0
-        with pytest.raises(httpx.RemoteProtocolError):  # cut, not ended: who is cut comes back
+        with pytest.raises(httpx.RemoteProtocolError):  # an incomplete response makes the client reconnect
             stream.rest()
         path = stream.response.headers["Content-Location"]
     row = reply_row(database_url, path)
@@ -401,10 +401,10 @@ def test_a_reply_that_runs_when_the_server_is_told_to_stop_is_given_up_for_anoth
         assert again.messages() == [("user", "hi"), ("assistant", "w0 w1 w2 w3 w4 ")]
 
 
-def test_an_own_line_is_valid_json_of_ollamas_shape(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_generated_last_line_has_ollamas_fields(client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Gate())
     path = client.begin("hi")
     client.http.delete(path)
     [event] = client.view(path)
-    said = ujson.loads(event.data)
-    assert set(said) == {"model", "created_at", "message", "done", "done_reason"}
+    last = ujson.loads(event.data)
+    assert set(last) == {"model", "created_at", "message", "done", "done_reason"}

@@ -18,11 +18,11 @@ Start = Callable[..., Program]
 
 
 def test_page_has_a_content_security_policy(client: Client) -> None:
-    answer = client.http.get("/status")
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"].startswith("text/html")
-    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
-    assert "chatterd status" in answer.text
+    response = client.http.get("/status")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+    assert "chatterd status" in response.text
     assert client.http.post("/status/events").status_code == 405
 
 
@@ -77,9 +77,9 @@ def test_replies_are_counted_by_status(start_chatterd: Start, ollama: ScriptedOl
         client.http.delete(path)
         client.view(path)
         client.ask("hi")
-        told = watcher.until(lambda now: now["totals"]["ended"]["done"])
-    assert told["totals"]["ended"] == {"done": 1, "stopped": 1, "failed": 2, "truncated": 1, "interrupted": 0}
-    assert _messages(told) == ["In the last minute, 3 of 5 replies failed."]
+        event = watcher.until(lambda now: now["totals"]["ended"]["done"])
+    assert event["totals"]["ended"] == {"done": 1, "stopped": 1, "failed": 2, "truncated": 1, "interrupted": 0}
+    assert _messages(event) == ["In the last minute, 3 of 5 replies failed."]
 
 
 def _messages(now: dict[str, object]) -> list[str]:
@@ -104,8 +104,8 @@ def test_adopter_counts_only_the_lines_that_it_committed(
             assert all(p["age"] >= 0 for p in listed["processes"])
             first.kill()
         assert len(other.view(path)) == 6
-        told = watcher.until(lambda now: now["totals"]["ended"]["done"])
-        assert (told["totals"]["adopted"], told["totals"]["begun"], told["totals"]["lines"]) == (1, 0, 4)
+        event = watcher.until(lambda now: now["totals"]["ended"]["done"])
+        assert (event["totals"]["adopted"], event["totals"]["begun"], event["totals"]["lines"]) == (1, 0, 4)
         watcher.until(lambda now: now["processes"] and len(now["processes"]) == 1)
 
 
@@ -123,9 +123,9 @@ def test_reply_adopted_by_another_process_counts_as_handed_over(
         execute(database_url, "DELETE FROM processes")
         more.open()
         assert len(stream.rest()) == 4
-        told = watcher.until(lambda now: now["totals"]["ended"]["done"])
-    assert (told["totals"]["handed_over"], told["totals"]["adopted"], told["totals"]["lines"]) == (1, 1, 6)
-    assert told["process"] != before["process"]
+        event = watcher.until(lambda now: now["totals"]["ended"]["done"])
+    assert (event["totals"]["handed_over"], event["totals"]["adopted"], event["totals"]["lines"]) == (1, 1, 6)
+    assert event["process"] != before["process"]
 
 
 @pytest.mark.expects_log("database", "presence session was lost", "pool connection floor", "declared dead")
@@ -138,10 +138,10 @@ def test_unreachable_database_is_reported_until_it_is_reachable(
         with watch(program.url) as watcher:
             watcher.until(lambda now: now["database"]["state"] == "ok" and not _messages(now))
             getattr(proxy, how)()
-            told = watcher.until(lambda now: now["database"]["state"] == "unreachable")
-            [message] = _messages(told)
+            event = watcher.until(lambda now: now["database"]["state"] == "unreachable")
+            [message] = _messages(event)
             assert message.startswith("The database has been unreachable for ")
-            assert told["processes"] is None
+            assert event["processes"] is None
             proxy.restore()
             back = watcher.until(lambda now: now["database"]["state"] == "ok")
             assert not _messages(back)
@@ -180,8 +180,8 @@ def test_unreachable_ollama_is_reported(start_chatterd: Start, ollama: ScriptedO
         watcher.until(lambda now: now["ollama"]["state"] == "ok")
         ollama.stop_listening()
         ollama.cut_connections()
-        told = watcher.until(lambda now: now["ollama"]["state"] == "unreachable")
-        assert _messages(told)[0].startswith("Ollama has been unreachable for ")
+        event = watcher.until(lambda now: now["ollama"]["state"] == "unreachable")
+        assert _messages(event)[0].startswith("Ollama has been unreachable for ")
         ollama.listen_again()
         assert not _messages(watcher.until(lambda now: now["ollama"]["state"] == "ok"))
 
@@ -211,17 +211,17 @@ def test_reconnecting_watcher_receives_the_samples_that_it_missed(chatterd: Prog
         key, _, number = last.id.partition("-")
         missed = watcher.until(bool)["sample"]["time"]
     with watch(chatterd.url, last.id) as watcher:
-        told = watcher.next()
-        assert told is not None and told.id.startswith(key)
-        times = [sample["time"] for sample in (told.json if told.name == "past" else [told.json["sample"]])]
+        event = watcher.next()
+        assert event is not None and event.id.startswith(key)
+        times = [sample["time"] for sample in (event.json if event.name == "past" else [event.json["sample"]])]
         assert times[0] == missed
     with watch(chatterd.url, f"{'0' * len(key)}-{number}") as watcher:
-        told = watcher.next()
-        assert told is not None and told.name == "past"
-        assert first in [sample["time"] for sample in told.json]
+        event = watcher.next()
+        assert event is not None and event.name == "past"
+        assert first in [sample["time"] for sample in event.json]
 
 
-def test_watchers_streams_end_when_the_server_drains(
+def test_status_streams_end_when_the_server_drains(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
     gate = Gate("the end")
@@ -235,8 +235,8 @@ def test_watchers_streams_end_when_the_server_drains(
         assert stream.next() is not None
         watcher.until(lambda now: now["sample"]["replies"] == 1)
         program.process.terminate()
-        told = watcher.until(lambda now: now["problems"])
-        assert _messages(told) == ["This process is shutting down and accepts no new prompts."]
+        event = watcher.until(lambda now: now["problems"])
+        assert _messages(event) == ["This process is shutting down and accepts no new prompts."]
         gate.open()
         stream.rest()
         try:

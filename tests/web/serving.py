@@ -70,8 +70,11 @@ class Connection:
 class Server:
     """A running server and its components."""
 
-    def __init__(self, address: tuple[str, int], services: Any, trust: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, http_server: ChatterdServer, address: tuple[str, int], services: Any, trust: ssl.SSLContext | None
+    ) -> None:
         self.services = services
+        self._http_server = http_server
         self._address = address
         self._trust = trust
 
@@ -79,6 +82,10 @@ class Server:
     def reserved(self) -> int:
         """Bytes of the budget for request bodies that are reserved."""
         return int(self.services.body_limits.budget.reserved)
+
+    @property
+    def open_connections(self) -> int:
+        return self._http_server._open_connections
 
     @asynccontextmanager
     async def connect(self, limit: int = 65_536) -> AsyncIterator[Connection]:
@@ -88,9 +95,7 @@ class Server:
         """
         host, port = self._address
         name = host if self._trust else None
-        reader, writer = await asyncio.open_connection(
-            host, port, ssl=self._trust, server_hostname=name, limit=limit
-        )
+        reader, writer = await asyncio.open_connection(host, port, ssl=self._trust, server_hostname=name, limit=limit)
         try:
             yield Connection(reader, writer)
         finally:
@@ -134,12 +139,14 @@ async def serving(
             settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.max_total_body_bytes)
         ),
     )
-    application = Application(list(routes), default_handler_class=NotFoundHandler, log_function=log_request, services=services)
+    application = Application(
+        list(routes), default_handler_class=NotFoundHandler, log_function=log_request, services=services
+    )
     server = ChatterdServer(application, settings=settings, key_pair=key_pair)
     [listening] = bind_sockets(0, "127.0.0.1")
     server.add_sockets([listening])
     try:
-        yield Server(listening.getsockname(), services, trust)
+        yield Server(server, listening.getsockname(), services, trust)
     finally:
         server.stop()
         await server.close_all_connections()

@@ -1,4 +1,4 @@
-"""Authentication by tokens and cookies, cross-origin requests, and the secrecy of credentials in the log."""
+"""Authentication of the whole program: tokens, cookies, origins, its settings, and secrets in its log."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from handlers import ROUTES
 from tests.client import TIMEOUT, Client
 from tests.fakes.issuer import AUDIENCE, ISSUER, Issuer, Signer, key_set
 from tests.fakes.ollama import Head, Lines, ScriptedOllama, last_line, line
-from tests.handlers.test_openapi import OPERATIONS, check_answer, operation
+from tests.handlers.test_openapi import OPERATIONS, check_response, operation
 from tests.program import ROOT, Program
 from tests.raw import raw
 from tests.tokens import TokenFile
@@ -48,7 +48,7 @@ def tokens(folder: Path) -> TokenFile:
 def program(
     tokens: TokenFile, folder: Path, new_database: Callable[[], str], _session_ollama: ScriptedOllama
 ) -> Iterator[Program]:
-    """A chatterd with --auth=token and one allowed origin."""
+    """A server with --auth=token and one allowed origin."""
     with Program(
         database_url=new_database(),
         ollama_host=_session_ollama.url,
@@ -65,7 +65,7 @@ def program(
 
 @pytest.fixture
 def anonymous(program: Program, ollama: ScriptedOllama) -> Iterator[httpx.Client]:
-    """An HTTP client without a token."""
+    """A client without a token."""
     with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False) as client:
         yield client
 
@@ -81,10 +81,10 @@ def sign_in(http: httpx.Client, token: str, **headers: str) -> httpx.Response:
     return http.post("/sign-in", json={"token": token}, headers=headers)
 
 
-# Routes and their access levels.
+# Access levels of routes.
 
 
-def test_routes_have_the_expected_access_levels() -> None:
+def test_every_route_declares_its_access() -> None:
     patterns: dict[Access, set[str]] = {access: set() for access in Access}
     for rule in ROUTES:
         assert isinstance(rule.matcher, PathMatches)
@@ -100,16 +100,16 @@ def test_routes_have_the_expected_access_levels() -> None:
         assert not re.match(r"/(llm|models|status/events|metrics)", pattern)
 
 
-def test_a_route_without_an_access_level_is_rejected() -> None:
-    class Forgotten(BaseHandler):
+def test_a_route_without_declared_access_is_an_error() -> None:
+    class WithoutAccess(BaseHandler):
         pass
 
-    with pytest.raises(TypeError, match=r"Forgotten.* must declare access"):
-        check_routes([*ROUTES, Rule(PathMatches("/forgotten"), Forgotten)])
+    with pytest.raises(TypeError, match=r"WithoutAccess.* must declare access"):
+        check_routes([*ROUTES, Rule(PathMatches("/path"), WithoutAccess)])
 
 
 @pytest.mark.parametrize("id", [id for id in OPERATIONS if "401" in operation(id)["responses"] and id != "signIn"])
-def test_a_request_without_valid_credentials_is_rejected_with_a_challenge(anonymous: httpx.Client, id: str) -> None:
+def test_a_request_without_a_valid_token_is_401_with_a_challenge(anonymous: httpx.Client, id: str) -> None:
     path, method = OPERATIONS[id]
     for headers, challenge in [
         ({}, "Bearer"),
@@ -118,13 +118,13 @@ def test_a_request_without_valid_credentials_is_rejected_with_a_challenge(anonym
         ({"Authorization": "Basic YTpi"}, "Bearer"),
         ({"Cookie": "chatterd=2|1:0|10:1|8:x|1:y|z"}, "Bearer"),
     ]:
-        answer = anonymous.request(method, path, headers=headers)
-        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, challenge)
-        assert answer.headers.get("Connection") != "close"
-        check_answer(id, answer)
+        response = anonymous.request(method, path, headers=headers)
+        assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, challenge)
+        assert response.headers.get("Connection") != "close"
+        check_response(id, response)
 
 
-def test_every_operation_without_401_is_public(anonymous: httpx.Client) -> None:
+def test_every_operation_without_401_works_without_a_token(anonymous: httpx.Client) -> None:
     for id, (path, method) in OPERATIONS.items():
         if "401" not in operation(id)["responses"]:
             assert operation(id)["security"] == []
@@ -132,36 +132,36 @@ def test_every_operation_without_401_is_public(anonymous: httpx.Client) -> None:
     assert anonymous.get("/nowhere").status_code == 404
 
 
-def test_unsupported_methods_require_authentication_too(anonymous: httpx.Client) -> None:
+def test_a_method_that_is_not_implemented_is_401_without_a_token(anonymous: httpx.Client) -> None:
     for method in ("PUT", "PATCH", "OPTIONS", "HEAD"):
         assert anonymous.request(method, "/llmchat").status_code == 401
 
 
-def test_a_token_gives_access_and_only_an_operators_to_metrics_and_status(
+def test_a_token_authenticates_and_metrics_require_an_operators_token(
     alice: Client, program: Program, tokens: TokenFile
 ) -> None:
     assert alice.ask("Hello")
     assert alice.http.get("/sign-in/me").json() == {"name": "alice", "tenant": "alice", "operator": False}
     for id, path in (("watchStatus", "/status/events"), ("getMetrics", "/metrics")):
-        refused = alice.http.get(path)
-        assert refused.status_code == 403
-        check_answer(id, refused)
+        rejected = alice.http.get(path)
+        assert rejected.status_code == 403
+        check_response(id, rejected)
     olivia = tokens.client(program.url, "olivia")
-    with olivia.http, olivia.http.stream("GET", "/status/events") as answer:
-        assert answer.status_code == 200
+    with olivia.http, olivia.http.stream("GET", "/status/events") as response:
+        assert response.status_code == 200
         assert olivia.http.get("/metrics").status_code == 200
 
 
-def test_a_body_is_read_before_a_rejection_unless_the_client_waits_for_continue(
+def test_the_body_of_an_unauthenticated_request_is_read_unless_it_expects_100_continue(
     program: Program, anonymous: httpx.Client
 ) -> None:
     for _ in range(2):  # on the same connection
-        answer = anonymous.post("/llmchat", content=b"x" * 5_000_000, headers={"Content-Type": "application/json"})
-        assert answer.status_code == 401
+        response = anonymous.post("/llmchat", content=b"x" * 5_000_000, headers={"Content-Type": "application/json"})
+        assert response.status_code == 401
     address = urlsplit(program.url)
-    with socket.create_connection((str(address.hostname), int(address.port or 0)), 10) as waiting:
-        waiting.sendall(b"POST /llmchat HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
-        assert waiting.recv(65_536).startswith(b"HTTP/1.1 401 ")
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), 10) as expecting:
+        expecting.sendall(b"POST /llmchat HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+        assert expecting.recv(65_536).startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize(
@@ -172,16 +172,16 @@ def test_only_the_bearer_scheme_is_parsed(header: str, token: str | None) -> Non
     assert parse_bearer(header) == token
 
 
-# Browsers.
+# Session cookies.
 
 
-def test_a_browser_exchanges_a_token_for_a_cookie_and_signs_out(
+def test_sign_in_exchanges_a_token_for_a_cookie_and_sign_out_deletes_it(
     program: Program, anonymous: httpx.Client, tokens: TokenFile
 ) -> None:
-    answer = sign_in(anonymous, tokens.token["olivia"])
-    check_answer("signIn", answer)
-    assert {"name": "olivia", "tenant": "olivia", "operator": True}.items() <= answer.json().items()
-    cookie = answer.headers["Set-Cookie"]
+    response = sign_in(anonymous, tokens.token["olivia"])
+    check_response("signIn", response)
+    assert {"name": "olivia", "tenant": "olivia", "operator": True}.items() <= response.json().items()
+    cookie = response.headers["Set-Cookie"]
     assert re.fullmatch(r"chatterd=[^; ]+; Expires=[^;]+ GMT; Path=/; HttpOnly; SameSite=Strict", cookie)
     assert tokens.token["olivia"] not in cookie
     assert anonymous.get("/models").status_code == 200
@@ -189,26 +189,26 @@ def test_a_browser_exchanges_a_token_for_a_cookie_and_signs_out(
         assert events.status_code == 200
     wrong = anonymous.get("/models", headers={"Authorization": "Bearer x"})
     assert wrong.status_code == 401, "a token takes precedence over a cookie"
-    valid_cookie = anonymous.cookies["chatterd"]
+    cookie_value = anonymous.cookies["chatterd"]
     assert anonymous.delete("/sign-in").status_code == 204
     assert "chatterd" not in anonymous.cookies
     assert anonymous.get("/models").status_code == 401
-    forged = valid_cookie[:-1] + ("1" if valid_cookie.endswith("0") else "0")
+    forged = cookie_value[:-1] + ("1" if cookie_value.endswith("0") else "0")
     assert httpx.get(f"{program.url}/models", headers={"Cookie": f"chatterd={forged}"}).status_code == 401
 
 
-def test_over_tls_the_cookie_is_secure_wherever_tls_is_terminated(anonymous: httpx.Client, tokens: TokenFile) -> None:
-    answer = sign_in(anonymous, tokens.token["alice"], Host="chat.example", Origin="https://chat.example")
-    cookie = answer.headers["Set-Cookie"]
+def test_the_cookie_is_secure_if_the_browser_uses_https(anonymous: httpx.Client, tokens: TokenFile) -> None:
+    response = sign_in(anonymous, tokens.token["alice"], Host="chat.example", Origin="https://chat.example")
+    cookie = response.headers["Set-Cookie"]
     assert cookie.startswith("__Host-chatterd=") and cookie.endswith("; Path=/; HttpOnly; SameSite=Strict; Secure")
     value = cookie.split(";")[0]
     assert anonymous.get("/models", headers={"Cookie": f"chatterd=old; {value}"}).status_code == 200
 
 
-def test_over_tls_cookies_that_another_host_could_have_set_are_ignored(
+def test_over_https_only_the_host_cookie_is_accepted(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
-    """The owner of a sibling host could set a cookie with their own session, to read what is recorded in it."""
+    """A neighbouring host could set its own session in a browser, to read the conversations held in it."""
     tokens = TokenFile(tmp_path / "tokens")
     tokens.add("mallory")
     program = start_chatterd(
@@ -238,12 +238,12 @@ def test_over_tls_cookies_that_another_host_could_have_set_are_ignored(
             assert status(f"{insecure_cookie}; {cookie.split(';')[0]}", over_tls) == 200
 
 
-def test_sign_in_with_an_invalid_token_fails(anonymous: httpx.Client) -> None:
+def test_an_invalid_token_does_not_sign_in(anonymous: httpx.Client) -> None:
     headers = {"Content-Type": "application/json"}
     for token in ("chatterd_wrong", "\0", "\udcff", "x" * 100_000):
-        answer = anonymous.post("/sign-in", content=json.dumps({"token": token}), headers=headers)
-        assert answer.status_code in (400, 401), answer.text
-        assert "Set-Cookie" not in answer.headers
+        response = anonymous.post("/sign-in", content=json.dumps({"token": token}), headers=headers)
+        assert response.status_code in (400, 401), response.text
+        assert "Set-Cookie" not in response.headers
     for body in ("{}", "[]", '{"token":""}', '{"token":" "}', '{"token":7}', "null"):
         assert anonymous.post("/sign-in", content=body, headers=headers).status_code == 422
 
@@ -264,7 +264,7 @@ def test_sign_in_with_an_invalid_token_fails(anonymous: httpx.Client) -> None:
         ({"Sec-Fetch-Site": "same-origin"}, 204),
     ],
 )
-def test_unsafe_requests_from_other_origins_are_rejected(
+def test_unsafe_requests_of_other_origins_are_403(
     alice: Client, program: Program, headers: dict[str, str], status: int
 ) -> None:
     headers = {name: value.format(own=program.url) for name, value in headers.items()}
@@ -274,18 +274,18 @@ def test_unsafe_requests_from_other_origins_are_rejected(
     assert alice.http.get("/models", headers=headers).status_code == 200
 
 
-def test_only_allowed_origins_get_cors_headers(alice: Client, anonymous: httpx.Client) -> None:
+def test_only_an_allowed_origin_may_send_requests_and_read_responses(alice: Client, anonymous: httpx.Client) -> None:
     preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,prefer"}
-    answer = anonymous.options("/llmchat", headers=preflight | {"Origin": "https://app.example"})
-    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (204, "https://app.example")
-    assert {"GET", "POST", "DELETE"} <= {*answer.headers["Access-Control-Allow-Methods"].split(", ")}
-    allowed = {*answer.headers["Access-Control-Allow-Headers"].split(", ")}
+    response = anonymous.options("/llmchat", headers=preflight | {"Origin": "https://app.example"})
+    assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (204, "https://app.example")
+    assert {"GET", "POST", "DELETE"} <= {*response.headers["Access-Control-Allow-Methods"].split(", ")}
+    allowed = {*response.headers["Access-Control-Allow-Headers"].split(", ")}
     assert {"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"} <= allowed
     read = alice.http.get("/models", headers={"Origin": "https://app.example"})
     exposed = {*read.headers["Access-Control-Expose-Headers"].split(", ")}
     assert {"Location", "Content-Location", "Retry-After", "X-Request-ID"} <= exposed
-    refused = anonymous.get("/models", headers={"Origin": "https://app.example"})
-    assert (refused.status_code, refused.headers["Access-Control-Allow-Origin"]) == (401, "https://app.example")
+    rejected = anonymous.get("/models", headers={"Origin": "https://app.example"})
+    assert (rejected.status_code, rejected.headers["Access-Control-Allow-Origin"]) == (401, "https://app.example")
     for origin in ({}, {"Origin": "https://evil.example"}):
         for other in (
             anonymous.options("/llmchat", headers=preflight | origin),
@@ -294,53 +294,42 @@ def test_only_allowed_origins_get_cors_headers(alice: Client, anonymous: httpx.C
             assert other.status_code in (401, 200)
             assert not any(name.startswith("access-control") for name in other.headers)
             assert "Origin" in other.headers["Vary"]
-    for answer in (read, refused):
-        assert "Access-Control-Allow-Credentials" not in answer.headers
+    for response in (read, rejected):
+        assert "Access-Control-Allow-Credentials" not in response.headers
 
 
-def test_without_allowed_origins_there_are_no_cors_headers(client: Client) -> None:
-    answer = client.http.options(
-        "/llmchat", headers={"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
-    )
-    assert answer.status_code == 405
-    read = client.http.get("/models", headers={"Origin": "https://app.example"})
-    assert read.status_code == 200
-    for name in [*answer.headers, *read.headers]:
-        assert not name.startswith("access-control") and name != "vary"
+# Reloading tokens, and JSON web tokens.
 
 
-# Reloading tokens and keys.
-
-
-@pytest.mark.expects_log("The tokens were not reloaded")
-def test_sighup_adds_and_revokes_tokens_and_their_sessions(
+@pytest.mark.expects_log("The tokens stay as they were")
+def test_sighup_reloads_the_tokens_and_ends_the_sessions_of_removed_ones(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
     tokens = TokenFile(tmp_path / "tokens")
     tokens.add("alice")
     program = start_chatterd(database_url=database_url, auth="token", token_file=tokens.path, data_dir=tmp_path)
 
-    def reload(expected_log: str) -> None:
+    def reload(message: str) -> None:
         program.process.send_signal(signal.SIGHUP)
-        program.wait_log(expected_log)
+        program.wait_log(message)
 
     with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False) as browser:
         assert sign_in(browser, tokens.token["alice"]).status_code == 200
         assert sign_in(browser, tokens.add("bob")).status_code == 401
-        reload("Loaded 2 tokens")
+        reload("Read 2 tokens")
         assert httpx.get(f"{program.url}/models", headers={"Authorization": f"Bearer {tokens.token['bob']}"}).is_success
-        good = tokens.path.read_text()
-        tokens.path.write_text(good + "{")
-        reload("The tokens were not reloaded; .*tokens, line 3")
+        content = tokens.path.read_text()
+        tokens.path.write_text(content + "{")
+        reload("The tokens stay as they were: .*tokens, line 3")
         assert browser.get("/models").status_code == 200
-        tokens.path.write_text(good)
+        tokens.path.write_text(content)
         tokens.remove("alice")
-        reload("Loaded 1 tokens")
+        reload("Read 1 tokens")
         assert browser.get("/models").status_code == 401
         assert sign_in(browser, tokens.token["alice"]).status_code == 401
 
 
-def test_json_web_tokens_are_accepted_while_keys_rotate(
+def test_json_web_tokens_authenticate_and_their_keys_may_rotate(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
     new = Signer("two", "RSA")
@@ -366,13 +355,13 @@ def test_json_web_tokens_are_accepted_while_keys_rotate(
             with http.stream("GET", "/status/events") as events:
                 assert events.status_code == 200
             token = str(http.headers.pop("Authorization")).split()[1]
-            answer = sign_in(http, token)
-            assert answer.json()["name"] == "Olivia" and token not in answer.headers["Set-Cookie"]
+            response = sign_in(http, token)
+            assert response.json()["name"] == "Olivia" and token not in response.headers["Set-Cookie"]
             assert http.get("/sign-in/me").json()["tenant"] == "olivia"
             assert token not in program.log and token.split(".")[2] not in program.log
 
 
-def test_a_slow_fetch_of_keys_does_not_count_as_a_slow_client(
+def test_a_slow_fetch_of_keys_does_not_count_towards_the_idle_timeout(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
     with Issuer(SIGNER) as issuer:
@@ -388,14 +377,14 @@ def test_a_slow_fetch_of_keys_does_not_count_as_a_slow_client(
         issuer.body, issuer.delay = key_set(SIGNER, new := Signer("two")), 1.0
         with Client(program.url) as client:
             client.http.headers["Authorization"] = f"Bearer {new.sign()}"
-            answer = client.http.get("/models")
-            with raw(program.url) as slow:  # the timeouts of clients still apply
+            response = client.http.get("/models")
+            with raw(program.url) as slow:  # the idle timeout still applies
                 slow.send(b"GET /healthz")
                 assert slow.rest() == b""
-            assert answer.status_code == 200
+            assert response.status_code == 200
 
 
-# Startup.
+# The command line.
 
 
 def run(
@@ -411,7 +400,7 @@ def run(
     )
 
 
-def test_the_command_creates_a_token_and_prints_it_once(
+def test_create_token_prints_a_token_and_stores_only_its_hash(
     tmp_path: Path, start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     path = tmp_path / "tokens"
@@ -422,42 +411,42 @@ def test_the_command_creates_a_token_and_prints_it_once(
     again = run("alice", f"--token-file={path}", program=("-m", "auth.create_token"))
     assert again.returncode != 0 and "already" in again.stderr
     program = start_chatterd(database_url=database_url, auth="token", token_file=path, data_dir=tmp_path)
-    answer = httpx.get(f"{program.url}/sign-in/me", headers={"Authorization": f"Bearer {token}"})
-    assert answer.json() == {"name": "alice", "tenant": "family", "operator": False}
+    response = httpx.get(f"{program.url}/sign-in/me", headers={"Authorization": f"Bearer {token}"})
+    assert response.json() == {"name": "alice", "tenant": "family", "operator": False}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--address=0.0.0.0"], "with --auth=none, every client"),
-        (["--auth=token"], "--auth=token requires --token-file"),
-        (["--auth=token", "--token-file={wrong}"], r"wrong, line 1: "),
+        (["--address=0.0.0.0"], "without --auth anybody"),
+        (["--auth=token"], "--auth=token needs --token-file"),
+        (["--auth=token", "--token-file={invalid}"], r"invalid, line 1: "),
         (["--auth=token", "--token-file=/no/such"], "cannot be read"),
-        (["--auth=token", "--token-file={good}", "--cookie-secret=short"], "--cookie-secret is too short"),
+        (["--auth=token", "--token-file={empty}", "--cookie-secret=short"], "--cookie-secret is too short"),
         (["--auth=jwt", "--jwt-issuer=i", "--jwt-audience=a", "--jwt-keys=http://a.example"], "--jwt-keys must be"),
         (["--cors-origins=*"], "--cors-origins must be"),
     ],
 )
-def test_invalid_settings_are_rejected_with_a_message(tmp_path: Path, arguments: list[str], message: str) -> None:
-    (tmp_path / "wrong").write_text("{")
-    (tmp_path / "good").touch()
-    paths = {"wrong": str(tmp_path / "wrong"), "good": str(tmp_path / "good")}
-    formatted = [argument.format(**paths) for argument in arguments]
+def test_inconsistent_settings_are_an_error_at_startup(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    (tmp_path / "invalid").write_text("{")
+    (tmp_path / "empty").touch()
+    paths = {"invalid": str(tmp_path / "invalid"), "empty": str(tmp_path / "empty")}
+    formatted = [one.format(**paths) for one in arguments]
     result = run("--port=0", f"--data-dir={tmp_path}", "--database-url=postgresql://127.0.0.1:1/x", *formatted)
     assert result.returncode == 1
-    assert re.search(message, result.stderr), result.stderr
+    assert re.search(sentence, result.stderr), result.stderr
     assert "Traceback" not in result.stderr and "short\n" not in result.stderr
 
 
 # The log.
 
 
-def test_no_secret_is_in_the_log(
+def test_the_log_contains_no_secrets_and_no_content(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path, ollama: ScriptedOllama
 ) -> None:
     tokens = TokenFile(tmp_path / "tokens")
     token = tokens.add("alice")
-    secret = "a cookie secret of 32 characters or more"
+    secret = "a long and random secret for cookies"
     program = start_chatterd(
         database_url=database_url,
         auth="token",
@@ -477,12 +466,12 @@ def test_no_secret_is_in_the_log(
         assert sign_in(http, "their-wrong-token").status_code == 401
         assert sign_in(http, token, Origin="https://their-site.example").status_code == 403
         del http.headers["Authorization"]
-        assert http.get("/models").status_code == 200  # by the cookie
+        assert http.get("/models").status_code == 200  # authenticated by the cookie
         http.get("/models", headers={"Authorization": "Bearer their-wrong-token"})
         http.get("/models", headers={"Authorization": "Basic their-password"})
         http.get("/models", headers={"Cookie": f"chatterd={cookie[:-2]}"})
         http.get("/models", headers={"Cookie": "chatterd=1|their-cookie|2"})
-        http.get("/models", headers={"Cookie": "chatterd=their-cookie|123|abc"})  # as Tornado once signed them
+        http.get("/models", headers={"Cookie": "chatterd=their-cookie|123|abc"})  # Tornado's old signed values
     address = urlsplit(program.url)
     for broken in (b"GET /\xff HTTP/1.1\r\nAuthorization: Bearer %s\r\n\r\n", b"Authorization: Bearer %s\r\n\r\n"):
         with socket.create_connection((str(address.hostname), int(address.port or 0)), 10) as raw:
@@ -491,6 +480,6 @@ def test_no_secret_is_in_the_log(
             raw.recv(65_536)
     program.terminate()
     assert "path=/sign-in" in program.log
-    for secret_text in (token, token[-20:], digest(token), secret, cookie, cookie.split("|")[-1], "their-"):
-        assert secret_text not in program.log, secret_text
+    for sensitive in (token, token[-20:], digest(token), secret, cookie, cookie.split("|")[-1], "their-"):
+        assert sensitive not in program.log, sensitive
     program.alarms([r".*"])

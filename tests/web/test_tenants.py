@@ -1,4 +1,4 @@
-"""Tenants: to each, the others' conversations, replies and idempotency keys do not exist, in any process."""
+"""Tenants: conversations, replies and idempotency keys of other tenants do not exist, in any process."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from tests.tokens import TokenFile
 
 
 @dataclass
-class Site:
-    """Two processes on one database, with a token of each of two tenants."""
+class Cluster:
+    """Two processes on one database, with tokens of two tenants."""
 
     owner: Program
     other: Program
@@ -27,9 +27,9 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(
+def cluster(
     tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str], _session_ollama: ScriptedOllama
-) -> Iterator[Site]:
+) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("tenants")
     tokens = TokenFile(folder / "tokens")
     tokens.add("alice")
@@ -39,19 +39,19 @@ def site(
         "database_url": new_database(),
         "ollama_host": _session_ollama.url,
         "embedded_model": False,
-        "drain": 1,
+        "drain_timeout": 1,
         "auth": "token",
         "token_file": tokens.path,
         "data_dir": folder,
     }
     with Program(**settings) as owner, Program(**settings) as other:
-        yield Site(owner, other, tokens)
+        yield Cluster(owner, other, tokens)
         assert not owner.alarms([]) + other.alarms([])
 
 
 @dataclass
-class Belongings:
-    """What is Alice's: a conversation with a reply that has ended, and one that is being generated in ``owner``."""
+class Resources:
+    """A conversation of the tenant alice, with a finished reply and one that is being generated in ``owner``."""
 
     client: Client
     ended: str
@@ -61,17 +61,17 @@ class Belongings:
 
     @property
     def end(self) -> list[str]:
-        """Let the reply end, and see that nothing happened to it."""
+        """Let the running reply end, and return its texts."""
         self.gate.open()
         return [event.json["message"]["content"] for event in self.client.view(self.running)]
 
 
 @pytest.fixture
-def alices(site: Site, ollama: ScriptedOllama) -> Iterator[Belongings]:
-    client = site.client("owner", "alice")
+def resources(cluster: Cluster, ollama: ScriptedOllama) -> Iterator[Resources]:
+    client = cluster.client("owner", "alice")
     with client.http:
-        said = [{"role": "system", "content": "secret rules"}, {"role": "user", "content": "secret"}]
-        ended = client.begin(messages=said, headers={"Idempotency-Key": "key"})
+        messages = [{"role": "system", "content": "secret rules"}, {"role": "user", "content": "secret"}]
+        ended = client.begin(messages=messages, headers={"Idempotency-Key": "key"})
         client.view(ended)
         seq = client.history()["messages"][-1]["seq"]
         gate = Gate()
@@ -79,152 +79,164 @@ def alices(site: Site, ollama: ScriptedOllama) -> Iterator[Belongings]:
         running = client.begin("more", headers={"Idempotency-Key": "running"})
         with client.follow(running) as stream:
             assert stream.next()
-        yield Belongings(client, ended, running, gate, seq)
+        yield Resources(client, ended, running, gate, seq)
         gate.open()
         client.view(running)
 
 
-Attempt = Callable[[Client, Belongings], httpx.Response]
+Attempt = Callable[[Client, Resources], httpx.Response]
 
 
-def nothing(answer: httpx.Response) -> None:
-    """The answer about a reply that does not exist."""
-    assert (answer.status_code, answer.json()) == (404, {"error": "There is no such reply."})
-    assert not {"location", "content-location"} & {*answer.headers}
+def check_not_found(response: httpx.Response) -> None:
+    """The reply does not exist."""
+    assert (response.status_code, response.json()) == (404, {"error": "There is no such reply."})
+    assert not {"location", "content-location"} & {*response.headers}
 
 
-def empty(answer: httpx.Response) -> None:
-    """The answer about a conversation that does not exist."""
-    assert answer.status_code == 200
-    assert {"messages": [], "reply": None, "before": None}.items() <= answer.json().items()
+def check_empty(response: httpx.Response) -> None:
+    """The conversation does not exist."""
+    assert response.status_code == 200
+    assert {"messages": [], "reply": None, "before": None}.items() <= response.json().items()
 
 
-def forgotten(answer: httpx.Response) -> None:
-    assert answer.status_code == 204
+def check_deleted(response: httpx.Response) -> None:
+    assert response.status_code == 204
 
 
-def own(answer: httpx.Response) -> None:
-    """A conversation of one's own has begun, of the same name."""
-    assert answer.status_code == 200 and "secret" not in answer.text
+def check_own(response: httpx.Response) -> None:
+    """The request began a conversation of its own tenant, with the same appID."""
+    assert response.status_code == 200 and "secret" not in response.text
 
 
-def same_for_all(answer: httpx.Response) -> None:
-    """Ollama's own, which is nobody's."""
-    assert answer.status_code == 200
+def check_ok(response: httpx.Response) -> None:
+    """The resource does not belong to a tenant."""
+    assert response.status_code == 200
 
 
 ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
-    "a reply under way": ("getReply", lambda c, a: c.http.get(a.running), nothing),
-    "a reply under way, later": (
+    "a running reply": ("getReply", lambda c, a: c.http.get(a.running), check_not_found),
+    "resume a running reply": (
         "getReply",
         lambda c, a: c.http.get(a.running, headers={"Last-Event-ID": "0"}),
-        nothing,
+        check_not_found,
     ),
-    "a reply under way, its end": ("getReply", lambda c, a: c.http.get(f"{a.running}?lastEventId=99"), nothing),
-    "a reply": ("getReply", lambda c, a: c.http.get(a.ended), nothing),
-    "a reply's end": ("getReply", lambda c, a: c.http.get(a.ended, headers={"Last-Event-ID": "99"}), nothing),
-    "to stop a reply": ("stopReply", lambda c, a: c.http.delete(a.running), nothing),
-    "to stop a reply that has ended": ("stopReply", lambda c, a: c.http.delete(a.ended), nothing),
-    "a conversation": ("getConversation", lambda c, a: c.http.get("/llmchat", params={"appID": a.client.appid}), empty),
-    "a conversation, earlier": (
+    "resume a running reply at its end": (
+        "getReply",
+        lambda c, a: c.http.get(f"{a.running}?lastEventId=99"),
+        check_not_found,
+    ),
+    "a finished reply": ("getReply", lambda c, a: c.http.get(a.ended), check_not_found),
+    "resume a finished reply at its end": (
+        "getReply",
+        lambda c, a: c.http.get(a.ended, headers={"Last-Event-ID": "99"}),
+        check_not_found,
+    ),
+    "stop a running reply": ("stopReply", lambda c, a: c.http.delete(a.running), check_not_found),
+    "stop a finished reply": ("stopReply", lambda c, a: c.http.delete(a.ended), check_not_found),
+    "a conversation": (
+        "getConversation",
+        lambda c, a: c.http.get("/llmchat", params={"appID": a.client.appid}),
+        check_empty,
+    ),
+    "an earlier page of a conversation": (
         "getConversation",
         lambda c, a: c.http.get("/llmchat", params={"appID": a.client.appid, "before": a.seq}),
-        empty,
+        check_empty,
     ),
-    "to forget a conversation": (
+    "delete a conversation": (
         "deleteConversation",
         lambda c, a: c.http.delete("/llmchat", params={"appID": a.client.appid}),
-        forgotten,
+        check_deleted,
     ),
-    "to forget a message": (
+    "delete a message": (
         "deleteConversation",
         lambda c, a: c.http.delete("/llmchat", params={"appID": a.client.appid, "from": a.seq}),
-        forgotten,
+        check_deleted,
     ),
-    "to go on": ("beginReply", lambda c, a: c.http.post("/llmchat", json=a.client.body()), own),
-    "to go on with a known key": (
+    "begin a reply": ("beginReply", lambda c, a: c.http.post("/llmchat", json=a.client.body()), check_own),
+    "begin a reply with a used key": (
         "beginReply",
         lambda c, a: c.http.post("/llmchat", json=a.client.body("hi"), headers={"Idempotency-Key": "key"}),
-        own,
+        check_own,
     ),
-    "to go on with the key of a reply under way": (
+    "begin a reply with the key of a running one": (
         "beginReply",
         lambda c, a: c.http.post("/llmchat", json=a.client.body("hi"), headers={"Idempotency-Key": "running"}),
-        own,
+        check_own,
     ),
-    "to generate": (
+    "generate": (
         "generate",
         lambda c, a: c.http.post("/llmprompt", json={"model": "fake", "prompt": "x"}),
-        same_for_all,
+        check_ok,
     ),
-    "the models": ("listModels", lambda c, a: c.http.get("/models"), same_for_all),
-    "who it is": ("whoAmI", lambda c, a: c.http.get("/sign-in/me"), same_for_all),
+    "list the models": ("listModels", lambda c, a: c.http.get("/models"), check_ok),
+    "who am I": ("whoAmI", lambda c, a: c.http.get("/sign-in/me"), check_ok),
 }
 
 
-def test_each_operation_that_needs_an_asker_is_tried() -> None:
-    needing = {id for id in OPERATIONS if "401" in operation(id)["responses"]}
-    assert {id for id, _, _ in ATTEMPTS.values()} == needing - {"signIn", "watchStatus", "getMetrics"}
+def test_every_operation_that_requires_authentication_is_covered() -> None:
+    required = {id for id in OPERATIONS if "401" in operation(id)["responses"]}
+    assert {id for id, _, _ in ATTEMPTS.values()} == required - {"signIn", "watchStatus", "getMetrics"}
 
 
 @pytest.mark.parametrize("process", ["owner", "other"])
 @pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_what_is_another_tenants_does_not_exist(
-    site: Site, alices: Belongings, ollama: ScriptedOllama, process: str, attempt: str
+def test_resources_of_another_tenant_do_not_exist(
+    cluster: Cluster, resources: Resources, ollama: ScriptedOllama, process: str, attempt: str
 ) -> None:
-    _, ask, expect = ATTEMPTS[attempt]
-    before = alices.client.history()
-    ollama.default = (Head(), Lines(line("mine"), last_line()))
-    bob = site.client(process, "bob")
+    _, send, check = ATTEMPTS[attempt]
+    before = resources.client.history()
+    ollama.default = (Head(), Lines(line("x"), last_line()))
+    bob = cluster.client(process, "bob")
     with bob.http:
-        expect(ask(bob, alices))
+        check(send(bob, resources))
         for request in ollama.requests[2:]:
             assert "secret" not in request.body.decode()
-    assert alices.client.history() == before
-    assert alices.end == ["a", "b", ""]
+    assert resources.client.history() == before
+    assert resources.end == ["a", "b", ""]
 
 
 @pytest.mark.parametrize("process", ["owner", "other"])
-def test_another_asker_of_the_same_tenant_has_all_of_it(site: Site, alices: Belongings, process: str) -> None:
-    anna = site.client(process, "anna", alices.client.appid)
+def test_principals_of_one_tenant_share_its_resources(cluster: Cluster, resources: Resources, process: str) -> None:
+    anna = cluster.client(process, "anna", resources.client.appid)
     with anna.http:
-        assert anna.history() == alices.client.history()
-        assert anna.view(alices.ended)
+        assert anna.history() == resources.client.history()
+        assert anna.view(resources.ended)
         again = anna.http.post(
             "/llmchat", json=anna.body("x"), headers={"Idempotency-Key": "key", "Prefer": "respond-async"}
         )
-        assert again.headers["Location"] == alices.ended
-        assert anna.http.delete(alices.running).status_code == 202
-        assert anna.view(alices.running)[-1].json["done_reason"] == "stopped"
+        assert again.headers["Location"] == resources.ended
+        assert anna.http.delete(resources.running).status_code == 202
+        assert anna.view(resources.running)[-1].json["done_reason"] == "stopped"
 
 
-def test_the_same_name_is_two_conversations_that_are_answered_at_once(
-    site: Site, alices: Belongings, ollama: ScriptedOllama
+def test_tenants_may_use_the_same_appid_concurrently(
+    cluster: Cluster, resources: Resources, ollama: ScriptedOllama
 ) -> None:
-    bob = site.client("owner", "bob", alices.client.appid)
+    bob = cluster.client("owner", "bob", resources.client.appid)
     with bob.http:
         gate = Gate()
         ollama.script(Head(), Lines(line("x")), gate, Lines(last_line()))
         running = bob.begin("mine", headers={"Idempotency-Key": "running"})
-        assert running != alices.running
-        for whose, own_reply in ((bob, running), (alices.client, alices.running)):
-            for headers in ({}, {"Idempotency-Key": "key of nobody"}):
-                refused = whose.http.post("/llmchat", json=whose.body("too"), headers=headers)
-                assert (refused.status_code, refused.headers["Location"]) == (409, own_reply)
-        refused = bob.http.post("/llmchat", json=bob.body("too"), headers={"Idempotency-Key": "key"})
-        assert (refused.status_code, refused.headers["Location"]) == (409, running)
-        assert alices.end == ["a", "b", ""]
+        assert running != resources.running
+        for client, own_reply in ((bob, running), (resources.client, resources.running)):
+            for headers in ({}, {"Idempotency-Key": "unused key"}):
+                rejected = client.http.post("/llmchat", json=client.body("another"), headers=headers)
+                assert (rejected.status_code, rejected.headers["Location"]) == (409, own_reply)
+        rejected = bob.http.post("/llmchat", json=bob.body("another"), headers={"Idempotency-Key": "key"})
+        assert (rejected.status_code, rejected.headers["Location"]) == (409, running)
+        assert resources.end == ["a", "b", ""]
         gate.open()
         bob.view(running)
         assert bob.messages() == [("user", "mine"), ("assistant", "x")]
-        assert [content for _, content in alices.client.messages()][-2:] == ["more", "ab"]
+        assert [content for _, content in resources.client.messages()][-2:] == ["more", "ab"]
         assert bob.http.delete("/llmchat", params={"appID": bob.appid}).status_code == 204
         assert bob.messages() == []
-        assert len(alices.client.messages()) == 5
+        assert len(resources.client.messages()) == 5
 
 
 @pytest.mark.expects_log("declared dead")
-def test_a_reply_that_another_process_goes_on_with_stays_its_tenants(
+def test_an_adopted_reply_still_belongs_to_its_tenant(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path, ollama: ScriptedOllama
 ) -> None:
     tokens = TokenFile(tmp_path / "tokens")
@@ -245,28 +257,28 @@ def test_a_reply_that_another_process_goes_on_with_stays_its_tenants(
     with alice.http, bob.http:
         with alice.follow(running) as stream:
             assert [stream.next() for _ in range(2)][1]
-            nothing(bob.http.get(running))
-            nothing(bob.http.delete(running))
-            empty(bob.http.get("/llmchat", params={"appID": bob.appid}))
+            check_not_found(bob.http.get(running))
+            check_not_found(bob.http.delete(running))
+            check_empty(bob.http.get("/llmchat", params={"appID": bob.appid}))
             gate.open()
             stream.rest()
         assert alice.messages() == [("user", "hi"), ("assistant", "ab")]
-        nothing(bob.http.get(running))
+        check_not_found(bob.http.get(running))
 
 
-def test_a_reply_whose_lines_are_gone_is_its_tenants(
+def test_a_reply_without_its_log_still_belongs_to_its_tenant(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
     tokens = TokenFile(tmp_path / "tokens")
     tokens.add("alice")
     tokens.add("bob")
     program = start_chatterd(
-        database_url=database_url, auth="token", token_file=tokens.path, data_dir=tmp_path, log_retention=0
+        database_url=database_url, auth="token", token_file=tokens.path, data_dir=tmp_path, reply_log_retention=0
     )
     alice, bob = tokens.client(program.url, "alice"), tokens.client(program.url, "bob")
     with alice.http, bob.http:
         path = alice.begin("hi")
         alice.view(path)
         assert len(alice.view(path)) == 1
-        nothing(bob.http.get(path))
-        nothing(bob.http.get(path, headers={"Last-Event-ID": "0"}))
+        check_not_found(bob.http.get(path))
+        check_not_found(bob.http.get(path, headers={"Last-Event-ID": "0"}))

@@ -1,4 +1,4 @@
-"""TLS towards clients: streams are as they are over plain connections, and the certificate changes while they run."""
+"""TLS for clients: streams, replacement of the certificate, invalid files, and handshakes."""
 
 import asyncio
 import signal
@@ -28,11 +28,12 @@ from tests.viewers import framed
 from web import http_server
 from web.tls import KeyPair
 
-LONG = 20.0
+TIMEOUT = 20.0
+"""Seconds after which a socket operation has failed."""
 
 
 class Files:
-    """A certificate and its key in two files, and a client's trust in who issued it."""
+    """A certificate and its key in two files, and a client's TLS context that trusts its issuer."""
 
     def __init__(self, folder: Path) -> None:
         self.cert = folder / "cert.pem"
@@ -56,7 +57,7 @@ class Files:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """Those of ``secure``: they stay as they are."""
+    """The files of the server ``secure``; tests do not change them."""
     return Files(tmp_path_factory.mktemp("tls"))
 
 
@@ -74,7 +75,7 @@ def _secure(files: Files, new_database: Callable[[], str], _session_ollama: Scri
 
 @pytest.fixture
 def secure(_secure: Program, ollama: ScriptedOllama, expected_log: list[str]) -> Iterator[Program]:
-    """A chatterd that speaks TLS, shared by the tests here."""
+    """A server with TLS, shared by the tests of this file."""
     yield _secure
     alarms = _secure.alarms(expected_log)
     assert not alarms, "".join(alarms)
@@ -82,12 +83,12 @@ def secure(_secure: Program, ollama: ScriptedOllama, expected_log: list[str]) ->
 
 @pytest.fixture
 def changing(tmp_path: Path) -> Files:
-    """Files of the test's own."""
+    """Files of one test."""
     return Files(tmp_path)
 
 
 @pytest.fixture
-def asker(secure: Program, files: Files) -> Iterator[Client]:
+def client(secure: Program, files: Files) -> Iterator[Client]:
     client = Client(secure.url, tls=files.trust)
     with client.http:
         yield client
@@ -96,15 +97,15 @@ def asker(secure: Program, files: Files) -> Iterator[Client]:
 def connect(program: Program, trust: ssl.SSLContext, buffer: int | None = None) -> ssl.SSLSocket:
     address = urlsplit(program.url)
     plain = socket.socket()
-    plain.settimeout(LONG)
+    plain.settimeout(TIMEOUT)
     if buffer:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     plain.connect((address.hostname, address.port))
     return trust.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
-def shown_name(program: Program, files: Files) -> str:
-    """The name in the certificate that a new connection is shown."""
+def presented_name(program: Program, files: Files) -> str:
+    """Return the common name in the certificate that the server presents to a new connection."""
     with connect(program, files.trust) as connection:
         certificate = connection.getpeercert()
     subject: Any = certificate and certificate["subject"]
@@ -112,22 +113,22 @@ def shown_name(program: Program, files: Files) -> str:
     return str(name)
 
 
-def hang_up(program: Program, said: str) -> None:
-    """SIGHUP, and wait until the log says what came of it."""
-    before = program.log.count(said)
+def reload(program: Program, message: str) -> None:
+    """Send SIGHUP and wait for a message in the log."""
+    before = program.log.count(message)
     program.process.send_signal(signal.SIGHUP)
-    eventually(f"the log says {said}", lambda: program.log.count(said) > before)
+    eventually(f"the log contains {message!r}", lambda: program.log.count(message) > before)
 
 
-def test_the_program_says_https(secure: Program) -> None:
+def test_the_log_shows_an_https_url(secure: Program) -> None:
     assert secure.url.startswith("https://127.0.0.1:")
 
 
-def test_events_come_one_by_one_in_order_and_whole(asker: Client, ollama: ScriptedOllama) -> None:
+def test_events_arrive_one_by_one_in_order_and_complete(client: Client, ollama: ScriptedOllama) -> None:
     gates = [Gate(), Gate()]
     many = [line(f"{number} ") for number in range(2_000)]
     ollama.script(Head(), Lines(line("a ")), gates[0], Lines(line("b ")), gates[1], Lines(*many, last_line("end")))
-    with asker.prompt("x" * 1_000_000) as stream:
+    with client.prompt("x" * 1_000_000) as stream:
         for gate, text in zip(gates, ("a ", "b "), strict=True):
             event = stream.next()
             assert event is not None and event.json["message"]["content"] == text
@@ -137,103 +138,105 @@ def test_events_come_one_by_one_in_order_and_whole(asker: Client, ollama: Script
             *(f"{n} " for n in range(2_000)),
             "end",
         ]
-    assert asker.messages()[-1] == ("assistant", "".join(["a ", "b ", *(f"{n} " for n in range(2_000)), "end"]))
+    assert client.messages()[-1] == ("assistant", "".join(["a ", "b ", *(f"{n} " for n in range(2_000)), "end"]))
 
 
-def test_viewers_of_a_backlog_and_of_what_comes_see_the_same_bytes(asker: Client, ollama: ScriptedOllama) -> None:
+def test_a_viewer_of_the_backlog_and_a_live_viewer_receive_the_same_events(
+    client: Client, ollama: ScriptedOllama
+) -> None:
     size, gate = 2_000, Gate()
     chunk = ndjson(*[line("x" * size)] * 100)
     ollama.script(Head(), *[Body(chunk)] * 20, gate, *[Body(chunk)] * 5, Lines(last_line()))
-    path = asker.begin("hi")
-    with ThreadPoolExecutor(1) as elsewhere:
+    path = client.begin("hi")
+    with ThreadPoolExecutor(1) as executor:
         gate.reached.wait()
-        early = elsewhere.submit(asker.view, path)
+        live_events = executor.submit(client.view, path)
         gate.open()
-        whole = asker.view(path)
-        assert len(whole) == 2_501 and early.result() == whole
-    assert asker.view(path, last_event_id=2_498) == whole[2_499:]
+        backlog = client.view(path)
+        assert len(backlog) == 2_501 and live_events.result() == backlog
+    assert client.view(path, last_event_id=2_498) == backlog[2_499:]
 
 
-def test_a_viewer_that_reads_slowly_sees_all_and_one_that_does_not_read_is_dropped(
-    asker: Client, secure: Program, files: Files, ollama: ScriptedOllama
+def test_a_slow_viewer_receives_everything_and_one_that_does_not_read_is_dropped(
+    client: Client, secure: Program, files: Files, ollama: ScriptedOllama
 ) -> None:
     gate = Gate()
     chunk = ndjson(*[line("x" * 2_000)] * 100)
     ollama.script(Head(), Lines(line("a ")), gate, *[Body(chunk)] * 40, Lines(last_line()))
-    path = asker.begin("hi")
+    path = client.begin("hi")
     request = f"GET {path} HTTP/1.0\r\n\r\n".encode()
-    with connect(secure, files.trust, 4_096) as stuck, connect(secure, files.trust, 4_096) as slow:
-        for connection in (stuck, slow):
+    with connect(secure, files.trust, 4_096) as unread, connect(secure, files.trust, 4_096) as slow:
+        for connection in (unread, slow):
             connection.sendall(request)
             assert connection.recv(1)
         gate.open()
-        got = bytearray()
+        received = bytearray()
         while piece := slow.recv(4_000):
-            got += piece
-        secure.wait_log('abort_reason="client too slow"', LONG)
-        expected = framed([event.data for event in asker.view(path)])
-        events = [event for event in got.partition(b"\r\n\r\n")[2].split(b"\n\n") if not event.startswith(b":")]
+            received += piece
+        secure.wait_log('abort_reason="client too slow"', TIMEOUT)
+        expected = framed([event.data for event in client.view(path)])
+        events = [event for event in received.partition(b"\r\n\r\n")[2].split(b"\n\n") if not event.startswith(b":")]
         assert b"\n\n".join(events) == expected
-        held = 0
-        with pytest.raises((ssl.SSLError, ConnectionError)):  # without TLS's own farewell
-            while piece := stuck.recv(65_536):
-                held += len(piece)
+        size = 0
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # without close_notify
+            while piece := unread.recv(65_536):
+                size += len(piece)
             raise ConnectionError
-        assert held < len(expected) / 2
+        assert size < len(expected) / 2
     secure.wait_log(rf"reply ended reply={path.removeprefix('/llmchat/')} .*status=done")
 
 
-def test_a_viewer_that_leaves_leaves_the_reply(asker: Client, secure: Program, ollama: ScriptedOllama) -> None:
+def test_a_reply_continues_when_its_viewer_disconnects(client: Client, secure: Program, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
-    with asker.prompt("hi", headers={"X-Request-ID": "leaver"}) as stream:
+    with client.prompt("hi", headers={"X-Request-ID": "disconnecting"}) as stream:
         assert stream.next()
         path = stream.response.headers["Content-Location"]
-    secure.wait_log('request=leaver .*abort_reason="client left"')
+    secure.wait_log('request=disconnecting .*abort_reason="client left"')
     gate.open()
-    assert [event.json["message"]["content"] for event in asker.view(path)] == ["a", "b"]
+    assert [event.json["message"]["content"] for event in client.view(path)] == ["a", "b"]
 
 
-def test_after_sighup_new_connections_get_the_new_certificate_and_open_ones_go_on(
+def test_sighup_changes_the_certificate_of_new_connections_only(
     start_chatterd: Callable[..., Program], database_url: str, changing: Files, ollama: ScriptedOllama
 ) -> None:
     program = start_chatterd(database_url=database_url, **changing.settings)
-    asker = Client(program.url, tls=changing.trust)
-    assert shown_name(program, changing) == "first"
+    client = Client(program.url, tls=changing.trust)
+    assert presented_name(program, changing) == "first"
     ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
-    with asker.http, asker.prompt("hi") as stream:
+    with client.http, client.prompt("hi") as stream:
         assert stream.next()
         changing.write(changing.issue("second"))
-        assert shown_name(program, changing) == "first"
-        hang_up(program, "New connections use the certificate")
-        assert shown_name(program, changing) == "second"
+        assert presented_name(program, changing) == "first"
+        reload(program, "New connections use the certificate")
+        assert presented_name(program, changing) == "second"
         gate.open()
         assert stream.rest()[-1].json["message"]["content"] == "b"
-        assert asker.messages()[-1] == ("assistant", "ab")
+        assert client.messages()[-1] == ("assistant", "ab")
 
 
-@pytest.mark.expects_log("The certificate could not be reloaded, the old one stays")
-def test_a_broken_pair_is_refused_and_the_old_one_stays(
+@pytest.mark.expects_log("The certificate could not be reloaded; the present one stays in use")
+def test_an_invalid_certificate_or_key_is_not_loaded(
     start_chatterd: Callable[..., Program], database_url: str, changing: Files
 ) -> None:
     program = start_chatterd(database_url=database_url, **changing.settings)
     second = changing.issue("second")
-    refusals: dict[str, Callable[[], object]] = {
+    errors: dict[str, Callable[[], object]] = {
         "key values mismatch": lambda: second.private_key_pem.write_to_path(changing.key),
         "not a certificate and its private key": lambda: changing.key.write_bytes(b"garbage"),
         "cannot be read: No such file": changing.key.unlink,
     }
-    for why, break_it in refusals.items():
-        break_it()
-        hang_up(program, "The certificate could not be reloaded")
-        assert why in program.log.splitlines()[-1]
-        assert shown_name(program, changing) == "first"
+    for message, break_files in errors.items():
+        break_files()
+        reload(program, "The certificate could not be reloaded")
+        assert message in program.log.splitlines()[-1]
+        assert presented_name(program, changing) == "first"
     changing.write(second)
-    hang_up(program, "New connections use the certificate")
-    assert shown_name(program, changing) == "second"
+    reload(program, "New connections use the certificate")
+    assert presented_name(program, changing) == "second"
 
 
-def refused(**settings: object) -> str:
-    """What the program says that does not start with these settings."""
+def startup_error(**settings: object) -> str:
+    """Return the error of a program that does not start with these settings."""
     arguments = [f"--{name}={value}" for name, value in ({"port": 0} | settings).items()]
     run = subprocess.run(
         [sys.executable, "server.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30
@@ -243,19 +246,19 @@ def refused(**settings: object) -> str:
     return sentence
 
 
-def test_a_start_with_wrong_files_ends_with_one_sentence(changing: Files, tmp_path: Path) -> None:
+def test_invalid_files_are_a_one_line_error_at_startup(changing: Files, tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
-    assert refused(certfile=missing) == (
+    assert startup_error(certfile=missing) == (
         f"chatterd cannot start: --certfile={missing} cannot be read: No such file or directory"
     )
-    assert f"--keyfile={missing} cannot be read" in refused(certfile=changing.cert, keyfile=missing)
-    assert "--keyfile requires --certfile" in refused(keyfile=changing.key)
-    assert "are not a certificate and its private key" in refused(certfile=changing.cert)
+    assert f"--keyfile={missing} cannot be read" in startup_error(certfile=changing.cert, keyfile=missing)
+    assert "--keyfile requires --certfile" in startup_error(keyfile=changing.key)
+    assert "are not a certificate and its private key" in startup_error(certfile=changing.cert)
     changing.issue("another").private_key_pem.write_to_path(changing.key)
-    assert "key values mismatch" in refused(**changing.settings)
+    assert "key values mismatch" in startup_error(**changing.settings)
 
 
-def test_an_encrypted_key_is_refused_without_asking_for_a_password(changing: Files) -> None:
+def test_an_encrypted_key_is_an_error_without_a_password_prompt(changing: Files) -> None:
     key = serialization.load_pem_private_key(changing.key.read_bytes(), None)
     changing.key.write_bytes(
         key.private_bytes(
@@ -264,11 +267,11 @@ def test_an_encrypted_key_is_refused_without_asking_for_a_password(changing: Fil
             serialization.BestAvailableEncryption(b"secret"),
         )
     )
-    assert "the private key is encrypted" in refused(**changing.settings)
+    assert "the private key is encrypted" in startup_error(**changing.settings)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_old_versions_of_tls_are_refused_and_http_1_1_is_agreed_on(secure: Program, files: Files) -> None:
+def test_tls_before_1_2_is_rejected_and_alpn_selects_http_1_1(secure: Program, files: Files) -> None:
     trust = ssl.create_default_context()
     files.authority.configure_trust(trust)
     trust.set_alpn_protocols(["h2", "http/1.1"])
@@ -285,21 +288,23 @@ def test_old_versions_of_tls_are_refused_and_http_1_1_is_agreed_on(secure: Progr
         connect(secure, trust)
 
 
-def test_who_does_not_speak_tls_hurts_nobody(asker: Client, secure: Program) -> None:
+def test_connections_without_tls_do_not_disturb_others(client: Client, secure: Program) -> None:
     address = urlsplit(secure.url)
-    with ExitStack() as silent:
+    with ExitStack() as idle:
         for _ in range(100):
-            silent.enter_context(socket.create_connection((address.hostname, address.port)))
+            idle.enter_context(socket.create_connection((address.hostname, address.port)))
         for garbage in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"\0" * 100):
-            with socket.create_connection((address.hostname, address.port), LONG) as connection:
+            with socket.create_connection((address.hostname, address.port), TIMEOUT) as connection:
                 connection.sendall(garbage)
                 with suppress(ConnectionResetError):
                     while connection.recv(100):
                         pass
-        assert asker.http.get("/healthz").status_code == 200
+        assert client.http.get("/healthz").status_code == 200
 
 
-def test_a_handshake_that_does_not_end_is_given_up(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handshake_that_does_not_end_in_time_closes_the_connection(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_server, "HANDSHAKE_TIMEOUT", 0.2)
 
     async def run() -> None:
@@ -310,16 +315,16 @@ def test_a_handshake_that_does_not_end_is_given_up(files: Files, monkeypatch: py
         server.add_sockets([listening])
         port = listening.getsockname()[1]
         try:
-            async with asyncio.timeout(LONG):
-                _, done = await asyncio.open_connection("127.0.0.1", port, ssl=files.trust)
-                for begun in (b"", b"\x16\x03\x01"):
+            async with asyncio.timeout(TIMEOUT):
+                _, completed = await asyncio.open_connection("127.0.0.1", port, ssl=files.trust)
+                for sent in (b"", b"\x16\x03\x01"):
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.write(begun)
+                    writer.write(sent)
                     assert await reader.read() == b""
                     writer.close()
-                done.write(b"GET / HTTP/1.0\r\n\r\n")  # its handshake ended in time
-                assert not done.transport.is_closing()
-                done.close()
+                completed.write(b"GET / HTTP/1.0\r\n\r\n")  # its handshake was completed in time
+                assert not completed.transport.is_closing()
+                completed.close()
         finally:
             server.stop()
             await server.close_all_connections()

@@ -1,8 +1,6 @@
 """What a request holds while it is processed is released after each kind of request: bytes of bodies, and timers."""
 
 import asyncio
-import socket
-import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 from auth.principal import ANONYMOUS_OPERATOR, Access
 from errors import Unauthorized
 from tests.raw import head
-from tests.web.serving import Connection, Routes, Server, run, serving, until
+from tests.web.serving import Routes, Server, run, serving, until
 from web import request_body
 from web.base import BaseHandler
 
@@ -312,10 +310,6 @@ def narrow(server: Server) -> Any:
     return server.connect(limit=4_096)
 
 
-async def stop_reading(connection: Connection) -> None:
-    connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-
-
 def test_the_timer_of_an_unread_response_ends_with_the_connection(timers: list[asyncio.TimerHandle]) -> None:
     async def test() -> None:
         async with serving([("/large", LargeHandler)], client_write_timeout=1_000) as server:
@@ -330,7 +324,10 @@ def test_the_timer_of_an_unread_response_ends_with_the_connection(timers: list[a
 
 def test_the_timer_of_a_slowly_read_response_ends_with_the_response(timers: list[asyncio.TimerHandle]) -> None:
     async def test() -> None:
-        async with serving([("/large", LargeHandler)], client_write_timeout=1_000) as server, narrow(server) as connection:
+        async with (
+            serving([("/large", LargeHandler)], client_write_timeout=1_000) as server,
+            narrow(server) as connection,
+        ):
             for _ in range(2):
                 await connection.send(head("/large", method="GET"))
                 assert len((await connection.response()).body) == 8_000_000
@@ -340,23 +337,25 @@ def test_the_timer_of_a_slowly_read_response_ends_with_the_response(timers: list
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-@pytest.mark.parametrize("leaves", [True, False])
+@pytest.mark.parametrize("disconnects", [True, False])
 def test_a_stream_whose_end_the_client_does_not_read_is_closed_after_the_write_timeout(
-    version: str, leaves: bool, timers: list[asyncio.TimerHandle]
+    version: str, disconnects: bool, timers: list[asyncio.TimerHandle]
 ) -> None:
     async def test() -> None:
         LastPieceHandler.ended = False
-        timeout = 1_000 if leaves else 0.3
-        async with serving([("/last", LastPieceHandler)], client_write_timeout=timeout) as server:
-            async with narrow(server) as connection:
-                await connection.send(head("/last", "Connection: keep-alive", method="GET", version=version))
-                await connection.reader.readexactly(10)
-                await until(lambda: bool(timers))
-                if leaves:
-                    connection.reset()
-                await until(lambda: LastPieceHandler.ended)
-                await until(lambda: not pending(timers))
-                if not leaves:
-                    assert len(await connection.rest()) < 8_000_000
+        timeout = 1_000 if disconnects else 0.3
+        async with (
+            serving([("/last", LastPieceHandler)], client_write_timeout=timeout) as server,
+            narrow(server) as connection,
+        ):
+            await connection.send(head("/last", "Connection: keep-alive", method="GET", version=version))
+            await connection.reader.readexactly(10)
+            await until(lambda: bool(timers))
+            if disconnects:
+                connection.reset()
+            await until(lambda: LastPieceHandler.ended)
+            await until(lambda: not pending(timers))
+            if not disconnects:
+                assert len(await connection.rest()) < 8_000_000
 
     run(test)

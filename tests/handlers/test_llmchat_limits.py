@@ -1,0 +1,122 @@
+"""POST /llmchat and /llmprompt beyond a limit: the status, the error, and no trace of what was rejected."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import ujson
+
+from tests.client import Client
+from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line
+from tests.program import Program
+
+REPLY_BYTES = 20_000
+
+
+@pytest.fixture(scope="module")
+def tight_url(new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[str]:
+    """A server with small limits of a prompt, a reply and the number of viewers."""
+    settings: dict[str, object] = {
+        "max_messages": 3,
+        "max_json_depth": 6,
+        "max_reply_bytes": REPLY_BYTES,
+        "max_viewers": 2,
+        "max_prompt_characters": 200,
+    }
+    with Program(
+        database_url=new_database(), ollama_host=_session_ollama.url, embedded_model=False, drain_timeout=1, **settings
+    ) as program:
+        yield program.url
+        assert program.alarms([]) == []
+
+
+@pytest.fixture
+def tight(tight_url: str, ollama: ScriptedOllama) -> Iterator[Client]:
+    client = Client(tight_url)
+    with client.http:
+        yield client
+
+
+# Prompts and replies.
+
+
+def test_too_many_messages_are_422(tight: Client) -> None:
+    response = tight.http.post("/llmchat", json=tight.body("1", "2", "3", "4"))
+    assert response.status_code == 422
+    assert "messages has 4" in response.json()["error"]
+    assert tight.messages() == []
+    assert tight.ask("1", "2", "3")[-1].json["done"] is True
+
+
+@pytest.mark.parametrize("wide", ["[],", "{},", '"a",', "1,"])
+def test_json_with_too_many_values_is_400(tight: Client, wide: str) -> None:
+    body = ujson.dumps(tight.body("hi"))[:-1] + f', "options": [{wide * 600_000}0]}}'
+    json = {"Content-Type": "application/json"}
+    for path in ("/llmchat", "/llmprompt"):
+        response = tight.http.post(path, content=body, headers=json)
+        assert (response.status_code, response.json()) == (
+            400,
+            {"error": "The body has too many values. Send it in parts."},
+        )
+
+
+def test_commas_and_brackets_in_strings_do_not_count_as_values(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("ok"), last_line()))
+    assert client.ask('[{,"\\' * 200_000)[-1].json["done"]
+
+
+@pytest.mark.parametrize("deep", ["[" * 6 + "]" * 6, "[" * 5000 + "]" * 5000, '{"a":' * 100_000])
+def test_json_nested_too_deeply_is_400(tight: Client, deep: str) -> None:
+    body = ujson.dumps(tight.body("hi"))[:-1] + f', "options": {deep}}}'
+    response = tight.http.post("/llmchat", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert "too deeply" in response.json()["error"]
+    assert tight.ask("hi", format=[[[[[]]]], [], [], [], []])[-1].json["done"] is True
+
+
+@pytest.mark.parametrize("path", ["/llmchat", "/llmprompt"])
+def test_a_prompt_with_too_many_characters_is_413_and_images_do_not_count(tight: Client, path: str) -> None:
+    message = {"role": "user", "content": "é" * 60, "images": ["a" * 5000]}
+    body = {"appID": "a" * 10, "model": "fake", "prompt": "é" * 60, "images": ["a" * 5000], "messages": [message]}
+    response = tight.http.post(path, json=body | {"system": "s" * 60})
+    assert response.status_code == 413
+    assert "200" in response.json()["error"]
+    assert tight.http.post(path, json=body, headers={"Prefer": "respond-async"}).status_code in (200, 202)
+
+
+@pytest.mark.parametrize("long", [line("x" * 900), b"", b"x" * 10_000])
+def test_a_reply_beyond_the_limit_ends_with_an_error_and_its_text_is_stored(
+    tight: Client, ollama: ScriptedOllama, long: bytes
+) -> None:
+    ollama.script(Head(), Lines(line("text")), *[Body(long + b"\n" * 2000)] * 1000, Gate())
+    *_, last = tight.ask("hi")
+    assert (last.name, last.json) == (
+        "error",
+        {"error": f"The reply is longer than {REPLY_BYTES} bytes, and ends here."},
+    )
+    ollama.arrival(0).wait().closed.wait()
+    assert tight.messages()[1][1].startswith("text")
+    assert tight.history()["messages"][1]["status"] == "truncated"
+
+
+# Viewers.
+
+
+def test_a_viewer_beyond_the_limit_is_503_and_its_prompt_is_not_stored(tight: Client, ollama: ScriptedOllama) -> None:
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(last_line("b")))
+    other = Client(str(tight.http.base_url))
+    with other.http, tight.prompt("hi") as stream:
+        stream.next()
+        path = stream.response.headers["Content-Location"]
+        with tight.follow(path) as second:
+            second.next()
+            for response in (other.http.get(path), other.http.post("/llmchat", json=other.body("second"))):
+                assert response.status_code == 503
+                assert int(response.headers["Retry-After"]) > 0
+                assert "streaming to as many" in response.json()["error"]
+            assert other.messages() == []
+            other.begin("third")
+            gate.open()
+            second.rest()
+        stream.rest()
+        assert len(other.view(path)) == 2
