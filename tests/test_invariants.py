@@ -1038,7 +1038,7 @@ def test_invariant_5_a_stuck_viewer_is_dropped_and_the_reply_continues(
         gate.open()
         shown = client.view(path)
         assert len(shown) == 10_002
-        program.wait_log('end="client too slow"', LONG)
+        program.wait_log('abort_reason="client too slow"', LONG)
         got = 0
         try:
             while chunk := stuck.recv(65536):
