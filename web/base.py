@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from auth.principal import UNAUTHENTICATED, Access, Principal
@@ -41,6 +41,7 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
     route: ClassVar[str] = "unknown"
     services: Services
     streams = False
+    _prepared = False
 
     def initialize(self) -> None:
         """Set up the handler before its request is checked (called by Tornado)."""
@@ -64,6 +65,7 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         except ChatterdError as error:
             self.reject(error)
         self.start_body_timer()
+        self._prepared = True
 
     async def _check_request(self) -> None:
         if len(str(self.request.uri)) > self.services.settings.max_url_bytes:
@@ -136,13 +138,25 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         """End the response, and close the connection of a client that does not read it in time (called by Tornado)."""
         written = super().finish(chunk)
         stream = self._connection.stream
+        if not self._prepared:
+            self._end_connection(stream)
         if stream.writing() and not stream.closed():
             seconds = self.services.settings.client_write_timeout + len(chunk or b"") / MIN_WRITE_RATE
-            timer = asyncio.get_running_loop().call_later(seconds, self._connection.close)
+            timer = asyncio.get_running_loop().call_later(seconds, stream.close)
             # Not Tornado's future, which is not always done: neither after HTTP1Connection.close(), nor with the last
             # chunk of a stream.
             stream.write(b"").add_done_callback(lambda _: timer.cancel())
         return written
+
+    def _end_connection(self, stream: IOStream) -> None:
+        """Close the connection once the response is written, and process no more of what was received.
+
+        Tornado would parse requests that it has in its buffer even after a response with ``Connection: close``, which
+        RFC 9112, section 9.6, forbids. It is detached within ``headers_received``, as ``HTTP1Connection.detach`` demands.
+        """
+        self._connection.detach()
+        if not stream.closed():
+            stream.write(b"").add_done_callback(lambda _: stream.close())
 
     def start_stream(self, content_type: str) -> None:
         """Prepare a response that is read while it is written: no proxy may store or delay it."""
@@ -185,6 +199,7 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         """Respond with ``{"error": "<one clear sentence>"}`` (called by Tornado)."""
         if self.body_pending:
             self.set_header("Connection", "close")
+            self.request.headers.pop("Connection", None)  # Tornado would repeat an HTTP/1.0 client's keep-alive
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         if isinstance(error, ChatterdError):
             for name, value in error.headers.items():

@@ -39,7 +39,8 @@ def old(version_before: Path, database_url: str, ollama: ScriptedOllama) -> Iter
     class Before(Program):
         root = version_before
 
-    with Before(database_url=database_url, ollama_host=ollama.url, embedded_model=False, drain_timeout=0) as program:
+    drain = "drain_timeout" if "drain_timeout" in (version_before / "settings.py").read_text() else "drain"
+    with Before(database_url=database_url, ollama_host=ollama.url, embedded_model=False, **{drain: 0}) as program:
         yield program
 
 

@@ -77,6 +77,8 @@ def complaint(answer: Answer) -> str | None:
         return f"{answer.status}: {answer.body[:200]!r}"
     if answer.status < 400 or not answer.whole or b"x-ollama" in answer.headers:
         return None
+    if answer == Answer(400, whole=True):  # Tornado's own, for what is not HTTP
+        return None
     if answer.headers.get(b"content-type") != b"application/json; charset=utf-8":
         return f"{answer.status} is not JSON: {answer.headers}"
     if answer.body:  # otherwise the request was a HEAD

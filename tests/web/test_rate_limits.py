@@ -38,7 +38,7 @@ def test_requests_beyond_a_tenants_rate_are_429_and_pages_and_probes_are_exempt(
         client.history()
         assert client.http.get("/models").status_code == 200
         for path in ("/models", f"/llmchat?appID={client.appid}", "/nope"):
-            assert "3 requests in a minute" in too_many(client.http.get(path))
+            assert "3 requests per minute" in too_many(client.http.get(path))
         assert "minute" in too_many(client.http.post("/llmchat", json=client.body("x" * 10_000_000)))
         with raw(str(client.http.base_url)) as connection:  # the body is sent before the response is read
             connection.send(head("/llmprompt", "Content-Length: 10000000") + MEGABYTE * 10)
@@ -79,7 +79,7 @@ def test_a_reply_beyond_the_limit_is_429_until_another_has_ended(
     key = {"Idempotency-Key": "k"}
     with client.http, other.http:
         path = client.begin("hi", headers=key)
-        assert "1 replies generated at once" in too_many(other.http.post("/llmchat", json=other.body("second")))
+        assert "1 replies in progress" in too_many(other.http.post("/llmchat", json=other.body("second")))
         assert other.messages() == []
         too_many(other.http.post("/llmprompt", json={"model": "fake", "prompt": "second"}))
         too_many(client.http.post("/llmchat", json=client.body("hi"), headers={"Idempotency-Key": "other"}))
