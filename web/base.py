@@ -152,7 +152,7 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         """Close the connection once the response is written, and process no more of what was received.
 
         Tornado would parse requests that it has in its buffer even after a response with ``Connection: close``, which
-        RFC 9112, section 9.6, forbids. It is detached within ``headers_received``, as ``HTTP1Connection.detach`` demands.
+        RFC 9112, section 9.6, forbids. This runs within ``headers_received``, as ``HTTP1Connection.detach`` requires.
         """
         self._connection.detach()
         if not stream.closed():

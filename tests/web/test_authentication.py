@@ -316,7 +316,7 @@ def test_sighup_reloads_the_tokens_and_ends_the_sessions_of_removed_ones(
     with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False) as browser:
         assert sign_in(browser, tokens.token["alice"]).status_code == 200
         assert sign_in(browser, tokens.add("bob")).status_code == 401
-        reload("Read 2 tokens")
+        reload("Loaded 2 tokens")
         assert httpx.get(f"{program.url}/models", headers={"Authorization": f"Bearer {tokens.token['bob']}"}).is_success
         content = tokens.path.read_text()
         tokens.path.write_text(content + "{")
