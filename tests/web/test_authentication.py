@@ -427,14 +427,14 @@ def test_create_token_prints_a_token_and_stores_only_its_hash(
         (["--cors-origins=*"], "--cors-origins must be"),
     ],
 )
-def test_inconsistent_settings_are_an_error_at_startup(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+def test_inconsistent_settings_are_an_error_at_startup(tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "invalid").write_text("{")
     (tmp_path / "empty").touch()
     paths = {"invalid": str(tmp_path / "invalid"), "empty": str(tmp_path / "empty")}
     formatted = [one.format(**paths) for one in arguments]
     result = run("--port=0", f"--data-dir={tmp_path}", "--database-url=postgresql://127.0.0.1:1/x", *formatted)
     assert result.returncode == 1
-    assert re.search(sentence, result.stderr), result.stderr
+    assert re.search(message, result.stderr), result.stderr
     assert "Traceback" not in result.stderr and "short\n" not in result.stderr
 
 
