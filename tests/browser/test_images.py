@@ -119,6 +119,7 @@ def test_images_can_be_chosen_pasted_and_dropped(page: Page, ollama: ScriptedOll
     assert [size_of(page, image) for image in sent(ollama)] == [[40, 20], [40, 20]]
 
 
+@pytest.mark.extended
 def test_an_image_can_be_sent_without_text(page: Page, ollama: ScriptedOllama) -> None:
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
     choose(page, image_file())
@@ -128,6 +129,7 @@ def test_an_image_can_be_sent_without_text(page: Page, ollama: ScriptedOllama) -
     assert len(sent(ollama)) == 1
 
 
+@pytest.mark.extended
 def test_a_large_image_is_scaled_down(page: Page, ollama: ScriptedOllama) -> None:
     choose(page, image_file("large.png", png(3000, 1500)), image_file("noise.png", png(900, 700, noise=True)))
     expect(thumbnails(page)).to_have_count(2)
@@ -158,6 +160,7 @@ def test_images_are_not_sent_to_a_model_without_image_support(page: Page, ollama
     assert sent(ollama) == []
 
 
+@pytest.mark.extended
 def test_unknown_image_support_shows_a_note(page: Page, ollama: ScriptedOllama) -> None:
     ollama.models = ("fake",)
     page.reload()
@@ -173,6 +176,7 @@ def test_unknown_image_support_shows_a_note(page: Page, ollama: ScriptedOllama) 
     "model",
     [{"name": "fake", "details": {"families": ["llama", "clip"]}}, "llava:7b", "qwen2.5-vl:3b", "llama3.2-vision"],
 )
+@pytest.mark.extended
 def test_image_support_is_guessed_from_family_or_name(
     page: Page, ollama: ScriptedOllama, model: str | dict[str, Any]
 ) -> None:
@@ -193,6 +197,7 @@ def test_invalid_and_excess_images_show_errors(page: Page) -> None:
     expect(thumbnails(page)).to_have_count(8)
 
 
+@pytest.mark.extended
 def test_pasted_text_with_an_image_form_is_pasted_as_text(page: Page) -> None:
     handled = page.evaluate(
         """() => {
@@ -208,6 +213,7 @@ def test_pasted_text_with_an_image_form_is_pasted_as_text(page: Page) -> None:
     expect(thumbnails(page)).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_each_conversation_keeps_its_unsent_images(page: Page) -> None:
     send_prompt(page, "First topic")
     expect(messages(page)).to_have_count(2)

@@ -117,6 +117,7 @@ def test_code_has_a_language_label_highlighting_and_a_copy_button(
         expect(block.get_by_role("button", name="Copy", exact=True)).to_be_visible()
 
 
+@pytest.mark.extended
 def test_selection_focus_and_scroll_position_are_kept_while_streaming(
     page: Page, reply: Locator, ollama: ScriptedOllama
 ) -> None:

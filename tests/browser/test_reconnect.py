@@ -186,6 +186,7 @@ def test_a_dead_connection_is_detected(
         page.close()
 
 
+@pytest.mark.extended
 def test_an_unsent_prompt_is_delivered_while_another_conversation_is_shown(
     page: Page, context: BrowserContext, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
@@ -201,6 +202,7 @@ def test_an_unsent_prompt_is_delivered_while_another_conversation_is_shown(
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_a_hidden_tab_closes_its_stream_and_resumes_when_shown(page: Page, ollama: ScriptedOllama) -> None:
     more = Gate("more words")
     ollama.script(Head(), Lines(line("w0 "), line("w1 ")), more, Lines(line("w2 "), last_line()))

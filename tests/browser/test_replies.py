@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.chat_page import (
@@ -188,6 +189,7 @@ def test_the_last_prompt_can_be_edited(page: Page, ollama: ScriptedOllama) -> No
     assert prompts_of(ollama, 2) == ["One", f"{REPLY} ", "Two"]
 
 
+@pytest.mark.extended
 def test_an_unsent_edit_survives_reloads_and_replaces_only_its_message(
     page: Page, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
@@ -214,6 +216,7 @@ def test_an_unsent_edit_survives_reloads_and_replaces_only_its_message(
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_an_edit_does_not_replace_newer_messages_of_another_device(
     page: Page, chatterd: Program, ollama: ScriptedOllama
 ) -> None:
@@ -312,6 +315,7 @@ def test_a_failed_reply_shows_its_error_after_a_reload_and_can_be_retried(page: 
     expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
 
 
+@pytest.mark.extended
 def test_a_prompt_without_a_reply_can_be_retried_after_a_reload(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(failure(404, "model 'fake' not found"))
     send_prompt(page, "Hello")

@@ -1,5 +1,6 @@
 """The model picker and the conversation settings: options, validation, and what is sent to the model."""
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.chat_page import messages, prompt_input, send_prompt
@@ -186,6 +187,7 @@ def test_a_system_prompt_is_recorded_once_per_change(page: Page, ollama: Scripte
     assert [role for role, _ in messages_sent(ollama, 4)][-3:] == ["user", "assistant", "user"]
 
 
+@pytest.mark.extended
 def test_a_system_prompt_is_not_recorded_twice_after_clearing_storage(page: Page, ollama: ScriptedOllama) -> None:
     set_system(page, "Talk like a pirate.")
     ask(page, "Hello")
@@ -200,6 +202,7 @@ def test_a_system_prompt_is_not_recorded_twice_after_clearing_storage(page: Page
     assert [role for role, _ in messages_sent(ollama, 1)] == ["system", "user", "assistant", "user"]
 
 
+@pytest.mark.extended
 def test_settings_of_an_empty_conversation_survive_a_reload(page: Page, ollama: ScriptedOllama) -> None:
     set_system(page, "Talk like a pirate.")
     page.reload()

@@ -185,6 +185,7 @@ def test_a_failed_deletion_is_retried(
     browser_errors.clear()
 
 
+@pytest.mark.extended
 def test_a_deletion_of_a_crashed_tab_is_sent_by_the_next_tab(
     page: Page, context: BrowserContext, has_messages: Callable[[str], bool]
 ) -> None:
@@ -204,6 +205,7 @@ def test_a_deletion_of_a_crashed_tab_is_sent_by_the_next_tab(
     expect(messages(page)).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_a_prompt_in_another_tab_restores_a_deleted_conversation(
     page: Page, context: BrowserContext, has_messages: Callable[[str], bool]
 ) -> None:
@@ -221,6 +223,7 @@ def test_a_prompt_in_another_tab_restores_a_deleted_conversation(
     assert has_messages(appid)
 
 
+@pytest.mark.extended
 def test_the_url_of_a_deleted_conversation_does_not_restore_it(page: Page) -> None:
     start_conversation(page, "First topic")
     delete(page, "First topic")
@@ -248,6 +251,7 @@ def test_tabs_share_the_conversation_list(page: Page, context: BrowserContext) -
     expect(titles(other)).to_have_text(["Trees"])
 
 
+@pytest.mark.extended
 def test_renaming_is_not_interrupted_by_another_tab(page: Page, context: BrowserContext) -> None:
     start_conversation(page, "First topic")
     titles(page).first.press("F2")
@@ -290,6 +294,7 @@ def test_arrow_keys_navigate_the_list(page: Page) -> None:
     expect(messages(page).first).to_have_text("First topic")
 
 
+@pytest.mark.extended
 def test_the_new_chat_shortcut_does_not_block_typed_characters(page: Page) -> None:
     start_conversation(page, "First topic")
     expect(page.get_by_text("Ctrl+Alt+N")).to_be_visible()
@@ -318,6 +323,7 @@ def test_urls_and_browser_history_open_their_conversations(page: Page, context: 
     expect(titles(page)).to_have_text(["First topic"])
 
 
+@pytest.mark.extended
 def test_the_conversation_of_an_old_version_is_listed(page: Page, client: Client) -> None:
     client.ask("An old topic")
     page.evaluate("(appID) => localStorage.setItem('chatterd.appID', appID)", client.appid)
@@ -360,6 +366,7 @@ def test_each_conversation_keeps_its_draft_across_reloads(page: Page) -> None:
     expect(prompt_input(page)).to_have_value("Another draft")
 
 
+@pytest.mark.extended
 def test_the_text_area_grows_to_a_third_of_the_window(page: Page) -> None:
     def height() -> float:
         bounds = prompt_input(page).bounding_box()

@@ -147,6 +147,7 @@ def test_a_prompt_is_sent_after_signing_in_to_a_new_session(page: Page, site: Si
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known user", "new user"])
+@pytest.mark.extended
 def test_a_draft_is_kept_through_sign_in(page: Page, site: Site, known: bool) -> None:
     if known:
         sign_in(page, site, "alice")
@@ -214,6 +215,7 @@ def test_users_of_one_browser_see_only_their_own_data(page: Page, site: Site) ->
     expect(prompt_input(page)).to_have_value("a draft of Alice")
 
 
+@pytest.mark.extended
 def test_clearing_browser_data_removes_everything(page: Page, site: Site) -> None:
     sign_in(page, site, "alice")
     expect_chat(page)
@@ -226,6 +228,7 @@ def test_clearing_browser_data_removes_everything(page: Page, site: Site) -> Non
     assert page.context.cookies() == []
 
 
+@pytest.mark.extended
 def test_tenants_with_a_common_name_prefix_are_separate(page: Page, site: Site) -> None:
     """Like alice@example.com and alice@example.com.au."""
     sign_in(page, site, "anna")

@@ -110,6 +110,7 @@ def test_an_unsent_prompt_shows_in_a_second_tab_and_is_recorded_once(
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_changes_by_another_device_show_on_focus(page: Page, chatterd: Program, ollama: ScriptedOllama) -> None:
     appid = send_and_capture(page, "One")[1]["appID"]
     expect_idle(page)
@@ -130,6 +131,7 @@ def test_changes_by_another_device_show_on_focus(page: Page, chatterd: Program, 
         expect(messages(page)).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_a_refresh_without_changes_keeps_elements_and_focus(page: Page, ollama: ScriptedOllama) -> None:
     send_prompt(page, "Hello")
     expect_idle(page)
