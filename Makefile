@@ -28,16 +28,16 @@ test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
 	@$(PYTEST) -m "not extended" $(ARGS)
 
-# The tests that take long and seldom fail; then the tests that use a database again, behind PgBouncer.
+# The tests that take long and seldom fail.
 test-extended: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
 	@$(PYTEST) -m extended $(ARGS)
-	@$(MAKE) --no-print-directory test-pgbouncer
 
 test-all:
 	@$(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory test-extended
 
+# The tests that use a database again, behind PgBouncer.
 test-pgbouncer: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 	@sh .ci/debian-packages --optional pgbouncer
 	@CHATTERD_BEHIND_PGBOUNCER=1 $(PYTEST) $(ON_DATABASES) $(ARGS)
