@@ -41,8 +41,6 @@ class StaticFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        for name in self.names():
-            self.find(name)
 
     def names(self) -> list[str]:
         """Return the files' paths relative to the folder, with slashes."""

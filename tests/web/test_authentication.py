@@ -301,7 +301,7 @@ def test_only_an_allowed_origin_may_send_requests_and_read_responses(alice: Clie
 # Reloading tokens, and JSON web tokens.
 
 
-@pytest.mark.expects_log("The tokens stay as they were")
+@pytest.mark.expects_log("The tokens were not reloaded")
 def test_sighup_reloads_the_tokens_and_ends_the_sessions_of_removed_ones(
     start_chatterd: Callable[..., Program], database_url: str, tmp_path: Path
 ) -> None:
@@ -320,11 +320,11 @@ def test_sighup_reloads_the_tokens_and_ends_the_sessions_of_removed_ones(
         assert httpx.get(f"{program.url}/models", headers={"Authorization": f"Bearer {tokens.token['bob']}"}).is_success
         content = tokens.path.read_text()
         tokens.path.write_text(content + "{")
-        reload("The tokens stay as they were: .*tokens, line 3")
+        reload("The tokens were not reloaded: .*tokens, line 3")
         assert browser.get("/models").status_code == 200
         tokens.path.write_text(content)
         tokens.remove("alice")
-        reload("Read 1 tokens")
+        reload("Loaded 1 tokens")
         assert browser.get("/models").status_code == 401
         assert sign_in(browser, tokens.token["alice"]).status_code == 401
 
