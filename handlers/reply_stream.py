@@ -50,7 +50,6 @@ class ReplyStreamHandler(BaseHandler):
         """Set up the handler (called by Tornado)."""
         super().initialize()
         self._viewer: asyncio.Task[None] | None = None
-        self._writer = self.services.writer
 
     def on_connection_close(self) -> None:
         """End the viewer of a client that has disconnected (called by Tornado)."""
@@ -83,7 +82,6 @@ class ReplyStreamHandler(BaseHandler):
     async def _write_lines(self, cursor: Cursor) -> None:
         while True:
             found = await cursor.next(self.services.settings.heartbeat_interval, self._try_write)
-            self._writer.send_queued()
             if found is None:
                 return
             number, lines = found
@@ -97,14 +95,14 @@ class ReplyStreamHandler(BaseHandler):
 
     def _try_write(self, first: int, lines: list[bytes]) -> bool:
         """Write lines at once if the client has taken everything before and they are few."""
-        if self._client.pending and not self._client.ready:
+        if not self._client.ready:
             return False
         events, count = sse.events(first, lines, WRITE_LIMIT)
         if count < len(lines) or len(events) > WRITE_LIMIT:
             return False
         if self._chunked:
             events = b"%x\r\n%b\r\n" % (len(events), events)
-        self._writer.queue(self._client, events)
+        self._client.write(events)
         return True
 
     async def _write(self, events: bytes) -> None:

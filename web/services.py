@@ -16,7 +16,7 @@ from relay.reporting.sampler import StatusSampler
 from relay.service import ReplyService
 from settings import Settings
 from web.request_body import BodyLimits, ByteBudget
-from web.sse_writer import BatchedWriter, WriteScheduler
+from web.sse_writer import WriteScheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,6 @@ class Services:
     limits: RequestLimiter
     proxies: TrustedProxies
     body_limits: BodyLimits
-    writer: BatchedWriter
     write_scheduler: WriteScheduler
 
 
@@ -72,6 +71,5 @@ def create_services(
         body_limits=BodyLimits(
             settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.max_total_body_bytes)
         ),
-        writer=BatchedWriter(),
         write_scheduler=WriteScheduler(),
     )
