@@ -320,7 +320,7 @@ def test_sighup_reloads_the_tokens_and_ends_the_sessions_of_removed_ones(
         assert httpx.get(f"{program.url}/models", headers={"Authorization": f"Bearer {tokens.token['bob']}"}).is_success
         content = tokens.path.read_text()
         tokens.path.write_text(content + "{")
-        reload("The tokens were not reloaded: .*tokens, line 3")
+        reload("The tokens were not reloaded; .*tokens, line 3")
         assert browser.get("/models").status_code == 200
         tokens.path.write_text(content)
         tokens.remove("alice")
