@@ -71,6 +71,7 @@ def test_the_embedded_model_ends_when_chatterd_is_killed(data_dir: Path) -> None
     program.kill()
     gone, alive = psutil.wait_procs(models, timeout=30)
     assert gone and not alive
+    assert start(data_dir).terminate() == 0  # the next program uses the PostgreSQL that was left running, and stops it
 
 
 def test_a_dead_embedded_model_is_restarted(data_dir: Path) -> None:
