@@ -76,7 +76,10 @@ def read(line: bytes) -> ChatLine:
         return _read_unusual(line)
     message = fields.message
     return ChatLine(
-        storable(message.content), storable(message.thinking), _storable_calls(message.tool_calls, line), fields.done
+        content=storable(message.content),
+        thinking=message.thinking and storable(message.thinking),
+        tool_calls=message.tool_calls and _storable_calls(message.tool_calls, line),
+        done=fields.done,
     )
 
 

@@ -24,23 +24,18 @@ class NDJSONDecoder:
         """
         if self._held + len(chunk) > self._max_line:
             self._check_lengths(chunk)
-        first, *rest = chunk.split(b"\n")
-        self._hold(first)
-        if not rest:
-            return []
-        lines = [self._release(), *rest[:-1]]
-        self._hold(rest[-1])
-        return [line for line in map(_without_cr, lines) if not _blank(line)]
+        lines = chunk.split(b"\n")
+        incomplete = lines.pop()
+        if lines and self._held:
+            lines[0] = self._release() + lines[0]
+        if incomplete:
+            self._pieces.append(incomplete)
+            self._held += len(incomplete)
+        return _without_line_ends(lines)
 
     def flush(self) -> list[bytes]:
-        """Return the last line of a stream that has ended, if it had no ``\\n``."""
-        line = _without_cr(self._release())
-        return [] if _blank(line) else [line]
-
-    def _hold(self, piece: bytes) -> None:
-        if piece:
-            self._pieces.append(piece)
-            self._held += len(piece)
+        """Return the last line of a stream that has ended, if it had no ``\n``."""
+        return _without_line_ends([self._release()])
 
     def _release(self) -> bytes:
         line = b"".join(self._pieces)
@@ -55,9 +50,6 @@ class NDJSONDecoder:
             raise LineTooLong(f"A line is longer than {self._max_line} bytes.")
 
 
-def _without_cr(line: bytes) -> bytes:
-    return line[:-1] if line.endswith(b"\r") else line
-
-
-def _blank(line: bytes) -> bool:
-    return not line or line.isspace()
+def _without_line_ends(lines: list[bytes]) -> list[bytes]:
+    """Remove the ``\r`` of a line end of two bytes, and blank lines."""
+    return [line for one in lines if (line := one.removesuffix(b"\r")) and not line.isspace()]

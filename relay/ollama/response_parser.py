@@ -1,4 +1,6 @@
-"""Parse one HTTP/1.1 response with httptools. Pure: bytes in, head and body out."""
+"""Parse one HTTP/1.1 response with httptools. Pure: bytes in, head and pieces of the body out."""
+
+from collections.abc import Callable
 
 import httptools
 from tornado.httputil import HTTPHeaders, HTTPInputError
@@ -14,21 +16,19 @@ class RemoteProtocolError(Exception):
 class ResponseParser:
     """Parse one response; ignore interim responses (1xx), trailers, and whatever follows the response.
 
-    httptools cannot be stopped from a callback. The callbacks therefore only record what they are passed: they do
-    nothing once the response is complete or invalid, and raise nothing.
-
+    :param on_head: called without arguments once :attr:`status` and :attr:`headers` are complete.
+    :param on_body: called with each piece of the body.
     :ivar status: HTTP status; 0 until the head is complete.
     :ivar headers: of the response, complete if ``status`` is not 0.
     :ivar complete: the whole response was received.
-    :ivar error: why the response is invalid; None while it is valid.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_head: Callable[[], object], on_body: Callable[[bytes], object]) -> None:
         self.status = 0
         self.headers = HTTPHeaders()
         self.complete = False
-        self.error: RemoteProtocolError | None = None
-        self._body: list[bytes] = []
+        self._on_head = on_head
+        self._on_body = on_body
         self._framing_bytes = 0
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
@@ -37,58 +37,75 @@ class ResponseParser:
         """Whether the end of the connection is the end of the response (RFC 9112, section 6.3)."""
         return self.status != 0 and "Content-Length" not in self.headers and "Transfer-Encoding" not in self.headers
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Parse the next bytes of the connection. Return the pieces of the body among them, in order.
+    def feed(self, data: bytes) -> None:
+        """Parse the next bytes of the connection; does nothing once the response is complete.
 
-        Check :attr:`error` and :attr:`complete` afterwards: a piece may precede an error in the same bytes.
+        :raises RemoteProtocolError: the response is invalid.
+        :raises Exception: what a callback raised. The rest of ``data`` is not parsed.
         """
-        if self._parser is None:
-            return []
-        self._body = []
+        if self._parser is None or self.complete:
+            return
+        self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(f"invalid HTTP response: {error}")
-        self._framing_bytes = 0 if self._body else self._framing_bytes + len(data)
+            if not self.complete:
+                raise _cause(error) from None
         if self._framing_bytes > FRAMING_LIMIT:
-            self._fail(f"more than {FRAMING_LIMIT} bytes of headers, chunk extensions or trailers")
-        return self._body
+            raise RemoteProtocolError(f"more than {FRAMING_LIMIT} bytes of headers, chunk extensions or trailers")
 
     def close(self) -> None:
-        """Break the reference cycle with the httptools parser, which holds the callbacks of this object."""
+        """Call no callback any more, and break the reference cycles with them and with the httptools parser."""
         self._parser = None
+        self._on_head = self._on_body = _ignore
 
-    def _fail(self, reason: str) -> None:
-        if not self.complete and not self.error:
-            self.error = RemoteProtocolError(reason)
+    # Callbacks of httptools. An exception stops its parser.
 
-    # Callbacks of httptools.
+    def on_message_begin(self) -> None:
+        """Stop before a second response.
+
+        :raises RemoteProtocolError: the first one is complete.
+        """
+        if self.complete:
+            raise RemoteProtocolError("more than one response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Record a header; ignore a trailer."""
-        if self.status or self.error:
+        """Record a header; ignore a trailer.
+
+        :raises RemoteProtocolError: the header is invalid.
+        """
+        if self.status:
             return
         try:
             self.headers.add(name.decode("latin1"), value.decode("latin1"))
         except HTTPInputError as error:
-            self._fail(f"invalid HTTP header: {error}")
+            raise RemoteProtocolError(f"invalid HTTP header: {error}") from error
 
     def on_headers_complete(self) -> None:
         """Record the status, except that of an interim response."""
-        if self.status or self.error or self._parser is None:
-            return
-        status = self._parser.get_status_code()
+        status = self._parser.get_status_code() if self._parser else 0
         if status >= 200:
             self.status = status
+            self._on_head()
         else:
             self.headers = HTTPHeaders()
 
     def on_body(self, piece: bytes) -> None:
-        """Record a piece of the body."""
-        if not self.complete and not self.error:
-            self._body.append(piece)
+        """Pass on a piece of the body."""
+        self._framing_bytes = 0
+        self._on_body(piece)
 
     def on_message_complete(self) -> None:
         """Record the end of the response, unless it is an interim one."""
-        if self.status and not self.error:
-            self.complete = True
+        self.complete = self.status != 0
+
+
+def _cause(error: Exception) -> BaseException:
+    """Return what a callback raised, or else a RemoteProtocolError."""
+    if isinstance(error, httptools.HttpParserCallbackError) and error.__context__:
+        return error.__context__
+    return RemoteProtocolError(f"invalid HTTP response: {error}")
+
+
+def _ignore(*arguments: object) -> None:
+    """Be a callback that does nothing."""

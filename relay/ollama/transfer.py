@@ -6,15 +6,12 @@ from collections.abc import Callable
 from enum import Enum, auto
 from functools import cache
 from io import BytesIO
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPRequest, HTTPResponse
 
 from relay.ollama.request_head import request_head
 from relay.ollama.response_parser import RemoteProtocolError, ResponseParser
-
-T = TypeVar("T")
 
 BODY_LIMIT = 16_777_216
 """Largest body in bytes that is collected. A body that is streamed has no limit here."""
@@ -57,12 +54,10 @@ class Transfer(asyncio.Protocol):
 
     def __init__(self, request: HTTPRequest, on_closed: Callable[[HTTPResponse], None]) -> None:
         self._request = request
-        self._streaming_callback = request.streaming_callback
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._state = State.WAITING
-        self._parser = ResponseParser()
-        self._head_delivered = False
+        self._parser = ResponseParser(self._on_head, request.streaming_callback or self._collect)
         self._body = bytearray()
         self._sending: asyncio.Task[None] | None = None
         self._timeout: asyncio.TimerHandle | None = None
@@ -140,28 +135,21 @@ class Transfer(asyncio.Protocol):
 
     def _process(self, data: bytes) -> None:
         """Parse bytes and pass on what they contain."""
-        if self._state is State.CLOSED:
-            return
-        pieces = self._parser.feed(data)
         try:
-            if self._parser.status and not self._head_delivered:
-                self._head_delivered = True
-                self._deliver(self._head_lines(), self._request.header_callback)
-            self._deliver(pieces, self._streaming_callback or self._collect)
+            self._parser.feed(data)
         except Exception as error:
             self._close(error)
-        if self._parser.complete or self._parser.error:
-            self._close(self._parser.error)
+        else:
+            if self._parser.complete:
+                self._close(None)
 
-    def _deliver(self, pieces: list[T], callback: Callable[[T], object] | None) -> None:
-        for piece in pieces:
-            if self._state is State.CLOSED or not callback:  # a callback may cancel the request
-                return
-            callback(piece)
-
-    def _head_lines(self) -> list[str]:
+    def _on_head(self) -> None:
+        if not self._request.header_callback:
+            return
         fields = [f"{name}: {value}\r\n" for name, value in self._parser.headers.get_all()]
-        return [f"HTTP/1.1 {self._parser.status}\r\n", *fields, "\r\n"]
+        for line in [f"HTTP/1.1 {self._parser.status}\r\n", *fields, "\r\n"]:
+            if self._state is not State.CLOSED:  # the callback may cancel the request
+                self._request.header_callback(line)
 
     def _collect(self, piece: bytes) -> None:
         self._body += piece
