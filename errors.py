@@ -130,7 +130,18 @@ class ConnectionLost(ServiceUnavailable):
 
 
 class UpstreamUnreachable(ServiceUnavailable):
-    """Ollama does not accept connections, or sends no response."""
+    """Ollama does not accept connections, or sends no response.
+
+    :cvar retryable: whether that may change soon.
+    """
+
+    retryable = True
+
+
+class UpstreamUntrusted(UpstreamUnreachable):
+    """Ollama's certificate is not trusted."""
+
+    retryable = False
 
 
 class UpstreamDisconnected(ChatterdError):

@@ -83,8 +83,14 @@ class Settings:
     max_url_bytes: int = _setting(8_192, "maximum bytes of a request URL")
     max_line_bytes: int = _setting(33_554_432, "maximum bytes of one line from Ollama; a longer line ends the reply")
     connect_timeout: float = _setting(5.0, "seconds after which connecting to Ollama fails")
-    reply_timeout: float = _setting(1_800.0, "seconds after which a reply ends")
-    ollama_read_timeout: float = _setting(600.0, "seconds without data from Ollama after which a reply ends")
+    first_line_timeout: float = _setting(
+        3_600.0, "seconds after which a reply ends if Ollama has sent no line, for instance because of its queue"
+    )
+    ollama_read_timeout: float = _setting(600.0, "seconds without data after a line from Ollama until a reply ends")
+    reply_timeout: float = _setting(1_800.0, "seconds from its first line after which a reply ends")
+    ollama_retry_timeout: float = _setting(
+        60.0, "seconds for which replies wait for an Ollama that died or restarts before they end; 0: not at all"
+    )
     idle_connection_timeout: float = _setting(
         120.0, "seconds without a complete request line and headers after which a connection is closed"
     )

@@ -6,13 +6,13 @@ from uuid import UUID
 
 import asyncpg
 
-from db import messages, ownership, reply_lines
+from db import ownership, reply_lines
 from db.ownership import AdoptedReply, Orphan
 from relay.cluster.lease import ProcessLease
 from relay.generation import resume
 from relay.generation.context import RelayContext
 from relay.generation.generation import Generation
-from relay.generation.prompt import chat_body
+from relay.generation.prompt import conversation_key
 from relay.generation.registry import GenerationRegistry
 from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
 from relay.generation.transcript import Transcript
@@ -106,25 +106,19 @@ class Failover:
             if adopted is None:
                 return False
             transcript, line_count = await self._read_log(connection, adopted)
-            context = await messages.context(
-                connection, adopted.tenant, adopted.appid, self._settings.context_messages, self._settings.context_bytes
-            )
         if owner != self._lease.owner or not self.accepting:
             return False  # declared dead in the meantime, or shutting down: the reply is an orphan again, or will be
         log.info("Adopted reply %s after %d lines (attempt %d).", adopted.id, line_count, adopted.attempts)
         self._relay.metrics.replies_adopted += 1
         self._relay.notifier.mark_watched(adopted.id)
         reply = ReplyBuffer(adopted.id, adopted.tenant, adopted.model, owner, base=line_count)
-        generation = Generation(reply, self._relay, transcript)
-        request = resume.remaining_request(adopted.request, transcript)
+        key = conversation_key(adopted.tenant, adopted.appid)
+        generation = Generation(reply, self._relay, transcript, conversation_key=key)
         if adopted.stop:
             generation.stop()
-        elif reason := resume.why_not_resumable(adopted.request, transcript, adopted.attempts):
-            generation.interrupt(reason)
-        elif request is None:
-            generation.complete("length")
-        conversation = resume.messages_to_continue(context, transcript)
-        self._registry.start(generation, chat_body(request or adopted.request, conversation))
+        elif adopted.attempts > resume.MAX_ATTEMPTS:
+            generation.interrupt("The reply was interrupted again and again without getting further.")
+        self._registry.start(generation, None)
         self._relay.notifier.wake(reply.id)
         return True
 

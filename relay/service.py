@@ -15,7 +15,7 @@ from relay.cluster.lease import ProcessLease
 from relay.failover import Failover
 from relay.generation.context import RelayContext
 from relay.generation.generation import Generation
-from relay.generation.prompt import Prompt, chat_body, trim_to_context
+from relay.generation.prompt import Prompt, chat_body, conversation_key, trim_to_context
 from relay.generation.registry import ConcurrencyCounter, GenerationRegistry
 from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
 from relay.ollama import chat_line
@@ -74,7 +74,12 @@ class ReplyService:
                 return existing
             raise ServiceUnavailable("The server is generating as many replies as it can. Try again in a moment.")
         reply = ReplyBuffer(uuid4(), prompt.tenant, prompt.model, self._lease.owner)
-        generation = Generation(reply, self._relay, address=prompt.address)
+        generation = Generation(
+            reply,
+            self._relay,
+            address=prompt.address,
+            conversation_key=conversation_key(prompt.tenant, prompt.appid),
+        )
         own_messages, messages_remaining, bytes_remaining = trim_to_context(
             prompt.messages, self._settings.context_messages, self._settings.context_bytes
         )

@@ -1,50 +1,59 @@
-"""The generation of one reply: sends the request to Ollama and appends its lines to the reply until an outcome."""
+"""The generation of one reply: attempts to generate it with Ollama, until an outcome."""
 
 import asyncio
 import logging
+from contextlib import suppress
 from time import monotonic
+from typing import Any
 
-from errors import ChatterdError, LineTooLong, UnreadableLine, UpstreamUnreachable
+from db import replies
+from errors import ServiceUnavailable
+from relay.generation.attempt import Attempt, Breakdown, Limits, OllamaCall
 from relay.generation.context import RelayContext
+from relay.generation.continuation import ReplyDeleted, load_sent_request, next_call
 from relay.generation.finisher import Finisher, Outcome, ReplyTimer, failure
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.transcript import Transcript
-from relay.ollama import chat_line, ndjson
-from relay.ollama.client import ERROR_BODY_LIMIT, describe_error_response
+from relay.ollama import chat_line
 
 log = logging.getLogger("chatterd.relay")
 
-DONE_GRACE = 5.0
-"""Seconds for Ollama to end its response after a line with ``done``; then its connection is closed."""
+MAX_CONTINUATIONS = 5
+"""Attempts after the first one that Ollama has accepted; then the reply ends: it may be what makes Ollama crash."""
+
+RETRY_INTERVAL = 0.5
+"""Seconds between two attempts while Ollama, or the database, is unavailable."""
 
 
 class Generation:
     """Generates one reply, independent of requests and viewers.
 
     The first of these decides its outcome: a line with ``done``, the end of Ollama's response, a timeout or limit, or
-    a call of :meth:`stop`, :meth:`interrupt`, :meth:`fail`, :meth:`complete` or :meth:`abandon`.
+    a call of :meth:`stop`, :meth:`interrupt`, :meth:`fail` or :meth:`abandon`. If Ollama dies, the reply is continued.
 
     :param transcript: what the log holds of the reply, if it is resumed.
     :param address: client address for which the reply is counted, beside its tenant; empty if none is.
+    :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     """
 
     def __init__(
-        self, reply: ReplyBuffer, relay: RelayContext, transcript: Transcript | None = None, address: str = ""
+        self,
+        reply: ReplyBuffer,
+        relay: RelayContext,
+        transcript: Transcript | None = None,
+        address: str = "",
+        conversation_key: str = "",
     ) -> None:
         self.reply = reply
         self.address = address
-        self._ollama = relay.ollama
-        self._journal = relay.journal
-        self._settings = relay.settings
-        self._loop = asyncio.get_running_loop()
-        self._outcome: asyncio.Future[Outcome | None] = self._loop.create_future()
+        self._relay = relay
+        self._conversation_key = conversation_key
+        self._outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self._transcript = transcript or Transcript()
+        self._limits = Limits(relay.settings.max_reply_bytes - len(self._transcript.content))
         self._timer = ReplyTimer(reply, relay.metrics)
         self._finisher = Finisher(reply, self._transcript, self._timer, relay)
-        self._decoder = ndjson.NDJSONDecoder(self._settings.max_line_bytes)
-        self._bytes_remaining = self._settings.max_reply_bytes - len(self._transcript.content)
-        self._error_body = bytearray()
-        self._last_error: str | None = None
+        self._unavailable_since: float | None = None
 
     def stop(self) -> None:
         """End the reply on request."""
@@ -58,10 +67,6 @@ class Generation:
         """End the reply because it cannot be stored."""
         self._set_outcome(failure("failed", error))
 
-    def complete(self, done_reason: str) -> None:
-        """End the reply as done: only the line with ``done`` is missing."""
-        self._set_outcome(Outcome("done", None, chat_line.own_line(self.reply.model, {"content": ""}, done_reason)))
-
     def abandon(self) -> None:
         """Stop generating and store nothing: another process owns the reply, or will adopt it."""
         self._set_outcome(None)
@@ -70,100 +75,119 @@ class Generation:
         if not self._outcome.done():
             self._outcome.set_result(outcome)
 
-    async def run(self, body: bytes) -> None:
+    async def run(self, body: bytes | None) -> None:
         """Generate the reply, store it and show its end. Return when that is done, or the reply was abandoned.
 
-        :param body: the request to Ollama.
+        :param body: the request to Ollama; None to continue what the log holds.
         """
-        outcome = self._outcome.result() if self._outcome.done() else await self._request(body)
+        if not self._outcome.done():
+            self._relay.journal.track(self.reply)
+            if not self.reply.count:
+                self._timer.measure_first_event()
+            await self._generate(None if body is None else OllamaCall(body))
+        outcome = self._outcome.result()
         if outcome is not None:
             await self._finisher.finish(outcome)
 
-    async def _request(self, body: bytes) -> Outcome | None:
-        self._journal.track(self.reply)
-        if not self.reply.count:
-            self._timer.measure_first_event()
-        self._call = self._ollama.chat(body, self._on_chunk)
-        self._call.done.add_done_callback(lambda _: self._on_end())
-        self._last_chunk_at = monotonic()
-        self._deadline = self._last_chunk_at + self._settings.reply_timeout
-        self._check_timeouts()
-        outcome = await self._outcome
-        self._timeout_timer.cancel()
-        if outcome is not None and outcome.status == "done":
-            self._loop.call_later(DONE_GRACE, self._call.cancel)
-        else:
-            self._call.cancel()
-        return outcome
+    async def _generate(self, call: OllamaCall | None) -> None:
+        """Make attempts until there is an outcome.
 
-    def _check_timeouts(self) -> None:
-        now = monotonic()
-        read_deadline = self._last_chunk_at + self._settings.ollama_read_timeout
-        if now >= self._deadline:
-            error = f"The reply took longer than {self._settings.reply_timeout:g} seconds."
-            self._set_outcome(failure("truncated", error))
-        elif now >= read_deadline:
-            error = f"Ollama sent nothing for {self._settings.ollama_read_timeout:g} seconds."
-            self._set_outcome(failure("truncated", error))
-        delay = max(0.0, min(self._deadline, read_deadline) - now)
-        self._timeout_timer = self._loop.call_later(delay, self._check_timeouts)
+        :param call: the first one; None to continue.
+        """
+        while not self._outcome.done():
+            result = await self._attempt(call) if call else await self._prepare()
+            call = None
+            if isinstance(result, OllamaCall):
+                call = result
+            elif isinstance(result, Outcome):
+                self._set_outcome(result)
+            elif isinstance(result, Breakdown) and not await self._may_continue(result):
+                self._set_outcome(result.outcome)
 
-    def _on_chunk(self, chunk: bytes) -> None:
-        self._last_chunk_at = self._journal.last_chunk_at = monotonic()
-        if self._call.status != 200:
-            self._error_body += chunk[: ERROR_BODY_LIMIT - len(self._error_body)]
-            return
-        self._bytes_remaining -= len(chunk)
-        if self._bytes_remaining < 0:
-            limit = self._settings.max_reply_bytes
-            self._set_outcome(failure("truncated", f"The reply is longer than {limit} bytes, and ends here."))
-            return
+    async def _attempt(self, call: OllamaCall) -> Outcome | Breakdown | None:
+        """Make an attempt.
+
+        :returns: None if there is an outcome meanwhile.
+        """
+        attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, self._conversation_key)
         try:
-            for line in self._decoder.feed(chunk):
-                self._on_line(line)
-        except LineTooLong as error:
-            self._set_outcome(failure("failed", str(error)))
-        except Exception:
-            log.exception("A line of reply %s could not be relayed.", self.reply.id)
-            self._set_outcome(failure("failed", "Internal server error. The server's log has the details."))
+            waiting: list[asyncio.Future[Any]] = [attempt.ended, self._outcome]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            attempt.close()
+        if attempt.progressed:
+            self._unavailable_since = None
+        return None if self._outcome.done() else attempt.ended.result()
 
-    def _on_line(self, line: bytes) -> None:
+    async def _prepare(self) -> OllamaCall | Outcome | Breakdown | None:
+        """Find out how the reply is continued, unless there is an outcome meanwhile."""
+        task = asyncio.create_task(self._next_call())
+        waiting: list[asyncio.Future[Any]] = [task, self._outcome]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if self._outcome.done():
-            return
-        try:
-            parsed = chat_line.read(line)
-        except UnreadableLine:
-            self._append(chat_line.unreadable_line(line))
-            return
-        self._last_error = parsed.error
-        if parsed.error is not None:
-            self._append(chat_line.error_line(parsed.error))
-            return
-        self._transcript.add(parsed)
-        if parsed.done:
-            self._set_outcome(Outcome("done", None, line))
-        else:
-            self._append(line)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            return None
+        return task.result()
 
-    def _append(self, line: bytes) -> None:
+    async def _next_call(self) -> OllamaCall | Outcome | Breakdown | None:
+        try:
+            sent = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
+        except ServiceUnavailable:
+            await asyncio.sleep(RETRY_INTERVAL)
+            return None
+        except ReplyDeleted:
+            return failure("interrupted", "The reply was deleted.")
+        result = await next_call(self._relay, sent, self._transcript, self.reply.model, self._conversation_key)
+        if isinstance(result, OllamaCall) and self._transcript.thinking and not sent.words(self._transcript):
+            self._restart_thinking()
+        return result
+
+    def _restart_thinking(self) -> None:
+        line = chat_line.thinking_restarted_line(self.reply.model)
+        self._transcript.add(chat_line.read(line))
         self.reply.append(line)
-        self._journal.mark_dirty(self.reply)
+        self._relay.journal.mark_dirty(self.reply)
 
-    def _on_end(self) -> None:
-        """Handle the end of Ollama's response."""
-        for line in self._decoder.flush():
-            self._on_line(line)
-        if self._outcome.done():
-            return
-        error = self._call.done.exception()
-        if isinstance(error, UpstreamUnreachable):
-            self._set_outcome(failure("failed", str(error)))
-        elif self._call.status not in (0, 200):
-            message = describe_error_response(self._call.status, bytes(self._error_body))
-            self._set_outcome(failure("failed", message, f"Ollama answered {self._call.status}."))
-        elif isinstance(error, ChatterdError):
-            self._set_outcome(failure("truncated", str(error)))
-        elif self._last_error is not None:
-            self._set_outcome(Outcome("failed", self._last_error, None, reason="Ollama sent an error."))
-        else:
-            self._set_outcome(failure("truncated", "Ollama's answer ended before it was complete."))
+    async def _may_continue(self, breakdown: Breakdown) -> bool:
+        """Wait until another attempt may be made.
+
+        :returns: False if no attempt may be made.
+        """
+        now = monotonic()
+        timeout = self._relay.settings.ollama_retry_timeout
+        first = self._unavailable_since is None
+        self._unavailable_since = self._unavailable_since or now
+        if now >= self._unavailable_since + timeout:
+            return False
+        if breakdown.accepted and not await self._count_continuation():
+            return False
+        if first:
+            log.info("Reply %s: %s Trying again.", self.reply.id, breakdown.outcome.error)
+        if not (first and breakdown.accepted):
+            await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+        return True
+
+    async def _count_continuation(self) -> bool:
+        """Count a continuation in the reply's row.
+
+        :returns: False if there were too many.
+        """
+        while not self._outcome.done():
+            try:
+                async with self._relay.database.acquire() as connection:
+                    count = await replies.count_continuation(
+                        connection, self.reply.tenant, self.reply.id, self.reply.owner
+                    )
+            except ServiceUnavailable:
+                await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+                continue
+            if count is None:
+                self.abandon()  # another process owns the reply
+            elif count > MAX_CONTINUATIONS:
+                return False
+            else:
+                self._relay.metrics.replies_continued += 1
+            return True
+        return True

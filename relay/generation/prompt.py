@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import msgspec
 
@@ -27,6 +28,11 @@ class Prompt:
     def stored_request(self) -> str:
         """Return the JSON object stored in ``replies.request``: the request to Ollama without the messages."""
         return msgspec.json.encode({"model": self.model, **self.options}).decode()
+
+
+def conversation_key(tenant: str, appid: str) -> str:
+    """Return a key of the conversation that reveals neither of its names, in hexadecimal digits."""
+    return sha256(f"{tenant}\0{appid}".encode()).hexdigest()[:32]
 
 
 def chat_body(request: str, messages: Sequence[Message]) -> bytes:

@@ -99,16 +99,16 @@ class GenerationRegistry:
         generation = self._generations.pop(id)
         self.concurrency.decrement(generation.reply.tenant, generation.address)
 
-    def start(self, generation: Generation, body: bytes) -> None:
+    def start(self, generation: Generation, body: bytes | None) -> None:
         """Run a generation in a task until its reply has ended or is lost.
 
-        :param body: the request to Ollama.
+        :param body: the request to Ollama; None to continue what the log holds.
         """
         self.add(generation)
         self._metrics.past_lines -= generation.reply.committed  # committed by the process that it was adopted from
         self.spawn(self._run(generation, body))
 
-    async def _run(self, generation: Generation, body: bytes) -> None:
+    async def _run(self, generation: Generation, body: bytes | None) -> None:
         try:
             await generation.run(body)
         finally:

@@ -1,17 +1,58 @@
-"""How an interrupted reply is resumed: its transcript from the log, and the request that continues it. Pure: no I/O."""
+"""How a reply is continued: what is sent to Ollama so that it goes on with given words. Pure: no I/O.
 
-from collections.abc import Sequence
-from dataclasses import replace
+Whether a last message of the assistant is continued depends on the model's template. Some leave it open; others close
+it, and a new answer begins; llama-server repeats it first. What is always continued is the rendered prompt, cut behind
+the words, as a raw prompt (``/api/generate`` with ``raw``). docs/reliability.md has the table of all cases.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from db.messages import Message
 from errors import UnreadableLine
+from relay.generation.prompt import chat_body
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line
 
 MAX_ATTEMPTS = 5
 """Consecutive adoptions without a new line; then the reply ends: it may be what makes processes crash."""
+
+NOT_CONTINUABLE = "The reply was interrupted where it could not be continued."
+
+GENERATE_FIELDS = ("model", "options", "keep_alive", "shift", "logprobs", "top_logprobs")
+"""Fields of a chat request that ``/api/generate`` has, too, with the same meaning (ollama ``api/types.go``)."""
+
+BOS_TEXTS = ("<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "[gMASK]<sop>")
+"""Texts of beginning-of-sequence tokens with which known templates begin a prompt."""
+
+TOKENIZERS_WITH_BOS = ("llama", "gemma4")
+"""Values of ``tokenizer.ggml.model`` that add the token by default (llama.cpp ``llama-vocab.cpp``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentRequest:
+    """What is sent to Ollama for a reply.
+
+    :ivar request: see :meth:`relay.generation.prompt.Prompt.stored_request`.
+    :ivar messages: the conversation, oldest first, without the message that the reply continues.
+    :ivar continued: the assistant's message that the reply continues, as it was when the reply began; None if the reply
+        is a message of its own.
+    """
+
+    request: str
+    messages: Sequence[Message]
+    continued: Message | None = None
+
+    def words(self, transcript: Transcript) -> str:
+        """Return the words of the assistant's message so far."""
+        return (self.continued.content if self.continued else "") + transcript.content
+
+    def chat(self) -> bytes:
+        """Return the request's body for ``/api/chat`` from the beginning."""
+        return chat_body(self.request, self.messages)
 
 
 def replay(transcript: Transcript, lines: Sequence[bytes]) -> None:
@@ -23,24 +64,21 @@ def replay(transcript: Transcript, lines: Sequence[bytes]) -> None:
             continue  # shown as an error event; not part of the model's message
 
 
-def why_not_resumable(request: str, transcript: Transcript, attempts: int) -> str | None:
-    """Return why a reply cannot be resumed; None if it can.
+def why_not_continuable(sent: SentRequest, transcript: Transcript) -> str | None:
+    """Return why a reply with words cannot be continued; None if it may be.
 
-    To resume, the transcript is sent as the last message, which Ollama leaves open for the model to continue. This
-    works for content. A model would restart thinking, a tool call, or a response in a given ``format``.
-
-    :param request: see :meth:`relay.generation.prompt.Prompt.stored_request`.
-    :param attempts: consecutive adoptions without a new line, this one included.
+    A tool call ends the model's turn. What a model does with the rest of a ``format``, or with pictures in a raw
+    prompt, is unknown.
     """
-    if attempts > MAX_ATTEMPTS:
-        return "The reply was interrupted again and again without getting further."
-    if transcript.empty:
-        return None
-    options = msgspec.json.decode(request, type=dict[str, msgspec.Raw])
-    has_format = bytes(options.get("format", b"null")) not in (b"null", b'""')
-    if has_format or transcript.has_tool_calls or not transcript.content:
-        return "The reply was interrupted where it could not be continued."
-    return None
+    fields = _decode_object(sent.request)
+    has_format = bytes(fields.get("format", b"null")) not in (b"null", b'""')
+    has_pictures = any(message.extra and "images" in _decode_object(message.extra) for message in sent.messages)
+    return NOT_CONTINUABLE if has_format or has_pictures or transcript.has_tool_calls else None
+
+
+def has_tools(request: str) -> bool:
+    """Return whether the model may call tools: a raw response would show the calls as markup."""
+    return bytes(_decode_object(request).get("tools", b"null")) not in (b"null", b"[]")
 
 
 def remaining_request(request: str, transcript: Transcript) -> str | None:
@@ -49,9 +87,9 @@ def remaining_request(request: str, transcript: Transcript) -> str | None:
     :param request: see :meth:`relay.generation.prompt.Prompt.stored_request`.
     :returns: None if the limit is reached.
     """
-    fields = msgspec.json.decode(request, type=dict[str, msgspec.Raw])
+    fields = _decode_object(request)
     try:
-        options = msgspec.json.decode(fields.get("options", b"{}"), type=dict[str, msgspec.Raw])
+        options = _decode_object(fields.get("options", b"{}"))
         limit = msgspec.json.decode(options.get("num_predict", b"0"), type=int)
     except msgspec.ValidationError:
         return request  # Ollama will report the error
@@ -59,17 +97,92 @@ def remaining_request(request: str, transcript: Transcript) -> str | None:
         return request
     if limit <= transcript.estimated_tokens:
         return None
-    options["num_predict"] = msgspec.Raw(msgspec.json.encode(limit - transcript.estimated_tokens))
-    return msgspec.json.encode({**fields, "options": options}).decode()
+    return _with_options(fields, num_predict=limit - transcript.estimated_tokens)
 
 
-def messages_to_continue(context: Sequence[Message], transcript: Transcript) -> list[Message]:
-    """Return the messages for Ollama: the conversation, and the transcript as the last message.
+def new_marker() -> str:
+    """Return a random text that no conversation contains, of a private-use character and hexadecimal digits."""
+    return "\ue000" + secrets.token_hex(8)
 
-    If the conversation ends with a message of the assistant, which the reply continues, the two become one message.
+
+def chat_to_continue(request: str, sent: SentRequest, transcript: Transcript, marker: str = "") -> bytes:
+    """Return a body for ``/api/chat`` whose last message is the assistant's, with an ended thought beside its words.
+
+    :param request: the request with its remaining token limit.
+    :param marker: text to add behind the words.
     """
-    if not transcript.content:
-        return list(context)
-    if context and context[-1].role == "assistant" and context[-1].extra is None:
-        return [*context[:-1], replace(context[-1], content=context[-1].content + transcript.content)]
-    return [*context, Message("assistant", transcript.content)]
+    last = sent.continued or Message("assistant", "")
+    if thinking := transcript.thinking:
+        extra = {**_decode_object(last.extra or "{}"), "thinking": thinking}
+        last = replace(last, extra=msgspec.json.encode(extra).decode())
+    last = replace(last, content=sent.words(transcript) + marker)
+    return chat_body(request, [*sent.messages, last])
+
+
+def rendering_body(body: bytes) -> bytes:
+    """Change a body for ``/api/chat`` so that Ollama returns the rendered prompt and does not generate.
+
+    ``_debug_render_only`` exists since Ollama 0.11.5. An older one, or a model in the cloud, generates one token.
+    ``truncate`` is false: a rendering without the oldest messages would not be the prompt that was continued so far.
+    """
+    fields = _decode_object(body)
+    fields.pop("keep_alive", None)  # 0 would unload the model
+    fixed = {"stream": False, "truncate": False, "_debug_render_only": True}
+    return _with_options({**fields, **_raw(fixed)}, num_predict=1).encode()
+
+
+def cut_at_marker(rendering: str, words: str, marker: str) -> str | None:
+    """Return the rendered prompt up to the end of ``words``; None if the template changes them."""
+    prompt, found, _ = rendering.partition(marker)
+    return prompt if found and prompt.endswith(words) else None
+
+
+def raw_body(request: str, prompt: str) -> bytes:
+    """Return a body for ``/api/generate`` that continues a rendered prompt.
+
+    ``think`` is false: a leading ``<think>`` in the continuation would be removed otherwise.
+
+    :param request: the request with its remaining token limit.
+    """
+    fields = {name: value for name, value in _decode_object(request).items() if name in GENERATE_FIELDS}
+    fixed = {"prompt": prompt, "raw": True, "think": False, "truncate": False, "stream": True}
+    return msgspec.json.encode({**fields, **fixed})
+
+
+def begins_with_bos(prompt: str) -> bool:
+    """Return whether a rendered prompt begins with the text of a beginning-of-sequence token."""
+    return prompt.startswith(BOS_TEXTS)
+
+
+def without_bos(prompt: str, model_info: dict[str, object]) -> str:
+    """Remove the beginning-of-sequence token if the tokenizer adds it to a raw prompt, too: it would come twice.
+
+    :param model_info: of ``/api/show``.
+    """
+    adds_bos = model_info.get("tokenizer.ggml.add_bos_token")
+    if adds_bos is None:
+        adds_bos = (
+            model_info.get("tokenizer.ggml.model") in TOKENIZERS_WITH_BOS
+            or model_info.get("tokenizer.ggml.pre") == "llama-bpe"
+        )
+    if not adds_bos:
+        return prompt
+    return prompt.removeprefix(next((text for text in BOS_TEXTS if prompt.startswith(text)), ""))
+
+
+def _decode_object(value: str | bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    return msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+
+
+def _raw(fields: Mapping[str, object]) -> dict[str, msgspec.Raw]:
+    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
+
+
+def _with_options(fields: dict[str, msgspec.Raw], **options: object) -> str:
+    """Return a request with options added to, or replaced in, its ``options``."""
+    try:
+        given = _decode_object(fields.get("options", b"{}"))
+    except msgspec.ValidationError:
+        given = {}
+    merged = {**given, **_raw(dict(options))}
+    return msgspec.json.encode({**fields, "options": merged}).decode()

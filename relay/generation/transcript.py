@@ -6,11 +6,15 @@ from typing import Any
 import msgspec
 
 from db.messages import Message
-from relay.ollama.chat_line import ChatLine
+from relay.ollama.chat_line import ChatLine, storable
 
 
 class Transcript:
-    """Collects content, thinking and tool calls, exactly as the model sent them."""
+    """Collects content, thinking and tool calls, exactly as the model sent them.
+
+    NUL and lone surrogates, which PostgreSQL cannot store, are replaced by U+FFFD. The halves of a surrogate pair may
+    be in two lines.
+    """
 
     def __init__(self) -> None:
         self._content: list[str] = []
@@ -18,7 +22,9 @@ class Transcript:
         self._tool_calls: list[Any] = []
 
     def add(self, line: ChatLine) -> None:
-        """Add the content of one line."""
+        """Add the content of one line. A line that says that thinking was restarted removes the thought before it."""
+        if line.thinking_restarted:
+            self._thinking.clear()
         if line.content:
             self._content.append(line.content)
         if line.thinking:
@@ -29,7 +35,12 @@ class Transcript:
     @property
     def content(self) -> str:
         """The content so far."""
-        return "".join(self._content)
+        return storable("".join(self._content))
+
+    @property
+    def thinking(self) -> str:
+        """The thought so far."""
+        return storable("".join(self._thinking))
 
     @property
     def estimated_tokens(self) -> int:
@@ -55,7 +66,7 @@ class Transcript:
         content = self.content
         extra: dict[str, Any] = {}
         if self._thinking:
-            extra["thinking"] = "".join(self._thinking)
+            extra["thinking"] = self.thinking
         if self._tool_calls:
             extra["tool_calls"] = self._tool_calls
         if not extra and not content.strip():

@@ -25,6 +25,7 @@ A reply's log holds only lines of these two kinds, so the prefix alone tells an 
 class ChatLine(msgspec.Struct, gc=False):
     """A decoded line.
 
+    :ivar thinking_restarted: whether the line says that the thought before it is void; only chatterd sends such a line.
     :ivar error: the text of the error if the line is ``{"error": ...}``; None if it is a chat line.
     """
 
@@ -32,6 +33,7 @@ class ChatLine(msgspec.Struct, gc=False):
     thinking: str = ""
     tool_calls: list[Any] = []
     done: bool = False
+    thinking_restarted: bool = False
     error: str | None = None
 
 
@@ -45,6 +47,7 @@ class _Line(msgspec.Struct, gc=False):
     model: str
     message: _Message = msgspec.field(default_factory=_Message)
     done: bool = False
+    thinking_restarted: bool = False
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -63,7 +66,7 @@ _decode_usage = msgspec.json.Decoder(_Usage).decode
 def read(line: bytes) -> ChatLine:
     """Decode one line.
 
-    NUL and lone surrogates, which PostgreSQL cannot store, are replaced by U+FFFD in the result.
+    Content and thinking are as sent: they may contain NUL and halves of surrogate pairs (see :func:`storable`).
 
     :raises UnreadableLine: the line is not a JSON object in UTF-8, or has neither a model nor an error.
     """
@@ -76,10 +79,11 @@ def read(line: bytes) -> ChatLine:
         return _read_unusual(line)
     message = fields.message
     return ChatLine(
-        content=storable(message.content),
-        thinking=message.thinking and storable(message.thinking),
+        content=message.content,
+        thinking=message.thinking,
         tool_calls=message.tool_calls and _storable_calls(message.tool_calls, line),
         done=fields.done,
+        thinking_restarted=fields.thinking_restarted,
     )
 
 
@@ -100,10 +104,11 @@ def _read_unusual(line: bytes) -> ChatLine:
     message = fields["message"] if isinstance(fields.get("message"), dict) else {}
     tool_calls = message.get("tool_calls")
     return ChatLine(
-        content=storable(_text(message.get("content"))),
-        thinking=storable(_text(message.get("thinking"))),
+        content=_text(message.get("content")),
+        thinking=_text(message.get("thinking")),
         tool_calls=_storable_calls(tool_calls, line) if isinstance(tool_calls, list) else [],
         done=fields.get("done") is True,
+        thinking_restarted=fields.get("thinking_restarted") is True,
     )
 
 
@@ -147,17 +152,24 @@ def unreadable_line(line: bytes) -> bytes:
     return error_line(line[: 4 * TEXT_LIMIT].decode(errors="replace"))
 
 
-def own_line(model: str, message: dict[str, Any], done_reason: str | None) -> bytes:
+def thinking_restarted_line(model: str) -> bytes:
+    """Encode the line that is added before a model thinks again because its first thought was cut off."""
+    return own_line(model, {"content": ""}, None, thinking_restarted=True)
+
+
+def own_line(model: str, message: dict[str, Any], done_reason: str | None, **more: Any) -> bytes:
     """Encode a chat line that chatterd adds to a reply, in Ollama's format.
 
     :param message: the fields of the assistant's message, without its role.
     :param done_reason: reason why the reply is done; None if it is not done.
+    :param more: further fields of the line.
     """
     line: dict[str, Any] = {
         "model": model,
         "created_at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "message": {"role": "assistant", **message},
         "done": done_reason is not None,
+        **more,
     }
     if done_reason is not None:
         line["done_reason"] = done_reason
@@ -165,7 +177,7 @@ def own_line(model: str, message: dict[str, Any], done_reason: str | None) -> by
 
 
 def storable(text: str) -> str:
-    """Replace NUL and lone surrogates, which PostgreSQL cannot store in a text, by U+FFFD."""
+    """Join surrogate pairs; replace NUL and lone surrogates, which PostgreSQL cannot store in a text, by U+FFFD."""
     if text.isascii() and "\0" not in text:
         return text
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

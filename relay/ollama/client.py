@@ -3,15 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from http import HTTPStatus
 from ssl import SSLCertVerificationError
 from typing import Any
 
-import ujson
 from tornado.httpclient import HTTPRequest, HTTPResponse
 
-from errors import UpstreamDisconnected, UpstreamUnreachable
-from relay.ollama import chat_line
+from errors import ChatterdError, UpstreamDisconnected, UpstreamUnreachable, UpstreamUntrusted
 from relay.ollama.http_client import StreamingClient
 from relay.ollama.response_parser import RemoteProtocolError
 
@@ -27,7 +24,14 @@ MAX_GENERATES = 200
 """Maximum number of concurrent streaming calls other than chats; further ones are queued."""
 
 ERROR_BODY_LIMIT = 65_536
-"""Bytes of an error response's body to keep for :func:`describe_error_response`."""
+"""Bytes of an error response's body to keep for :func:`relay.ollama.upstream_error.describe`."""
+
+
+COLLECTED_BODY_LIMIT = 67_108_864
+"""Maximum bytes of a response that :meth:`OllamaClient.post` collects: a rendered prompt."""
+
+CHAT, GENERATE, SHOW = "/api/chat", "/api/generate", "/api/show"
+"""Paths of Ollama's API."""
 
 
 class StreamingCall:
@@ -102,25 +106,63 @@ class OllamaClient:
         self._generates = StreamingClient(force_instance=True, max_clients=MAX_GENERATES)
         self._short_requests = StreamingClient(force_instance=True, max_clients=MAX_SHORT_REQUESTS)
 
-    def chat(self, body: bytes, on_chunk: Callable[[bytes], None]) -> StreamingCall:
-        """POST to ``/api/chat``.
+    def stream(self, path: str, body: bytes, on_chunk: Callable[[bytes], None], conversation_key: str) -> StreamingCall:
+        """POST a request whose response belongs to a reply.
 
         :param on_chunk: called with each piece of the response's body as it arrives, whatever the status is. If it
             raises, the call fails and the exception is logged.
+        :param conversation_key: sent as ``X-Conversation-Key``; lets a balancer choose the Ollama that has the
+            conversation in its cache. Empty for none.
         """
-        return self._post(self._chats, "/api/chat", body, on_chunk)
+        return self._post(self._chats, path, body, on_chunk, conversation_key)
+
+    async def post(self, path: str, body: bytes, seconds: float, conversation_key: str) -> tuple[int, bytes]:
+        """POST a request and collect its response. The connection is closed if this is cancelled.
+
+        :param seconds: how long to wait for all of it.
+        :returns: status and body.
+        :raises UpstreamUnreachable: there is no connection.
+        :raises UpstreamDisconnected: the response is not complete.
+        :raises TimeoutError: the response is not complete in time.
+        :raises ChatterdError: the response is larger than :data:`COLLECTED_BODY_LIMIT`.
+        """
+        response = bytearray()
+
+        def collect(chunk: bytes) -> None:
+            response.extend(chunk)
+            if len(response) > COLLECTED_BODY_LIMIT:
+                call.cancel()
+
+        call = self.stream(path, body, collect, conversation_key)
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.wait([call.done])
+        finally:
+            call.cancel()
+        if len(response) > COLLECTED_BODY_LIMIT:
+            raise ChatterdError("Ollama's response is too large.")
+        call.done.result()
+        return call.status, bytes(response)
 
     def generate(self, body: bytes, on_chunk: Callable[[bytes], None]) -> StreamingCall:
-        """POST to ``/api/generate``, as :meth:`chat` does. Its limit is separate: these calls never delay a chat."""
-        return self._post(self._generates, "/api/generate", body, on_chunk)
+        """POST to ``/api/generate`` for a client. Its limit is separate: these calls never delay a reply."""
+        return self._post(self._generates, GENERATE, body, on_chunk)
 
     def _post(
-        self, client: StreamingClient, path: str, body: bytes, on_chunk: Callable[[bytes], None]
+        self,
+        client: StreamingClient,
+        path: str,
+        body: bytes,
+        on_chunk: Callable[[bytes], None],
+        conversation_key: str = "",
     ) -> StreamingCall:
+        headers = {"Content-Type": "application/json"}
+        if conversation_key:
+            headers["X-Conversation-Key"] = conversation_key
         request = HTTPRequest(
             self.url + path,
             method="POST",
-            headers={"Content-Type": "application/json"},
+            headers=headers,
             body=body,
             connect_timeout=self._connect_timeout,
             request_timeout=0,
@@ -181,24 +223,8 @@ def _unreachable(url: str, error: BaseException) -> UpstreamUnreachable:
     """Log the URL and the cause, which clients must not see, and return the error for the client."""
     log.info("Cannot reach Ollama at %s: %s", url, error)
     if isinstance(error, SSLCertVerificationError):
-        return UpstreamUnreachable(
+        return UpstreamUntrusted(
             "Ollama's certificate is not trusted. Check that it is valid and that its issuer is in the server's trust "
             "store (SSL_CERT_FILE)."
         )
     return UpstreamUnreachable("Ollama cannot be reached. Check that it is running.")
-
-
-def describe_error_response(status: int, body: bytes) -> str:
-    """Describe an error response: the text of its ``{"error": ...}`` or else of its body, and its status."""
-    try:
-        phrase = f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        phrase = str(status)
-    text = chat_line.storable(body.decode(errors="replace").strip())
-    try:
-        value = ujson.loads(text)
-    except ValueError:
-        value = None
-    if isinstance(value, dict) and value.get("error"):
-        text = chat_line.error_text(value["error"])
-    return f"{text} (Ollama answered {phrase})" if text else f"Ollama answered {phrase} and gave no reason."

@@ -62,6 +62,7 @@ class StatusDocument:
                     "lines": self._registry.lines,
                     "begun": metrics.replies_begun,
                     "adopted": metrics.replies_adopted,
+                    "continued": metrics.replies_continued,
                     "handed_over": metrics.replies_handed_over,
                     "ended": metrics.replies_ended,
                     "viewers_dropped": metrics.viewers_dropped,

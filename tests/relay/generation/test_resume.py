@@ -1,10 +1,13 @@
-"""Resuming an interrupted reply: whether it is resumable, the messages sent, and the remaining token limit."""
+"""Continuing a reply: whether it is continuable, what is sent, the remaining token limit."""
 
 import pytest
 import ujson
+from hypothesis import given
+from hypothesis import strategies as st
 
 from db.messages import Message
 from relay.generation import resume
+from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
 from relay.ollama.chat_line import ChatLine
 from tests.fakes.ollama import line
@@ -30,41 +33,95 @@ def test_transcript_is_restored_from_the_log() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_fields", "transcript", "resumable"),
+    ("request_fields", "transcript", "images", "continuable"),
     [
-        ({}, transcript_of(), True),
-        ({}, transcript_of("a"), True),
-        ({"format": None}, transcript_of("a"), True),
-        ({"format": ""}, transcript_of("a"), True),
-        ({}, transcript_of("a", thinking="hm"), True),
-        ({"format": "json"}, transcript_of(), True),
-        ({"format": "json"}, transcript_of("{"), False),
-        ({"format": {"type": "object"}}, transcript_of("{"), False),
-        ({}, transcript_of(thinking="hm"), False),
-        ({}, transcript_of("a", tool_calls=True), False),
+        ({}, transcript_of("a"), False, True),
+        ({"format": None}, transcript_of("a"), False, True),
+        ({"format": ""}, transcript_of("a"), False, True),
+        ({}, transcript_of("a", thinking="hm"), False, True),
+        ({"format": "json"}, transcript_of("{"), False, False),
+        ({"format": {"type": "object"}}, transcript_of("{"), False, False),
+        ({}, transcript_of("a"), True, False),
+        ({}, transcript_of("a", tool_calls=True), False, False),
     ],
 )
-def test_thinking_tool_calls_and_formats_are_not_resumable(
-    request_fields: dict[str, object], transcript: Transcript, resumable: bool
+def test_tool_calls_formats_and_pictures_are_not_continuable(
+    request_fields: dict[str, object], transcript: Transcript, images: bool, continuable: bool
 ) -> None:
-    request = ujson.dumps({"model": "m"} | request_fields)
-    assert (resume.why_not_resumable(request, transcript, 1) is None) is resumable
+    message = Message("user", "hi", '{"images":["aGk="]}') if images else HI
+    sent = SentRequest(ujson.dumps({"model": "m"} | request_fields), [message])
+    assert (resume.why_not_continuable(sent, transcript) is None) is continuable
 
 
-def test_reply_without_progress_is_not_resumed_forever() -> None:
-    assert resume.why_not_resumable("{}", transcript_of("a"), resume.MAX_ATTEMPTS) is None
-    assert resume.why_not_resumable("{}", transcript_of("a"), resume.MAX_ATTEMPTS + 1)
+def test_transcript_is_the_last_message_with_its_thought() -> None:
+    sent = SentRequest('{"model":"m"}', [HI])
+    body = ujson.loads(resume.chat_to_continue(sent.request, sent, transcript_of("a ", "b", thinking="hm"), "MARK"))
+    assert body["messages"] == [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "a bMARK", "thinking": "hm"},
+    ]
 
 
-def test_transcript_is_the_last_message() -> None:
-    assert resume.messages_to_continue([HI], transcript_of()) == [HI]
-    assert resume.messages_to_continue([HI], transcript_of("a ", "b")) == [HI, Message("assistant", "a b")]
+def test_transcript_is_appended_to_the_message_that_it_continues() -> None:
+    sent = SentRequest('{"model":"m"}', [HI], Message("assistant", "a ", '{"thinking":"hm"}'))
+    body = ujson.loads(resume.chat_to_continue(sent.request, sent, transcript_of("b ")))
+    assert body["messages"][-1] == {"role": "assistant", "content": "a b ", "thinking": "hm"}
+    assert sent.words(transcript_of()) == "a "
 
 
-def test_transcript_is_appended_to_the_assistants_message_that_it_continues() -> None:
-    before = [HI, Message("assistant", "a ")]
-    assert resume.messages_to_continue(before, transcript_of("b ")) == [HI, Message("assistant", "a b ")]
-    assert resume.messages_to_continue(before, transcript_of()) == before
+def test_rendering_generates_at_most_one_token_and_unloads_nothing() -> None:
+    body = b'{"model":"m","messages":[],"keep_alive":0,"think":true,"options":{"seed":1,"num_predict":7},"stream":true}'
+    assert ujson.loads(resume.rendering_body(body)) == {
+        "model": "m",
+        "messages": [],
+        "think": True,
+        "options": {"seed": 1, "num_predict": 1},
+        "stream": False,
+        "truncate": False,
+        "_debug_render_only": True,
+    }
+
+
+def test_raw_request_has_the_fields_that_both_paths_know() -> None:
+    request = '{"model":"m","think":true,"keep_alive":"1h","options":{"seed":1},"stream":true,"format":"","logprobs":true}'
+    assert ujson.loads(resume.raw_body(request, "prompt")) == {
+        "model": "m",
+        "keep_alive": "1h",
+        "options": {"seed": 1},
+        "logprobs": True,
+        "prompt": "prompt",
+        "raw": True,
+        "think": False,
+        "truncate": False,
+        "stream": True,
+    }
+
+
+@given(st.text(), st.text(), st.text())
+def test_prompt_is_cut_behind_the_words(before: str, words: str, after: str) -> None:
+    marker = resume.new_marker()
+    assert resume.cut_at_marker(before + words + marker + after, words, marker) == before + words
+
+
+@pytest.mark.parametrize("rendering", ["<user>hi<assistant>a", "<user>hi<assistant>aMARK", "no marker"])
+def test_prompt_of_a_template_that_changes_the_words_is_not_cut(rendering: str) -> None:
+    assert resume.cut_at_marker(rendering, "a ", "MARK") is None
+
+
+@pytest.mark.parametrize(
+    ("model_info", "prompt"),
+    [
+        ({"tokenizer.ggml.add_bos_token": True}, "hi"),
+        ({"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.model": "llama"}, "<s>hi"),
+        ({"tokenizer.ggml.model": "llama"}, "hi"),
+        ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "llama-bpe"}, "hi"),
+        ({"tokenizer.ggml.model": "gpt2"}, "<s>hi"),
+        ({}, "<s>hi"),
+    ],
+)
+def test_token_that_the_tokenizer_adds_is_removed(model_info: dict[str, object], prompt: str) -> None:
+    assert resume.begins_with_bos("<s>hi")
+    assert resume.without_bos("<s>hi", model_info) == prompt
 
 
 @pytest.mark.parametrize(

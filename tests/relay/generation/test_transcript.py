@@ -9,7 +9,7 @@ from db.messages import Message
 from relay.generation.transcript import Transcript
 from relay.ollama.chat_line import ChatLine
 
-parts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=8)
+parts = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8), max_size=8)
 
 
 def transcript_of(*lines: ChatLine) -> Transcript:
@@ -48,7 +48,17 @@ def test_a_blank_message_is_none(blank: str, collapse: bool) -> None:
     assert transcript_of(ChatLine(content=blank)).message(collapse) is None
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_halves_of_a_surrogate_pair_in_two_lines_are_joined_and_the_rest_is_replaced() -> None:
+    transcript = transcript_of(ChatLine(content="a\ud83d"), ChatLine(content="\ude00\ude00\0"))
+    assert transcript.content == "a\U0001f600\ufffd\ufffd"
+
+
+def test_thought_before_a_restart_is_removed() -> None:
+    lines = [ChatLine(thinking="hm"), ChatLine(thinking_restarted=True), ChatLine(thinking="so")]
+    assert transcript_of(*lines).thinking == "so"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_each_run_of_white_space_collapses_to_one_space(text: str) -> None:
     message = transcript_of(ChatLine(content=text)).message(True)
     if message is not None:

@@ -116,7 +116,8 @@ def test_decoded_text_can_be_stored(text: str) -> None:
     decoded = chat_line.read(
         json.dumps({"model": "m", "message": {"content": text, "tool_calls": [{text: text}]}}).encode()
     )
-    for one in (decoded.content, *decoded.tool_calls[0].keys(), *decoded.tool_calls[0].values()):
+    assert decoded.content.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")
+    for one in (*decoded.tool_calls[0].keys(), *decoded.tool_calls[0].values()):
         one.encode()
         assert "\0" not in one
 

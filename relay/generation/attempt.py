@@ -1,0 +1,231 @@
+"""One attempt to generate a reply, or the rest of one: a streaming call to Ollama whose lines are appended to it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from errors import LineTooLong, UnreadableLine, UpstreamDisconnected, UpstreamUnreachable
+from relay.generation.context import RelayContext
+from relay.generation.finisher import Outcome, failure
+from relay.generation.reply_buffer import ReplyBuffer
+from relay.generation.resume import NOT_CONTINUABLE
+from relay.generation.transcript import Transcript
+from relay.ollama import chat_line, ndjson, upstream_error
+from relay.ollama.client import CHAT, ERROR_BODY_LIMIT
+from relay.ollama.echo import NotContinued
+
+log = logging.getLogger("chatterd.relay")
+
+DONE_GRACE = 5.0
+"""Seconds for Ollama to end its response after a line with ``done``; then its connection is closed."""
+
+LineFilter = Callable[[bytes], bytes | None]
+"""Changes a line before it is read; returns None if nothing is left of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaCall:
+    """A request that generates a reply or the rest of one.
+
+    :ivar line_filter: applied to each line of the response; None if lines are taken as they are.
+    """
+
+    body: bytes
+    path: str = CHAT
+    line_filter: LineFilter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Why an attempt failed if another one may succeed: Ollama, its runner or the connection to it has died.
+
+    :ivar outcome: how the reply ends if there is no other attempt.
+    :ivar accepted: whether Ollama had accepted the request, which may be what it died of.
+    """
+
+    outcome: Outcome
+    accepted: bool
+
+
+@dataclass(slots=True)
+class Limits:
+    """What remains of a reply's limits; shared by its attempts.
+
+    :ivar remaining_bytes: of lines.
+    :ivar deadline: end of ``--reply-timeout`` by ``time.monotonic``; None before the first line.
+    """
+
+    remaining_bytes: int
+    deadline: float | None = None
+
+
+class Attempt:
+    """Calls Ollama and appends the lines of its response to a reply.
+
+    :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
+    :ivar ended: future of the outcome of the reply, or of why this attempt broke down.
+    :ivar progressed: whether a line was received.
+    """
+
+    def __init__(
+        self,
+        call: OllamaCall,
+        reply: ReplyBuffer,
+        transcript: Transcript,
+        limits: Limits,
+        relay: RelayContext,
+        key: str,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Outcome | Breakdown] = self._loop.create_future()
+        self.progressed = False
+        self._reply = reply
+        self._transcript = transcript
+        self._limits = limits
+        self._journal = relay.journal
+        self._settings = relay.settings
+        self._filter = call.line_filter
+        self._decoder = ndjson.NDJSONDecoder(self._settings.max_line_bytes)
+        self._error_body = bytearray()
+        self._last_error: str | None = None
+        self._runner_error: bytes | None = None
+        self._last_chunk_at = monotonic()
+        self._call = relay.ollama.stream(call.path, call.body, self._on_chunk, key)
+        self._call.done.add_done_callback(lambda _: self._on_end())
+        self._check_timeouts()
+
+    def close(self) -> None:
+        """Close the connection to Ollama: at once, or after :data:`DONE_GRACE` if the reply is done."""
+        self._timeout_timer.cancel()
+        result = self.ended.result() if self.ended.done() and not self.ended.cancelled() else None
+        if isinstance(result, Outcome) and result.status == "done":
+            self._loop.call_later(DONE_GRACE, self._call.cancel)
+        else:
+            self._call.cancel()
+
+    def _end(self, result: Outcome | Breakdown) -> None:
+        if not self.ended.done():
+            self.ended.set_result(result)
+
+    def _check_timeouts(self) -> None:
+        now = monotonic()
+        settings = self._settings
+        if self.progressed:
+            silence, when = settings.ollama_read_timeout, ""
+        else:
+            silence, when = settings.first_line_timeout, " before the first line"
+        deadline = self._last_chunk_at + silence
+        if self._limits.deadline is not None and now >= self._limits.deadline:
+            self._end(failure("truncated", f"The reply took longer than {settings.reply_timeout:g} seconds."))
+        elif now >= deadline:
+            self._end(failure("truncated", f"Ollama sent nothing for {silence:g} seconds{when}."))
+        if self._limits.deadline is not None:
+            deadline = min(deadline, self._limits.deadline)
+        self._timeout_timer = self._loop.call_later(max(0.0, deadline - now), self._check_timeouts)
+
+    def _on_chunk(self, chunk: bytes) -> None:
+        self._last_chunk_at = self._journal.last_chunk_at = monotonic()
+        if self._call.status != 200:
+            self._error_body += chunk[: ERROR_BODY_LIMIT - len(self._error_body)]
+            return
+        self._limits.remaining_bytes -= len(chunk)
+        if self._limits.remaining_bytes < 0:
+            limit = self._settings.max_reply_bytes
+            self._end(failure("truncated", f"The reply is longer than {limit} bytes, and ends here."))
+            return
+        try:
+            for line in self._decoder.feed(chunk):
+                self._on_line(line)
+        except LineTooLong as error:
+            self._end(failure("failed", str(error)))
+        except NotContinued:
+            self._end(failure("interrupted", NOT_CONTINUABLE, "The model began a new answer."))
+        except Exception:
+            log.exception("A line of reply %s could not be relayed.", self._reply.id)
+            self._end(failure("failed", "Internal server error. The server's log has the details."))
+
+    def _on_line(self, received: bytes) -> None:
+        if self.ended.done():
+            return
+        if not self.progressed:
+            self._on_first_line()
+        line = received if self._filter is None else self._filter(received)
+        if line is None:
+            return
+        try:
+            parsed = chat_line.read(line)
+        except UnreadableLine:
+            self._append(chat_line.unreadable_line(line))
+            return
+        if parsed.error is not None:
+            self._on_error_line(parsed.error)
+            return
+        self._last_error = None
+        self._transcript.add(parsed)
+        if parsed.done:
+            self._end(Outcome("done", None, line))
+        else:
+            self._append(line)
+
+    def _on_first_line(self) -> None:
+        self.progressed = True
+        if self._limits.deadline is None:
+            self._limits.deadline = self._last_chunk_at + self._settings.reply_timeout
+        self._timeout_timer.cancel()
+        self._check_timeouts()
+
+    def _on_error_line(self, error: str) -> None:
+        self._last_error = upstream_error.readable(error)
+        line = chat_line.error_line(self._last_error)
+        if upstream_error.is_runner_failure(error):
+            self._runner_error = line  # not shown if the reply goes on
+        else:
+            self._append(line)
+
+    def _append(self, line: bytes) -> None:
+        if self._runner_error:
+            self._reply.append(self._runner_error)
+            self._runner_error = None
+        self._reply.append(line)
+        self._journal.mark_dirty(self._reply)
+
+    def _on_end(self) -> None:
+        """Handle the end of Ollama's response."""
+        error = self._call.done.exception()
+        if error is None:  # else the last line is incomplete
+            for line in self._decoder.flush():
+                self._on_line(line)
+        if self.ended.done():
+            return
+        if isinstance(error, UpstreamUnreachable):
+            outcome = failure("failed", str(error))
+            self._end(Breakdown(outcome, accepted=False) if error.retryable else outcome)
+        elif self._call.status not in (0, 200):
+            self._end(self._error_response())
+        elif isinstance(error, UpstreamDisconnected):
+            self._end(Breakdown(failure("truncated", str(error)), accepted=True))
+        elif self._runner_error is not None and self._last_error is not None:
+            outcome = Outcome("failed", self._last_error, self._runner_error, reason="Ollama's runner died.")
+            self._end(Breakdown(outcome, accepted=True))
+        elif self._last_error is not None:
+            self._end(Outcome("failed", self._last_error, None, reason="Ollama sent an error."))
+        elif error is not None:
+            self._end(failure("failed", str(error)))
+        else:
+            self._end(failure("truncated", self._why_incomplete()))
+
+    def _error_response(self) -> Outcome | Breakdown:
+        status, body = self._call.status, bytes(self._error_body)
+        message = upstream_error.describe(status, body)
+        outcome = failure("failed", message, f"Ollama answered {status}.")
+        if not upstream_error.is_retryable_status(status, body):
+            return outcome
+        return Breakdown(outcome, accepted=status == 500)
+
+    def _why_incomplete(self) -> str:
+        if not self.progressed:
+            return "Ollama's answer was empty."
+        # ollama llm/server.go ends a response without a line with done if one token is repeated too often.
+        return "Ollama ended the reply early, as it does when a model repeats itself."

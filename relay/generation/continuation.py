@@ -1,0 +1,200 @@
+"""Decides, with Ollama's help, how a reply is continued: as a raw prompt, as a chat, from its beginning, or not."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import msgspec
+
+from db import messages, replies
+from errors import ChatterdError, UpstreamDisconnected, UpstreamUnreachable
+from relay.generation import resume
+from relay.generation.attempt import Breakdown, OllamaCall
+from relay.generation.context import RelayContext
+from relay.generation.finisher import Outcome, failure
+from relay.generation.resume import SentRequest
+from relay.generation.transcript import Transcript
+from relay.ollama import chat_line, upstream_error
+from relay.ollama.client import CHAT, GENERATE, SHOW
+from relay.ollama.echo import EchoFilter
+from relay.ollama.generate_line import as_chat_line
+
+
+class ReplyDeleted(Exception):
+    """The reply, or the message that it continues, is not in the database any more."""
+
+
+class _Ends(Exception):
+    """The reply is not continued.
+
+    :ivar result: how it ends, or why this attempt broke down.
+    """
+
+    def __init__(self, result: Outcome | Breakdown) -> None:
+        super().__init__()
+        self.result = result
+
+
+async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> SentRequest:
+    """Read from the database what was sent to Ollama for a reply. Messages recorded later do not change it.
+
+    :raises ReplyDeleted: there is no such reply.
+    :raises ServiceUnavailable: the database is unavailable.
+    """
+    async with relay.database.acquire() as connection:
+        source = await replies.find_source(connection, tenant, id)
+        if source is None:
+            raise ReplyDeleted
+        if source.context_last is None:  # begun by a version that did not store it
+            settings = relay.settings
+            context = await messages.context(
+                connection, tenant, source.appid, settings.context_messages, settings.context_bytes
+            )
+        else:
+            context = await messages.context_between(
+                connection, tenant, source.appid, source.context_first, source.context_last
+            )
+    if source.continues_at is None:
+        return SentRequest(source.request, context)
+    if not context or context[-1].role != "assistant":
+        raise ReplyDeleted
+    last = context[-1]
+    last = replace(last, content=last.content[: source.continues_at])
+    return SentRequest(source.request, context[:-1], last)
+
+
+async def next_call(
+    relay: RelayContext, sent: SentRequest, transcript: Transcript, model: str, key: str
+) -> OllamaCall | Outcome | Breakdown:
+    """Return the call that generates the rest of a reply.
+
+    :param transcript: what the reply has said so far.
+    :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
+    :returns: the reply's outcome if it is complete or cannot be continued; a breakdown if Ollama died meanwhile.
+    """
+    words = sent.words(transcript)
+    if not words and not transcript.has_tool_calls:
+        return OllamaCall(sent.chat())  # a thought without words begins again
+    if reason := resume.why_not_continuable(sent, transcript):
+        return failure("interrupted", reason)
+    request = resume.remaining_request(sent.request, transcript)
+    if request is None:
+        return Outcome("done", None, chat_line.own_line(model, {"content": ""}, "length"))
+    try:
+        return await _ContinuationFinder(relay, sent, transcript, request, key).find()
+    except _Ends as end:
+        return end.result
+
+
+class _ContinuationFinder:
+    """Finds the call that continues words.
+
+    :param request: the request with its remaining token limit.
+    """
+
+    def __init__(self, relay: RelayContext, sent: SentRequest, transcript: Transcript, request: str, key: str) -> None:
+        self._relay = relay
+        self._sent = sent
+        self._transcript = transcript
+        self._request = request
+        self._key = key
+        self._words = sent.words(transcript)
+
+    async def find(self) -> OllamaCall:
+        """Return the call.
+
+        :raises _Ends: the reply is not continued.
+        """
+        if not resume.has_tools(self._request):
+            marker = resume.new_marker()
+            rendering = await self._render(marker)
+            if rendering is None:
+                return self._chat(continues=False)
+            prompt = resume.cut_at_marker(rendering, self._words, marker)
+            if prompt is not None:
+                return await self._raw(prompt)
+        rendering = await self._render()
+        return self._chat(continues=rendering is not None and rendering.endswith(self._words))
+
+    def _chat(self, continues: bool) -> OllamaCall:
+        """Return the call of ``/api/chat`` with the words as the last message.
+
+        :param continues: whether the model's template leaves this message open.
+        """
+        body = resume.chat_to_continue(self._request, self._sent, self._transcript)
+        return OllamaCall(body, CHAT, EchoFilter(self._words, required=not continues).feed)
+
+    async def _raw(self, prompt: str) -> OllamaCall:
+        if resume.begins_with_bos(prompt):
+            prompt = resume.without_bos(prompt, await self._model_info())
+        return OllamaCall(resume.raw_body(self._request, prompt), GENERATE, as_chat_line)
+
+    async def _render(self, marker: str = "") -> str | None:
+        """Return the rendered prompt with the words as the last message, and the marker behind them.
+
+        :returns: None if this Ollama, or the model in the cloud, renders no prompts, or the prompt does not fit into
+            the model's window.
+        """
+        body = resume.chat_to_continue(self._request, self._sent, self._transcript, marker)
+        status, response = await self._post(CHAT, resume.rendering_body(body))
+        if status == 400 and upstream_error.is_window_exceeded(response):
+            return None
+        try:
+            rendered = _decode(self._check(status, response))
+        except msgspec.MsgspecError:
+            return None
+        return rendered.debug_info.rendered_template if rendered.debug_info else None
+
+    async def _model_info(self) -> dict[str, object]:
+        model = msgspec.json.decode(self._request, type=dict[str, msgspec.Raw])["model"]
+        response = self._check(*await self._post(SHOW, msgspec.json.encode({"model": model})))
+        try:
+            return _decode_show(response).model_info
+        except msgspec.MsgspecError:
+            return {}
+
+    def _check(self, status: int, response: bytes) -> bytes:
+        """Return the response if its status is 200.
+
+        :raises _Ends: it is an error.
+        """
+        if status == 200:
+            return response
+        outcome = failure("failed", upstream_error.describe(status, response), f"Ollama answered {status}.")
+        retryable = upstream_error.is_retryable_status(status, response)
+        raise _Ends(Breakdown(outcome, accepted=status == 500) if retryable else outcome)
+
+    async def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Return status and body of a response.
+
+        :raises _Ends: there is none.
+        """
+        timeout = self._relay.settings.first_line_timeout
+        try:
+            return await self._relay.ollama.post(path, body, timeout, self._key)
+        except TimeoutError:
+            raise _Ends(failure("truncated", f"Ollama sent nothing for {timeout:g} seconds.")) from None
+        except UpstreamUnreachable as error:
+            outcome = failure("failed", str(error))
+            raise _Ends(Breakdown(outcome, accepted=False) if error.retryable else outcome) from error
+        except UpstreamDisconnected as error:
+            raise _Ends(Breakdown(failure("truncated", str(error)), accepted=True)) from error
+        except ChatterdError as error:
+            raise _Ends(failure("failed", str(error))) from error
+
+
+class _DebugInfo(msgspec.Struct):
+    rendered_template: str
+
+
+class _Rendered(msgspec.Struct):
+    """A response to a request with ``_debug_render_only`` (ollama ``api/types.go``, ``DebugInfo``)."""
+
+    debug_info: _DebugInfo | None = msgspec.field(default=None, name="_debug_info")
+
+
+class _Shown(msgspec.Struct):
+    model_info: dict[str, object] = {}
+
+
+_decode = msgspec.json.Decoder(_Rendered).decode
+_decode_show = msgspec.json.Decoder(_Shown).decode

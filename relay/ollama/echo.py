@@ -1,0 +1,64 @@
+"""Remove from a response the words that the model was given and repeats before it continues them. Pure.
+
+Ollama's llama-server, where it applies the chat template inside a model's file, answers a last message of the assistant
+with that message's words and the first new token in one line (seen with Ollama's source of 2026-08-21).
+"""
+
+import msgspec
+import ujson
+
+from errors import UnreadableLine
+from relay.ollama import chat_line
+
+
+class NotContinued(Exception):
+    """The response does not begin with the words given: the model has begun a new answer."""
+
+
+class EchoFilter:
+    """Passes on a response's lines without the words that it repeats.
+
+    :param words: the words that the model was given as its own, not empty.
+    :param required: whether the response must begin with the words, in one or several lines. If False, the model is
+        known to continue its words, and only a first line that begins with all of them is changed.
+    """
+
+    def __init__(self, words: str, required: bool) -> None:
+        self._remaining = words
+        self._required = required
+
+    def feed(self, line: bytes) -> bytes | None:
+        """Return the line without repeated words; None if it has nothing else.
+
+        :raises NotContinued: the response differs from the words.
+        """
+        if not self._remaining:
+            return line
+        try:
+            parsed = chat_line.read(line)
+        except UnreadableLine:
+            return line
+        if parsed.error is not None or (parsed.done and not parsed.content):
+            return line
+        if not parsed.content and not parsed.thinking and not parsed.tool_calls:
+            return None
+        if parsed.content.startswith(self._remaining):
+            return self._last_repeated(line, parsed.content[len(self._remaining) :], parsed.done)
+        if not self._required:
+            self._remaining = ""
+            return line
+        if parsed.thinking or parsed.tool_calls or parsed.done or not self._remaining.startswith(parsed.content):
+            raise NotContinued
+        self._remaining = self._remaining[len(parsed.content) :]
+        return None
+
+    def _last_repeated(self, line: bytes, new: str, done: bool) -> bytes | None:
+        self._remaining = ""
+        return _with_content(line, new) if new or done else None
+
+
+def _with_content(line: bytes, content: str) -> bytes:
+    """Replace the content of a chat line."""
+    fields = ujson.loads(line)
+    fields["message"]["content"] = content
+    return msgspec.json.encode(fields)
