@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from db import messages, ownership, reply_lines
+from db.messages import Message
 from db.ownership import AdoptedReply, Orphan
 from relay.cluster.lease import ProcessLease
 from relay.generation import resume
@@ -106,9 +107,7 @@ class Failover:
             if adopted is None:
                 return False
             transcript, line_count = await self._read_log(connection, adopted)
-            context = await messages.context(
-                connection, adopted.tenant, adopted.appid, self._settings.context_messages, self._settings.context_bytes
-            )
+            context = await self._read_context(connection, adopted)
         if owner != self._lease.owner or not self.accepting:
             return False  # declared dead in the meantime, or shutting down: the reply is an orphan again, or will be
         log.info("Adopted reply %s after %d lines (attempt %d).", adopted.id, line_count, adopted.attempts)
@@ -127,6 +126,15 @@ class Failover:
         self._registry.start(generation, chat_body(request or adopted.request, conversation))
         self._relay.notifier.wake(reply.id)
         return True
+
+    async def _read_context(self, connection: asyncpg.Connection, adopted: AdoptedReply) -> list[Message]:
+        """Return the messages that were sent for an adopted reply; those of today if an older version began it."""
+        if adopted.context_last is None:
+            limits = self._settings.context_messages, self._settings.context_bytes
+            return await messages.context(connection, adopted.tenant, adopted.appid, *limits)
+        return await messages.context_between(
+            connection, adopted.tenant, adopted.appid, adopted.context_first, adopted.context_last
+        )
 
     async def _read_log(self, connection: asyncpg.Connection, adopted: AdoptedReply) -> tuple[Transcript, int]:
         """Return the transcript of an adopted reply, and the number of lines in its log."""
