@@ -11,7 +11,7 @@ import asyncpg
 class Message:
     """One message of a conversation, in the terms of Ollama's chat API.
 
-    :ivar extra: the other fields (images, tool_calls, thinking, ...) as a JSON object, or None.
+    :ivar extra: the other fields (images, tool_calls, thinking, ...) as a JSON object, its text as sent, or None.
     """
 
     role: str
@@ -23,7 +23,7 @@ class Message:
 class StoredMessage:
     """One row of ``chatts``.
 
-    :ivar status: for the message of a reply, ``replies.status`` unless it is ``done``; else None.
+    :ivar status: ``replies.status`` of the newest reply that wrote the message, unless it is ``done``; else None.
     :ivar error: error message of that reply, or None.
     """
 
@@ -47,11 +47,10 @@ async def read_page(
     :param limit: maximum number of messages.
     :param before: read only messages with a smaller ``seq``.
     """
-    # The message of a reply has the reply's id. LATERAL with LIMIT: one lookup by primary key for each message read,
-    # instead of a join that reads more rows.
+    # LATERAL with LIMIT: one lookup by key for each message read, instead of a join that reads more rows.
     rows = await connection.fetch(
         """
-        SELECT page.*, replies.status, replies.error
+        SELECT page.*, nullif(newest.status, 'done') AS status, newest.error
         FROM (
             SELECT seq, id, time, username, message, extra
             FROM chatts
@@ -61,8 +60,9 @@ async def read_page(
         ) AS page
         LEFT JOIN LATERAL (
             SELECT status, error FROM replies
-            WHERE replies.id = page.id AND tenant = $1 AND status NOT IN ('done', 'streaming') LIMIT 1
-        ) AS replies ON page.username = 'assistant'
+            WHERE appid = $2 AND tenant = $1 AND message_seq = page.seq AND page.username = 'assistant'
+            ORDER BY started DESC LIMIT 1
+        ) AS newest ON true
         ORDER BY seq DESC
         """,
         tenant,
@@ -127,10 +127,35 @@ async def context(
     return [Message(row["username"], row["message"], row["extra"]) for row in rows]
 
 
+async def context_between(
+    connection: asyncpg.Connection, tenant: str, appid: str, first: int | None, last: int
+) -> list[Message]:
+    """Read the messages that were sent for a reply, oldest first, whatever was recorded since.
+
+    :param first: ``seq`` of the first of them that is not a system message; None if there was none.
+    :param last: ``seq`` of the last of them.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT seq, username, message, extra FROM chatts
+        WHERE tenant = $1 AND appid = $2 AND username <> 'system' AND seq >= $3 AND seq <= $4
+        UNION ALL
+        SELECT seq, username, message, extra FROM chatts
+        WHERE tenant = $1 AND appid = $2 AND username = 'system' AND seq <= $4
+        ORDER BY seq
+        """,
+        tenant,
+        appid,
+        first,
+        last,
+    )
+    return [Message(row["username"], row["message"], row["extra"]) for row in rows]
+
+
 async def delete_conversation_messages(
     connection: asyncpg.Connection, tenant: str, appid: str, first: int
 ) -> UUID | None:
-    """Delete messages of a conversation and the replies that produced them, unless a reply is streaming.
+    """Delete messages of a conversation and all replies that wrote them, unless a reply is streaming.
 
     :param first: ``seq`` of the first message to delete; 0 deletes the whole conversation, including replies without a
         message.

@@ -27,6 +27,8 @@ class AdoptedReply:
     :ivar request: see :class:`db.replies.NewReply`.
     :ivar attempts: number of consecutive adoptions without a new line, including this one.
     :ivar stop: whether a stop was requested.
+
+    For the other attributes see :class:`db.replies.ReplySource`.
     """
 
     id: UUID
@@ -36,6 +38,10 @@ class AdoptedReply:
     request: str
     attempts: int
     stop: bool
+    context_first: int | None
+    context_last: int | None
+    continues_at: int | None
+    continuations: int
 
 
 async def find_owned(connection: asyncpg.Connection, owner: int) -> list[tuple[UUID, bool]]:
@@ -74,13 +80,34 @@ async def adopt(connection: asyncpg.Connection, orphan: Orphan, owner: int) -> A
         FROM (SELECT coalesce(max(seq), -1) AS last FROM reply_lines WHERE reply = $1) AS log
         WHERE id = $1 AND owner IS NOT DISTINCT FROM $2 AND finished IS NULL
         AND EXISTS (SELECT FROM processes WHERE processes.owner = $3)
-        RETURNING id, tenant, appid, model, request, attempts, stop
+        RETURNING id, tenant, appid, model, request, attempts, stop, context_first, context_last, continues_at,
+                  continuations
         """,
         orphan.id,
         orphan.owner,
         owner,
     )
     return AdoptedReply(**row) if row else None
+
+
+async def count_continuation(connection: asyncpg.Connection, tenant: str, reply: UUID, owner: int) -> int | None:
+    """Count that a reply is continued after Ollama broke.
+
+    :param owner: id of the process that generates the reply.
+    :returns: the number of continuations, this one included; None if the process does not own the reply any more or
+        the reply has ended.
+    """
+    continuations: int | None = await connection.fetchval(
+        """
+        UPDATE replies SET continuations = continuations + 1
+        WHERE tenant = $1 AND id = $2 AND owner = $3 AND finished IS NULL
+        RETURNING continuations
+        """,
+        tenant,
+        reply,
+        owner,
+    )
+    return continuations
 
 
 async def release(connection: asyncpg.Connection, owner: int, replies: Sequence[UUID]) -> None:

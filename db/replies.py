@@ -28,6 +28,7 @@ class NewReply:
     :ivar messages: the prompt, which is recorded.
     :ivar context_messages: maximum number of earlier messages to read.
     :ivar context_bytes: maximum bytes of earlier messages to read.
+    :ivar unsent: number of the prompt's oldest messages, system messages not counted, that are not sent to the model.
     """
 
     id: UUID
@@ -40,20 +41,31 @@ class NewReply:
     messages: Sequence[Message]
     context_messages: int
     context_bytes: int
+    unsent: int = 0
+
+    def sent(self) -> list[bool]:
+        """Return for each message of the prompt whether it is sent to the model."""
+        unsent, sent = self.unsent, []
+        for message in self.messages:
+            sent.append(message.role == "system" or unsent <= 0)
+            unsent -= message.role != "system"
+        return sent
 
 
 @dataclass(frozen=True, slots=True)
 class BeginResult:
-    """The result of :func:`begin` for one reply. Exactly one of the attributes is not None.
+    """The result of :func:`begin` for one reply. Exactly one of ``context``, ``running`` and ``existing`` is not None.
 
     :ivar context: the reply was inserted; the conversation's earlier messages, oldest first.
     :ivar running: the reply that is already streaming in this conversation.
     :ivar existing: the reply that has the same idempotency key.
+    :ivar continues_at: the reply continues the last message of ``context``, which has this number of characters.
     """
 
     context: list[Message] | None = None
     running: UUID | None = None
     existing: UUID | None = None
+    continues_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class StoredReply:
     """One row of ``replies`` and the message that the reply produced.
 
     :ivar error: error message sent to viewers, unless the status is ``streaming``, ``done`` or ``stopped``.
-    :ivar message: the assistant's message; None if the reply has no content.
+    :ivar message: the reply's own part of the assistant's message; None if the reply has no content.
     """
 
     id: UUID
@@ -73,13 +85,34 @@ class StoredReply:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplySource:
+    """What a reply was begun with: enough to send its request to Ollama again.
+
+    :ivar request: see :class:`NewReply`.
+    :ivar context_first: ``seq`` of the first message sent that is not a system message; None if there was none.
+    :ivar context_last: ``seq`` of the last message sent, 0 if none was; None if a version of chatterd before migration
+        0005 began the reply. See :func:`db.messages.context_between`.
+    :ivar continues_at: number of characters of the last message sent, which the reply continues; None for others.
+    :ivar continuations: how often the reply was continued after Ollama broke.
+    """
+
+    appid: str
+    request: str
+    context_first: int | None
+    context_last: int | None
+    continues_at: int | None
+    continuations: int
+
+
+@dataclass(frozen=True, slots=True)
 class FinishRequest:
     """The end of a reply, to store.
 
     :ivar owner: id of the process that generates the reply.
     :ivar status: the final status.
     :ivar error: error message for viewers, or None.
-    :ivar message: the assistant's message, stored with the id of the reply; None if the reply has no content.
+    :ivar message: the assistant's message, stored with the id of the reply or appended to the message that the reply
+        continues; None if the reply has no content.
     :ivar first: number of ``lines[0]``; the log must contain all lines before it.
     :ivar lines: the last lines.
     :ivar notices: payloads of notifications to send at the commit.
@@ -132,6 +165,7 @@ async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list
         [message.role for reply in new for message in reply.messages],
         [message.content for reply in new for message in reply.messages],
         [message.extra for reply in new for message in reply.messages],
+        [sent for reply in new for sent in reply.sent()],
     )
     found: dict[UUID, list[asyncpg.Record]] = {reply.id: [] for reply in new}
     for row in rows:
@@ -139,43 +173,45 @@ async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list
     return [await _begin_result(connection, reply, found[reply.id]) for reply in new]
 
 
+_CONTINUABLE = """
+    username = 'assistant' AND message ~ '[^[:space:]]' AND coalesce(extra ->> 'tool_calls', '[]') = '[]'
+"""
+"""Condition on the newest message of a conversation: a reply without a prompt continues it."""
+
+_CHECKED = "CASE WHEN {extra}::jsonb IS NOT NULL THEN {extra} END"
+"""``extra``, or an error if it contains what jsonb refuses (\\u0000, lone surrogates) and clients could not read."""
+
 # LATERAL and scalar subqueries look up `running` and `existing` by key for each row: the planner assumes few streaming
 # replies and would scan the whole partial index. ORDER BY lets concurrent statements lock the unique keys in the same
 # order, which prevents deadlocks.
+#
+# The prompt's `seq` is allocated before the insertion into `replies`, which stores it and may wait for the end of the
+# previous reply. If so, the snapshot shows the previous reply as streaming (`running`): no context is read or stored,
+# and the prompt gets a new `seq`, greater than that of the previous reply's message.
 _BEGIN = f"""
     WITH new AS MATERIALIZED (
-        SELECT * FROM unnest(
+        SELECT new.*, running.id IS NULL AND existing.id IS NULL AS settled, existing.id AS existing
+        FROM unnest(
             $1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::bigint[], $7::text[], $8::int[],
             $9::bigint[], $10::int[]
         ) WITH ORDINALITY AS new (
             id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, n
         )
-    ), begun AS (
-        INSERT INTO replies (id, tenant, appid, model, request, owner, idempotency_key)
-        SELECT id, tenant, appid, model, request, owner, idempotency_key FROM new ORDER BY tenant, appid, n
-        ON CONFLICT DO NOTHING
-        RETURNING id, tenant, appid
-    ), recorded AS (
-        INSERT INTO chatts (tenant, appid, username, message, extra)
-        SELECT begun.tenant, begun.appid, prompt.role, prompt.content, prompt.extra
-        FROM unnest($11::uuid[], $12::text[], $13::text[], $14::jsonb[])
-            WITH ORDINALITY AS prompt (reply, role, content, extra, n)
-        JOIN begun ON begun.id = prompt.reply
-        ORDER BY prompt.n
-        RETURNING tenant, appid, seq
-    )
-    SELECT new.id, begun.id IS NOT NULL AS begun, running.id AS running, context.*,
-    CASE WHEN running.id IS NOT NULL THEN (
-        SELECT min(seq) FROM recorded WHERE recorded.tenant = new.tenant AND recorded.appid = new.appid
-    ) END AS recorded_from, (
-        SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid
-        AND idempotency_key = new.idempotency_key
-    ) AS existing
-    FROM new LEFT JOIN begun ON begun.id = new.id
-    LEFT JOIN LATERAL (
-        SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid AND status = 'streaming' LIMIT 1
-    ) AS running ON true
-    LEFT JOIN LATERAL ({
+        LEFT JOIN LATERAL (
+            SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid AND status = 'streaming' LIMIT 1
+        ) AS running ON true
+        LEFT JOIN LATERAL (
+            SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid
+            AND idempotency_key = new.idempotency_key LIMIT 1
+        ) AS existing ON true
+    ), prompt AS MATERIALIZED (
+        SELECT nextval('chatts_seq_seq') AS seq, ordered.* FROM (
+            SELECT * FROM unnest($11::uuid[], $12::text[], $13::text[], $14::json[], $15::boolean[])
+                WITH ORDINALITY AS prompt (reply, role, content, extra, sent, n)
+            ORDER BY n
+        ) AS ordered
+    ), context AS MATERIALIZED (
+        SELECT new.id AS reply, context.* FROM new CROSS JOIN LATERAL ({
     messages.CONTEXT.format(
         tenant="new.tenant",
         appid="new.appid",
@@ -184,8 +220,51 @@ _BEGIN = f"""
         least="new.least",
         before=messages.MAX_SEQ,
     )
-}) AS context ON begun.id IS NOT NULL
-    ORDER BY context.seq
+}) AS context WHERE new.settled
+    ), begun AS (
+        INSERT INTO replies (
+            id, tenant, appid, model, request, owner, idempotency_key,
+            context_first, context_last, continues_seq, continues_at
+        )
+        SELECT new.id, new.tenant, new.appid, model, request, owner, idempotency_key,
+               CASE WHEN settled THEN coalesce(earlier.first, own.first) END,
+               CASE WHEN settled THEN coalesce(own.last, earlier.last, 0) END,
+               continued.seq, continued.length
+        FROM new
+        LEFT JOIN (
+            SELECT reply, min(seq) FILTER (WHERE username <> 'system') AS first, max(seq) AS last
+            FROM context GROUP BY reply
+        ) AS earlier ON earlier.reply = new.id
+        LEFT JOIN (
+            SELECT reply, min(seq) FILTER (WHERE role <> 'system' AND sent) AS first, max(seq) AS last
+            FROM prompt GROUP BY reply
+        ) AS own ON own.reply = new.id
+        LEFT JOIN LATERAL (
+            SELECT seq, char_length(message) AS length FROM chatts
+            WHERE tenant = new.tenant AND appid = new.appid AND seq = earlier.last AND own.last IS NULL
+            AND {_CONTINUABLE} LIMIT 1
+        ) AS continued ON true
+        ORDER BY tenant, appid, n
+        ON CONFLICT DO NOTHING
+        RETURNING id, tenant, appid, context_last IS NOT NULL AS settled, continues_at
+    ), recorded AS (
+        INSERT INTO chatts (seq, tenant, appid, username, message, extra)
+        SELECT CASE WHEN settled THEN seq ELSE nextval('chatts_seq_seq') END, tenant, appid, role, content,
+               {_CHECKED.format(extra="extra")}
+        FROM (
+            SELECT * FROM prompt JOIN begun ON begun.id = prompt.reply ORDER BY prompt.n
+        ) AS ordered
+        RETURNING tenant, appid, seq
+    )
+    SELECT new.id, begun.id IS NOT NULL AS begun, begun.settled, new.existing, begun.continues_at,
+           CASE WHEN NOT begun.settled THEN ARRAY (
+               SELECT recorded.seq FROM recorded
+               WHERE recorded.tenant = new.tenant AND recorded.appid = new.appid ORDER BY recorded.seq
+           ) END AS recorded, NULL::bigint AS seq, NULL AS username, NULL AS message, NULL::json AS extra
+    FROM new LEFT JOIN begun ON begun.id = new.id
+    UNION ALL
+    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra FROM context
+    ORDER BY seq NULLS FIRST
 """
 
 
@@ -199,14 +278,59 @@ async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Seq
             return conflict
         [result] = await begin(connection, [new])  # the conflicting reply has ended in the meantime
         return result
-    if first["running"] is not None:
-        # The previous reply ended after the statement's snapshot was taken: its message is not in the rows.
-        context = await messages.context(
-            connection, new.tenant, new.appid, new.context_messages, new.context_bytes, before=first["recorded_from"]
-        )
-        return BeginResult(context=context)
-    earlier = [Message(row["username"], row["message"], row["extra"]) for row in rows if row["seq"] is not None]
-    return BeginResult(context=earlier)
+    if not first["settled"]:
+        return await _read_context_again(connection, new, first["recorded"])
+    return BeginResult(context=_messages(rows[1:]), continues_at=first["continues_at"])
+
+
+def _messages(rows: Sequence[asyncpg.Record]) -> list[Message]:
+    return [Message(row["username"], row["message"], row["extra"]) for row in rows]
+
+
+async def _read_context_again(connection: asyncpg.Connection, new: NewReply, recorded: Sequence[int]) -> BeginResult:
+    """Read and store the context of a reply whose predecessor ended after the snapshot of :func:`begin` was taken.
+
+    :param recorded: ``seq`` of each message of the prompt.
+    """
+    sent = [
+        seq
+        for seq, message, is_sent in zip(recorded, new.messages, new.sent(), strict=True)
+        if is_sent and message.role != "system"
+    ]
+    rows = await connection.fetch(
+        _READ_CONTEXT_AGAIN,
+        new.tenant,
+        new.appid,
+        new.context_messages,
+        new.context_bytes,
+        0 if new.messages else 1,
+        recorded[0] if recorded else messages.MAX_SEQ,
+        sent[0] if sent else None,
+        recorded[-1] if recorded else None,
+        new.id,
+        new.owner,
+    )
+    return BeginResult(context=_messages(rows), continues_at=rows[0]["continues_at"] if rows else None)
+
+
+_READ_CONTEXT_AGAIN = f"""
+    WITH context AS MATERIALIZED ({
+    messages.CONTEXT.format(tenant="$1", appid="$2", messages="$3", size="$4", least="$5", before="$6")
+}), bounds AS (
+        SELECT coalesce(min(seq) FILTER (WHERE username <> 'system'), $7::bigint) AS first,
+               coalesce($8::bigint, max(seq), 0) AS last
+        FROM context
+    ), continued AS (
+        SELECT seq, char_length(message) AS length FROM context
+        WHERE $8 IS NULL AND seq = (SELECT last FROM bounds) AND {_CONTINUABLE}
+    ), stored AS (
+        UPDATE replies SET context_first = bounds.first, context_last = bounds.last, continues_seq = continued.seq,
+            continues_at = continued.length
+        FROM bounds LEFT JOIN continued ON true
+        WHERE id = $9 AND owner = $10 AND finished IS NULL
+    )
+    SELECT context.*, continued.length AS continues_at FROM context LEFT JOIN continued ON true ORDER BY context.seq
+"""
 
 
 async def _find_conflict(connection: asyncpg.Connection, new: NewReply) -> BeginResult | None:
@@ -277,22 +401,40 @@ async def finish(connection: asyncpg.Connection, endings: Sequence[FinishRequest
     ]
 
 
+_MERGED_EXTRA = """
+    SELECT json_object_agg(key, value ORDER BY n) FROM (
+        SELECT key, min(n) AS n,
+               CASE WHEN key = 'thinking' THEN to_json(string_agg(value #>> '{}', '' ORDER BY n))
+                    ELSE (array_agg(value ORDER BY n DESC))[1] END AS value
+        FROM (
+            SELECT key, value, n FROM json_each(chatts.extra) WITH ORDINALITY AS earlier (key, value, n)
+            UNION ALL
+            SELECT key, value, 1000000 + n FROM json_each(ended.extra) WITH ORDINALITY AS later (key, value, n)
+        ) AS both_extras GROUP BY key
+    ) AS merged
+"""
+"""The fields of a message and those of the reply that continues it: the thoughts joined, of others the newer value."""
+
 # `finished IS NULL`: see STREAMING. ORDER BY lets concurrent statements lock rows in the same order, as in _BEGIN.
-_FINISH = """
+#
+# A reply that continues a message is appended to it. If somebody has deleted the message, it is stored in its place.
+_FINISH = f"""
     WITH ending AS MATERIALIZED (
         SELECT *, (SELECT max(seq) FROM reply_lines WHERE reply = ending.id) AS last_logged FROM unnest(
-            $1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::int[], $9::int[]
+            $1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::json[], $8::int[], $9::int[]
         ) AS ending (id, tenant, owner, status, error, content, extra, first, count)
         ORDER BY id
     ), ended AS (
         UPDATE replies
         SET status = ending.status, error = ending.error, finished = now(), line_count = ending.first + ending.count,
-            message_seq = CASE WHEN ending.content IS NOT NULL THEN nextval('chatts_seq_seq') END
+            message_seq = CASE WHEN continues_seq IS NOT NULL THEN continues_seq
+                               WHEN ending.content IS NOT NULL THEN nextval('chatts_seq_seq') END
         FROM ending
         WHERE replies.id = ending.id AND replies.tenant = ending.tenant AND replies.owner = ending.owner
         AND replies.finished IS NULL
         AND coalesce(ending.last_logged, -1) >= ending.first - 1
-        RETURNING replies.id, replies.tenant, appid, message_seq, line_count, ending.content, ending.extra
+        RETURNING replies.id, replies.tenant, appid, message_seq, line_count, continues_seq, continues_at,
+                  ending.content, {_CHECKED.format(extra="ending.extra")} AS extra
     ), written AS (
         INSERT INTO reply_lines (reply, seq, line)
         SELECT last.reply, last.seq, last.line
@@ -301,9 +443,21 @@ _FINISH = """
         ON CONFLICT (reply, seq) DO UPDATE SET line = excluded.line
     ), never_sent AS (
         DELETE FROM reply_lines USING ended WHERE reply = ended.id AND seq >= ended.line_count
+    ), continued AS (
+        UPDATE chatts
+        SET message = left(message, continues_at) || content,
+            extra = CASE WHEN chatts.extra IS NULL OR ended.extra IS NULL THEN coalesce(chatts.extra, ended.extra)
+                         ELSE ({_MERGED_EXTRA}) END
+        FROM ended
+        WHERE chatts.tenant = ended.tenant AND chatts.appid = ended.appid AND chatts.seq = ended.continues_seq
+        AND content IS NOT NULL
     ), recorded AS (
         INSERT INTO chatts (seq, id, tenant, appid, username, message, extra)
-        SELECT message_seq, id, tenant, appid, 'assistant', content, extra FROM ended WHERE message_seq IS NOT NULL
+        SELECT message_seq, id, tenant, appid, 'assistant', content, extra FROM ended
+        WHERE content IS NOT NULL AND (continues_seq IS NULL OR NOT EXISTS (
+            SELECT FROM chatts
+            WHERE chatts.tenant = ended.tenant AND chatts.appid = ended.appid AND chatts.seq = ended.continues_seq
+        ))
     )
     SELECT ended.id, (
         SELECT count(pg_notify($13, notices.payload))
@@ -327,26 +481,59 @@ async def _why_not_finished(connection: asyncpg.Connection, ending: FinishReques
 
 
 async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> StoredReply | None:
-    """Read a reply and its message.
+    """Read a reply and its own part of the message that it produced.
+
+    :returns: None if there is no such reply.
+    """
+    row = await connection.fetchrow(_FIND, tenant, reply)
+    if row is None:
+        return None
+    message = None
+    if row["message"] or row["extra"] is not None:
+        message = Message(row["username"], row["message"], row["extra"])
+    return StoredReply(row["id"], row["appid"], row["model"], row["status"], row["error"], message)
+
+
+# A message is the text of the reply that began it, and of those that continued it, each from its `continues_at` to the
+# next one's. Tool calls belong to the last of them (a message with tool calls is not continued), other fields to the
+# first.
+_FIND = """
+    SELECT reply.id, reply.appid, model, status, error, username,
+           substr(message, reply.start + 1, coalesce(following.start, char_length(message)) - reply.start) AS message,
+           CASE WHEN reply.start = 0 AND following.start IS NULL THEN extra
+                WHEN reply.start = 0 THEN nullif(extra::jsonb - 'tool_calls', '{}')::json
+                WHEN following.start IS NULL AND extra -> 'tool_calls' IS NOT NULL
+                THEN json_build_object('tool_calls', extra -> 'tool_calls') END AS extra
+    FROM (
+        SELECT *, CASE WHEN continues_seq = message_seq THEN continues_at ELSE 0 END AS start
+        FROM replies WHERE tenant = $1 AND id = $2
+    ) AS reply
+    LEFT JOIN LATERAL (
+        SELECT username, message, extra FROM chatts
+        WHERE tenant = $1 AND appid = reply.appid AND seq = reply.message_seq LIMIT 1
+    ) AS produced ON true
+    LEFT JOIN LATERAL (
+        SELECT min(continues_at) AS start FROM replies AS later
+        WHERE later.tenant = $1 AND later.appid = reply.appid AND later.message_seq = reply.message_seq
+        AND later.continues_seq = later.message_seq AND later.started > reply.started
+    ) AS following ON true
+"""
+
+
+async def find_source(connection: asyncpg.Connection, tenant: str, reply: UUID) -> ReplySource | None:
+    """Read what a reply was begun with.
 
     :returns: None if there is no such reply.
     """
     row = await connection.fetchrow(
         """
-        SELECT id, appid, model, status, error, produced.username, produced.message, produced.extra
-        FROM replies LEFT JOIN LATERAL (
-            SELECT username, message, extra FROM chatts
-            WHERE tenant = $1 AND appid = replies.appid AND seq = replies.message_seq LIMIT 1
-        ) AS produced ON true
-        WHERE tenant = $1 AND id = $2
+        SELECT appid, request, context_first, context_last, continues_at, continuations
+        FROM replies WHERE tenant = $1 AND id = $2
         """,
         tenant,
         reply,
     )
-    if row is None:
-        return None
-    message = Message(row["username"], row["message"], row["extra"]) if row["message"] is not None else None
-    return StoredReply(row["id"], row["appid"], row["model"], row["status"], row["error"], message)
+    return ReplySource(**row) if row else None
 
 
 async def find_streaming(connection: asyncpg.Connection, tenant: str, appid: str) -> UUID | None:

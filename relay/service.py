@@ -83,10 +83,14 @@ class ReplyService:
         own_messages, messages_remaining, bytes_remaining = trim_to_context(
             prompt.messages, self._settings.context_messages, self._settings.context_bytes
         )
-        result = await self._record(generation, _new_reply(reply, prompt, messages_remaining, bytes_remaining))
+        unsent = len(prompt.messages) - len(own_messages)
+        result = await self._record(generation, _new_reply(reply, prompt, messages_remaining, bytes_remaining, unsent))
         if result.context is not None:
             self._relay.metrics.replies_begun += 1
-            self._registry.start(generation, chat_body(prompt.stored_request(), [*result.context, *own_messages]))
+            body = None
+            if result.continues_at is None:
+                body = chat_body(prompt.stored_request(), [*result.context, *own_messages])
+            self._registry.start(generation, body)
             return Cursor(self._cursor_context, prompt.tenant, reply.id, 0, reply=reply)
         if result.existing is not None:
             return await self.follow(prompt.tenant, result.existing, 0)
@@ -220,7 +224,7 @@ class ReplyService:
             log.warning("%d replies could not be released; they are adopted when this process has ended.", len(ids))
 
 
-def _new_reply(reply: ReplyBuffer, prompt: Prompt, context_messages: int, context_bytes: int) -> NewReply:
+def _new_reply(reply: ReplyBuffer, prompt: Prompt, context_messages: int, context_bytes: int, unsent: int) -> NewReply:
     return NewReply(
         reply.id,
         prompt.tenant,
@@ -232,6 +236,7 @@ def _new_reply(reply: ReplyBuffer, prompt: Prompt, context_messages: int, contex
         prompt.messages,
         context_messages,
         context_bytes,
+        unsent,
     )
 
 

@@ -57,9 +57,8 @@ async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> SentR
         return SentRequest(source.request, context)
     if not context or context[-1].role != "assistant":
         raise ReplyDeleted
-    last = context[-1]
-    last = replace(last, content=last.content[: source.continues_at])
-    return SentRequest(source.request, context[:-1], last)
+    *earlier, last = context
+    return SentRequest(source.request, earlier, replace(last, content=last.content[: source.continues_at]))
 
 
 async def next_call(

@@ -6,7 +6,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from db import replies
+from db import ownership
 from errors import ServiceUnavailable
 from relay.generation.attempt import Attempt, Breakdown, Limits, OllamaCall
 from relay.generation.context import RelayContext
@@ -177,7 +177,7 @@ class Generation:
         while not self._outcome.done():
             try:
                 async with self._relay.database.acquire() as connection:
-                    count = await replies.count_continuation(
+                    count = await ownership.count_continuation(
                         connection, self.reply.tenant, self.reply.id, self.reply.owner
                     )
             except ServiceUnavailable:

@@ -225,7 +225,7 @@ def test_begin_without_messages_that_waits_for_the_previous_reply_returns_its_me
         begun = asyncio.ensure_future(begin(beginning, another(first), size=10))
         await at.wait_until_blocked(beginning)
         await transaction.commit()
-        assert await begun == BeginResult(context=[Message("assistant", "x" * 100)])
+        assert await begun == BeginResult(context=[Message("assistant", "x" * 100)], continues_at=100)
 
     play(url, act)
 

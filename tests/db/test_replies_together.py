@@ -61,7 +61,8 @@ def test_each_reply_has_its_own_messages_in_order_and_its_own_conversation(url: 
             await converse(connection, one, "before")
         before = [user("before"), Message("assistant", "re before")]
         begun = await replies.begin(connection, batch)
-        assert begun == [BeginResult(context=before if number % 2 == 0 else []) for number in range(16)]
+        assert [result.context for result in begun] == [before if number % 2 == 0 else [] for number in range(16)]
+        assert [result.continues_at for result in begun] == [9 if number % 4 == 0 else None for number in range(16)]
         for number, one in enumerate(batch):
             earlier = before if number % 2 == 0 else []
             assert await contents(connection, one) == [(m.role, m.content) for m in [*earlier, *one.messages]]
@@ -100,9 +101,9 @@ def test_each_prompt_has_its_own_limits(url: str) -> None:
         ]
         everything = [rules, user("one"), Message("assistant", "said"), two, answer]
         expected = [everything, [rules, answer], [rules], [rules, answer]]
-        assert await replies.begin(connection, batch_of_prompts) == [
-            BeginResult(context=context) for context in expected
-        ]
+        begun = await replies.begin(connection, batch_of_prompts)
+        assert [result.context for result in begun] == expected
+        assert [result.continues_at for result in begun] == [None, None, None, len("re two")]
 
     play(url, act)
 

@@ -108,7 +108,7 @@ def test_an_empty_list_of_messages_continues_the_conversation(client: Client, ol
     client.ask("hi", options={"num_predict": 2})
     client.ask(options={"num_predict": 2})
     assert ollama.requests[1].json["messages"][-1] == {"role": "assistant", "content": "w0 w1 "}
-    assert client.messages() == [("user", "hi"), ("assistant", "w0 w1 "), ("assistant", "w2 w3 ")]
+    assert client.messages() == [("user", "hi"), ("assistant", "w0 w1 w2 w3 ")]
 
 
 def test_without_streaming_the_one_object_is_one_event(client: Client) -> None:
