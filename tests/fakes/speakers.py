@@ -9,7 +9,7 @@ from typing import Any
 
 from .lines import ending, ndjson, speak
 from .refusals import no_shift, refusal, too_long
-from .runner import NoSuchPrompt, Prompt
+from .runner import NoSuchPrompt, Prompt, Runner
 from .script import Answer, Gate, Head, Step, Whole
 from .template import END, THOUGHT, Mode
 
@@ -57,7 +57,7 @@ class Speaker(Step):
         if refused := refusal(request, answer.runner.model):
             await refused.play(answer)
         elif not request.get("messages") and not request.get("prompt"):
-            await _load(request).play(answer)
+            await _load(request, answer.runner).play(answer)
         else:
             await self._answer(answer, request, answer.runner.read(request, self.mode))
 
@@ -130,7 +130,8 @@ class Taken:
     @property
     def ending(self) -> dict[str, Any]:
         reason = "length" if self.count and self.count == self.limit else "stop"
-        return {"done": True, "done_reason": reason, **self.context, **ending(self.prompt_tokens, self.count, reason)}
+        figures = ending(max(self.prompt_tokens, 1), self.count, reason)  # the template's own are never nothing
+        return {"done": True, "done_reason": reason, **self.context, **figures}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -196,6 +197,10 @@ def _context(request: Mapping[str, Any]) -> dict[str, Any]:
     return {} if "messages" in request or request.get("raw") else {"context": [1, 2, 3]}
 
 
-def _load(request: Mapping[str, Any]) -> Whole:
-    reason = "unload" if request.get("keep_alive") in (0, "0", "0s") else "load"
+def _load(request: Mapping[str, Any], runner: Runner) -> Whole:
+    if request.get("keep_alive") in (0, "0", "0s"):
+        runner.loaded, reason = None, "unload"
+    else:
+        runner.load(request)
+        reason = "load"
     return Whole(200, speak(request, "", done=True, done_reason=reason))

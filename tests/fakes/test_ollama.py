@@ -34,12 +34,6 @@ from .ollama import (
 
 
 @pytest.fixture
-def fake() -> Iterator[ScriptedOllama]:
-    with ScriptedOllama() as fake:
-        yield fake
-
-
-@pytest.fixture
 def client(fake: ScriptedOllama) -> Iterator[http.client.HTTPConnection]:
     """A client that keeps its connection alive, and connects again if it is gone."""
     with closing(http.client.HTTPConnection("127.0.0.1", fake.port, timeout=10)) as client:

@@ -1,7 +1,6 @@
 """The scripted Ollama's models: a last message of the assistant in three modes, renderings, raw continuation."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,12 +13,6 @@ from .ollama import Gate, Head, Lines, Mode, NoSuchPrompt, Reset, ScriptedOllama
 MODES: tuple[Mode, ...] = ("open", "closed", "echo")
 MARKER = "\ue0000123456789abcdef"
 WHOLE = "w0 w1 w2 w3 w4 "
-
-
-@pytest.fixture
-def fake() -> Iterator[ScriptedOllama]:
-    with ScriptedOllama() as fake:
-        yield fake
 
 
 def post(fake: ScriptedOllama, path: str, **body: Any) -> httpx.Response:
