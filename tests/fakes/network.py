@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from .ollama import _stop_accepting
+from .sockets import stop_accepting
 
 PATIENCE = 60.0
 
@@ -73,7 +73,7 @@ class Network:
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._leaving.wait()
-        await _stop_accepting(server)
+        await stop_accepting(server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -12,395 +12,104 @@ It runs in its own thread with its own loop, so that a test may block or run a l
         gate.open()
 
 Nothing here sleeps in order to synchronise; what a test may wait for is a :class:`Moment`.
+
+Who says nothing else has a model that can be asked as a real one: by ``/api/chat``, for the rendering of a prompt
+(``_debug_render_only``), by ``/api/generate`` with ``raw``, for its window::
+
+    ollama.default = (Words(mode="closed"),)         # or open (the default), echo
+    ollama.default = (Text("What it says.", mode="echo"),)
+    ollama.model.num_ctx = 2048                      # see runner.Model
+    ollama.deaths = {0: Death(3, RunnerDies())}      # after line 3 of generation 0
 """
 
 import asyncio
 import collections
 import contextlib
-import itertools
-import json
-import socket
 import ssl
-import struct
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
-
-T = TypeVar("T")
-
-PATIENCE = 60.0
-"""Seconds after which a test that waits has failed."""
-
-CREATED_AT = "2026-08-01T12:00:00.123456789Z"
-NANOSECONDS_PER_TOKEN = 11_000_000
-REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 500: "Internal Server Error"}
-
-
-# What Ollama's lines look like.
-
-
-def line(content: str = "", *, message: Mapping[str, Any] | None = None, **more: Any) -> bytes:
-    """One line of ``/api/chat``, without its end.
-
-    :param message: further fields of the message: ``thinking``, ``tool_calls``.
-    :param more: further fields of the line, or other values for ``model``, ``created_at`` and ``done``.
-    """
-    said = {"role": "assistant", "content": content, **(message or {})}
-    return _json({"model": "fake", "created_at": CREATED_AT, "message": said, "done": False} | more)
-
-
-def last_line(content: str = "", *, message: Mapping[str, Any] | None = None, **more: Any) -> bytes:
-    """The line that ends an answer, with Ollama's numbers (times in nanoseconds)."""
-    return line(content, message=message, **{**_ending(prompt_tokens=10, tokens=5), **more})
-
-
-def ndjson(*lines: bytes) -> bytes:
-    """The lines as they stand in a body, each with its end."""
-    return b"".join(one + b"\n" for one in lines)
-
-
-def _ending(prompt_tokens: int, tokens: int) -> dict[str, Any]:
-    return {
-        "done": True,
-        "done_reason": "stop",
-        "total_duration": (prompt_tokens + tokens + 1) * NANOSECONDS_PER_TOKEN,
-        "load_duration": NANOSECONDS_PER_TOKEN,
-        "prompt_eval_count": prompt_tokens,
-        "prompt_eval_duration": prompt_tokens * NANOSECONDS_PER_TOKEN,
-        "eval_count": tokens,
-        "eval_duration": tokens * NANOSECONDS_PER_TOKEN,
-    }
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-# What a test can wait for and look at.
-
-
-class Moment(Generic[T]):
-    """Something that happens once, to wait for from any thread: ``wait()`` blocks, ``await`` does not."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._future: Future[T] = Future()
-
-    def __await__(self) -> Generator[Any, None, T]:
-        return self.within(PATIENCE).__await__()
-
-    @property
-    def happened(self) -> bool:
-        return self._future.done()
-
-    def happen(self, value: T) -> None:
-        """Let it happen; only the first time counts."""
-        if not self._future.done():
-            self._future.set_result(value)
-
-    def wait(self, timeout: float = PATIENCE) -> T:
-        """Block until it happens.
-
-        :raises TimeoutError: it did not, within ``timeout`` seconds.
-        """
-        try:
-            return self._future.result(timeout)
-        except TimeoutError:
-            raise TimeoutError(f"not within {timeout} s: {self._what}") from None
-
-    async def within(self, timeout: float | None) -> T:
-        """As ``wait``, for a coroutine; ``None`` waits without limit."""
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-
-        def wake(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and so nobody waits in it
-                loop.call_soon_threadsafe(woken.set)
-
-        self._future.add_done_callback(wake)
-        try:
-            await asyncio.wait_for(woken.wait(), timeout)
-        except TimeoutError:
-            raise TimeoutError(f"not within {timeout} s: {self._what}") from None
-        return self._future.result()
-
-
-@dataclass(eq=False)
-class Request:
-    """One request as it came.
-
-    In the end either ``answered`` or ``closed`` happens; neither if the fake itself cuts its connections.
-    """
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    """Names in lower case."""
-    body: bytes
-    sent: int = 0
-    """Bytes of the answer that the kernel has taken so far, its head included."""
-    answered: Moment[None] = field(default_factory=lambda: Moment("the script was played to its end"))
-    closed: Moment[None] = field(default_factory=lambda: Moment("the client closed before the answer's end"))
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-# What a script consists of.
-
-
-class Answer:
-    """The answer being given to one request; steps write it."""
-
-    def __init__(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        self.request = request
-        self.chunked = False
-        self.keep_alive = False
-        self.ended = False
-        self._writer = writer
-
-    async def send(self, data: bytes) -> None:
-        """Send exactly these bytes, in one write."""
-        await asyncio.sleep(0)  # before, not after: nothing may come between the last write and "answered"
-        self._writer.write(data)
-        await self._writer.drain()
-        self.request.sent += len(data)
-
-    async def body(self, data: bytes) -> None:
-        """Send a piece of the body in one write: one chunk if the head announced chunks."""
-        await self.send(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
-
-    async def end(self) -> None:
-        """End the answer cleanly, once."""
-        if self.ended:
-            return
-        if self.chunked:
-            await self.send(b"0\r\n\r\n")
-        if not self.keep_alive:
-            self._writer.close()
-        self.ended = True
-
-    def close(self) -> None:
-        self._writer.close()
-        self.ended = True
-
-    def reset(self) -> None:
-        _reset(self._writer)
-        self.ended = True
-
-
-class Step:
-    """One step of a script. A test may define its own."""
-
-    ends = False
-    """Whether nothing may follow."""
-
-    async def play(self, answer: Answer) -> None:
-        raise NotImplementedError
-
-
-@dataclass(eq=False)
-class Head(Step):
-    """Status line and headers, in one write.
-
-    Unchunked, the answer ends with the connection, or where a ``Content-Length`` says.
-    """
-
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/x-ndjson"})
-    chunked: bool = True
-
-    async def play(self, answer: Answer) -> None:
-        headers = dict(self.headers) | ({"Transfer-Encoding": "chunked"} if self.chunked else {})
-        answer.chunked = self.chunked
-        answer.keep_alive = self.chunked or "Content-Length" in headers
-        if not answer.keep_alive:
-            headers["Connection"] = "close"
-        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        await answer.send(f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Status')}\r\n{fields}\r\n".encode())
-
-
-@dataclass(eq=False)
-class Send(Step):
-    """Raw bytes in one write, past all framing. A script of nothing else ends with the connection."""
-
-    data: bytes
-
-    async def play(self, answer: Answer) -> None:
-        await answer.send(self.data)
-
-
-@dataclass(eq=False)
-class Body(Step):
-    """A piece of the body in one write, cut wherever the test likes."""
-
-    data: bytes
-
-    async def play(self, answer: Answer) -> None:
-        await answer.body(self.data)
-
-
-class Lines(Step):
-    """Whole lines, one write each, as Ollama does it."""
-
-    def __init__(self, *lines: bytes) -> None:
-        self.lines = lines
-
-    async def play(self, answer: Answer) -> None:
-        for one in self.lines:
-            await answer.body(ndjson(one))
-
-
-@dataclass(eq=False)
-class Whole(Step):
-    """A whole answer with ``Content-Length``, in one write: an error before the first line, say."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json; charset=utf-8"
-    ends = True
-
-    async def play(self, answer: Answer) -> None:
-        answer.keep_alive = True
-        await answer.send(
-            f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Status')}\r\n"
-            f"Content-Type: {self.content_type}\r\nContent-Length: {len(self.body)}\r\n\r\n".encode()
-            + self.body
-        )
-
-
-def failure(status: int, error: str) -> Whole:
-    """How Ollama refuses: a real status with ``{"error": ...}``."""
-    return Whole(status, _json({"error": error}))
-
-
-class Gate(Step):
-    """Holds the answer until the test opens it; ``reached`` happens when the script is there."""
-
-    def __init__(self, name: str = "gate") -> None:
-        self.reached: Moment[None] = Moment(f"a script reached {name}")
-        self._opened: Moment[None] = Moment(f"{name} was opened")
-
-    def open(self) -> None:
-        self._opened.happen(None)
-
-    async def play(self, answer: Answer) -> None:
-        self.reached.happen(None)
-        await self._opened.within(None)
-
-
-@dataclass(eq=False)
-class Pause(Step):
-    """Silence of so many seconds, where time itself is what the test is about."""
-
-    seconds: float
-
-    async def play(self, answer: Answer) -> None:
-        await asyncio.sleep(self.seconds)
-
-
-class End(Step):
-    """The clean end of the answer. A script that runs out ends so too."""
-
-    ends = True
-
-    async def play(self, answer: Answer) -> None:
-        await answer.end()
-
-
-class Close(Step):
-    """The connection closes, whatever was announced."""
-
-    ends = True
-
-    async def play(self, answer: Answer) -> None:
-        answer.close()
-
-
-class Reset(Step):
-    """The connection breaks: RST."""
-
-    ends = True
-
-    async def play(self, answer: Answer) -> None:
-        answer.reset()
-
-
-@dataclass(eq=False)
-class Words(Step):
-    """A deterministic model: says ``w0 w1 w2 ...``, a word per line, five in all.
-
-    A last ``assistant`` message is the beginning of what it says: it goes on with the next word and ends with
-    the same last one, so a reply that was cut and continued reads as one that was not. With ``num_predict`` it says so
-    many words more instead, without end if that is negative.
-
-    :param pause: seconds before each word.
-    :param hold: gates to wait at, each before the word of that number.
-    """
-
-    pause: float = 0.0
-    hold: Mapping[int, Gate] = field(default_factory=dict)
-
-    async def play(self, answer: Answer) -> None:
-        request = answer.request.json
-        said = _said(request)
-        more = request.get("options", {}).get("num_predict", max(5 - said, 0))
-        words = itertools.count(said) if more < 0 else range(said, said + more)
-        ending = _ending(_prompt_tokens(request), max(more, 0))
-        if request.get("stream", True):
-            await self._stream(answer, request, words, ending)
-        else:
-            text = "".join([f"w{number} " for number in words])
-            await Whole(200, _speak(request, text, **ending)).play(answer)
-
-    async def _stream(
-        self, answer: Answer, request: Mapping[str, Any], words: Iterable[int], ending: dict[str, Any]
-    ) -> None:
-        await Head().play(answer)
-        for number in words:
-            await self._wait(number, answer)
-            await answer.body(ndjson(_speak(request, f"w{number} ")))
-        await answer.body(ndjson(_speak(request, "", **ending)))
-        await answer.end()
-
-    async def _wait(self, number: int, answer: Answer) -> None:
-        if self.pause:
-            await asyncio.sleep(self.pause)
-        if number in self.hold:
-            await self.hold[number].play(answer)
-
-
-def _said(request: Mapping[str, Any]) -> int:
-    """How many words the request's last message has put into the model's mouth."""
-    messages = request.get("messages") or [{}]
-    last = messages[-1]
-    return len(last["content"].split()) if last.get("role") == "assistant" else 0
-
-
-def _prompt_tokens(request: Mapping[str, Any]) -> int:
-    texts = [request.get("prompt", ""), *(message["content"] for message in request.get("messages", []))]
-    return sum(len(text.split()) for text in texts)
-
-
-def _speak(request: Mapping[str, Any], text: str, **more: Any) -> bytes:
-    """A line in the shape of the API that was asked: chat has messages, generate a prompt."""
-    if "messages" in request:
-        return line(text, model=request["model"], **more)
-    return _json({"model": request["model"], "created_at": CREATED_AT, "response": text, "done": False} | more)
-
-
-# The server.
+from typing import Any, Literal, Self
+
+from .catalog import ps, show, tags
+from .connection import Connection, read_request
+from .deaths import RUNNER_DIED, OllamaDies, Repeats, RunnerDies, no_backend
+from .lines import CREATED_AT, encode, go_json, last_line, line, ndjson
+from .moment import PATIENCE, Moment
+from .refusals import refusal, refuse_by_llama_server
+from .runner import Model, NoSuchPrompt, Prompt, Runner
+from .script import (
+    Answer,
+    Body,
+    Close,
+    Death,
+    Died,
+    End,
+    Gate,
+    Head,
+    Lines,
+    Pause,
+    Request,
+    Reset,
+    Send,
+    Step,
+    Whole,
+    failure,
+)
+from .sockets import bound_socket, reset, stop_accepting
+from .speakers import Speaker, Text, Words
+from .template import Mode, strip_end
+
+__all__ = [
+    "PATIENCE",
+    "RUNNER_DIED",
+    "Answer",
+    "Body",
+    "Close",
+    "Death",
+    "End",
+    "Gate",
+    "Head",
+    "Lines",
+    "Mode",
+    "Model",
+    "Moment",
+    "NoSuchPrompt",
+    "OllamaDies",
+    "Pause",
+    "Prompt",
+    "Repeats",
+    "Request",
+    "Reset",
+    "RunnerDies",
+    "ScriptedOllama",
+    "Send",
+    "Speaker",
+    "Step",
+    "Text",
+    "Whole",
+    "Words",
+    "failure",
+    "last_line",
+    "line",
+    "ndjson",
+    "no_backend",
+    "refuse_by_llama_server",
+    "strip_end",
+]
+
+Kind = Literal["generation", "rendering", "show"]
+"""What a POST asks for: text, raw or not; a prompt's rendering; the description of a model."""
 
 
 class ScriptedOllama:
     """Listens on a free port of 127.0.0.1 while its ``with`` block runs.
 
-    A POST is answered with the next script that :meth:`script` queued, else with :attr:`default`. Probes (GET
-    of ``/``, ``/api/version`` and ``/api/tags``) use up no script. An exception in its thread fails the test
-    on exit.
+    A POST that asks for text is a generation, answered with the next script that :meth:`script` queued, else with
+    :attr:`default`. Renderings (in the mode of the model that would answer next), ``/api/show`` and probes (GET of
+    ``/``, ``/api/version``, ``/api/tags`` and ``/api/ps``) use up no script. An exception in its thread, a raw prompt
+    that nothing has rendered for one, fails the test on exit.
 
     :param tls: the server's side of TLS, if it is to be spoken.
     """
@@ -410,14 +119,27 @@ class ScriptedOllama:
         self.models: tuple[str | Mapping[str, Any], ...] = ("fake",)
         """What is listed: names, or further fields of Ollama's list with a name among them."""
         self.probed: Step | None = None
-        """What all other requests are answered with, if they are not to be answered as Ollama does."""
+        """What all requests but POSTs are answered with, if they are not to be answered as Ollama does."""
+        self.rendered: Step | None = None
+        """What renderings are answered with, if not so."""
+        self.shown: Step | None = None
+        """What ``/api/show`` is answered with, if not so."""
+        self.runner = Runner()
+        self.deaths: Mapping[int, Death] = {}
+        """What happens in the generation of this number, whatever its script."""
         self.requests: list[Request] = []
         """The POSTs so far, in order."""
+        self.generations: list[Request] = []
+        """Those of them that asked for text, raw or not."""
+        self.renderings: list[Request] = []
+        """Those of them that asked for a prompt's rendering."""
         self.probes: list[Request] = []
         """All other requests."""
         self.errors: list[BaseException] = []
         self._scripts: collections.deque[tuple[Step, ...]] = collections.deque()
-        self._arrivals: dict[int, Moment[Request]] = {}
+        self._arrivals: dict[tuple[Kind, int], Moment[Request]] = {}
+        self._counts: collections.Counter[Kind] = collections.Counter()
+        self._deaths: list[asyncio.Task[None]] = []
         self._lock = threading.Lock()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._loop = asyncio.SelectorEventLoop()  # by name: the program under test may have made uvloop the default
@@ -425,7 +147,7 @@ class ScriptedOllama:
         self._thread = threading.Thread(target=self._run, name="scripted Ollama")
         self._server: asyncio.Server | None = None
         # Bound but never listening: keeps the port ours while nobody listens on it.
-        self._reservation = _bound_socket(0)
+        self._reservation = bound_socket(0)
         self.port: int = self._reservation.getsockname()[1]
         self._tls = tls
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
@@ -458,22 +180,32 @@ class ScriptedOllama:
             raise ValueError("A script has steps, and none after the answer's end.")
         self._scripts.append(steps)
 
-    def arrival(self, number: int) -> Moment[Request]:
-        """When POST ``number`` (0 is the first), with its whole body, has arrived, perhaps already."""
+    @property
+    def model(self) -> Model:
+        """The model's settings, to be changed or replaced."""
+        return self.runner.model
+
+    @model.setter
+    def model(self, model: Model) -> None:
+        self.runner.model = model
+
+    def arrival(self, number: int, kind: Kind = "generation") -> Moment[Request]:
+        """When the POST of this kind and number (0 is the first), with its whole body, has arrived, perhaps already."""
         with self._lock:
-            what = f"request {number} arrived at Ollama"
-            return self._arrivals.setdefault(number, Moment(what))
+            what = f"{'request' if kind == 'generation' else kind} {number} arrived at Ollama"
+            return self._arrivals.setdefault((kind, number), Moment(what))
 
     def forget(self) -> None:
         """Begin anew: no script is queued, the next POST is number 0, and it is answered as at the start."""
         with self._lock:
-            self._scripts.clear()
-            self.requests.clear()
-            self.probes.clear()
+            for record in (self._scripts, self.requests, self.generations, self.renderings, self.probes):
+                record.clear()
             self._arrivals.clear()
+            self._counts.clear()
             self.default = (Words(),)
             self.models = ("fake",)
-            self.probed = None
+            self.probed = self.rendered = self.shown = None
+            self.runner, self.deaths = Runner(), {}
         self.listen_again()
 
     def stop_listening(self) -> None:
@@ -485,8 +217,17 @@ class ScriptedOllama:
         self._call(self._listen)
 
     def cut_connections(self) -> None:
-        """Break all connections: RST. With ``stop_listening`` before it, this is Ollama's death."""
+        """Break all connections: RST."""
         self._call(self._cut_connections)
+
+    def die(self) -> None:
+        """Break all connections, and refuse new ones until :meth:`listen_again`. The model is not loaded then."""
+        self._call(self._die)
+
+    @property
+    def listening(self) -> bool:
+        """Whether it accepts connections."""
+        return self._server is not None
 
     # In its thread.
 
@@ -506,29 +247,43 @@ class ScriptedOllama:
 
     async def _listen(self) -> None:
         if self._server is None:
-            self._server = await self._loop.create_server(
-                self._connection, sock=_bound_socket(self.port), ssl=self._tls
-            )
+            self._server = await self._loop.create_server(self._connection, sock=bound_socket(self.port), ssl=self._tls)
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
             server, self._server = self._server, None
-            await _stop_accepting(server)
+            await stop_accepting(server)
 
     async def _cut_connections(self) -> None:
         tasks = list(self._connections)
         for task, writer in self._connections.items():
-            _reset(writer)
+            reset(writer)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _die(self) -> None:
+        await self._stop_listening()
+        self.runner.loaded = None
+        await self._cut_connections()
+
+    def _kill(self, back_after: float | None) -> None:
+        self._deaths.append(self._loop.create_task(self._die_for(back_after)))
+
+    async def _die_for(self, back_after: float | None) -> None:
+        await self._die()
+        if back_after is not None:
+            await asyncio.sleep(back_after)
+            await self._listen()
+
     async def _shut_down(self) -> None:
+        for death in self._deaths:
+            death.cancel()
         await self._stop_listening()
         await self._cut_connections()
         await asyncio.sleep(0)  # sockets are closed by a callback
 
-    def _connection(self) -> "_Connection":
-        return _Connection(self._connected)
+    def _connection(self) -> Connection:
+        return Connection(self._connected)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = self._loop.create_task(self._serve(reader, writer))
@@ -544,14 +299,15 @@ class ScriptedOllama:
         if not self._tls:  # asyncio's TLS never goes on writing after a limit of 0
             writer.transport.set_write_buffer_limits(0)  # so that "sent" means: the kernel has it
         with contextlib.suppress(ConnectionError):  # the client has gone; who cares is told by ``closed``
-            while not writer.is_closing() and (request := await _read_request(reader)):
+            while not writer.is_closing() and (request := await read_request(reader)):
                 await self._answer(request, writer)
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        steps = self._take_script(request)
+        answer = Answer(request, writer, self.runner, self._kill)
+        steps = self._steps(request, answer)
         connection = writer.transport.get_protocol()
-        assert isinstance(connection, _Connection)
-        playing = asyncio.ensure_future(_play(steps, Answer(request, writer)))
+        assert isinstance(connection, Connection)
+        playing = asyncio.ensure_future(_play(steps, answer))
         leaving = asyncio.ensure_future(connection.gone.wait())
         try:
             await asyncio.wait({playing, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -569,103 +325,75 @@ class ScriptedOllama:
             leaving.cancel()
             await asyncio.gather(playing, leaving, return_exceptions=True)
 
-    def _take_script(self, request: Request) -> tuple[Step, ...]:
+    def _steps(self, request: Request, answer: Answer) -> tuple[Step, ...]:
         if request.method != "POST":
             self.probes.append(request)
             return (self.probed or self._probed(request.path),)
-        steps = self._scripts.popleft() if self._scripts else self.default
+        kind = _kind(request)
+        steps = self._take_script(answer) if kind == "generation" else (self._told(request, kind),)
         self.requests.append(request)
-        self.arrival(len(self.requests) - 1).happen(request)
+        if kind != "show":
+            (self.generations if kind == "generation" else self.renderings).append(request)
+        number = self._counts[kind]
+        self._counts[kind] += 1
+        self.arrival(number, kind).happen(request)
         return steps
 
+    def _take_script(self, answer: Answer) -> tuple[Step, ...]:
+        steps = self._scripts.popleft() if self._scripts else self.default
+        answer.death = self.deaths.get(self._counts["generation"])
+        return (answer.death.how,) if answer.death and not answer.death.after else steps
+
+    def _told(self, request: Request, kind: Kind) -> Step:
+        if kind == "show":
+            return self.shown or show(request.json, self.model)
+        speakers = [step for step in (*(self._scripts or [()])[0], *self.default) if isinstance(step, Speaker)]
+        return self.rendered or _Rendering(speakers[0].mode if speakers else "open")
+
     def _probed(self, path: str) -> Whole:
-        if path == "/":
-            return Whole(200, b"Ollama is running", "text/plain; charset=utf-8")
-        if path == "/api/version":
-            return Whole(200, _json({"version": "0.0.0-fake"}))
-        if path == "/api/tags":
-            return Whole(200, _json({"models": [_described(model) for model in self.models]}))
+        match path:
+            case "/":
+                return Whole(200, b"Ollama is running", "text/plain; charset=utf-8")
+            case "/api/version":
+                return Whole(200, encode({"version": "0.0.0-fake"}))
+            case "/api/tags":
+                return Whole(200, encode(tags(self.models, self.model)))
+            case "/api/ps":
+                return Whole(200, encode(ps(self.runner)))
         return Whole(404, b"404 page not found", "text/plain")
 
 
-class _Connection(asyncio.StreamReaderProtocol):
-    """Knows when the client has gone, also while nobody reads."""
-
-    def __init__(self, connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]) -> None:
-        super().__init__(asyncio.StreamReader(), connected)
-        self.gone = asyncio.Event()
-
-    def eof_received(self) -> bool | None:
-        self.gone.set()
-        return super().eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.gone.set()
-        super().connection_lost(exc)
-
-
 async def _play(steps: Iterable[Step], answer: Answer) -> None:
-    for step in steps:
-        await step.play(answer)
+    try:
+        for step in steps:
+            await step.play(answer)
+    except Died:
+        death, answer.death = answer.death, None
+        assert death
+        await death.how.play(answer)
     await answer.end()
 
 
-async def _read_request(reader: asyncio.StreamReader) -> Request | None:
-    """Read one request; None if the client closed the connection instead, or in the middle of it."""
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-        first, *rest = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
-        method, path, _ = first.split(" ")
-        fields = (one.partition(":") for one in rest)
-        headers = {name.lower(): value.strip() for name, _, value in fields}
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-    except asyncio.IncompleteReadError:
-        return None
-    return Request(method, path, headers, body)
+@dataclass(eq=False)
+class _Rendering(Step):
+    """The rendering of a prompt; an Ollama that does not know the field answers for real."""
+
+    mode: Mode
+
+    async def play(self, answer: Answer) -> None:
+        request, model = answer.request.json, answer.runner.model
+        if refused := refusal(request, model):
+            return await refused.play(answer)
+        if not model.renders:
+            return await Words(mode=self.mode).play(answer)
+        head = {"model": request["model"], "created_at": CREATED_AT, "message": {"role": "", "content": ""}}
+        info = {"rendered_template": answer.runner.render(request, self.mode)}
+        await Whole(200, go_json({**head, "done": False, "_debug_info": info})).play(answer)
 
 
-def _described(model: str | Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(model, str):
-        return _described(model["name"]) | dict(model)
-    name = model
-    details = {"parent_model": "", "format": "gguf", "family": "fake", "families": ["fake"]}
-    more = {"parameter_size": "1K", "quantization_level": "F16"}
-    digest = "0" * 64
-    return {
-        "name": name,
-        "model": name,
-        "modified_at": CREATED_AT,
-        "size": 1,
-        "digest": digest,
-        "details": details | more,
-    }
-
-
-def _bound_socket(port: int) -> socket.socket:
-    """A socket bound to a port that it shares with the reservation."""
-    # asyncio turns Nagle's algorithm off for a socket that names its protocol, and for no other.
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    bound.bind(("127.0.0.1", port))
-    return bound
-
-
-async def _stop_accepting(server: asyncio.Server) -> None:
-    """Close a server, whose connections stand.
-
-    asyncio loses what it accepts in the turn of the loop in which the server is closed: an open socket that nobody
-    answers on. So it accepts nothing more first, and what it had accepted becomes a connection.
-    """
-    for listening in server.sockets:
-        asyncio.get_running_loop().remove_reader(listening.fileno())
-    for _ in range(4):  # what was just accepted becomes a task, then a transport, then a connection
-        await asyncio.sleep(0)
-    server.close()
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    connection = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):  # closed already
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+def _kind(request: Request) -> Kind:
+    if request.path.endswith("/api/show"):
+        return "show"
+    if request.path.endswith("/api/chat") and b'"_debug_render_only"' in request.body:
+        return "rendering" if request.json.get("_debug_render_only") else "generation"
+    return "generation"

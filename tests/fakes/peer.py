@@ -6,7 +6,8 @@ import ssl
 from types import TracebackType
 from typing import Self
 
-from .ollama import PATIENCE, _reset, _stop_accepting
+from .moment import PATIENCE
+from .sockets import reset, stop_accepting
 
 
 class Connection:
@@ -48,7 +49,7 @@ class Connection:
     def reset(self) -> None:
         """Break the connection, unless it is closed: RST."""
         if not self._writer.is_closing():
-            _reset(self._writer)
+            reset(self._writer)
 
 
 class Peer:
@@ -83,7 +84,7 @@ class Peer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await _stop_accepting(self._server)
+        await stop_accepting(self._server)
         for connection in self.arrived:
             connection.reset()
         self.arrived.clear()

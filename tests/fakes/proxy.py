@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from .ollama import PATIENCE, Moment, _bound_socket, _reset, _stop_accepting
+from .moment import PATIENCE, Moment
+from .sockets import bound_socket, reset, stop_accepting
 
 
 class CuttingProxy:
@@ -34,7 +35,7 @@ class CuttingProxy:
     def __init__(self, database_url: str, *, away: bool = False) -> None:
         parts = urlsplit(database_url)
         self._target = Path(parse_qs(parts.query)["host"][0]) / ".s.PGSQL.5432"
-        self._reservation = _bound_socket(0)
+        self._reservation = bound_socket(0)
         self._port: int = self._reservation.getsockname()[1]
         self.url = urlunsplit(parts._replace(netloc=f"postgres@127.0.0.1:{self._port}", query="sslmode=disable"))
         self._away = away
@@ -104,16 +105,16 @@ class CuttingProxy:
             await self._cut()
             self._swallowing = False
         if self._server is None:
-            self._server = await asyncio.start_server(self._connected, sock=_bound_socket(self._port))
+            self._server = await asyncio.start_server(self._connected, sock=bound_socket(self._port))
 
     async def _cut(self) -> None:
         if self._server is not None:
             server, self._server = self._server, None
-            await _stop_accepting(server)
+            await stop_accepting(server)
         while self._connections:
             tasks = list(self._connections)
             for task, writer in self._connections.items():
-                _reset(writer)
+                reset(writer)
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.sleep(0)  # sockets are closed by a callback
@@ -159,7 +160,7 @@ class CuttingProxy:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             if losing.is_set():
-                _reset(writer)
+                reset(writer)
                 self._lost.happen(None)
         finally:
             for way in ways:

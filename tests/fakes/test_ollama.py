@@ -34,12 +34,6 @@ from .ollama import (
 
 
 @pytest.fixture
-def fake() -> Iterator[ScriptedOllama]:
-    with ScriptedOllama() as fake:
-        yield fake
-
-
-@pytest.fixture
 def client(fake: ScriptedOllama) -> Iterator[http.client.HTTPConnection]:
     """A client that keeps its connection alive, and connects again if it is gone."""
     with closing(http.client.HTTPConnection("127.0.0.1", fake.port, timeout=10)) as client:
@@ -186,7 +180,7 @@ def test_the_model_says_numbered_words_one_per_line(fake: ScriptedOllama, client
         {"role": "assistant", "content": f"w{number} "} for number in range(3)
     ]
     assert {word["done"] for word in words} == {False}
-    assert (last["done"], last["done_reason"], last["eval_count"], last["model"]) == (True, "stop", 3, "m")
+    assert (last["done"], last["done_reason"], last["eval_count"], last["model"]) == (True, "length", 3, "m")
 
 
 @pytest.mark.parametrize("so_far", ["", "w0 ", "w0 w1 w2 ", "w0 w1 w2 w3 w4 "])
