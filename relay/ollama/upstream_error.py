@@ -1,0 +1,176 @@
+"""What Ollama's errors mean: the sentence for a viewer, and whether to ask again. Pure.
+
+An error response of Ollama is ``{"error": "<text>"}``; in mid-answer the same object is a line. What llama-server, its
+runner, has refused comes as JSON inside the text (ollama ``llm/llama_server.go``, ``statusErrorMessage``).
+"""
+
+import json
+import re
+from http import HTTPStatus
+from typing import Any
+
+import ujson
+
+from relay.ollama import chat_line
+
+MAX_NESTING = 4
+"""Layers of JSON that :func:`readable` opens. Ollama makes one, a proxy of Ollama's API a second."""
+
+UNAVAILABLE = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+"""Statuses of a proxy without a server, and of an Ollama whose queue is full (``server/sched.go``, ``ErrMaxQueue``)."""
+
+_NESTED = re.compile(r'\{\s*"error"\s*:')
+_GO_MAP = re.compile(r"map\[code:\d+ message:(.*?)(?: n_ctx:\d+ n_prompt_tokens:\d+)? type:\w+\]", re.DOTALL)
+_PROMPT_TOKENS = re.compile(r"n_prompt_tokens\W{1,20}(\d{1,12})")
+_CONTEXT_TOKENS = re.compile(r"n_ctx\W{1,20}(\d{1,12})")
+
+_REQUEST_FAULT = re.compile(r'option "[^"]*" must be |invalid format: ')
+"""Faults of the request that Ollama reports with 500 (``api/types.go``, ``FromMap``; ``llm/llama_server.go``)."""
+
+_DIED_IN_MID_ANSWER = "an error was encountered while running the model"
+
+_DIED = (
+    "model runner has unexpectedly stopped",
+    "llama runner process no longer running",
+    "llama-server process no longer running",
+)
+
+_MLX_DIED = re.compile(r"mlx runner failed: (?!.*\(exit: )", re.DOTALL)
+"""The same of MLX models; with ``(exit: ...)`` the runner did not start."""
+
+_BROKEN_CONNECTION = re.compile(
+    r"\bEOF$|connection reset by peer|forcibly closed by the remote host|broken pipe|connection refused"
+)
+
+_TO_RUNNER = re.compile(r"127\.0\.0\.1:|error reading (?:llm|llama-server)(?: chat)? response: ")
+
+_BARE = frozenset({"EOF", "unexpected EOF", "connection refused"})
+
+_OUT_OF_MEMORY = re.compile(
+    r"out[ -]of[ -](?:device[ -])?memory|erroroutofmemory|(?:cuda|hip)malloc failed|failed to allocate"
+    r"|allocation failed|not enough memory|insufficient memory|requires more system memory",
+    re.IGNORECASE,
+)
+"""As ollama ``llm/status.go``, ``outOfMemorySubstrings``."""
+
+
+def readable(text: str) -> str:
+    """Return an error's text with llama-server's JSON inside it replaced by the message that the JSON holds.
+
+    What stands before and after the JSON is kept: ``llama-server error:`` before it, a line of the runner's log behind
+    it. llama-server's errors in mid-answer come as a map in Go's notation (``map[code:500 message:... type:...]``). A
+    text without either is returned as it is.
+    """
+    for _ in range(MAX_NESTING):
+        opened = _open(text)
+        if opened is None:
+            break
+        text = opened
+    return _GO_MAP.sub(lambda match: match[1], text, count=1) or text
+
+
+def describe(status: int, body: bytes) -> str:
+    """Describe an error response in one sentence for a viewer: its error's text, or else its body, and its status."""
+    phrase = _phrase(status)
+    raw = chat_line.storable(body.decode(errors="replace").strip())
+    text = _error_of(raw)
+    if not text:
+        return f"Ollama answered {phrase} and gave no reason."
+    if sentence := _context_exceeded(raw):
+        return sentence
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR and _REQUEST_FAULT.match(text):
+        return f"Ollama rejected the request: {text}"
+    return f"{text} (Ollama answered {phrase})"
+
+
+def is_runner_failure(error: str) -> bool:
+    """Return whether an error's text says that the process that runs the model has died, or is gone.
+
+    Ollama starts a new one for the next request, so the answer can be continued. The texts, from ollama
+    ``llm/server.go``, ``llm/llama_server.go`` and ``x/mlxrunner/client.go``, with issues of ollama/ollama:
+
+    * ``an error was encountered while running the model: `` with ``unexpected EOF`` (8258, 8599), ``read tcp
+      127.0.0.1:...: wsarecv: An existing connection was forcibly closed by the remote host`` (12334), or the runner's
+      last line of log, such as ``CUDA error``. It is said only after the runner has begun to answer.
+    * ``model runner has unexpectedly stopped, this may be due to resource limitations or an internal error`` (11380,
+      14093): the connection broke before the runner answered. Before 0.7: ``POST predict: Post
+      "http://127.0.0.1:.../completion": EOF`` (7640, 10953).
+    * ``llama runner process no longer running: -1`` (ollama-python 269), ``llama-server process no longer running``,
+      ``connection refused``, ``health resp: Get "http://127.0.0.1:.../health": ...``: the request waited while the
+      runner died.
+    * ``error reading llm response: ...`` (6937), ``error reading llama-server response: ...`` with a broken connection.
+    * ``mlx runner failed: ...`` or the bare ``unexpected EOF``: the runner of MLX models.
+
+    Not among them: ``llama runner process has terminated``, which says that a model could not be loaded (4775, 8770),
+    and texts that name a lack of memory, which the next attempt would lack, too. In mid-answer such a runner did have
+    the memory to begin: that one counts.
+    """
+    text = readable(error).strip()
+    if text.startswith(_DIED_IN_MID_ANSWER):
+        return True
+    if _OUT_OF_MEMORY.search(text):
+        return False
+    if text.startswith(_DIED) or text in _BARE or _MLX_DIED.match(text):
+        return True
+    return bool(_TO_RUNNER.search(text) and _BROKEN_CONNECTION.search(text))
+
+
+def is_retryable_status(status: int, body: bytes) -> bool:
+    """Return whether the same request, sent again, may succeed: nothing answered, or the runner has died."""
+    if status in UNAVAILABLE:
+        return True
+    if status != HTTPStatus.INTERNAL_SERVER_ERROR:
+        return False
+    return is_runner_failure(_error_of(body.decode(errors="replace").strip()))
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _error_of(body: str) -> str:
+    """Return the text of a body ``{"error": ...}``; the body itself if it has none."""
+    try:
+        value = ujson.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    if not isinstance(value, dict) or not value.get("error"):
+        return body
+    return chat_line.storable(readable(_message_of(value) or chat_line.error_text(value["error"])))
+
+
+def _open(text: str) -> str | None:
+    """Replace the first ``{"error": ...}`` in a text by its message; None if there is none."""
+    found = _NESTED.search(text)
+    if found is None:
+        return None
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, found.start())
+    except (ValueError, RecursionError):
+        return None
+    message = _message_of(value)
+    return None if message is None else text[: found.start()] + message + text[end:]
+
+
+def _message_of(value: dict[str, Any]) -> str | None:
+    """Return the message of ``{"error": "<message>"}`` or ``{"error": {"message": "<message>"}}``, unless empty."""
+    error = value.get("error")
+    if isinstance(error, dict):
+        error = error.get("message")
+    return error if isinstance(error, str) and error else None
+
+
+def _context_exceeded(text: str) -> str | None:
+    """Return a sentence if llama-server says that the prompt does not fit into the window; None if it does not."""
+    if "exceed_context_size_error" not in text:
+        return None
+    prompt, window = _PROMPT_TOKENS.search(text), _CONTEXT_TOKENS.search(text)
+    if prompt is None or window is None:
+        return None
+    return (
+        f"The conversation has {int(prompt[1]):,} tokens, and the model's context window holds {int(window[1]):,}. "
+        "Shorten it, or set a larger context length (num_ctx)."
+    )
