@@ -9,6 +9,7 @@ import { onConversationChange, onResume } from "../shared/page_events.js";
 import { randomUUID } from "../shared/polyfills.js";
 
 /** @typedef {import("./messages/message_item.js").MessageItem} MessageItem */
+/** @typedef {import("../shared/api.js").Message} Message */
 
 /**
  * @typedef {object} Parts
@@ -20,9 +21,11 @@ import { randomUUID } from "../shared/polyfills.js";
  * @property {(message: string) => void} announce for screen readers
  *
  * @typedef {object} Pending a prompt being delivered, and the items that show it
+ * @property {import("./composer/outbox.js").Unsent} unsent as it was at first
  * @property {ReturnType<typeof deliver>} delivery
  * @property {MessageItem[]} promptItems
  * @property {MessageItem | null} replyItem
+ * @property {MessageItem | null} continued the item that `replyItem` has replaced
  */
 
 export class Conversation {
@@ -116,8 +119,11 @@ export class Conversation {
     return { ...request, key: randomUUID(), replaceFrom, lastSeq: transcript.lastSeq, createdAt: Date.now() };
   }
 
-  /** Request a reply to the conversation as it is. */
-  #requestReply() {
+  /** Request a reply to the conversation as it is; it continues the last message if that is a reply. */
+  async #requestReply() {
+    const { last } = this.#parts.transcript;
+    if (last?.role === "assistant" && last.seq === null) await this.#refresh(); // is its text stored?
+    if (this.#isClosed || this.#pending || this.#reply) return;
     this.#deliver(this.#makeUnsent([]));
   }
 
@@ -159,14 +165,17 @@ export class Conversation {
     transcript.clearNotices();
     if (unsent.replaceFrom !== null) transcript.removeFrom(unsent.replaceFrom);
     const promptItems = unsent.messages.map((message) => transcript.addMessage(message));
-    const pending = { promptItems, replyItem: transcript.addReply(performance.now()), delivery: deliver(unsent) };
+    const continued = promptItems.length ? null : transcript.continuable;
+    const now = performance.now();
+    const replyItem = continued ? transcript.continueReply(continued.message, now) : transcript.addReply(now);
+    const pending = { unsent, promptItems, replyItem, continued, delivery: deliver(unsent) };
     this.#pending = pending;
     this.#update();
     if (document.activeElement === document.body) composer.focus(); // the focused element was removed
     pending.delivery.listener = {
       onAttempt: () => pending.replyItem.status.showSending(),
       onRetryScheduled: (error, seconds) => this.#showUnsent(pending, error, seconds),
-      onConflict: () => (pending.replyItem.status.showQueued(), this.#refresh()),
+      onConflict: () => this.#handleConflict(pending),
       onAccepted: (location) => this.#handleAccepted(pending, location),
       onRejected: (error) => this.#handleRejected(pending, error),
       onSettledElsewhere: () => (this.#removePending(pending), this.#refresh()),
@@ -186,6 +195,22 @@ export class Conversation {
     if (pending.promptItems.length) pending.replyItem.status.setAction("Cancel sending", () => this.#cancelPending());
   }
 
+  /**
+   * A prompt waits for the running reply to end. A request without a prompt is dropped: the running reply is what it asks
+   * for, and to continue that one in turn was not asked.
+   *
+   * @param {Pending} pending
+   */
+  #handleConflict(pending) {
+    const { messages, replaceFrom } = pending.unsent;
+    if (!messages.length && replaceFrom === null) {
+      this.#cancelPending();
+      return;
+    }
+    pending.replyItem.status.showQueued();
+    this.#refresh();
+  }
+
   /** @param {Pending} pending @param {string} location */
   #handleAccepted(pending, location) {
     const { transcript, settings } = this.#parts;
@@ -195,8 +220,8 @@ export class Conversation {
     settings.handleRecorded(pending.delivery.unsent.messages);
     for (const { element } of [...pending.promptItems, pending.replyItem]) element.classList.remove("unsent");
     pending.replyItem.status.setAction("", null);
-    if (shown) transcript.remove(...pending.promptItems, pending.replyItem);
-    else this.#follow(location, pending.replyItem);
+    if (!shown) this.#follow(location, pending.replyItem);
+    else if (shown !== pending.replyItem) this.#removeItems(pending);
     this.#refresh();
   }
 
@@ -226,8 +251,16 @@ export class Conversation {
   #removePending(pending) {
     this.#version += 1;
     this.#pending = null;
-    this.#parts.transcript.remove(...pending.promptItems, pending.replyItem);
+    this.#removeItems(pending);
     this.#update();
+  }
+
+  /** @param {Pending} pending */
+  #removeItems({ promptItems, replyItem, continued }) {
+    const { transcript } = this.#parts;
+    if (replyItem.replyId) return; // it shows a reply begun elsewhere
+    if (continued) transcript.replace(replyItem, continued);
+    else transcript.remove(...promptItems, replyItem);
   }
 
   /** Fetch the history and show its changes. */
@@ -252,11 +285,19 @@ export class Conversation {
     settings.handleHistory(history);
     const last = history.messages.at(-1);
     const running = history.reply && history.reply.id !== last?.id ? history.reply.id : null;
-    if (running && !this.#reply) this.#follow(replyLocation(running), transcript.addReply());
+    if (running && !this.#reply) this.#follow(replyLocation(running), this.#itemForRunning(last));
     transcript.update(history, this.#unstoredItems());
     this.#before ??= history.before;
     this.#update();
     if (!this.#reply && !this.#pending) this.#offerActions(last);
+  }
+
+  /** An item for a reply begun elsewhere. After a reply it continues that one. @param {Message} [last] */
+  #itemForRunning(last) {
+    const { transcript } = this.#parts;
+    const pending = this.#pending?.replyItem;
+    if (last?.role !== "assistant") return transcript.addReply();
+    return pending?.id === last.id && !pending.replyId ? pending : transcript.continueReply(last);
   }
 
   /** Hide the messages that a pending prompt is about to replace. */
@@ -285,10 +326,9 @@ export class Conversation {
   /** @param {string} location @param {MessageItem} item */
   #follow(location, item) {
     const { announce } = this.#parts;
-    item.id = replyId(location);
-    item.isStreaming = true;
+    item.startStreaming(replyId(location));
     this.#replyItem = item;
-    this.#reply = new ReplyFollower(this.#appID, location, item.view, {
+    this.#reply = new ReplyFollower(this.#appID, location, item.id, item.view, {
       onConnectionLost: () => announce("Connection lost. Reconnecting…"),
       onEnd: (outcome) => this.#handleEnd(item, outcome),
     });
@@ -306,7 +346,7 @@ export class Conversation {
     this.#update();
     if (failed) item.status.setAction("Try again", () => this.#requestReply());
     else if (canContinue) item.status.setAction("Continue", () => this.#requestReply());
-    if (!failed) this.#parts.announce(item.source);
+    if (!failed) this.#parts.announce(item.view.newSource);
     this.#pending?.delivery.retryNow();
     this.#refresh();
   }

@@ -19,7 +19,7 @@ from tests.browser.chat_page import (
     send_prompt,
 )
 from tests.client import Client
-from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, failure, last_line, line
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, failure, last_line, line
 from tests.program import Program
 
 REPLY = "w0 w1 w2 w3 w4"
@@ -282,6 +282,15 @@ def test_actions_show_on_hover_and_focus(page: Page, ollama: ScriptedOllama) -> 
 # Stopping, failures, continuing.
 
 
+def begin_stopped_reply(page: Page, ollama: ScriptedOllama, *words: str) -> None:
+    """Send a prompt and stop its reply after these words."""
+    ollama.script(Head(), Lines(*map(line, words)), Gate("the end"))
+    send_prompt(page, "Hello")
+    expect(messages(page).nth(1)).to_contain_text(words[-1].strip("` "))
+    button(page, "Stop").click()
+    expect(button(page, "Continue")).to_be_visible()
+
+
 def test_a_stopped_reply_can_be_continued_after_a_reload(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("the end"))
     send_prompt(page, "Hello")
@@ -292,8 +301,12 @@ def test_a_stopped_reply_can_be_continued_after_a_reload(page: Page, ollama: Scr
         expect(button(page, "Continue")).to_be_visible()
         page.reload()
     button(page, "Continue").click()
-    expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
-    expect(button(page, "Continue")).to_have_count(0)
+    for _ in ("live", "reloaded"):
+        expect(messages(page)).to_have_text(["Hello", REPLY])
+        expect_idle(page)
+        expect(button(page, "Continue")).to_have_count(0)
+        expect(page.get_by_text("Stopped.")).to_have_count(0)
+        page.reload()
 
 
 def test_a_reply_that_reached_its_limit_can_be_continued(page: Page, ollama: ScriptedOllama) -> None:
@@ -301,7 +314,96 @@ def test_a_reply_that_reached_its_limit_can_be_continued(page: Page, ollama: Scr
     send_prompt(page, "Hello")
     expect(page.get_by_text("Maximum reply length reached.")).to_be_visible()
     button(page, "Continue").click()
-    expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
+    expect(messages(page)).to_have_text(["Hello", REPLY])
+    expect_idle(page)
+    expect(announcer(page)).to_have_text("w2 w3 w4")  # a screen reader has read the beginning already
+
+
+def test_continued_words_join_the_paragraph_they_continue(page: Page, ollama: ScriptedOllama) -> None:
+    begin_stopped_reply(page, ollama, "**w0 w1** ", "`w2 ")  # the code span is open
+    ollama.default = (Words(),)
+    button(page, "Continue").click()
+    for _ in ("live", "reloaded"):
+        expect(messages(page)).to_have_text(["Hello", "w0 w1 `w2 w3 w4"])
+        expect(messages(page).nth(1).locator("p")).to_have_count(1)
+        expect(messages(page).nth(1).locator("strong")).to_have_text("w0 w1")
+        expect_idle(page)
+        page.reload()
+
+
+def test_a_reload_while_a_reply_is_continued_shows_each_word_once(page: Page, ollama: ScriptedOllama) -> None:
+    gate = Gate("the fourth word")
+    begin_stopped_reply(page, ollama, "w0 ", "w1 ")
+    ollama.default = (Words(hold={3: gate}),)
+    button(page, "Continue").click()
+    expect(messages(page)).to_have_text(["Hello", "w0 w1 w2"])
+    page.reload()
+    expect(messages(page)).to_have_text(["Hello", "w0 w1 w2"])
+    expect(button(page, "Stop")).to_be_visible()
+    gate.open()
+    expect(messages(page)).to_have_text(["Hello", REPLY])
+    expect_idle(page)
+    expect(button(page, "Continue")).to_have_count(0)
+
+
+def test_a_continued_reply_can_be_stopped_and_continued_again(page: Page, ollama: ScriptedOllama) -> None:
+    begin_stopped_reply(page, ollama, "w0 ")
+    ollama.default = (Words(hold={3: Gate("never")}),)
+    button(page, "Continue").click()
+    expect(messages(page)).to_have_text(["Hello", "w0 w1 w2"])
+    button(page, "Stop").click()
+    expect(page.get_by_text("Stopped.")).to_be_visible()
+    ollama.default = (Words(),)
+    button(page, "Continue").click()
+    expect(messages(page)).to_have_text(["Hello", REPLY])
+    expect_idle(page)
+    page.reload()
+    expect(messages(page)).to_have_text(["Hello", REPLY])
+
+
+def test_a_refused_continue_leaves_the_words(page: Page, ollama: ScriptedOllama, browser_errors: list[str]) -> None:
+    begin_stopped_reply(page, ollama, "w0 ", "w1 ")
+    route_prompts(page, lambda route: route.fulfill(status=422, json={"error": "The model is gone."}))
+    button(page, "Continue").click()
+    expect(page.get_by_role("alert")).to_contain_text("The model is gone.")
+    expect(messages(page)).to_have_text(["Hello", "w0 w1"])
+    page.unroute("**/llmchat")
+    button(page, "Continue").click()
+    expect(messages(page)).to_have_text(["Hello", REPLY])
+    ignore_failed_requests(browser_errors)
+
+
+def test_a_connection_lost_while_a_reply_is_continued_costs_no_word(
+    page: Page, ollama: ScriptedOllama, browser_errors: list[str]
+) -> None:
+    begin_stopped_reply(page, ollama, "w0 ", "w1 ")
+    page.route("**/llmchat/*", lambda route: route.abort())
+    button(page, "Continue").click()
+    expect(busy_status(page)).to_contain_text("Connection lost.")
+    expect(messages(page)).to_have_text(["Hello", "w0 w1"])
+    page.unroute("**/llmchat/*")
+    expect(messages(page)).to_have_text(["Hello", REPLY])
+    expect_idle(page)
+    ignore_failed_requests(browser_errors)
+
+
+def test_a_restarted_thought_replaces_the_one_before(page: Page, ollama: ScriptedOllama) -> None:
+    restarted = Gate("the model thinks anew")
+    ollama.script(
+        Head(),
+        Lines(line(message={"thinking": "An old thought"})),
+        restarted,
+        Lines(line(thinking_restarted=True), line(message={"thinking": "A new one"}), line("42"), last_line()),
+    )
+    send_prompt(page, "Hello")
+    page.locator("details.thinking summary").click()
+    expect(page.locator("details.thinking")).to_contain_text("An old thought")
+    restarted.open()
+    expect(messages(page).nth(1)).to_contain_text("42")
+    page.locator("details.thinking summary").click()
+    expect(page.locator("details.thinking")).to_contain_text("A new one")
+    expect(page.locator("details.thinking")).to_have_count(1)
+    expect(page.get_by_text("An old thought")).to_have_count(0)
 
 
 def test_a_failed_reply_shows_its_error_after_a_reload_and_can_be_retried(page: Page, ollama: ScriptedOllama) -> None:
@@ -312,7 +414,8 @@ def test_a_failed_reply_shows_its_error_after_a_reload_and_can_be_retried(page: 
     page.reload()
     expect(messages(page).nth(1)).to_contain_text("out of memory")
     button(page, "Try again").click()
-    expect(messages(page)).to_have_text(["Hello", "w0 w1", "w2 w3 w4"])
+    expect(messages(page)).to_have_text(["Hello", REPLY])
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 @pytest.mark.extended

@@ -16,7 +16,7 @@ from tests.browser.chat_page import (
     send_prompt,
 )
 from tests.client import Client
-from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, last_line, line
 from tests.program import Program
 
 REPLY = "w0 w1 w2 w3 w4"
@@ -65,11 +65,73 @@ def test_stopping_in_one_tab_shows_in_the_other(tabs: tuple[Page, Page], ollama:
         expect(tab.get_by_text("Stopped.")).to_be_visible()
         expect_idle(tab)
         expect(button(tab, "Continue")).to_be_visible()
+
+
+def test_a_continued_reply_grows_in_both_tabs(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
+    first, second = tabs
+    ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("the end"))
+    send_prompt(first, "Hello")
+    expect_both(tabs, ["Hello", "w0 w1"])
+    button(second, "Stop").click()
+    expect(button(first, "Continue")).to_be_visible()
+    gate = Gate("the fourth word")
+    ollama.default = (Words(hold={3: gate}),)
     button(first, "Continue").click()
+    expect_both(tabs, ["Hello", "w0 w1 w2"])
+    expect(button(second, "Stop")).to_be_visible()
+    gate.open()
+    expect_both(tabs, ["Hello", REPLY])
     for tab in tabs:
-        expect(messages(tab)).to_have_count(5)
         expect_idle(tab)
         expect(button(tab, "Continue")).to_have_count(0)
+        expect(tab.get_by_text("Stopped.")).to_have_count(0)
+
+
+def test_a_reply_continued_while_a_tab_was_away_is_shown_whole(
+    tabs: tuple[Page, Page], ollama: ScriptedOllama, browser_errors: list[str]
+) -> None:
+    first, second = tabs
+    ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("the end"))
+    send_prompt(first, "Hello")
+    button(first, "Stop").click()
+    for tab in tabs:
+        expect(button(tab, "Continue")).to_be_visible()
+    second.route("**/llmchat?*", lambda route: route.abort())
+    button(first, "Continue").click()
+    expect(messages(first)).to_have_text([*BEGINNING, "Hello", REPLY])
+    expect_idle(first)
+    second.unroute("**/llmchat?*")
+    second.evaluate("dispatchEvent(new Event('focus'))")
+    expect_both(tabs, ["Hello", REPLY])
+    expect(second.get_by_text("Stopped.")).to_have_count(0)
+    ignore_failed_requests(browser_errors)
+
+
+def test_continue_in_two_tabs_at_once_continues_once(
+    tabs: tuple[Page, Page], ollama: ScriptedOllama, browser_errors: list[str]
+) -> None:
+    first, second = tabs
+    ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("the end"))
+    send_prompt(first, "Hello")
+    button(first, "Stop").click()
+    for tab in tabs:
+        expect(button(tab, "Continue")).to_be_visible()
+    gate = Gate("the fourth word")
+    ollama.default = (Words(hold={3: gate}),)
+    second.route("**/llmchat?*", lambda route: route.abort())  # it does not see that the first tab was faster
+    button(first, "Continue").click()
+    expect(messages(first)).to_have_text([*BEGINNING, "Hello", "w0 w1 w2"])
+    button(second, "Continue").click()
+    second.unroute("**/llmchat?*")
+    second.evaluate("dispatchEvent(new Event('focus'))")
+    expect_both(tabs, ["Hello", "w0 w1 w2"])
+    count = len(ollama.requests)
+    gate.open()
+    expect_both(tabs, ["Hello", REPLY])
+    for tab in tabs:
+        expect_idle(tab)
+    assert len(ollama.requests) == count
+    ignore_failed_requests(browser_errors)
 
 
 def test_edit_and_regenerate_show_in_the_other_tab(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:

@@ -9,17 +9,23 @@ const EDIT_ICON = "M12.5 4.5l3 3M4 16l.8-3.8L13.2 3.8a1.4 1.4 0 0 1 2 0l1 1a1.4 
 const REGENERATE_ICON = "M16.5 10a6.5 6.5 0 1 1-2-4.7M16.5 3v3.5H13";
 const FEEDBACK_DURATION = 2000; // milliseconds
 
+/** @typedef {import("../../shared/api.js").Message} Message */
+
 export class MessageItem {
-  /** Id of the message, and of its reply; null until the server has stored it. @type {string | null} */
+  /** Id of the message; null until the server has stored it or begun its reply. @type {string | null} */
   id = null;
+  /** Id of the reply that was streamed to this page: the message's, or that of one that continues it. @type {string | null} */
+  replyId = null;
   /** Sequence number; null until the server has stored it. @type {number | null} */
   seq = null;
-  /** The stored message; null until the server has stored it. @type {import("../../shared/api.js").Message | null} */
+  /** The stored message; null until the server has stored it. @type {Message | null} */
   message = null;
   /** The view of a reply that was streamed to this page. @type {import("./reply_view.js").ReplyView | null} */
   view = null;
   /** Whether the reply is being streamed: its text and errors then come from the stream only. */
   isStreaming = false;
+  /** The stored text that is shown; null: text of a stream. */
+  #stored = null;
   #content;
   #source;
   #copy = makeIconButton("Copy", COPY_ICON);
@@ -50,12 +56,27 @@ export class MessageItem {
     return this.#source();
   }
 
-  /** Set the message as the server has stored it. @param {import("../../shared/api.js").Message} message */
+  /** Set the message as the server has stored it. @param {Message} message */
   assign(message) {
     this.id = message.id;
     this.seq = message.seq;
     this.message = message;
-    if (!this.isStreaming) this.view?.replace(message);
+    if (this.isStreaming) return;
+    this.view?.replace(message);
+    this.#stored = message.content;
+  }
+
+  /** Show a reply while it is streamed. @param {string} replyId */
+  startStreaming(replyId) {
+    this.id ??= replyId;
+    this.replyId = replyId;
+    this.isStreaming = true;
+    this.#stored = null;
+  }
+
+  /** Whether the stored text has changed since it was shown: a reply continued it elsewhere. @param {Message} message */
+  isOutdated({ content }) {
+    return this.#stored !== null && this.#stored !== content;
   }
 
   /**

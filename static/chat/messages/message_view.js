@@ -47,9 +47,13 @@ export class MessageView {
   }
 
   clear() {
+    this.dropThinking();
+    this.content.clear();
+  }
+
+  dropThinking() {
     this.#thinking?.remove();
     this.#thinking = null;
-    this.content.clear();
   }
 
   #makeMarkdown() {

@@ -7,29 +7,48 @@ import { makeAlert } from "../../shared/dom.js";
 
 export class ReplyView extends MessageView {
   status = new ReplyStatus();
-  #source = "";
+  #source;
+  #continuedLength; // of the source that an earlier reply wrote
+  #isEmpty = true;
 
-  /** @param {number | null} requestedAt `performance.now()` of the request; null: unknown */
-  constructor(requestedAt = null) {
-    super("assistant");
+  /**
+   * @param {number | null} requestedAt `performance.now()` of the request; null: unknown
+   * @param {{content: string, thinking?: string}} [continued] the message whose text the reply continues
+   */
+  constructor(requestedAt = null, { content, thinking } = { content: "" }) {
+    super("assistant", content, thinking);
+    this.#source = content;
+    this.#continuedLength = content.length;
     this.stats = new ReplyStats(requestedAt);
     this.element.classList.add("streaming");
     this.element.setAttribute("aria-busy", "true");
   }
 
-  /** The reply's Markdown source so far. */
+  /** The message's Markdown source so far. */
   get source() {
     return this.#source;
+  }
+
+  /** The part of the source that this reply wrote. */
+  get newSource() {
+    return this.#source.slice(this.#continuedLength);
+  }
+
+  /** Whether this reply has written nothing yet. */
+  get isEmpty() {
+    return this.#isEmpty;
   }
 
   /** @param {import("../reply/reply_stream.js").Line} line */
   addLine(line) {
     const { content = "", thinking = "" } = line.message ?? {};
-    const wasEmpty = this.isEmpty;
     this.stats.addLine(line);
+    if (line.thinking_restarted) this.dropThinking();
+    if (!content && !thinking) return;
     this.#source += content;
-    if (content || thinking) this.append(content, thinking);
-    if (wasEmpty && !this.isEmpty) this.status.showStreaming(this.stats);
+    this.append(content, thinking);
+    if (this.#isEmpty) this.status.showStreaming(this.stats);
+    this.#isEmpty = false;
   }
 
   /** Show the reply as the server has stored it. @param {import("../../shared/api.js").Message} message */
@@ -39,6 +58,7 @@ export class ReplyView extends MessageView {
     this.append(content, thinking);
     this.flush();
     this.#source = content;
+    if (this.#isEmpty) this.#continuedLength = content.length;
   }
 
   /** @param {string} message */

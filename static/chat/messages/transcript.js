@@ -50,12 +50,15 @@ export class Transcript {
    * @param {MessageItem[]} unstored items that the history may not contain yet; they stay at the end, in their order
    */
   update(history, unstored = []) {
-    const known = new Map(this.#items.filter(({ id }) => id).map((item) => [item.id, item]));
+    const stored = new Map(history.messages.map((message) => [message.id, message]));
+    const isCurrent = (item) => unstored.includes(item) || !item.isOutdated(stored.get(item.id));
+    const known = this.#items.filter(({ id }) => stored.has(id));
+    const current = new Map(known.filter(isCurrent).map((item) => [item.id, item]));
     const withoutId = this.#items.filter((item) => !item.id && !unstored.includes(item));
     const older = this.#itemsBefore(history);
     const shown = history.messages.map((message) => {
       const match = withoutId.findIndex(({ role, source }) => role === message.role && source === message.content);
-      const item = known.get(message.id) ?? (match < 0 ? makeItem(message) : withoutId.splice(match, 1)[0]);
+      const item = current.get(message.id) ?? (match < 0 ? makeItem(message) : withoutId.splice(match, 1)[0]);
       item.assign(message);
       return item;
     });
@@ -82,15 +85,38 @@ export class Transcript {
 
   /** @param {number | null} requestedAt `performance.now()` of the request; null: unknown @returns {MessageItem} */
   addReply(requestedAt = null) {
-    const view = new ReplyView(requestedAt);
-    const item = new MessageItem("assistant", view.element, () => view.source, view.status);
-    item.view = view;
-    return this.#add(item);
+    return this.#add(makeReplyItem(new ReplyView(requestedAt)));
   }
 
-  /** @param {string} id @returns {MessageItem | undefined} */
+  /**
+   * Show a reply that continues a stored message: in the same place, after its text.
+   *
+   * @param {Message} message
+   * @param {number | null} requestedAt
+   * @returns {MessageItem}
+   */
+  continueReply(message, requestedAt = null) {
+    const item = makeReplyItem(new ReplyView(requestedAt, message));
+    item.assign(message);
+    const shown = this.#items.find(({ id }) => id === message.id);
+    if (!shown) return this.#add(item);
+    this.replace(shown, item);
+    return item;
+  }
+
+  /** @param {MessageItem} shown @param {MessageItem} item to show in its place */
+  replace(shown, item) {
+    this.#arrange(this.#items.map((one) => (one === shown ? item : one)));
+  }
+
+  /** The item that shows a reply. @param {string} id of the reply @returns {MessageItem | undefined} */
   find(id) {
-    return this.#items.find((item) => item.id === id);
+    return this.#items.find((item) => (item.replyId ?? item.id) === id);
+  }
+
+  /** The stored message that the next reply continues: the newest, if the model wrote it. @returns {MessageItem | null} */
+  get continuable() {
+    return this.last?.role === "assistant" && this.last.seq !== null ? this.last : null;
   }
 
   /** @param {...MessageItem} items */
@@ -195,6 +221,13 @@ export class Transcript {
     }
     this.#updateWelcome();
   }
+}
+
+/** @param {ReplyView} view */
+function makeReplyItem(view) {
+  const item = new MessageItem("assistant", view.element, () => view.source, view.status);
+  item.view = view;
+  return item;
 }
 
 /** @param {Message} message */

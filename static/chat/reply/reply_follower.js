@@ -22,6 +22,7 @@ const INCOMPLETE = { stopped: "Stopped.", length: "Maximum reply length reached.
 export class ReplyFollower {
   #view;
   #appID;
+  #messageId;
   #listener;
   #retryTimer;
   #stallDetector;
@@ -36,13 +37,15 @@ export class ReplyFollower {
   /**
    * @param {string} appID
    * @param {string} location
+   * @param {string} messageId of the message that the reply writes: its own, or the one that it continues
    * @param {ReplyDisplay} view
    * @param {object} listener
    * @param {() => void} listener.onConnectionLost the connection is lost, and the first attempt to reconnect failed
    * @param {(outcome: {failed: boolean, canContinue: boolean}) => void} listener.onEnd
    */
-  constructor(appID, location, view, listener) {
+  constructor(appID, location, messageId, view, listener) {
     this.#appID = appID;
+    this.#messageId = messageId;
     this.location = location;
     this.id = replyId(location);
     this.#view = view;
@@ -143,7 +146,7 @@ export class ReplyFollower {
 
   /** @param {import("../../shared/api.js").History} history fetched after the reply's end */
   #endFromHistory(history) {
-    const message = history.messages.find(({ id }) => id === this.id);
+    const message = history.messages.find(({ id }) => id === this.#messageId);
     if (message) this.#view.replace(message);
     if (message?.error && !this.#hasFailed) this.#handleError(message.error);
     if (!message && this.#view.isEmpty && !this.#hasFailed) this.#handleError("This reply is no longer available.");

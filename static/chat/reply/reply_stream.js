@@ -4,6 +4,7 @@
  * @typedef {object} Line
  * @property {{content?: string, thinking?: string}} [message]
  * @property {string} [created_at]
+ * @property {boolean} [thinking_restarted] the model thinks anew after an interruption: its thought so far is void
  * @property {boolean} [done]
  * @property {string} [done_reason]
  * @property {number} [eval_count]

@@ -83,7 +83,7 @@ def test_rendering_generates_at_most_one_token_and_unloads_nothing() -> None:
 
 
 def test_raw_request_has_the_fields_that_both_paths_know() -> None:
-    request = '{"model":"m","think":true,"keep_alive":"1h","options":{"seed":1},"stream":true,"format":"","logprobs":true}'
+    request = '{"model":"m","think":true,"keep_alive":"1h","options":{"seed":1},"stream":true,"logprobs":true}'
     assert ujson.loads(resume.raw_body(request, "prompt")) == {
         "model": "m",
         "keep_alive": "1h",
