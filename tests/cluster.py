@@ -1,6 +1,5 @@
 """Several processes on one database: a model that signs its lines, advisory locks, and a PostgreSQL to crash."""
 
-import asyncio
 import itertools
 import shutil
 import tempfile
@@ -12,37 +11,20 @@ from typing import Any, Self
 
 from embedded.postgres import EmbeddedPostgres
 from tests.database import rows
-from tests.fakes.ollama import Answer, Gate, Head, Step, last_line, line, ndjson
+from tests.fakes.ollama import Prompt, Words
 
 
-@dataclass(eq=False)
-class SignedWords(Step):
+@dataclass(eq=False, kw_only=True)
+class SignedWords(Words):
     """The model of ``Words`` with a field ``asked`` in each line: the number of the request that it answers.
 
     Two processes that both extend a reply would write the same words; ``asked`` distinguishes their lines.
-
-    :param pause: seconds before each word.
-    :param hold: gates to wait at, each before the word of that number.
     """
 
-    pause: float = 0.0
-    hold: Mapping[int, Gate] = field(default_factory=dict)
     _requests: Iterator[int] = field(default_factory=itertools.count)
 
-    async def play(self, answer: Answer) -> None:
-        request, signature = answer.request.json, next(self._requests)
-        last = request["messages"][-1]
-        first = len(last["content"].split()) if last["role"] == "assistant" else 0
-        await Head().play(answer)
-        more = request.get("options", {}).get("num_predict", max(5 - first, 0))
-        for number in range(first, first + more):
-            if self.pause:
-                await asyncio.sleep(self.pause)
-            if number in self.hold:
-                await self.hold[number].play(answer)
-            await answer.body(ndjson(line(f"w{number} ", asked=signature)))
-        await answer.body(ndjson(last_line(asked=signature)))
-        await answer.end()
+    def signature(self, prompt: Prompt) -> Mapping[str, Any]:
+        return {"asked": next(self._requests)}
 
 
 def words(count: int, first: int = 0) -> str:

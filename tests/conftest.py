@@ -174,6 +174,30 @@ def chatterd(
     _check_log(request, [_session_chatterd], expected_log)
 
 
+@pytest.fixture(scope="session")
+def _session_chatterd_without_retries(_session_ollama: ScriptedOllama, session_database_url: str) -> Iterator[Program]:
+    with Program(
+        database_url=session_database_url,
+        ollama_host=_session_ollama.url,
+        embedded_model=False,
+        drain_timeout=1,
+        ollama_retry_timeout=0,
+    ) as program:
+        yield program
+
+
+@pytest.fixture
+def chatterd_without_retries(
+    request: pytest.FixtureRequest,
+    _session_chatterd_without_retries: Program,
+    ollama: ScriptedOllama,
+    expected_log: list[str],
+) -> Iterator[Program]:
+    """Yield the shared chatterd in which a reply ends at the first failure of Ollama."""
+    yield _session_chatterd_without_retries
+    _check_log(request, [_session_chatterd_without_retries], expected_log)
+
+
 @pytest.fixture
 def client(chatterd: Program) -> Iterator[Client]:
     """Yield a client of ``chatterd`` with its own conversation."""

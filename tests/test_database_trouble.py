@@ -112,7 +112,7 @@ def test_an_outage_of_the_database_is_reported_and_recovered_from(
         assert client.http.get("/healthz").status_code == 200
         proxy.restore()
         wait_ready(client)
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
     client.ask("two")
     assert [content for role, content in client.messages() if role == "user"] == ["one", "two"]
 
@@ -222,7 +222,7 @@ def test_a_retry_with_the_idempotency_key_after_a_lost_response_finds_the_reply(
     lost.wait()
     assert len(client.ask("remember me", headers=headers)) == 6
     assert client.messages() == [("user", "remember me"), ("assistant", "w0 w1 w2 w3 w4 ")]
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
 
 
 def test_a_prompt_that_did_not_reach_the_database_is_rejected_and_can_be_retried(
@@ -235,7 +235,7 @@ def test_a_prompt_that_did_not_reach_the_database_is_rejected_and_can_be_retried
     lost.wait()
     assert client.ask("two")[-1].json["done"] is True
     assert [content for _, content in client.messages()][:3] == ["one", "w0 ", "two"]
-    assert len(ollama.requests) == 2
+    assert len(ollama.generations) == 2
 
 
 def test_a_reply_whose_end_was_stored_but_not_confirmed_is_stored_once(
@@ -289,7 +289,7 @@ def test_a_prompt_recorded_after_its_connection_broke_leaves_no_streaming_reply(
 
 def waiting(url: str) -> bool:
     """Return whether a statement that begins a reply waits for a lock."""
-    query = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO replies%'"
+    query = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH new AS MATERIALIZED%'"
     return bool(rows(url, query))
 
 

@@ -122,7 +122,7 @@ def test_invariant_1_viewers_cut_at_any_byte_see_exactly_the_log(processes: Proc
         list(threads.map(lambda n: viewers[n].follow(urls, random.Random(n), cuts[n]), range(len(viewers))))
     for viewer in viewers:
         processes.check(path, viewer.shown, words(400))
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
 
 
 def test_invariant_1_every_last_event_id_returns_the_rest_of_the_log_in_every_process(
@@ -168,7 +168,7 @@ def test_invariant_1_viewers_see_only_a_pause_when_the_owner_is_killed(
         row = processes.check(path, viewer.shown, words(60))
         print(f"; a viewer's pause {max(viewer.pauses[20:]):.3f} s", end="")
         assert row["attempts"] == 1
-    assert len(ollama.requests) == 2
+    assert len(ollama.generations) == 2
 
 
 def test_invariant_1_a_drained_process_releases_its_replies_and_viewers_continue_elsewhere(
@@ -188,7 +188,7 @@ def test_invariant_1_a_drained_process_releases_its_replies_and_viewers_continue
         processes.check(path, viewer.shown, words(200))
     print(f"\ngone {ended:.2f} s after SIGTERM with --drain-timeout=0.3", end="")
     assert ended < 0.3 + 2 + 8, "gone by --drain-timeout plus 2 s; eight more seconds for a busy machine"
-    assert len(ollama.requests) == 2
+    assert len(ollama.generations) == 2
     ollama.arrival(0).wait().closed.wait()
 
 
@@ -212,7 +212,7 @@ def test_invariant_1_a_draining_process_rejects_prompts_and_finishes_a_short_rep
     viewer.ended = True
     join(thread)
     row = processes.check(path, viewer.shown, words(5))
-    assert (row["attempts"], len(ollama.requests)) == (0, 1)
+    assert (row["attempts"], len(ollama.generations)) == (0, 1)
 
 
 # 2. No line is shown before it is committed; when `done: true` is shown, the message is stored durably.
@@ -347,7 +347,7 @@ def test_invariant_2_lines_lost_in_a_crash_of_postgresql_are_written_again(
                 assert bytes(viewer.shown) == framed(log_of(postgres.url, path))
                 assert viewer.next_id == 61
             assert lost > 0, "the crash lost nothing, and so this test showed nothing"
-            assert (reply_row(postgres.url, path)["attempts"], len(ollama.requests)) == (0, 1)
+            assert (reply_row(postgres.url, path)["attempts"], len(ollama.generations)) == (0, 1)
         assert (owner.terminate(), other.terminate()) == (0, 0)
 
 
@@ -428,7 +428,7 @@ def test_invariant_3_simultaneous_prompts_to_all_processes_begin_one_reply(
     clients[0].view(answers[0].headers["Location"])
     winner = [answer.status_code for answer in answers].index(202)
     assert clients[0].messages() == [("user", f"{winner}"), ("assistant", words(5))]
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
 
 
 def test_invariant_3_an_idempotency_key_finds_its_reply_in_every_process(
@@ -446,7 +446,7 @@ def test_invariant_3_an_idempotency_key_finds_its_reply_in_every_process(
         processes.check(path, stream.rest(), words(5))
     processes.check(path, clients[1].ask("hi", headers=headers), words(5))
     assert clients[0].messages() == [("user", "hi"), ("assistant", words(5))]
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
 
 
 @pytest.mark.skipif(pgbouncer.EVERYTHING, reason="behind a pooler nothing is prepared: it waits before it is sent")
@@ -469,7 +469,9 @@ def test_invariant_3_an_idempotency_key_finds_its_reply_after_a_crash_before_the
         async with connection.transaction():
             await connection.execute("LOCK TABLE chatts IN SHARE MODE")
             posting.start()
-            await asyncio.to_thread(eventually, "begin waits", lambda: waiting(processes.url, "INTO replies"))
+            await asyncio.to_thread(
+                eventually, "begin waits", lambda: waiting(processes.url, "WITH new AS MATERIALIZED")
+            )
             owner.process.send_signal(signal.SIGSTOP)
 
     posting = threading.Thread(target=post)
@@ -482,7 +484,7 @@ def test_invariant_3_an_idempotency_key_finds_its_reply_after_a_crash_before_the
         path = stream.response.headers["Content-Location"]
         processes.check(path, stream.rest(), words(5))
     assert other.messages() == [("user", "hi"), ("assistant", words(5))]
-    assert len(ollama.requests) == 2
+    assert len(ollama.generations) == 2
 
 
 @pytest.mark.expects_log("was declared dead")
@@ -546,7 +548,7 @@ def test_invariant_3_reconciling_owned_replies_does_not_adopt_one_that_is_being_
     processes.check(path, other.view(path), words(20))
     assert b.log.count(f"Adopted reply {path.removeprefix('/llmchat/')}") == 1
     assert reply_row(processes.url, path)["attempts"] == 1
-    assert len(ollama.requests) == 2
+    assert len(ollama.generations) == 2
 
 
 def looked(url: str, path: str) -> bool:
@@ -911,7 +913,7 @@ def test_invariant_4_a_reply_that_cannot_be_continued_ends_interrupted_and_keeps
     last = other.history()["messages"][-1]
     assert (last["role"], last["content"]) == ("assistant", kept)
     assert last.get("thinking") == ("hm" if case.startswith("a thought") else None)
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
     assert other.ask("again")[-1].json["done"] is True
 
 
@@ -929,7 +931,7 @@ def test_invariant_4_a_reply_adopted_repeatedly_without_progress_ends_interrupte
     shown = other.view(path)
     assert "again and again" in shown[-1].json["error"]
     row = processes.check(path, shown, words(3), "interrupted")
-    assert (row["attempts"], len(ollama.requests)) == (6, 1)
+    assert (row["attempts"], len(ollama.generations)) == (6, 1)
 
 
 def test_invariant_4_a_stop_from_another_process_ends_a_reply_before_its_first_token(
@@ -980,7 +982,7 @@ def test_invariant_4_stopping_a_dead_process_s_reply_ends_it_without_a_request_t
     owner.kill()
     shown = other.view(path)
     processes.check(path, shown, words(7), "stopped")
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
 
 
 def streaming_none(url: str) -> None:

@@ -226,6 +226,6 @@ class Attempt:
 
     def _why_incomplete(self) -> str:
         if not self.progressed:
-            return "Ollama's answer was empty."
-        # ollama llm/server.go ends a response without a line with done if one token is repeated too often.
-        return "Ollama ended the reply early, as it does when a model repeats itself."
+            return "Ollama's answer ended before it was complete: it was empty."
+        # ollama llm/server.go, Completion: a response in which a token is repeated too often ends without "done".
+        return "Ollama's answer ended before it was complete. Ollama does this when a model repeats itself."

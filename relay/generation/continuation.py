@@ -171,7 +171,9 @@ class _ContinuationFinder:
         try:
             return await self._relay.ollama.post(path, body, timeout, self._key)
         except TimeoutError:
-            raise _Ends(failure("truncated", f"Ollama sent nothing for {timeout:g} seconds.")) from None
+            raise _Ends(
+                failure("truncated", f"Ollama sent nothing for {timeout:g} seconds before the first line.")
+            ) from None
         except UpstreamUnreachable as error:
             outcome = failure("failed", str(error))
             raise _Ends(Breakdown(outcome, accepted=False) if error.retryable else outcome) from error

@@ -77,7 +77,7 @@ def thumbnails(page: Page) -> Locator:
 
 def sent(ollama: ScriptedOllama, number: int = 0) -> list[bytes]:
     """The images in the last message of a request to the model."""
-    newest: dict[str, Any] = ollama.requests[number].json["messages"][-1]
+    newest: dict[str, Any] = ollama.generations[number].json["messages"][-1]
     return [base64.b64decode(image, validate=True) for image in newest.get("images", [])]
 
 

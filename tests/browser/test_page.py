@@ -40,7 +40,7 @@ def test_a_reload_during_a_reply_resumes_it_without_duplicates(page: Page, ollam
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     page.reload()
     expect(messages(page)).to_have_text(["Tell me a story", "Once upon a time"])
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
 
 
 def test_an_error_is_shown_and_can_be_retried(page: Page, ollama: ScriptedOllama) -> None:
@@ -50,7 +50,7 @@ def test_an_error_is_shown_and_can_be_retried(page: Page, ollama: ScriptedOllama
     page.get_by_role("button", name="Try again").click()
     expect(messages(page)).to_have_text(["Hello", "w0 w1 w2 w3 w4"])
     expect(page.get_by_role("alert")).to_have_count(0)
-    assert [one["content"] for one in ollama.requests[1].json["messages"]] == ["Hello"]
+    assert [one["content"] for one in ollama.generations[1].json["messages"]] == ["Hello"]
 
 
 def test_an_error_keeps_the_text_so_far(page: Page, ollama: ScriptedOllama) -> None:
@@ -71,7 +71,7 @@ def test_enter_sends_and_shift_enter_inserts_a_new_line(page: Page, ollama: Scri
     prompt_input(page).press("Enter")
     expect(messages(page)).to_have_text(["one two", "w0 w1 w2 w3 w4"])
     expect(prompt_input(page)).to_have_value("")
-    assert ollama.requests[0].json["messages"][0]["content"] == "one\ntwo"
+    assert ollama.generations[0].json["messages"][0]["content"] == "one\ntwo"
 
 
 def test_thinking_is_collapsed(page: Page, ollama: ScriptedOllama) -> None:
@@ -96,7 +96,7 @@ def test_escape_stops_a_reply_and_a_new_chat_is_empty(page: Page, ollama: Script
     expect(messages(page)).to_have_count(0)
     send_prompt(page, "Another topic")
     expect(messages(page)).to_have_text(["Another topic", "w0 w1 w2 w3 w4"])
-    assert len(ollama.requests[1].json["messages"]) == 1
+    assert len(ollama.generations[1].json["messages"]) == 1
 
 
 def test_the_page_fits_a_narrow_window(page: Page, ollama: ScriptedOllama) -> None:

@@ -136,7 +136,7 @@ def test_a_prompt_written_offline_is_sent_when_online(
     context.set_offline(False)
     expect(messages(page)).to_have_text(["Hello", REPLY])
     expect_idle(page)
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
     ignore_failed_requests(browser_errors)
 
 
@@ -151,7 +151,7 @@ def test_an_idle_stream_is_resumed_after_the_last_line(page: Page, ollama: Scrip
     more.open()
     expect(messages(page)).to_have_text(["Hello", "w0 w1 w2"])
     expect_idle(page)
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
 
 
 def test_a_dead_connection_is_detected(

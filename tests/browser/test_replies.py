@@ -26,7 +26,7 @@ REPLY = "w0 w1 w2 w3 w4"
 
 
 def prompts_of(ollama: ScriptedOllama, number: int) -> list[str]:
-    return [message["content"] for message in ollama.requests[number].json["messages"]]
+    return [message["content"] for message in ollama.generations[number].json["messages"]]
 
 
 def route_prompts(page: Page, handler: Callable[[Route], None]) -> None:
@@ -54,7 +54,7 @@ def test_a_prompt_with_a_lost_response_is_retried_and_recorded_once(
     send_prompt(page, "Hello")
     expect(messages(page)).to_have_text(["Hello", REPLY])
     expect_idle(page)
-    assert len(keys) == 2 and keys[0] == keys[1] and len(ollama.requests) == 1
+    assert len(keys) == 2 and keys[0] == keys[1] and len(ollama.generations) == 1
     expect(busy_status(page)).to_have_count(0)
     page.reload()
     expect(messages(page)).to_have_text(["Hello", REPLY])
@@ -76,7 +76,7 @@ def test_an_unsent_prompt_survives_a_reload(page: Page, ollama: ScriptedOllama, 
     page.reload()
     expect(messages(page)).to_have_text(["Precious words", REPLY])
     expect_idle(page)
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
     ignore_failed_requests(browser_errors)
 
 
@@ -212,7 +212,7 @@ def test_an_unsent_edit_survives_reloads_and_replaces_only_its_message(
     expect_idle(page)
     page.reload()
     expect(messages(page)).to_have_text(["Uno", REPLY])
-    assert prompts_of(ollama, 1) == ["Uno"] and len(ollama.requests) == 2
+    assert prompts_of(ollama, 1) == ["Uno"] and len(ollama.generations) == 2
     ignore_failed_requests(browser_errors)
 
 

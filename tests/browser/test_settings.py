@@ -56,7 +56,7 @@ def ask(page: Page, text: str) -> None:
 
 def messages_sent(ollama: ScriptedOllama, number: int) -> list[tuple[str, str]]:
     """Role and content of the messages in a request to the model."""
-    return [(one["role"], one["content"]) for one in ollama.requests[number].json["messages"]]
+    return [(one["role"], one["content"]) for one in ollama.generations[number].json["messages"]]
 
 
 def test_models_are_listed_with_their_sizes(page: Page, ollama: ScriptedOllama) -> None:
@@ -100,7 +100,7 @@ def test_each_conversation_keeps_its_model(page: Page, ollama: ScriptedOllama) -
 def test_only_changed_settings_are_sent(page: Page, ollama: ScriptedOllama) -> None:
     ask(page, "Hello")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
-    assert "options" not in ollama.requests[0].json
+    assert "options" not in ollama.generations[0].json
     dialog = open_settings(page)
     dialog.get_by_label("Temperature").fill("0,7")
     dialog.get_by_label("Context length").fill(" 8192 ")
@@ -111,12 +111,12 @@ def test_only_changed_settings_are_sent(page: Page, ollama: ScriptedOllama) -> N
     expect(page.get_by_role("button", name="Settings (customized)")).to_be_visible()
     ask(page, "Hello again")
     expect(messages(page).nth(3)).to_have_text("w0 w1")
-    assert ollama.requests[1].json["options"] == {"temperature": 0.7, "num_ctx": 8192, "num_predict": 2}
+    assert ollama.generations[1].json["options"] == {"temperature": 0.7, "num_ctx": 8192, "num_predict": 2}
 
     page.get_by_role("button", name="New chat", exact=True).click()
     ask(page, "Another topic")
     expect(messages(page)).to_have_text(["Another topic", "w0 w1 w2 w3 w4"])
-    assert "options" not in ollama.requests[2].json
+    assert "options" not in ollama.generations[2].json
 
     page.get_by_role("link", name="Hello").click()
     dialog = open_settings(page)
@@ -125,7 +125,7 @@ def test_only_changed_settings_are_sent(page: Page, ollama: ScriptedOllama) -> N
     dialog.get_by_role("button", name="Save").click()
     ask(page, "And again")
     expect(messages(page).nth(5)).to_have_text("w0 w1 w2 w3 w4")
-    assert "options" not in ollama.requests[3].json
+    assert "options" not in ollama.generations[3].json
 
 
 def test_invalid_settings_show_errors(page: Page, ollama: ScriptedOllama) -> None:
@@ -148,7 +148,7 @@ def test_invalid_settings_show_errors(page: Page, ollama: ScriptedOllama) -> Non
     dialog.get_by_role("button", name="Cancel").click()
     ask(page, "Hello")
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
-    assert "options" not in ollama.requests[0].json
+    assert "options" not in ollama.generations[0].json
 
 
 def test_a_system_prompt_is_recorded_once_per_change(page: Page, ollama: ScriptedOllama) -> None:

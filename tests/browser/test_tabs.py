@@ -52,7 +52,7 @@ def test_a_prompt_and_its_reply_are_streamed_to_a_second_tab(tabs: tuple[Page, P
         expect_idle(tab)
     send_prompt(second, "Another")
     expect_both(tabs, ["Tell me a story", "Once upon a time", "Another", REPLY])
-    assert len(ollama.requests) == 3
+    assert len(ollama.generations) == 3
 
 
 def test_stopping_in_one_tab_shows_in_the_other(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
@@ -125,12 +125,12 @@ def test_continue_in_two_tabs_at_once_continues_once(
     second.unroute("**/llmchat?*")
     second.evaluate("dispatchEvent(new Event('focus'))")
     expect_both(tabs, ["Hello", "w0 w1 w2"])
-    count = len(ollama.requests)
+    count = len(ollama.generations)
     gate.open()
     expect_both(tabs, ["Hello", REPLY])
     for tab in tabs:
         expect_idle(tab)
-    assert len(ollama.requests) == count
+    assert len(ollama.generations) == count
     ignore_failed_requests(browser_errors)
 
 
@@ -147,7 +147,7 @@ def test_edit_and_regenerate_show_in_the_other_tab(tabs: tuple[Page, Page], olla
     ollama.script(Head(), Lines(line("Better"), last_line()))
     button(first, "Regenerate").click()
     expect_both(tabs, ["Two", "Better"])
-    assert len(ollama.requests) == 4
+    assert len(ollama.generations) == 4
 
 
 def test_an_unsent_prompt_shows_in_a_second_tab_and_is_recorded_once(
@@ -168,7 +168,7 @@ def test_an_unsent_prompt_shows_in_a_second_tab_and_is_recorded_once(
     for tab in (page, other):
         expect(messages(tab)).to_have_text(["Hello", REPLY])
         expect_idle(tab)
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
     ignore_failed_requests(browser_errors)
 
 

@@ -113,7 +113,7 @@ def test_an_upgraded_conversation_can_be_continued(
         assert client.messages() == [("user", "hi"), ("assistant", "hello")]
         client.ask("x" * 1000, options={"num_predict": 1})
         assert client.messages()[2:] == [("user", "x" * 1000), ("assistant", "w0 ")]
-    assert [message["content"] for message in ollama.requests[0].json["messages"]] == ["hi", "hello", "x" * 1000]
+    assert [message["content"] for message in ollama.generations[0].json["messages"]] == ["hi", "hello", "x" * 1000]
 
 
 def test_the_tutorials_server_works_with_an_upgraded_table(database_url: str) -> None:

@@ -52,7 +52,7 @@ class Site:
 
     def owner(self) -> Program:
         """Return the server that sent the last request to Ollama."""
-        return self.servers[self.ports.index(int(self.ollama.requests[-1].path.split("/")[1]))]
+        return self.servers[self.ports.index(int(self.ollama.generations[-1].path.split("/")[1]))]
 
 
 @pytest.fixture(scope="module")

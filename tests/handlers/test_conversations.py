@@ -213,8 +213,8 @@ def test_deletion_removes_the_messages_replies_and_idempotency_keys(
         assert client.http.get(path).status_code == 404
         assert client.http.delete(path).status_code == 404
     client.ask("new", headers=headers)
-    assert len(ollama.requests) == 3
-    assert ollama.requests[2].json["messages"] == [{"role": "user", "content": "new"}]
+    assert len(ollama.generations) == 3
+    assert ollama.generations[2].json["messages"] == [{"role": "user", "content": "new"}]
 
 
 def test_deletion_leaves_other_conversations_unchanged(client: Client) -> None:
@@ -256,7 +256,7 @@ def test_a_prompt_can_be_edited(client: Client, ollama: ScriptedOllama) -> None:
     seq = client.history()["messages"][2]["seq"]
     assert delete(client, **{"from": seq}) == 204
     client.ask("2", options={"num_predict": 1})
-    assert [message["content"] for message in ollama.requests[2].json["messages"]] == ["one", "w0 ", "2"]
+    assert [message["content"] for message in ollama.generations[2].json["messages"]] == ["one", "w0 ", "2"]
     assert [content for _, content in client.messages()] == ["one", "w0 ", "2", "w0 "]
 
 

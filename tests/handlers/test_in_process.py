@@ -114,7 +114,7 @@ def test_a_response_that_ollama_keeps_open_after_done_is_closed(
     monkeypatch.setattr(generation, "DONE_GRACE", 0.01)
     ollama.script(Head(), Lines(last_line("z")), Gate())
     yield http_client.fetch(prompt(base_url))
-    yield ollama.requests[0].closed
+    yield ollama.generations[0].closed
 
 
 @pytest.mark.gen_test

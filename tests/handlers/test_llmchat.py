@@ -49,7 +49,7 @@ def test_prompt_and_reply_are_stored_unchanged(client: Client, ollama: ScriptedO
 def test_a_request_includes_the_earlier_messages(client: Client, ollama: ScriptedOllama) -> None:
     client.ask("one", options={"num_predict": 2})
     client.ask("two", "three")
-    assert ollama.requests[1].json["messages"] == [
+    assert ollama.generations[1].json["messages"] == [
         {"role": "user", "content": "one"},
         {"role": "assistant", "content": "w0 w1 "},
         {"role": "user", "content": "two"},
@@ -79,12 +79,12 @@ def test_further_fields_of_messages_are_stored_and_sent_to_ollama_again(client: 
     ]
     client.ask(messages=messages)
     expected = [*messages[:2], messages[2] | {"content": ""}, messages[3]]
-    assert ollama.requests[0].json["messages"] == expected
+    assert ollama.generations[0].json["messages"] == expected
     stored = client.history()["messages"]
     assert stored[0]["images"] == ["aGk="] and stored[1]["tool_calls"] == calls
     assert stored[1]["thinking"] == "hm" and stored[3]["tool_name"] == "add"
     client.ask("and now?")
-    assert ollama.requests[1].json["messages"][:4] == expected
+    assert ollama.generations[1].json["messages"][:4] == expected
 
 
 def test_thinking_and_tool_calls_are_stored(client: Client, ollama: ScriptedOllama) -> None:
@@ -107,7 +107,7 @@ def test_thinking_and_tool_calls_are_stored(client: Client, ollama: ScriptedOlla
 def test_an_empty_list_of_messages_continues_the_conversation(client: Client, ollama: ScriptedOllama) -> None:
     client.ask("hi", options={"num_predict": 2})
     client.ask(options={"num_predict": 2})
-    assert ollama.requests[1].json["messages"][-1] == {"role": "assistant", "content": "w0 w1 "}
+    assert ollama.generations[1].json["messages"][-1] == {"role": "assistant", "content": "w0 w1 "}
     assert client.messages() == [("user", "hi"), ("assistant", "w0 w1 w2 w3 ")]
 
 
@@ -155,11 +155,11 @@ def test_an_idempotency_key_prevents_a_second_reply(client: Client, ollama: Scri
     headers = {"Idempotency-Key": "k" * 255}
     first = client.ask("hi", headers=headers)
     assert client.ask("hi", headers=headers) == first
-    assert len(ollama.requests) == 1
+    assert len(ollama.generations) == 1
     assert len(client.messages()) == 2
     client.appid += "-other"
     assert client.ask("hi", headers=headers) == first  # keys belong to a conversation
-    assert len(ollama.requests) == 2
+    assert len(ollama.generations) == 2
 
 
 def test_an_idempotency_key_streams_the_first_reply_while_it_is_generated(
@@ -238,7 +238,7 @@ def test_a_generation_continues_when_its_viewer_disconnects(client: Client, olla
     gate.open()
     assert [event.json["message"]["content"] for event in client.view(path)] == ["a", "b"]
     assert client.messages()[-1] == ("assistant", "ab")
-    assert ollama.requests[0].answered.happened
+    assert ollama.generations[0].answered.happened
 
 
 def test_an_empty_reply_stores_no_message(client: Client, ollama: ScriptedOllama) -> None:

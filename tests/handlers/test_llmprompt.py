@@ -143,7 +143,7 @@ def test_a_disconnecting_client_closes_the_connection_to_ollama(
             b"POST /llmprompt HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
         )
         gate.reached.wait()
-        assert not ollama.requests[0].closed.happened
+        assert not ollama.generations[0].closed.happened
     ollama.arrival(0).wait().closed.wait()
 
 

@@ -44,7 +44,7 @@ def ask(client: Client, ollama: ScriptedOllama, session_database_url: str) -> Ca
         assert row["finished"] is not None
         assert client.history()["reply"] is None
         assert client.ask("again")[-1].json["done"] is True
-        json.loads(ollama.requests[-1].body)
+        json.loads(ollama.generations[-1].body)
         return Outcome(events, row)
 
     return ask
@@ -269,8 +269,8 @@ def test_an_endless_head_is_aborted(
 ) -> None:
     flood = Flood(piece, 200)
     check_failed(ask(Send(start), flood, Close()))
-    ollama.requests[0].closed.wait()
-    assert ollama.requests[0].sent < 20 * MEGABYTES  # the size of the socket buffers
+    ollama.generations[0].closed.wait()
+    assert ollama.generations[0].sent < 20 * MEGABYTES  # the size of the socket buffers
     assert growth() < 20
 
 
@@ -289,6 +289,6 @@ def test_a_reply_can_be_stopped_during_a_flood_of_lines(
     ollama.arrival(0).wait()
     assert client.http.get("/healthz").status_code == 200
     assert client.http.delete(path).status_code == 202
-    ollama.requests[0].closed.wait()
+    ollama.generations[0].closed.wait()
     row = eventually("its end is stored", lambda: (row := reply_row(session_database_url, path))["finished"] and row)
     assert row["status"] == "stopped"

@@ -124,7 +124,7 @@ def _flood(count: int) -> Result:
                         most = max(most, site.memory)
             most = max(most, site.memory)
             error = last.json.get("error") if last else None
-            sent = site.ollama.requests[0].sent / MEGABYTE
+            sent = site.ollama.generations[0].sent / MEGABYTE
             rows[name] = f"{sent:.0f} MB read; memory {before:.0f} MB, at most {most:.0f} MB; the end: {error}"
             wrong += [f"the log says: {alarm}" for alarm in site.program.alarms([])]
             if not error:

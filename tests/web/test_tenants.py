@@ -190,7 +190,7 @@ def test_resources_of_another_tenant_do_not_exist(
     bob = cluster.client(process, "bob")
     with bob.http:
         check(send(bob, resources))
-        for request in ollama.requests[2:]:
+        for request in ollama.generations[2:]:
             assert "secret" not in request.body.decode()
     assert resources.client.history() == before
     assert resources.end == ["a", "b", ""]

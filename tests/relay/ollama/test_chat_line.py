@@ -37,8 +37,8 @@ values: st.SearchStrategy[Any] = st.recursive(
         (b'{"model":"m","message":{"content":5,"thinking":[],"tool_calls":{}},"done":1}', ChatLine()),
         (b'{"model":"m","error":null,"message":{"content":"a"}}', ChatLine("a")),
         (b'{"model":"m","message":{"content":"\xe2\x80\xa8\\u00e9\\ud83d\\ude00"}}', ChatLine("\u2028é😀")),
-        (b'{"model":"m","message":{"content":"\\u0000\\ud83d\\ude00\\ude00"}}', ChatLine("\ufffd😀\ufffd")),
-        (b'{"model":"m","message":{"thinking":"\\ud800"}}', ChatLine(thinking="\ufffd")),
+        (b'{"model":"m","message":{"content":"\\u0000\\ud83d\\ude00\\ude00"}}', ChatLine("\0😀\ude00")),
+        (b'{"model":"m","message":{"thinking":"\\ud800"}}', ChatLine(thinking="\ud800")),
         (
             b'{"model":"m","message":{"tool_calls":[{"a\\u0000":["\\udfff",1]}]}}',
             ChatLine(tool_calls=[{"a\ufffd": ["\ufffd", 1]}]),

@@ -9,7 +9,7 @@ import pytest
 
 from errors import UpstreamDisconnected, UpstreamUnreachable
 from relay.ollama import client as client_module
-from relay.ollama.client import OllamaClient, StreamingCall
+from relay.ollama.client import CHAT, OllamaClient, StreamingCall
 from tests.fakes.peer import Connection, Peer
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ async def test_a_chat_fails_if_its_callback_raises_and_the_exception_is_logged(
     def fail(_: bytes) -> None:
         raise ZeroDivisionError
 
-    call = client.chat(b"{}", fail)
+    call = client.stream(CHAT, b"{}", fail, "")
     connection = await peer.accept()
     connection.say(CHUNKED + b"1\r\na\r\n")
     await asyncio.wait([call.done])
@@ -85,7 +85,7 @@ async def test_a_call_that_has_ended_leaves_no_reference_cycle(
     gc.disable()
     try:
         received = asyncio.Queue[bytes]()
-        call = client.chat(b"{}", received.put_nowait)
+        call = client.stream(CHAT, b"{}", received.put_nowait, "")
         connection = await peer.accept()
         connection.say(CHUNKED + b"1\r\na\r\n")
         assert await received.get() == b"a"
@@ -109,7 +109,7 @@ async def test_a_call_that_has_ended_leaves_no_reference_cycle(
 )
 async def test_an_unreachable_ollama_is_reported_without_its_address(url: str, sentence: str) -> None:
     client = OllamaClient(url, 10, 1.0)
-    call = client.chat(b"{}", lambda _: None)
+    call = client.stream(CHAT, b"{}", lambda _: None, "")
     await asyncio.wait([call.done])
     assert isinstance(call.done.exception(), UpstreamUnreachable) and str(call.done.exception()) == sentence
     assert not call.headers.done() and call.status == 0
