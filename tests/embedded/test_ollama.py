@@ -331,7 +331,7 @@ def test_the_process_ends_when_its_parent_is_killed() -> None:
     assert rest == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.extended)])
 def test_the_process_ends_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     running = start(tmp_path / "log", "--address=127.0.0.1")
     running.process.send_signal(number)
