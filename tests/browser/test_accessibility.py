@@ -44,9 +44,7 @@ def findings(page: Page) -> list[str]:
     """The serious and critical issues that axe-core finds. It bypasses the page's Content-Security-Policy."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text())
-    found: list[dict[str, Any]] = page.evaluate(
-        "axe.run(document, {resultTypes: ['violations']}).then(({violations}) => violations)"
-    )
+    found: list[dict[str, Any]] = page.evaluate("axe.run(document).then(({violations}) => violations)")
     return [
         f"{one['impact']}: {one['help']}: {[node['html'] for node in one['nodes']]}"
         for one in found
