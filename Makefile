@@ -11,6 +11,9 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 # Seconds for which random schedules run in `make soak`, after its campaigns.
 SECONDS ?= 600
 
+# Each start of the program would compile its files again, and each worker those of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Whole files are distributed in the order of tests/conftest.py. Many tests wait, so two cores run four workers.
 PYTEST := $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 

@@ -11,6 +11,10 @@ from uuid import uuid4
 import httpx
 import ujson
 
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients of plain HTTP; it trusts nobody. httpx would read all certification authorities for each client, in 40 ms
+of CPU."""
+
 TIMEOUT = 60.0
 """Seconds without a byte after which a request fails."""
 
@@ -83,7 +87,7 @@ class Client:
     """
 
     def __init__(self, url: str, appid: str | None = None, tls: ssl.SSLContext | None = None) -> None:
-        self.http = httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False, verify=tls or True)
+        self.http = httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False, verify=tls or NO_TLS)
         self.appid = appid or f"test-{uuid4()}"
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
-from tests import pgbouncer, system_packages
+from tests import limits, pgbouncer, system_packages
 from tests.client import Client
 from tests.fakes.ollama import ScriptedOllama
 from tests.program import Program
@@ -203,6 +203,28 @@ def client(chatterd: Program) -> Iterator[Client]:
     """Yield a client of ``chatterd`` with its own conversation."""
     with Client(chatterd.url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def _session_tight(_session_ollama: ScriptedOllama, new_database: Callable[[], str]) -> Iterator[Program]:
+    with Program(
+        database_url=new_database(),
+        ollama_host=_session_ollama.url,
+        embedded_model=False,
+        drain_timeout=1,
+        **limits.SETTINGS,
+    ) as program:
+        yield program
+
+
+@pytest.fixture
+def tight(
+    request: pytest.FixtureRequest, _session_tight: Program, ollama: ScriptedOllama, expected_log: list[str]
+) -> Iterator[Client]:
+    """Yield a client, with its own conversation, of the shared chatterd with the small limits of tests/limits.py."""
+    with Client(_session_tight.url) as client:
+        yield client
+    _check_log(request, [_session_tight], expected_log)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.client import NO_TLS
+
 
 class Scraped:
     """A response, parsed by prometheus_client."""
@@ -34,6 +36,6 @@ class Scraped:
 
 def scrape(url: str) -> Scraped:
     """Scrape one process."""
-    answer = httpx.get(f"{url}/metrics", trust_env=False, timeout=60)
+    answer = httpx.get(f"{url}/metrics", trust_env=False, verify=NO_TLS, timeout=60)
     assert answer.status_code == 200
     return Scraped(answer.text)

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import ujson
 
+from tests.client import NO_TLS
+
 PATIENCE = 60.0
 """Timeout of :meth:`Watcher.until`, in seconds."""
 
@@ -70,7 +72,7 @@ def watch(url: str, last_event_id: str | None = None) -> Iterator[Watcher]:
     """Yield a watcher of one process."""
     headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
     with (
-        httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http,
+        httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False, verify=NO_TLS) as http,
         http.stream("GET", "/status/events", headers=headers) as response,
     ):
         assert response.status_code == 200

@@ -580,7 +580,7 @@ def stream_through(url: str, replies: int, count: int, trouble: Callable[[], Non
             one.result()
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
+@pytest.mark.parametrize("mode", [pytest.param("fast", marks=pytest.mark.extended), "immediate"])
 def test_replies_survive_a_restart_of_postgresql_word_by_word(
     mode: str, start_chatterd: Callable[..., Program], ollama: ScriptedOllama
 ) -> None:

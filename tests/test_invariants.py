@@ -26,7 +26,7 @@ from db.migrate import migrate
 from db.ownership import Orphan
 from db.replies import BeginResult, FinishRequest, FinishResult, NewReply
 from tests import pgbouncer
-from tests.client import Client, Event
+from tests.client import NO_TLS, Client, Event
 from tests.cluster import OwnPostgres, SignedWords, lock_holder, lock_holders, words
 from tests.database import eventually, execute, reply_row, rows, with_connection
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line, ndjson
@@ -418,6 +418,7 @@ def test_invariant_3_simultaneous_prompts_to_all_processes_begin_one_reply(
             json=body,
             headers={"Prefer": "respond-async"},
             timeout=LONG,
+            verify=NO_TLS,
         )
 
     with ThreadPoolExecutor(len(clients)) as threads:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from tests.client import Client
+from tests.client import NO_TLS, Client
 from tests.database import eventually, execute, reply_row, rows
 from tests.fakes.ollama import Head, Lines, ScriptedOllama, line
 from tests.program import Program
@@ -135,7 +135,7 @@ def test_a_backlog_of_100_000_lines_does_not_block_other_requests(
     waits: list[float] = []
 
     def ask_health() -> None:
-        with httpx.Client(base_url=program.url, trust_env=False) as other:
+        with httpx.Client(base_url=program.url, trust_env=False, verify=NO_TLS) as other:
             while not shown.is_set():
                 since = time.monotonic()
                 assert other.get("/healthz").status_code == 200

@@ -17,7 +17,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.client import Event
+from tests.client import NO_TLS, Event
 from tests.cluster import OwnPostgres, SignedWords, words
 from tests.database import eventually, rows
 from tests.fakes.ollama import ScriptedOllama
@@ -163,7 +163,7 @@ class Schedule:
         self._events: list[str] = []
         self._conversations = [Conversation(f"{seed}-{n}") for n in range(CONVERSATIONS)]
         self._viewers: list[tuple[Viewer, _Thread]] = []
-        self._http = httpx.Client(timeout=60, trust_env=False)
+        self._http = httpx.Client(timeout=60, trust_env=False, verify=NO_TLS)
         ollama.default = (SignedWords(pause=self._choice.choice([0.002, 0.005, 0.01])),)
 
     def run(self) -> None:

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
+from tests.browser.chat_page import record_errors
 from tests.client import Client
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.program import ROOT, Program
@@ -16,6 +17,14 @@ OPERATIONS = {
     for method, operation in item.items()
     if method != "parameters"
 }
+
+
+@pytest.fixture
+def page(context: BrowserContext, chatterd: Program, browser_errors: list[str]) -> Page:
+    """An empty page."""
+    page = context.new_page()
+    record_errors(page, chatterd.url, browser_errors)
+    return page
 
 
 @pytest.fixture

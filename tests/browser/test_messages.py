@@ -47,12 +47,12 @@ def reply(page: Page) -> Locator:
     return messages(page).last.locator(".markdown")
 
 
-def answer(page: Page, ollama: ScriptedOllama, text: str, *, size: int = 7) -> None:
-    """Stream a reply in lines of ``size`` characters, and wait for its end."""
+def answer(page: Page, ollama: ScriptedOllama, text: str, *, size: int = 7, number: int = 1) -> None:
+    """Stream the conversation's reply of this number in lines of ``size`` characters, and wait for its end."""
     pieces = [line(text[at : at + size]) for at in range(0, len(text), size)]
     ollama.script(Head(), Lines(*pieces, last_line()))
     send_prompt(page, "Show me")
-    expect(messages(page)).to_have_count(2)
+    expect(messages(page)).to_have_count(2 * number)
     expect(page.locator(".streaming")).to_have_count(0)
 
 
@@ -158,24 +158,21 @@ PARTIAL_MARKDOWN = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("text", "shown", "selector", "content"), PARTIAL_MARKDOWN, ids=[case[0] for case in PARTIAL_MARKDOWN]
-)
-def test_incomplete_markdown_is_rendered_without_flicker(
-    page: Page, reply: Locator, ollama: ScriptedOllama, text: str, shown: str, selector: str, content: str | None
-) -> None:
-    never = Gate("the end")
-    ollama.script(Head(), Lines(line("Begin.\n\n"), line(text)), never)
-    send_prompt(page, "Show me")
-    expect(reply.locator(".block")).to_have_count(2)
-    expect(reply.locator(".block").last).to_contain_text(shown.split("\n")[-1])
-    assert reply.locator(".block").last.inner_text().strip() == shown
-    if content is None:
-        expect(reply.locator(selector)).to_have_count(0)
-    else:
-        expect(reply.locator(selector)).to_have_text(content)
-    page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
+def test_incomplete_markdown_is_rendered_without_flicker(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
+    for number, (text, shown, selector, content) in enumerate(PARTIAL_MARKDOWN, 1):
+        never = Gate("the end")
+        ollama.script(Head(), Lines(line("Begin.\n\n"), line(text)), never)
+        send_prompt(page, "Show me")
+        expect(messages(page), text).to_have_count(2 * number)
+        expect(reply.locator(".block"), text).to_have_count(2)
+        expect(reply.locator(".block").last, text).to_contain_text(shown.split("\n")[-1])
+        assert reply.locator(".block").last.inner_text().strip() == shown
+        if content is None:
+            expect(reply.locator(selector), text).to_have_count(0)
+        else:
+            expect(reply.locator(selector), text).to_have_text(content)
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
 def test_a_stopped_reply_shows_all_its_text(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
@@ -197,17 +194,19 @@ MATH = [
 ]
 
 
-@pytest.mark.parametrize("math", MATH)
-def test_math_is_kept_as_source_text(page: Page, reply: Locator, ollama: ScriptedOllama, math: str) -> None:
-    answer(
-        page, ollama, f"Let **us** see {math} in words.\n\n{math}\n\nIt costs $5 and **really** $10_000_000.", size=3
-    )
+def test_math_is_kept_as_source_text(page: Page, ollama: ScriptedOllama) -> None:
+    for number, math in enumerate(MATH, 1):
+        text = f"Let **us** see {math} in words.\n\n{math}\n\nIt costs $5 and **really** $10_000_000."
+        answer(page, ollama, text, size=3, number=number)
     for _ in live_and_reloaded(page):
-        expect(reply.locator(".math")).to_have_count(2)
-        assert [one.strip() for one in reply.locator(".math").all_inner_texts()] == [math, math]
-        expect(reply.locator("strong")).to_have_text(["us", "really"])
-        expect(reply).to_contain_text("It costs $5 and really $10_000_000.")
-        expect(reply.locator("em, li")).to_have_count(0)
+        expect(messages(page)).to_have_count(2 * len(MATH))
+        for number, math in enumerate(MATH):
+            reply = messages(page).nth(2 * number + 1).locator(".markdown")
+            expect(reply.locator(".math"), math).to_have_count(2)
+            assert [one.strip() for one in reply.locator(".math").all_inner_texts()] == [math, math]
+            expect(reply.locator("strong"), math).to_have_text(["us", "really"])
+            expect(reply, math).to_contain_text("It costs $5 and really $10_000_000.")
+            expect(reply.locator("em, li"), math).to_have_count(0)
 
 
 def test_links_open_in_a_new_tab_and_images_become_links(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:

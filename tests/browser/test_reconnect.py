@@ -52,7 +52,7 @@ def own_page(context: BrowserContext, server: Program, browser_errors: list[str]
     return page
 
 
-@pytest.mark.parametrize("shutdown", [Program.kill, Program.terminate])
+@pytest.mark.parametrize("shutdown", [Program.kill, pytest.param(Program.terminate, marks=pytest.mark.extended)])
 def test_a_reply_survives_a_server_restart(
     own_page: Page,
     server: Program,

@@ -142,8 +142,17 @@ def test_stale_data_is_marked_and_the_page_reconnects(
     assert browser_errors and all(error.startswith("Failed to load resource: net::ERR_") for error in browser_errors)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 768, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (320, "dark"),
+        (768, "light"),
+        (1280, "dark"),
+        pytest.param(320, "light", marks=pytest.mark.extended),
+        pytest.param(768, "dark", marks=pytest.mark.extended),
+        pytest.param(1280, "light", marks=pytest.mark.extended),
+    ],
+)
 def test_the_page_fits_any_width_and_draws_its_plots(page: Page, scheme: str, width: int) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
     page.set_viewport_size({"width": width, "height": 640})

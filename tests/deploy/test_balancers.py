@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.balancers import DEPLOY, Balancer, command, free_ports
-from tests.client import Client, Event
+from tests.client import NO_TLS, Client, Event
 from tests.database import eventually
 from tests.fakes.ollama import Gate, ScriptedOllama, Words
 from tests.program import Program
@@ -162,7 +162,7 @@ def test_a_draining_server_gets_no_new_requests(site: Site, balancer: Balancer, 
         stream.next()
         draining = site.owner()
         draining.process.send_signal(signal.SIGTERM)
-        eventually("it drains", lambda: httpx.get(f"{draining.url}/readyz").status_code == 503)
+        eventually("it drains", lambda: httpx.get(f"{draining.url}/readyz", verify=NO_TLS).status_code == 503)
         if balancer.name == "haproxy":  # which checks each server every second
             eventually("it is out", lambda: _statuses(balancer, "POST", 6) == {200})
         else:
@@ -231,7 +231,7 @@ def test_only_a_get_is_retried_when_its_server_dies_without_a_response(name: str
     servers = DyingServers(ports, deaths=1)
     try:
         with Balancer(name, port, ports) as balancer:
-            answer = httpx.request(method, f"{balancer.url}/llmchat")
+            answer = httpx.request(method, f"{balancer.url}/llmchat", verify=NO_TLS)
     finally:
         servers.stop()
     if method == "GET":
@@ -248,7 +248,7 @@ def test_a_post_refused_by_a_dead_server_is_sent_to_another(name: str) -> None:
     servers = DyingServers(ports[2:], deaths=0)
     try:
         with Balancer(name, port, ports) as balancer:
-            answers = [httpx.post(f"{balancer.url}/llmchat").status_code for _ in range(6)]
+            answers = [httpx.post(f"{balancer.url}/llmchat", verify=NO_TLS).status_code for _ in range(6)]
     finally:
         servers.stop()
     assert (answers, servers.asked) == ([200] * 6, ["POST /llmchat"] * 6)
@@ -258,7 +258,7 @@ def test_a_post_refused_by_a_dead_server_is_sent_to_another(name: str) -> None:
 def test_without_servers_the_balancer_answers_with_a_json_error(name: str) -> None:
     port, *ports = free_ports(4)
     with Balancer(name, port, ports) as balancer:
-        answer = httpx.post(f"{balancer.url}/llmchat")
+        answer = httpx.post(f"{balancer.url}/llmchat", verify=NO_TLS)
     assert answer.status_code in (502, 503)
     assert list(answer.json()) == ["error"]
     assert answer.headers["Content-Type"] == "application/json"

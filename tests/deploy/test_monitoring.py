@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.balancers import DEPLOY, free_ports, with_ports
-from tests.client import Client
+from tests.client import NO_TLS, Client
 from tests.database import eventually
 from tests.metrics import scrape
 from tests.program import ROOT, Program
@@ -153,7 +153,9 @@ class Prometheus:
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the current result of an expression; nothing while Prometheus starts."""
         try:
-            answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, trust_env=False, timeout=20)
+            answer = httpx.get(
+                f"{self.url}/api/v1/query", params={"query": expression}, trust_env=False, verify=NO_TLS, timeout=20
+            )
         except httpx.ConnectError:
             return []
         if answer.status_code == 503:
@@ -163,7 +165,7 @@ class Prometheus:
 
     def rules(self) -> list[dict[str, Any]]:
         """Return the loaded alerts."""
-        answer = httpx.get(f"{self.url}/api/v1/rules", trust_env=False, timeout=20)
+        answer = httpx.get(f"{self.url}/api/v1/rules", trust_env=False, verify=NO_TLS, timeout=20)
         return [rule for group in answer.json()["data"]["groups"] for rule in group["rules"]]
 
     def stop(self) -> None:

@@ -16,6 +16,8 @@ import httpx
 import ollama
 import pytest
 
+from tests.client import NO_TLS
+
 MODEL = "smollm2:135m"
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"temperature": 0, "seed": 1, "num_predict": 8}
@@ -80,7 +82,7 @@ def client(running: Running) -> Iterator[ollama.Client]:
 
 @pytest.fixture
 def http(running: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=60) as http:
+    with httpx.Client(base_url=running.url, timeout=60, verify=NO_TLS) as http:
         yield http
 
 
@@ -310,7 +312,7 @@ def test_a_closed_connection_stops_the_model(running: Running, http: httpx.Clien
 
 def test_the_process_ends_at_the_end_of_stdin_during_a_completion(tmp_path: Path) -> None:
     running = start(tmp_path / "log")
-    with httpx.Client(base_url=running.url, timeout=60) as http, story(http, 3000) as response:
+    with httpx.Client(base_url=running.url, timeout=60, verify=NO_TLS) as http, story(http, 3000) as response:
         next(response.iter_lines())
         assert running.ended() == (0, "")
     assert "Traceback" not in running.log.read_text()
@@ -331,7 +333,7 @@ def test_the_process_ends_when_its_parent_is_killed() -> None:
     assert rest == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.extended)])
 def test_the_process_ends_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     running = start(tmp_path / "log", "--address=127.0.0.1")
     running.process.send_signal(number)

@@ -1,40 +1,11 @@
 """POST /llmchat and /llmprompt beyond a limit: the status, the error, and no trace of what was rejected."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import ujson
 
 from tests.client import Client
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line
-from tests.program import Program
-
-REPLY_BYTES = 20_000
-
-
-@pytest.fixture(scope="module")
-def tight_url(new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[str]:
-    """A server with small limits of a prompt, a reply and the number of viewers."""
-    settings: dict[str, object] = {
-        "max_messages": 3,
-        "max_json_depth": 6,
-        "max_reply_bytes": REPLY_BYTES,
-        "max_viewers": 2,
-        "max_prompt_characters": 200,
-    }
-    with Program(
-        database_url=new_database(), ollama_host=_session_ollama.url, embedded_model=False, drain_timeout=1, **settings
-    ) as program:
-        yield program.url
-        assert program.alarms([]) == []
-
-
-@pytest.fixture
-def tight(tight_url: str, ollama: ScriptedOllama) -> Iterator[Client]:
-    client = Client(tight_url)
-    with client.http:
-        yield client
-
+from tests.limits import REPLY_BYTES
 
 # Prompts and replies.
 

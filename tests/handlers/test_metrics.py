@@ -19,7 +19,7 @@ from relay.factory import create_relay
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
 from settings import VERSION, Settings
-from tests.client import Client
+from tests.client import NO_TLS, Client
 from tests.database import eventually
 from tests.fakes.ollama import Close, Gate, Head, Lines, ScriptedOllama, failure, last_line, line
 from tests.fakes.proxy import CuttingProxy
@@ -74,7 +74,7 @@ def test_any_accept_header_is_accepted(client: Client, accepted: str) -> None:
 
 def test_version_is_reported(chatterd: Program) -> None:
     assert DOCUMENT["info"]["version"] == VERSION
-    assert f'version="{VERSION}"' in httpx.get(f"{chatterd.url}/metrics").text
+    assert f'version="{VERSION}"' in httpx.get(f"{chatterd.url}/metrics", verify=NO_TLS).text
 
 
 def test_every_route_is_labelled_with_its_path_in_openapi() -> None:
@@ -178,7 +178,7 @@ def test_requests_are_counted_by_method_route_and_status(start_chatterd: Start, 
 
 def test_clients_cannot_create_series(start_chatterd: Start, database_url: str) -> None:
     program = start_chatterd(database_url=database_url)
-    with httpx.Client(base_url=program.url, trust_env=False) as http:
+    with httpx.Client(base_url=program.url, trust_env=False, verify=NO_TLS) as http:
 
         def send_all(number: int) -> None:
             http.get(f"/no/such/place-{number}?q={number}")

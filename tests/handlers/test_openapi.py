@@ -16,7 +16,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 from tornado.routing import PathMatches
 
 from handlers import ROUTES
-from tests.client import Client
+from tests.client import NO_TLS, Client
 from tests.fakes.ollama import Answer, Close, Gate, Head, Lines, ScriptedOllama, Step, failure, last_line, line
 from tests.fakes.proxy import CuttingProxy
 from tests.program import ROOT, Program
@@ -383,7 +383,7 @@ def test_the_responses_414_and_429_match_the_document(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     program = start_chatterd(database_url=database_url, requests_per_minute=1)
-    with httpx.Client(base_url=program.url) as client:
+    with httpx.Client(base_url=program.url, verify=NO_TLS) as client:
         client.get("/models")
         for id, (path, method) in sorted(OPERATIONS.items()):
             path = path.replace("{", "").replace("}", "")

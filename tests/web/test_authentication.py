@@ -18,7 +18,7 @@ from tornado.routing import PathMatches, Rule
 from auth.principal import Access
 from auth.token_file import digest
 from handlers import ROUTES
-from tests.client import TIMEOUT, Client
+from tests.client import NO_TLS, TIMEOUT, Client
 from tests.fakes.issuer import AUDIENCE, ISSUER, Issuer, Signer, key_set
 from tests.fakes.ollama import Head, Lines, ScriptedOllama, last_line, line
 from tests.handlers.test_openapi import OPERATIONS, check_response, operation
@@ -66,7 +66,7 @@ def program(
 @pytest.fixture
 def anonymous(program: Program, ollama: ScriptedOllama) -> Iterator[httpx.Client]:
     """A client without a token."""
-    with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False) as client:
+    with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False, verify=NO_TLS) as client:
         yield client
 
 
@@ -194,7 +194,9 @@ def test_sign_in_exchanges_a_token_for_a_cookie_and_sign_out_deletes_it(
     assert "chatterd" not in anonymous.cookies
     assert anonymous.get("/models").status_code == 401
     forged = cookie_value[:-1] + ("1" if cookie_value.endswith("0") else "0")
-    assert httpx.get(f"{program.url}/models", headers={"Cookie": f"chatterd={forged}"}).status_code == 401
+    assert (
+        httpx.get(f"{program.url}/models", headers={"Cookie": f"chatterd={forged}"}, verify=NO_TLS).status_code == 401
+    )
 
 
 def test_the_cookie_is_secure_if_the_browser_uses_https(anonymous: httpx.Client, tokens: TokenFile) -> None:
@@ -220,7 +222,7 @@ def test_over_https_only_the_host_cookie_is_accepted(
         cors_origins="http://app.example",
     )
     over_tls = {"X-Forwarded-Proto": "https"}
-    with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False) as http:
+    with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False, verify=NO_TLS) as http:
 
         def status(cookie: str, headers: dict[str, str]) -> int:
             return http.get("/sign-in/me", headers=headers | {"Cookie": cookie}).status_code
@@ -313,11 +315,13 @@ def test_sighup_reloads_the_tokens_and_ends_the_sessions_of_removed_ones(
         program.process.send_signal(signal.SIGHUP)
         program.wait_log(message)
 
-    with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False) as browser:
+    with httpx.Client(base_url=program.url, timeout=TIMEOUT, trust_env=False, verify=NO_TLS) as browser:
         assert sign_in(browser, tokens.token["alice"]).status_code == 200
         assert sign_in(browser, tokens.add("bob")).status_code == 401
         reload("Loaded 2 tokens")
-        assert httpx.get(f"{program.url}/models", headers={"Authorization": f"Bearer {tokens.token['bob']}"}).is_success
+        assert httpx.get(
+            f"{program.url}/models", headers={"Authorization": f"Bearer {tokens.token['bob']}"}, verify=NO_TLS
+        ).is_success
         content = tokens.path.read_text()
         tokens.path.write_text(content + "{")
         reload("The tokens were not reloaded; .*tokens, line 3")
@@ -411,7 +415,7 @@ def test_create_token_prints_a_token_and_stores_only_its_hash(
     again = run("alice", f"--token-file={path}", program=("-m", "auth.create_token"))
     assert again.returncode != 0 and "already" in again.stderr
     program = start_chatterd(database_url=database_url, auth="token", token_file=path, data_dir=tmp_path)
-    response = httpx.get(f"{program.url}/sign-in/me", headers={"Authorization": f"Bearer {token}"})
+    response = httpx.get(f"{program.url}/sign-in/me", headers={"Authorization": f"Bearer {token}"}, verify=NO_TLS)
     assert response.json() == {"name": "alice", "tenant": "family", "operator": False}
 
 

@@ -1,39 +1,12 @@
 """Requests beyond a limit of size or time, or malformed: the status, the connection, and no trace in the database."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import ujson
 
 from tests.client import Client
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
-from tests.program import Program
+from tests.limits import HEADER_BYTES, URL_BYTES
 from tests.raw import Raw, head, raw
-
-HEADER_BYTES, URL_BYTES, TIMEOUT = 4_096, 1_024, 0.5
-
-
-@pytest.fixture(scope="module")
-def tight_url(new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[str]:
-    """A server with small limits of a request's size and time."""
-    settings: dict[str, object] = {
-        "max_header_bytes": HEADER_BYTES,
-        "max_url_bytes": URL_BYTES,
-        "idle_connection_timeout": TIMEOUT,
-        "body_timeout": TIMEOUT,
-    }
-    with Program(
-        database_url=new_database(), ollama_host=_session_ollama.url, embedded_model=False, drain_timeout=1, **settings
-    ) as program:
-        yield program.url
-        assert program.alarms([]) == []
-
-
-@pytest.fixture
-def tight(tight_url: str, ollama: ScriptedOllama) -> Iterator[Client]:
-    client = Client(tight_url)
-    with client.http:
-        yield client
 
 
 def url_of(client: Client) -> str:
