@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import logging
 import os
 import secrets
@@ -34,6 +35,21 @@ class ApiError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class PromptTooLong(ApiError):
+    """A prompt that does not fit into the window: llama-server's JSON within the message, as Ollama answers."""
+
+    def __init__(self, tokens: int, window: int) -> None:
+        error = {
+            "code": 400,
+            "message": f"request ({tokens} tokens) exceeds the available context size ({window} tokens), "
+            "try increasing it",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": tokens,
+            "n_ctx": window,
+        }
+        super().__init__(400, json.dumps({"error": error}, separators=(",", ":")))
 
 
 @dataclass(frozen=True)
@@ -163,13 +179,13 @@ class Llama:
         self._threads = ThreadPoolExecutor(SLOTS, "llama")
         self._closing = False
 
-    def complete(self, prompts: Iterable[str], settings: Mapping[str, Any]) -> Completion:
-        """Complete the first of `prompts` that fits into the context.
+    def complete(self, prompts: Iterable[str], settings: Mapping[str, Any], window: int = CONTEXT) -> Completion:
+        """Complete the first of `prompts` that fits into the window, which has so many tokens.
 
         `settings` go by the names of llama.cpp's own POST /completion (tools/server/README.md there).
         """
         completion = Completion()
-        self._threads.submit(self._run, completion, prompts, settings)
+        self._threads.submit(self._run, completion, prompts, settings, window)
         return completion
 
     def close(self) -> None:
@@ -180,39 +196,55 @@ class Llama:
         self._closing = True
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, completion: Completion, prompts: Iterable[str], settings: Mapping[str, Any]) -> None:
+    def _run(self, completion: Completion, prompts: Iterable[str], settings: Mapping[str, Any], window: int) -> None:
         try:
             if completion.stopped:
                 return
-            if not any(self._fits(completion, {**settings, "prompt": prompt}) for prompt in prompts):
-                completion.put(ApiError(400, "the input length exceeds the context length"))
+            tokens = 0
+            for prompt in prompts:
+                if not (tokens := self._excess(completion, {**settings, "prompt": prompt}, window)):
+                    return
+            completion.put(PromptTooLong(tokens, window))
         except (ValueError, RuntimeError) as error:  # how xllamacpp translates llama.cpp's C++ exceptions
             log.error("completion failed: %s", describe(error))
             completion.put(ApiError(400 if isinstance(error, ValueError) else 500, str(error)))
         finally:
             completion.put(None)
 
-    def _fits(self, completion: Completion, request: Mapping[str, Any]) -> bool:
-        """Run the request to its end; return False, without any part, if its prompt exceeds the context."""
-        fits = True
+    def _excess(self, completion: Completion, request: Mapping[str, Any], window: int) -> int:
+        """Run the request to its end and return 0.
+
+        If its prompt does not fit into the window, return the prompt's number of tokens, without running it.
+        """
+        excess = 0
         outcome, pieces = "stopped", 0
 
         def take(event: Mapping[str, Any]) -> bool:
-            nonlocal fits, outcome, pieces
-            if event.get("error", {}).get("type") == "exceed_context_size_error":
-                fits = False
+            nonlocal excess, outcome, pieces
+            if tokens := _excess_of(event, window):
+                excess = tokens
             elif part := _parse_event(event):
                 completion.put(part)
                 if isinstance(part, str):
                     pieces += 1
                 else:
                     outcome = "ended"
-            return completion.stopped or self._closing
+            return bool(excess) or completion.stopped or self._closing
 
         self._server.handle_completions({**request, "stream": True, "return_progress": True}, take)
-        if fits:
+        if not excess:
             log.info("completion %s after %d pieces", outcome, pieces)
-        return fits
+        return excess
+
+
+def _excess_of(event: Mapping[str, Any], window: int) -> int:
+    """Return the prompt's number of tokens if an event tells that it does not fit, else 0."""
+    error: Mapping[str, Any] = event.get("error", {})
+    if error.get("type") == "exceed_context_size_error":
+        return int(error["n_prompt_tokens"])
+    # llama.cpp's own window is the largest; a smaller one is checked when the first event tells the prompt's length.
+    tokens = int(event.get("prompt_progress", {}).get("total", 0))
+    return tokens if tokens >= window else 0
 
 
 def _parse_event(event: Mapping[str, Any]) -> str | CompletionResult | ApiError | None:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -27,7 +28,17 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from embedded.llama import ApiError, Completion, CompletionResult, Llama, Weights, chatml, truncations, weights
+from embedded.llama import (
+    CONTEXT,
+    ApiError,
+    Completion,
+    CompletionResult,
+    Llama,
+    Weights,
+    chatml,
+    truncations,
+    weights,
+)
 from embedded.requests import (
     AnyNamed,
     ChatRequest,
@@ -36,6 +47,7 @@ from embedded.requests import (
     ModelRequest,
     reject_unsupported,
     sampling_options,
+    window,
 )
 from embedded.smollm2 import NAMES, Record, ps_response, show_response, tags_response
 
@@ -70,13 +82,21 @@ def now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
+@dataclass
+class State:
+    """What the API tells of the loaded model: the tokens in the window of the newest request."""
+
+    window: int = CONTEXT
+
+
 class ApiHandler(RequestHandler):
     """Base of the handlers with JSON bodies; errors are {"error": ...}."""
 
-    def initialize(self, llama: Llama, weights: Weights) -> None:
+    def initialize(self, llama: Llama, weights: Weights, state: State) -> None:
         """Keep the arguments of the route."""
         self.llama = llama
         self.weights = weights
+        self.state = state
 
     def body(self, kind: type[AnyNamed]) -> AnyNamed:
         """Return the request's body.
@@ -93,8 +113,12 @@ class ApiHandler(RequestHandler):
         if not request.model:
             raise ApiError(400, "model is required")
         if request.model.lower() not in NAMES:
-            raise ApiError(404, f"model '{request.model}' not found")
+            raise ApiError(404, f"model '{self.missing_name(request.model)}' not found")
         return request
+
+    def missing_name(self, name: str) -> str:
+        """Return the name of an unknown model as an error tells it."""
+        return name
 
     def answer(self, record: Record) -> None:
         """Finish with one JSON object."""
@@ -138,7 +162,8 @@ class CompletionHandler(ApiHandler):
         """Answer with the completion of the first prompt that fits into the context: streamed, or as one object."""
         began = time.monotonic_ns()
         streaming = request.stream is not False
-        self.completion = self.llama.complete(prompts, sampling_options(request))
+        self.state.window = window(request)
+        self.completion = self.llama.complete(prompts, sampling_options(request), self.state.window)
         load_ns = time.monotonic_ns() - began
         pieces: list[str] = []
         flushed = False
@@ -189,8 +214,16 @@ class ChatHandler(CompletionHandler):
         if not messages:
             return self.load(request)
         conversation = [(message.role.lower(), message.content or "") for message in messages]
+        if request.render_only:
+            return self.answer_rendering(request, chatml(conversation))
         versions = [conversation] if request.truncate is False else truncations(conversation)
         await self.stream_completion(request, map(chatml, versions))
+
+    def answer_rendering(self, request: ChatRequest, prompt: str) -> None:
+        """Answer with the prompt as text: of the whole conversation, whether it fits or not."""
+        self.state.window = window(request)
+        head = {"model": request.model, "created_at": now(), "message": {"role": "", "content": ""}}
+        self.answer({**head, "done": False, "_debug_info": {"rendered_template": prompt}})
 
 
 class GenerateHandler(CompletionHandler):
@@ -232,6 +265,10 @@ class InfoHandler(RequestHandler):
 class ShowHandler(ApiHandler):
     """POST /api/show: a model's details."""
 
+    def missing_name(self, name: str) -> str:
+        """Return it with its tag; only this endpoint does."""
+        return name if ":" in name else f"{name}:latest"
+
     def post(self) -> None:
         """Answer with the details of the only model."""
         self.body(ModelRequest)
@@ -261,7 +298,8 @@ class NotFoundHandler(RequestHandler):
 
 def application(llama: Llama, weights: Weights) -> Application:
     """Return the routes for a loaded model."""
-    parts = {"llama": llama, "weights": weights}
+    state = State()
+    parts = {"llama": llama, "weights": weights, "state": state}
     return Application(
         [
             ("/", RootHandler),
@@ -269,7 +307,7 @@ def application(llama: Llama, weights: Weights) -> Application:
             ("/api/generate", GenerateHandler, parts),
             ("/api/show", ShowHandler, parts),
             ("/api/tags", InfoHandler, {"resource": partial(tags_response, weights)}),
-            ("/api/ps", InfoHandler, {"resource": partial(ps_response, weights)}),
+            ("/api/ps", InfoHandler, {"resource": lambda: ps_response(weights, state.window)}),
             ("/api/version", InfoHandler, {"resource": lambda: {"version": VERSION}}),
         ],
         default_handler_class=NotFoundHandler,

@@ -1,11 +1,16 @@
 """Parse the request bodies of Ollama's API, and translate their options into llama.cpp's."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+import msgspec.structs
 
 from embedded.llama import CONTEXT, ApiError
 from embedded.smollm2 import FULL_NAME
+
+MIN_CONTEXT = 4
+"""Ollama's smallest window, in tokens (llm/server.go)."""
 
 
 class Message(msgspec.Struct):
@@ -22,6 +27,7 @@ class Options(msgspec.Struct):
     temperature: float = 0.2  # as SmolLM2's model card recommends; Ollama takes such values from a Modelfile
     seed: int = -1
     num_predict: int = -1
+    num_ctx: int = CONTEXT
     stop: list[str] = []
     top_k: int = 40
     top_p: float = 0.9
@@ -31,6 +37,10 @@ class Options(msgspec.Struct):
     repeat_penalty: float = 1.1
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+
+
+TYPES: Mapping[Any, str] = {float: "float32", int: "integer"}
+"""Ollama's words for the types of options (api/types.go, FromMap); the others are arrays."""
 
 
 class ModelRequest(msgspec.Struct):
@@ -56,6 +66,7 @@ class ChatRequest(CompletionRequest):
 
     messages: list[Message] | None = None
     tools: list[Any] | None = None
+    render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
 
 
 class GenerateRequest(CompletionRequest):
@@ -75,19 +86,41 @@ AnyNamed = TypeVar("AnyNamed", bound=ModelRequest)
 def sampling_options(request: CompletionRequest) -> dict[str, Any]:
     """Return the request's options under llama.cpp's names.
 
-    :raises ApiError: 400, an option has the wrong type.
+    :raises ApiError: 400, an unknown format; 500, an option has the wrong type.
     """
-    given = {name: value for name, value in (request.options or {}).items() if value is not None}
-    try:
-        options: dict[str, Any] = msgspec.to_builtins(msgspec.convert(given, Options))
-    except msgspec.ValidationError as error:
-        raise ApiError(400, f"invalid options: {error}") from error
+    options: dict[str, Any] = msgspec.to_builtins(msgspec.convert(given_options(request), Options))
     limit = options.pop("num_predict")
+    del options["num_ctx"]
     # llama.cpp: a seed has 32 bits, all ones for a random one; -1 is no limit; repeat_last_n is allocated unchecked.
     options["seed"] &= 0xFFFFFFFF
     options["n_predict"] = limit if limit > 0 else -1
     options["repeat_last_n"] = max(-1, min(options["repeat_last_n"], CONTEXT))
     return {**options, **schema(request.format)}
+
+
+def window(request: CompletionRequest) -> int:
+    """Return the number of tokens in the request's window: its `num_ctx`, up to what the model is loaded with.
+
+    :raises ApiError: 500, an option has the wrong type.
+    """
+    wanted = int(given_options(request).get("num_ctx", 0)) or CONTEXT
+    return max(MIN_CONTEXT, min(wanted, CONTEXT))
+
+
+def given_options(request: CompletionRequest) -> dict[str, Any]:
+    """Return the request's options without those that are null.
+
+    :raises ApiError: 500, as in Ollama, an option has the wrong type.
+    """
+    given = {name: value for name, value in (request.options or {}).items() if value is not None}
+    for field in msgspec.structs.fields(Options):
+        if field.name in given:
+            try:
+                msgspec.convert(given[field.name], field.type)
+            except msgspec.ValidationError as error:
+                kind = TYPES.get(field.type, "array")
+                raise ApiError(500, f'option "{field.name}" must be of type {kind}') from error
+    return given
 
 
 def schema(wanted: str | dict[str, Any] | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from embedded.llama import CONTEXT, Weights
+from embedded.llama import SYSTEM, Weights
 
 Record = dict[str, Any]
 """A JSON object."""
@@ -27,19 +27,36 @@ INFO = {
     "llama.block_count": 30,
     "llama.context_length": 8192,
     "llama.embedding_length": 576,
+    "tokenizer.ggml.add_bos_token": False,
 }
 """Some of the .gguf's own metadata."""
 
 
+LENGTHS = {"context_length": INFO["llama.context_length"], "embedding_length": INFO["llama.embedding_length"]}
+CAPABILITIES = ["completion"]
+PARAMETERS = "temperature                    0.2\ntop_p                          0.9"
+"""The options that differ from Ollama's defaults, in the form of `/api/show`."""
+TEMPLATE = f"""{{{{- range $i, $_ := .Messages }}}}{{{{- $last := eq (len (slice $.Messages $i)) 1 }}}}
+{{{{- if and (eq $i 0) (ne .Role "system") }}}}<|im_start|>system
+{SYSTEM}<|im_end|>
+{{{{ end }}}}<|im_start|>{{{{ .Role }}}}
+{{{{ .Content }}}}{{{{ if not (and $last (eq .Role "assistant")) }}}}<|im_end|>
+{{{{ end }}}}
+{{{{- if and $last (ne .Role "assistant") }}}}<|im_start|>assistant
+{{{{ end }}}}{{{{- end }}}}"""
+"""What `chatml` does, in Ollama's language."""
+
+
 def tags_response(weights: Weights) -> Record:
     """Return the answer to GET /api/tags: the installed models."""
-    return {"models": [{**_identity(weights), "modified_at": _modified(weights)}]}
+    listed = _identity(weights) | {"details": {**DETAILS, **LENGTHS}, "capabilities": CAPABILITIES}
+    return {"models": [{**listed, "modified_at": _modified(weights)}]}
 
 
-def ps_response(weights: Weights) -> Record:
+def ps_response(weights: Weights, window: int) -> Record:
     """Return the answer to GET /api/ps: the loaded models. This one is never unloaded."""
     never = (datetime.now(UTC) + timedelta(days=365)).isoformat()
-    return {"models": [{**_identity(weights), "expires_at": never, "size_vram": 0, "context_length": CONTEXT}]}
+    return {"models": [{**_identity(weights), "expires_at": never, "size_vram": 0, "context_length": window}]}
 
 
 def show_response(weights: Weights) -> Record:
@@ -47,9 +64,11 @@ def show_response(weights: Weights) -> Record:
     return {
         "license": "Apache-2.0",
         "modelfile": f"FROM {weights.path}\n",
+        "parameters": PARAMETERS,
+        "template": TEMPLATE,
         "details": DETAILS,
         "model_info": INFO,
-        "capabilities": ["completion"],
+        "capabilities": CAPABILITIES,
         "modified_at": _modified(weights),
     }
 

@@ -121,6 +121,11 @@ def test_the_model_is_listed_and_shown(client: ollama.Client) -> None:
     assert shown.capabilities == ["completion"]
     assert shown.details
     assert shown.details.quantization_level == "Q4_1"
+    assert shown.parameters == "temperature                    0.2\ntop_p                          0.9"
+    assert shown.template and "<|im_start|>{{ .Role }}\n{{ .Content }}" in shown.template
+    assert shown.modelinfo
+    assert shown.modelinfo["llama.context_length"] == 8192
+    assert shown.modelinfo["tokenizer.ggml.add_bos_token"] is False
 
 
 def test_chat_streams_a_line_per_piece(client: ollama.Client) -> None:
@@ -215,6 +220,69 @@ def test_the_oldest_messages_beyond_the_context_are_dropped(http: httpx.Client) 
     assert last["prompt_eval_count"] == alone["prompt_eval_count"]
 
 
+def rendering(client: httpx.Client, messages: Messages) -> str:
+    """Return the prompt that these messages become."""
+    body = {"model": MODEL, "messages": messages, "_debug_render_only": True, "stream": False, "truncate": False}
+    answer = client.post("/api/chat", json=body).json()
+    assert list(answer) == ["model", "created_at", "message", "done", "_debug_info"]
+    assert (answer["message"], answer["done"]) == ({"role": "", "content": ""}, False)
+    rendered: str = answer["_debug_info"]["rendered_template"]
+    return rendered
+
+
+def test_a_prompt_is_rendered_without_being_answered(http: httpx.Client) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    begins = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert rendering(http, [system, *ask("Hi")]) == begins
+    assert rendering(http, [system, *ask("Hi"), {"role": "assistant", "content": "Hello "}]) == begins + "Hello "
+    assert rendering(http, ask("hi " * 9000)).count("hi ") == 9000
+
+
+MARKER = "\ue0000123456789abcdef"
+
+
+@pytest.mark.parametrize("cut", [1, 7, 20])
+def test_a_reply_cut_anywhere_is_continued_raw_from_its_rendering(http: httpx.Client, cut: int) -> None:
+    question, length = ask("Tell me a long story about a ship."), 30
+    greedy = {"temperature": 0, "seed": 1, "num_predict": length}
+    *parts, last = lines(http, "/api/chat", messages=question, options=greedy)
+    pieces = [part["message"]["content"] for part in parts]
+    assert last["eval_count"] == len(pieces) == length
+    said = "".join(pieces[:cut])
+    before, marker, _ = rendering(http, [*question, {"role": "assistant", "content": said + MARKER}]).rpartition(MARKER)
+    assert marker and before.endswith(said)
+    rest = {"raw": True, "think": False, "truncate": False, "options": {**greedy, "num_predict": length - cut}}
+    *continued, end = lines(http, "/api/generate", prompt=before, **rest)
+    assert said + "".join(part["response"] for part in continued) == "".join(pieces)
+    assert end["done_reason"] == last["done_reason"] == "length"
+
+
+def test_the_window_is_the_requests(http: httpx.Client) -> None:
+    def window() -> int:
+        size: int = http.get("/api/ps").json()["models"][0]["context_length"]
+        return size
+
+    long, small = ask("hi " * 200), {**SHORT, "num_ctx": 100}
+    for path, prompt in (("/api/chat", {"messages": long}), ("/api/generate", {"prompt": "hi " * 200, "raw": True})):
+        refused = http.post(path, json={"model": MODEL, **prompt, "truncate": False, "options": small})
+        error = json.loads(refused.json()["error"])["error"]
+        assert (refused.status_code, error["n_ctx"], error["type"]) == (400, 100, "exceed_context_size_error")
+        assert error["message"].startswith(f"request ({error['n_prompt_tokens']} tokens) exceeds the available")
+        assert error["n_prompt_tokens"] > 200
+    *_, last = lines(http, "/api/chat", messages=[*long, *ask("Say hello.")], options=small)
+    assert last["prompt_eval_count"] < 100 == window()
+    *_, last = lines(http, "/api/chat", messages=ask("Say hello."), options={**SHORT, "num_ctx": 99_999})
+    assert window() == 4096
+
+
+def test_content_null_is_taken_as_empty(http: httpx.Client) -> None:
+    answers = [
+        lines(http, "/api/chat", messages=[{"role": "user", "content": content}], options=SHORT)[:-1]
+        for content in (None, "")
+    ]
+    assert [part["message"] for part in answers[0]] == [part["message"] for part in answers[1]]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "reason"),
     [
@@ -233,22 +301,36 @@ def test_a_request_without_text_loads_the_model(
 HELLO = ask("hello")
 
 
+def with_option(**option: object) -> dict[str, Any]:
+    return {"model": MODEL, "messages": HELLO, "options": option}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "error"),
     [
         ("/api/chat", {"model": "x", "messages": HELLO}, 404, "model 'x' not found"),
         ("/api/generate", {"model": "x", "prompt": "hello"}, 404, "model 'x' not found"),
-        ("/api/show", {"model": "x"}, 404, "model 'x' not found"),
+        ("/api/show", {"model": "x"}, 404, "model 'x:latest' not found"),
         ("/api/chat", {"messages": HELLO}, 400, "model is required"),
         ("/api/chat", {"model": MODEL, "messages": [{"content": "hello"}]}, 400, "role"),
-        ("/api/chat", {"model": MODEL, "messages": HELLO, "options": {"seed": "x"}}, 400, "seed"),
-        ("/api/chat", {"model": MODEL, "messages": HELLO, "options": {"stop": "x"}}, 400, "stop"),
-        ("/api/chat", {"model": MODEL, "messages": HELLO, "options": {"repeat_penalty": 0}}, 400, "penalty"),
+        (
+            "/api/chat",
+            with_option(seed="x"),
+            500,
+            'option "seed" must be of type integer',
+        ),
+        (
+            "/api/chat",
+            with_option(stop="x"),
+            500,
+            'option "stop" must be of type array',
+        ),
+        ("/api/chat", with_option(repeat_penalty=0), 400, "penalty"),
         ("/api/chat", {"model": MODEL, "messages": HELLO, "format": "xml"}, 400, "format"),
         ("/api/chat", {"model": MODEL, "messages": HELLO, "think": True}, 400, "does not support thinking"),
         ("/api/chat", {"model": MODEL, "messages": HELLO, "tools": [{}]}, 400, "does not support tools"),
         ("/api/generate", {"model": MODEL, "prompt": "a", "suffix": "b"}, 400, "does not support insert"),
-        ("/api/generate", {"model": MODEL, "prompt": "hi " * 9000}, 400, "exceeds the context length"),
+        ("/api/generate", {"model": MODEL, "prompt": "hi " * 9000}, 400, "exceeds the available context size"),
     ],
 )
 def test_unsupported_requests_are_rejected(

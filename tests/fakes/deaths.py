@@ -19,6 +19,7 @@ class RunnerDies(Step):
 
     async def play(self, answer: Answer) -> None:
         error = encode({"error": RUNNER_DIED})
+        answer.runner.loaded = None
         if not answer.request.sent:
             return await Whole(500, error).play(answer)
         await answer.body(ndjson(error))

@@ -140,6 +140,7 @@ class ScriptedOllama:
         self._arrivals: dict[tuple[Kind, int], Moment[Request]] = {}
         self._counts: collections.Counter[Kind] = collections.Counter()
         self._deaths: list[asyncio.Task[None]] = []
+        self._generating: set[Answer] = set()
         self._lock = threading.Lock()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._loop = asyncio.SelectorEventLoop()  # by name: the program under test may have made uvloop the default
@@ -224,6 +225,10 @@ class ScriptedOllama:
         """Break all connections, and refuse new ones until :meth:`listen_again`. The model is not loaded then."""
         self._call(self._die)
 
+    def kill_runner(self) -> None:
+        """Let all generations end as if the runner had died: :class:`RunnerDies`."""
+        self._call(self._kill_runner)
+
     @property
     def listening(self) -> bool:
         """Whether it accepts connections."""
@@ -266,6 +271,11 @@ class ScriptedOllama:
         self.runner.loaded = None
         await self._cut_connections()
 
+    async def _kill_runner(self) -> None:
+        self.runner.loaded = None
+        for answer in self._generating:
+            answer.runner_gone.set()
+
     def _kill(self, back_after: float | None) -> None:
         self._deaths.append(self._loop.create_task(self._die_for(back_after)))
 
@@ -307,10 +317,14 @@ class ScriptedOllama:
         steps = self._steps(request, answer)
         connection = writer.transport.get_protocol()
         assert isinstance(connection, Connection)
-        playing = asyncio.ensure_future(_play(steps, answer))
-        leaving = asyncio.ensure_future(connection.gone.wait())
+        playing: asyncio.Future[Any] = asyncio.ensure_future(_play(steps, answer))
+        leaving: asyncio.Future[Any] = asyncio.ensure_future(connection.gone.wait())
+        dying: asyncio.Future[Any] = asyncio.ensure_future(answer.runner_gone.wait())
         try:
-            await asyncio.wait({playing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({playing, leaving, dying}, return_when=asyncio.FIRST_COMPLETED)
+            if dying.done() and not playing.done():
+                playing = await _play_instead(playing, answer)
+                await asyncio.wait({playing, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if playing.done():
                 await playing
                 request.answered.happen(None)
@@ -321,9 +335,10 @@ class ScriptedOllama:
             request.closed.happen(None)
             raise
         finally:
-            playing.cancel()
-            leaving.cancel()
-            await asyncio.gather(playing, leaving, return_exceptions=True)
+            self._generating.discard(answer)
+            for task in (playing, leaving, dying):
+                task.cancel()
+            await asyncio.gather(playing, leaving, dying, return_exceptions=True)
 
     def _steps(self, request: Request, answer: Answer) -> tuple[Step, ...]:
         if request.method != "POST":
@@ -342,6 +357,7 @@ class ScriptedOllama:
     def _take_script(self, answer: Answer) -> tuple[Step, ...]:
         steps = self._scripts.popleft() if self._scripts else self.default
         answer.death = self.deaths.get(self._counts["generation"])
+        self._generating.add(answer)
         return (answer.death.how,) if answer.death and not answer.death.after else steps
 
     def _told(self, request: Request, kind: Kind) -> Step:
@@ -372,6 +388,14 @@ async def _play(steps: Iterable[Step], answer: Answer) -> None:
         assert death
         await death.how.play(answer)
     await answer.end()
+
+
+async def _play_instead(playing: asyncio.Future[None], answer: Answer) -> asyncio.Future[None]:
+    """Play, instead of the rest of a script, the death of the runner."""
+    playing.cancel()
+    await asyncio.gather(playing, return_exceptions=True)
+    answer.death = None
+    return asyncio.ensure_future(_play((RunnerDies(),), answer))
 
 
 @dataclass(eq=False)

@@ -1,13 +1,19 @@
 """The model that the scripted Ollama has, and what its runner reads in a request."""
 
+import collections
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from .template import END, HEADER, START, TEMPLATE, THOUGHT, THOUGHT_END, Change, Mode, fit, head, render, tokens
 
 WINDOW = 131_072
 """Words of a window that no test fills by accident."""
+
+
+RENDERINGS = 1000
+"""The newest renderings that are remembered: more than there are replies at once."""
 
 
 class NoSuchPrompt(AssertionError):
@@ -51,7 +57,7 @@ class Prompt:
     text: str
     window: int
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Words of the whole prompt, without the template's own."""
         return tokens(self.text)
@@ -63,7 +69,7 @@ class Prompt:
 
     @property
     def fits(self) -> bool:
-        return self.tokens <= self.window
+        return self.tokens < self.window  # at its size llama-server refuses
 
     @property
     def cut(self) -> int:
@@ -82,7 +88,7 @@ class Runner:
     model: Model = field(default_factory=Model)
     loaded: tuple[str, int, bool | None] | None = None
     loads: list[tuple[str, int, bool | None]] = field(default_factory=list)
-    _heads: set[str] = field(default_factory=set)
+    _heads: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=RENDERINGS))
 
     def load(self, request: Mapping[str, Any]) -> int:
         """Load the model if it is not loaded as the request wants it; return the size of its window."""
@@ -99,7 +105,7 @@ class Runner:
         window, messages = self.load(request), request["messages"]
         if request.get("truncate") is not False:
             messages = fit(messages, window)
-        self._heads.add(head(messages, mode, self.model.changes, self.model.bos))
+        self._heads.append(head(messages, mode, self.model.changes, self.model.bos))
         return render(messages, mode, self.model.changes, self.model.bos)
 
     def read(self, request: Mapping[str, Any], mode: Mode) -> Prompt:

@@ -73,6 +73,7 @@ class Answer:
         self.chunked = False
         self.keep_alive = False
         self.ended = False
+        self.runner_gone = asyncio.Event()
         self._lines = 0
         self._writer = writer
 

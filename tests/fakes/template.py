@@ -59,7 +59,7 @@ def tokens(text: str) -> int:
 def fit(messages: Sequence[Mapping[str, Any]], window: int) -> list[Mapping[str, Any]]:
     """The messages without the oldest ones that do not fit; system messages and the last one stay."""
     kept = list(messages)
-    while sum(tokens(message.get("content") or "") for message in kept) > window:
+    while sum(tokens(message.get("content") or "") for message in kept) >= window:
         old = [message for message in kept[:-1] if message.get("role") != "system"]
         if not old:
             break

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -62,6 +63,22 @@ def test_a_runner_that_dies_before_the_first_line_is_a_500(fake: ScriptedOllama)
     fake.script(RunnerDies())
     response = ask(fake)
     assert (response.status_code, response.json()) == (500, {"error": RUNNER_DIED})
+
+
+def test_a_runner_can_be_killed_under_all_its_answers(fake: ScriptedOllama) -> None:
+    gates = [Gate(), Gate()]
+    fake.script(*SOME, gates[0])
+    fake.script(Words(hold={3: gates[1]}))
+    with ThreadPoolExecutor(2) as threads:
+        answers = []
+        for gate in gates:
+            answers.append(threads.submit(ask, fake))
+            gate.reached.wait()
+        fake.kill_runner()
+        for answer, count in zip(answers, (2, 3), strict=True):
+            *said, last = lines(answer.result())
+            assert (len(said), last) == (count, {"error": RUNNER_DIED})
+    assert lines(ask(fake))[-1]["done"]
 
 
 @pytest.mark.parametrize("broken", [b"", b'{"model":"m","mess'])

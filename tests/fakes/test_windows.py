@@ -54,7 +54,8 @@ def test_truncate_false_is_refused_with_figures(fake: ScriptedOllama, path: str)
     inner = json.loads(refused.json()["error"])["error"]
     assert (refused.status_code, inner["n_prompt_tokens"], inner["n_ctx"]) == (400, 23, 20)
     assert inner["message"].startswith("request (23 tokens) exceeds the available context size (20 tokens)")
-    assert last(post(fake, path, truncate=False, options={"num_ctx": 23}, **body))["done"]
+    assert last(post(fake, path, truncate=False, options={"num_ctx": 24}, **body))["done"]
+    assert post(fake, path, truncate=False, options={"num_ctx": 23}, **body).status_code == 400
 
 
 def test_shift_false_ends_the_answer_where_the_window_ends(fake: ScriptedOllama) -> None:
