@@ -159,10 +159,13 @@ def expected_log(request: pytest.FixtureRequest) -> list[str]:
 
 
 @pytest.fixture
-def ollama(_session_ollama: ScriptedOllama) -> ScriptedOllama:
-    """Return the shared scripted Ollama, reset to its initial state."""
+def ollama(_session_ollama: ScriptedOllama) -> Iterator[ScriptedOllama]:
+    """Yield the shared scripted Ollama, reset to its initial state; check after the test that it did not fail."""
     _session_ollama.forget()
-    return _session_ollama
+    yield _session_ollama
+    errors = list(_session_ollama.errors)
+    _session_ollama.errors.clear()
+    assert not errors, errors
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import NOT_CONTINUABLE
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line, ndjson, upstream_error
-from relay.ollama.client import CHAT, ERROR_BODY_LIMIT
+from relay.ollama.client import CHAT, ERROR_BODY_LIMIT, GENERATE
 from relay.ollama.echo import NotContinued
 
 log = logging.getLogger("chatterd.relay")
@@ -49,6 +49,19 @@ class Breakdown:
     accepted: bool
 
 
+@dataclass(frozen=True, slots=True)
+class WindowExceeded:
+    """A raw prompt does not fit into the model's window: the conversation was longer, and Ollama had shortened it.
+
+    :ivar outcome: how the reply ends if there is no other attempt.
+    """
+
+    outcome: Outcome
+
+
+AttemptResult = Outcome | Breakdown | WindowExceeded
+
+
 @dataclass(slots=True)
 class Limits:
     """What remains of a reply's limits; shared by its attempts.
@@ -65,7 +78,7 @@ class Attempt:
     """Calls Ollama and appends the lines of its response to a reply.
 
     :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
-    :ivar ended: future of the outcome of the reply, or of why this attempt broke down.
+    :ivar ended: future of the outcome of the reply, or of why this attempt failed.
     :ivar progressed: whether a line was received.
     """
 
@@ -79,13 +92,14 @@ class Attempt:
         key: str,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[Outcome | Breakdown] = self._loop.create_future()
+        self.ended: asyncio.Future[AttemptResult] = self._loop.create_future()
         self.progressed = False
         self._reply = reply
         self._transcript = transcript
         self._limits = limits
         self._journal = relay.journal
         self._settings = relay.settings
+        self._path = call.path
         self._filter = call.line_filter
         self._decoder = ndjson.NDJSONDecoder(self._settings.max_line_bytes)
         self._error_body = bytearray()
@@ -105,7 +119,7 @@ class Attempt:
         else:
             self._call.cancel()
 
-    def _end(self, result: Outcome | Breakdown) -> None:
+    def _end(self, result: AttemptResult) -> None:
         if not self.ended.done():
             self.ended.set_result(result)
 
@@ -216,9 +230,11 @@ class Attempt:
         else:
             self._end(failure("truncated", self._why_incomplete()))
 
-    def _error_response(self) -> Outcome | Breakdown:
+    def _error_response(self) -> AttemptResult:
         status, body = self._call.status, bytes(self._error_body)
         message = upstream_error.describe(status, body)
+        if self._path == GENERATE and upstream_error.is_window_exceeded(status, body):
+            return WindowExceeded(failure("interrupted", message, f"Ollama answered {status}."))
         outcome = failure("failed", message, f"Ollama answered {status}.")
         if not upstream_error.is_retryable_status(status, body):
             return outcome

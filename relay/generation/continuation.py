@@ -62,12 +62,13 @@ async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> SentR
 
 
 async def next_call(
-    relay: RelayContext, sent: SentRequest, transcript: Transcript, model: str, key: str
+    relay: RelayContext, sent: SentRequest, transcript: Transcript, model: str, key: str, shorten: bool
 ) -> OllamaCall | Outcome | Breakdown:
     """Return the call that generates the rest of a reply.
 
     :param transcript: what the reply has said so far.
     :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
+    :param shorten: whether Ollama may leave out the oldest messages, as it did at first if they do not fit.
     :returns: the reply's outcome if it is complete or cannot be continued; a breakdown if Ollama died meanwhile.
     """
     words = sent.words(transcript)
@@ -79,7 +80,7 @@ async def next_call(
     if request is None:
         return Outcome("done", None, chat_line.own_line(model, {"content": ""}, "length"))
     try:
-        return await _ContinuationFinder(relay, sent, transcript, request, key).find()
+        return await _ContinuationFinder(relay, sent, transcript, request, key, shorten).find()
     except _Ends as end:
         return end.result
 
@@ -90,12 +91,15 @@ class _ContinuationFinder:
     :param request: the request with its remaining token limit.
     """
 
-    def __init__(self, relay: RelayContext, sent: SentRequest, transcript: Transcript, request: str, key: str) -> None:
+    def __init__(
+        self, relay: RelayContext, sent: SentRequest, transcript: Transcript, request: str, key: str, shorten: bool
+    ) -> None:
         self._relay = relay
         self._sent = sent
         self._transcript = transcript
         self._request = request
         self._key = key
+        self._shorten = shorten
         self._words = sent.words(transcript)
 
     async def find(self) -> OllamaCall:
@@ -134,8 +138,8 @@ class _ContinuationFinder:
             the model's window.
         """
         body = resume.chat_to_continue(self._request, self._sent, self._transcript, marker)
-        status, response = await self._post(CHAT, resume.rendering_body(body))
-        if status == 400 and upstream_error.is_window_exceeded(response):
+        status, response = await self._post(CHAT, resume.rendering_body(body, self._shorten))
+        if upstream_error.is_window_exceeded(status, response):
             return None
         try:
             rendered = _decode(self._check(status, response))

@@ -8,7 +8,7 @@ from typing import Any
 
 from db import ownership
 from errors import ServiceUnavailable
-from relay.generation.attempt import Attempt, Breakdown, Limits, OllamaCall
+from relay.generation.attempt import Attempt, AttemptResult, Breakdown, Limits, OllamaCall, WindowExceeded
 from relay.generation.context import RelayContext
 from relay.generation.continuation import ReplyDeleted, load_sent_request, next_call
 from relay.generation.finisher import Finisher, Outcome, ReplyTimer, failure
@@ -54,6 +54,7 @@ class Generation:
         self._timer = ReplyTimer(reply, relay.metrics)
         self._finisher = Finisher(reply, self._transcript, self._timer, relay)
         self._unavailable_since: float | None = None
+        self._shorten = False
 
     def stop(self) -> None:
         """End the reply on request."""
@@ -96,15 +97,19 @@ class Generation:
         """
         while not self._outcome.done():
             result = await self._attempt(call) if call else await self._prepare()
-            call = None
-            if isinstance(result, OllamaCall):
-                call = result
-            elif isinstance(result, Outcome):
+            call = result if isinstance(result, OllamaCall) else None
+            if isinstance(result, Outcome):
                 self._set_outcome(result)
-            elif isinstance(result, Breakdown) and not await self._may_continue(result):
+            elif isinstance(result, Breakdown | WindowExceeded) and not await self._may_try_again(result):
                 self._set_outcome(result.outcome)
 
-    async def _attempt(self, call: OllamaCall) -> Outcome | Breakdown | None:
+    async def _may_try_again(self, result: Breakdown | WindowExceeded) -> bool:
+        if isinstance(result, Breakdown):
+            return await self._may_continue(result)
+        first, self._shorten = not self._shorten, True
+        return first
+
+    async def _attempt(self, call: OllamaCall) -> AttemptResult | None:
         """Make an attempt.
 
         :returns: None if there is an outcome meanwhile.
@@ -139,7 +144,9 @@ class Generation:
             return None
         except ReplyDeleted:
             return failure("interrupted", "The reply was deleted.")
-        result = await next_call(self._relay, sent, self._transcript, self.reply.model, self._conversation_key)
+        result = await next_call(
+            self._relay, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
+        )
         if isinstance(result, OllamaCall) and self._transcript.thinking and not sent.words(self._transcript):
             self._restart_thinking()
         return result

@@ -119,15 +119,16 @@ def chat_to_continue(request: str, sent: SentRequest, transcript: Transcript, ma
     return chat_body(request, [*sent.messages, last])
 
 
-def rendering_body(body: bytes) -> bytes:
+def rendering_body(body: bytes, shorten: bool) -> bytes:
     """Change a body for ``/api/chat`` so that Ollama returns the rendered prompt and does not generate.
 
     ``_debug_render_only`` exists since Ollama 0.11.5. An older one, or a model in the cloud, generates one token.
-    ``truncate`` is false: a rendering without the oldest messages would not be the prompt that was continued so far.
+
+    :param shorten: whether Ollama may leave out the oldest messages if the prompt does not fit into the model's window.
     """
     fields = _decode_object(body)
     fields.pop("keep_alive", None)  # 0 would unload the model
-    fixed = {"stream": False, "truncate": False, "_debug_render_only": True}
+    fixed = {"stream": False, "truncate": shorten, "_debug_render_only": True}
     return _with_options({**fields, **_raw(fixed)}, num_predict=1).encode()
 
 

@@ -130,12 +130,12 @@ def is_retryable_status(status: int, body: bytes) -> bool:
     return is_runner_failure(_error_of(body.decode(errors="replace").strip()))
 
 
-def is_window_exceeded(body: bytes) -> bool:
-    """Return whether an error response with status 400 says that the prompt does not fit into the model's window.
+def is_window_exceeded(status: int, body: bytes) -> bool:
+    """Return whether an error response says that the prompt does not fit into the model's window.
 
     Ollama says so if the request has ``truncate: false`` (``server/routes.go``; older ones without figures).
     """
-    return any(text in body for text in _WINDOW_EXCEEDED)
+    return status == HTTPStatus.BAD_REQUEST and any(text in body for text in _WINDOW_EXCEEDED)
 
 
 def _phrase(status: int) -> str:

@@ -19,7 +19,7 @@ import psutil
 
 from embedded.postgres import EmbeddedPostgres
 from tests.balancers import Balancer, free_ports
-from tests.fakes.ollama import Answer, ScriptedOllama, Words
+from tests.fakes.ollama import Prompt, ScriptedOllama, Words
 from tests.program import Program
 
 DRAIN = 2
@@ -29,18 +29,15 @@ ERROR = re.compile(r"^\[E [^]]*\](.*)\n((?:    .*\n)*)", re.MULTILINE)
 """Matches a log entry of level error: its message and stack trace."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class TimedWords(Words):
     """The deterministic model; records the time of each request and the number of words before it."""
 
     asked: list[tuple[float, str, int]] = field(default_factory=list)
 
-    async def play(self, answer: Answer) -> None:
-        messages = answer.request.json["messages"]
-        said = len(messages[-1]["content"].split()) if messages[-1]["role"] == "assistant" else 0
-        prompts = [message["content"] for message in messages if message["role"] == "user"]
-        self.asked.append((time.monotonic(), prompts[-1], said))
-        await super().play(answer)
+    def signature(self, prompt: Prompt) -> Mapping[str, Any]:
+        self.asked.append((time.monotonic(), prompt.question, len(prompt.given.split())))
+        return {}
 
 
 class Site:

@@ -266,13 +266,21 @@ def test_the_limit_of_tokens_holds_for_the_whole_reply(client: Client, ollama: S
     assert [request.json["options"]["num_predict"] for request in ollama.generations] == [7, 4, 2]
 
 
-def test_a_conversation_that_exceeds_the_window_is_continued_as_a_chat(client: Client, ollama: ScriptedOllama) -> None:
+def test_a_conversation_that_exceeds_the_window_is_shortened_by_ollama(client: Client, ollama: ScriptedOllama) -> None:
     ollama.model = Model(num_ctx=15)
-    ollama.default = (Text("one two three", mode="echo"),)
+    ollama.default = (Text("one two three"),)
     client.ask("many words " * 6)
     ollama.deaths = {1: Death(1, RunnerDies())}
     assert said(client.ask("hi")) == "one two three"
-    assert "raw" not in ollama.generations[2].json
+    too_long, shortened = ollama.generations[2:]
+    assert "many words" in too_long.json["prompt"] and "many words" not in shortened.json["prompt"]
+
+
+def test_a_reply_that_fills_the_window_is_interrupted(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.model = Model(num_ctx=3)
+    ollama.default = (Text("one two three four"),)
+    ollama.deaths = {0: Death(3, RunnerDies())}
+    assert "context window holds 3" in error(client.ask("hi"))
 
 
 # Continue: an empty prompt after the assistant's words.

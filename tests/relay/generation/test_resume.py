@@ -71,7 +71,7 @@ def test_transcript_is_appended_to_the_message_that_it_continues() -> None:
 
 def test_rendering_generates_at_most_one_token_and_unloads_nothing() -> None:
     body = b'{"model":"m","messages":[],"keep_alive":0,"think":true,"options":{"seed":1,"num_predict":7},"stream":true}'
-    assert ujson.loads(resume.rendering_body(body)) == {
+    assert ujson.loads(resume.rendering_body(body, shorten=False)) == {
         "model": "m",
         "messages": [],
         "think": True,
