@@ -13,6 +13,7 @@ from relay.generation.context import RelayContext
 from relay.generation.continuation import ReplyDeleted, load_sent_request, next_call
 from relay.generation.finisher import Finisher, Outcome, ReplyTimer, failure
 from relay.generation.reply_buffer import ReplyBuffer
+from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line
 
@@ -54,6 +55,7 @@ class Generation:
         self._timer = ReplyTimer(reply, relay.metrics)
         self._finisher = Finisher(reply, self._transcript, self._timer, relay)
         self._unavailable_since: float | None = None
+        self._sent: SentRequest | None = None
         self._shorten = False
 
     def stop(self) -> None:
@@ -121,7 +123,7 @@ class Generation:
         finally:
             attempt.close()
         if attempt.progressed:
-            self._unavailable_since = None
+            self._unavailable_since = self._sent = None
         return None if self._outcome.done() else attempt.ended.result()
 
     async def _prepare(self) -> OllamaCall | Outcome | Breakdown | None:
@@ -138,7 +140,8 @@ class Generation:
 
     async def _next_call(self) -> OllamaCall | Outcome | Breakdown | None:
         try:
-            sent = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
+            # Kept until there is progress: an Ollama that stays away is asked again and again.
+            sent = self._sent = self._sent or await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
         except ServiceUnavailable:
             await asyncio.sleep(RETRY_INTERVAL)
             return None

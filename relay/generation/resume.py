@@ -71,14 +71,16 @@ def why_not_continuable(sent: SentRequest, transcript: Transcript) -> str | None
     prompt, is unknown.
     """
     fields = _decode_object(sent.request)
-    has_format = bytes(fields.get("format", b"null")) not in (b"null", b'""')
-    has_pictures = any(message.extra and "images" in _decode_object(message.extra) for message in sent.messages)
+    has_format = not _is_empty(fields.get("format"))
+    has_pictures = any(
+        message.extra and not _is_empty(_decode_object(message.extra).get("images")) for message in sent.messages
+    )
     return NOT_CONTINUABLE if has_format or has_pictures or transcript.has_tool_calls else None
 
 
 def has_tools(request: str) -> bool:
     """Return whether the model may call tools: a raw response would show the calls as markup."""
-    return bytes(_decode_object(request).get("tools", b"null")) not in (b"null", b"[]")
+    return not _is_empty(_decode_object(request).get("tools"))
 
 
 def remaining_request(request: str, transcript: Transcript) -> str | None:
@@ -173,6 +175,10 @@ def without_bos(prompt: str, model_info: dict[str, object]) -> str:
 
 def _decode_object(value: str | bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     return msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+
+
+def _is_empty(value: msgspec.Raw | None) -> bool:
+    return value is None or bytes(value) in (b"null", b'""', b"[]")
 
 
 def _raw(fields: Mapping[str, object]) -> dict[str, msgspec.Raw]:
