@@ -188,6 +188,31 @@ def test_a_reply_that_waited_for_the_previous_one_stores_what_it_was_sent(url: s
     play(url, act)
 
 
+def test_a_prompt_comes_after_the_reply_that_ended_while_its_statement_waited(url: str) -> None:
+    """The statement has allocated ``seq`` for both prompts when it waits for the first conversation's reply."""
+
+    async def act(at: Scene) -> None:
+        finishing, other, beginning = await at.connect(), await at.connect(), await at.connect()
+        previous = sorted((new(), new()), key=lambda reply: reply.appid)
+        for reply in previous:
+            await begin(finishing, reply, user("one"))
+        transaction = finishing.transaction()
+        await transaction.start()
+        assert await finish(finishing, previous[0])
+        batch = [replace(another(reply), messages=[RULES, user("two")]) for reply in previous]
+        waiting = asyncio.ensure_future(replies.begin(beginning, batch))
+        await at.wait_until_blocked(beginning)
+        assert await finish(other, previous[1])
+        await transaction.commit()
+        assert await waiting == [BeginResult(context=[user("one"), said("said")])] * 2
+        for reply in batch:
+            sent = [user("one"), said("said"), RULES, user("two")]
+            assert await contents(other, reply) == [(message.role, message.content) for message in sent]
+            assert await what_was_sent(other, reply) == sent
+
+    play(url, act)
+
+
 def test_a_reply_whose_key_was_deleted_with_its_conversation_stores_what_it_was_sent(url: str) -> None:
     async def act(at: Scene) -> None:
         deleting, beginning, first = await at.connect(), await at.connect(), new("k")
