@@ -454,10 +454,10 @@ _FINISH = f"""
     ), recorded AS (
         INSERT INTO chatts (seq, id, tenant, appid, username, message, extra)
         SELECT message_seq, id, tenant, appid, 'assistant', content, extra FROM ended
-        WHERE content IS NOT NULL AND (continues_seq IS NULL OR NOT EXISTS (
-            SELECT FROM chatts
+        WHERE content IS NOT NULL AND (continues_seq IS NULL OR (
+            SELECT seq FROM chatts
             WHERE chatts.tenant = ended.tenant AND chatts.appid = ended.appid AND chatts.seq = ended.continues_seq
-        ))
+        ) IS NULL)
     )
     SELECT ended.id, (
         SELECT count(pg_notify($13, notices.payload))
@@ -499,8 +499,10 @@ async def find(connection: asyncpg.Connection, tenant: str, reply: UUID) -> Stor
 # first.
 _FIND = """
     SELECT reply.id, reply.appid, model, status, error, username,
-           substr(message, reply.start + 1, coalesce(following.start, char_length(message)) - reply.start) AS message,
-           CASE WHEN reply.start = 0 AND following.start IS NULL THEN extra
+           substr(
+               message, reply.start + 1, greatest(coalesce(following.start, char_length(message)) - reply.start, 0)
+           ) AS message,
+           CASE WHEN reply.start = 0 AND (following.start IS NULL OR extra -> 'tool_calls' IS NULL) THEN extra
                 WHEN reply.start = 0 THEN nullif(extra::jsonb - 'tool_calls', '{}')::json
                 WHEN following.start IS NULL AND extra -> 'tool_calls' IS NOT NULL
                 THEN json_build_object('tool_calls', extra -> 'tool_calls') END AS extra

@@ -9,6 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+import db.migrate
 from db import messages, replies
 from db.migrate import migrate
 from db.replies import FinishRequest, FinishResult, NewReply
@@ -128,6 +129,78 @@ def test_the_tutorials_server_works_with_an_upgraded_table(database_url: str) ->
     assert [tuple(row) for row in found] == [("user", f"m{number}") for number in range(3)]
     page = with_connection(database_url, lambda connection: messages.read_page(connection, "", "a", 10, None))
     assert [stored.message.content for stored in page] == ["m0", "m1", "m2"]
+
+
+def upgrade_to(url: str, newest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apply the migrations up to a number."""
+    every = db.migrate._migrations()
+    with monkeypatch.context() as patched:
+        patched.setattr(db.migrate, "_migrations", lambda: every[:newest])
+        upgrade(url)
+
+
+FIELDS = '{"b": 1, "aa": [{"y": 1.50, "x": "\\\\u00e9"}], "images": ["QUJD"]}'
+
+
+@pytest.mark.parametrize("with_fields", [True, False])
+def test_a_database_of_the_version_before_keeps_its_messages_and_replies(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, with_fields: bool
+) -> None:
+    upgrade_to(database_url, 4, monkeypatch)
+    execute(
+        database_url,
+        f"""
+        INSERT INTO chatts (username, message, appid, extra)
+        SELECT CASE WHEN n % 2 = 0 THEN 'assistant' ELSE 'user' END, 'm' || n, 'a',
+               CASE WHEN {with_fields} AND n % 3 = 0 THEN '{FIELDS}'::jsonb END
+        FROM generate_series(1, 1000) AS n;
+        INSERT INTO replies (id, tenant, appid, model, request, owner, status, error, finished, message_seq)
+        SELECT id, '', 'a', 'm', '{{}}', 1, 'interrupted', 'why', now(), seq FROM chatts WHERE seq = 1000;
+        INSERT INTO replies (id, tenant, appid, model, request, owner)
+        VALUES ('{uuid4()}', '', 'running', 'm', '{{}}', 1);
+        """,
+    )
+    kept = "SELECT seq, id, time, tenant, appid, username, message, extra::jsonb FROM chatts ORDER BY seq"
+    before = rows(database_url, kept), rows(database_url, "SELECT id, status FROM replies ORDER BY id")
+    upgrade(database_url)
+    assert (rows(database_url, kept), rows(database_url, "SELECT id, status FROM replies ORDER BY id")) == before
+    page = with_connection(database_url, lambda connection: messages.read_page(connection, "", "a", 5, None))
+    assert [(stored.status, stored.error) for stored in page] == [(None, None)] * 4 + [("interrupted", "why")]
+    with_extra = [stored.seq for stored in page if stored.message.extra is not None]
+    assert with_extra == ([996, 999] if with_fields else [])
+
+    async def go_on(connection: asyncpg.Connection) -> None:
+        reply = NewReply(uuid4(), "", "a", "m", "{}", 1, None, [], 500, 1_000_000)
+        [result] = await replies.begin(connection, [reply])
+        assert result.continues_at == len("m1000")
+        ending = FinishRequest(reply.id, "", 1, "done", None, messages.Message("assistant", "!"), 0, ["end"], [])
+        assert await replies.finish(connection, [ending]) == [FinishResult.STORED]
+        [newest] = await messages.read_page(connection, "", "a", 1, None)
+        assert (newest.id, newest.message.content, newest.status) == (page[-1].id, "m1000!", None)
+
+    with_connection(database_url, go_on)
+
+
+@pytest.mark.parametrize("with_fields", [True, False])
+def test_sessions_of_the_version_before_go_on_after_the_migration(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, with_fields: bool
+) -> None:
+    """They have prepared statements that read and write ``extra`` as jsonb."""
+    upgrade_to(database_url, 4, monkeypatch)
+    record = "INSERT INTO chatts (username, message, appid, extra) SELECT 'user', 'x', 'a', unnest($1::jsonb[])"
+    read = "SELECT message, extra FROM chatts WHERE appid = 'a' ORDER BY seq"
+
+    async def run(connection: asyncpg.Connection) -> None:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        fields = [FIELDS] if with_fields else [None]
+        await connection.execute(record, fields)
+        before = await connection.fetch(read)
+        await asyncio.to_thread(upgrade, database_url)
+        assert await connection.fetch(read) == before
+        await connection.execute(record, [FIELDS])
+        assert json.loads((await connection.fetch(read))[-1]["extra"]) == json.loads(FIELDS)
+
+    with_connection(database_url, run)
 
 
 def test_a_second_migration_changes_nothing(database_url: str) -> None:

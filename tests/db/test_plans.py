@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -109,8 +110,11 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await replies.find(connection, "", missing)
     await replies.find_streaming(connection, "", "missing")
     await replies.request_stop(connection, "", missing)
+    await replies.find_source(connection, "", missing)
     await messages.read_page(connection, "", "missing", 51, None)
+    await messages.context_between(connection, "", "missing", 1, 2)
     await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
+    await ownership.count_continuation(connection, "", missing, 2)
     await ownership.release(connection, 2, [missing])
     await messages.delete_conversation_messages(connection, "", "missing", 0)
     return connection
@@ -142,6 +146,31 @@ def test_begin_reads_only_the_conversations(scene: Scene, count: int) -> None:
         assert all(len(result.context or ()) == 20 for result in begun)
 
     assert scene.rows_read(work) <= count * 60
+
+
+@pytest.mark.parametrize("count", [1, BATCH])
+def test_begin_and_finish_without_a_prompt_read_only_the_conversations(scene: Scene, count: int) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        batch = [replace(new(f"app{number}"), messages=[]) for number in range(1, 2 * count, 2)]
+        begun = await replies.begin(connection, batch)
+        assert all(len(result.context or ()) == 20 and result.continues_at == 100 for result in begun)
+        message = Message("assistant", "text")
+        endings = [FinishRequest(one.id, "", OWNER, "done", None, message, 0, ["last"], []) for one in batch]
+        assert await replies.finish(connection, endings) == [FinishResult.STORED] * count
+
+    assert scene.rows_read(work) <= count * 90
+
+
+def test_a_rejected_begin_does_not_read_the_conversation(scene: Scene) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        await connection.execute("UPDATE replies SET appid = 'app7' WHERE appid = 'running7'")
+        [result] = await replies.begin(connection, [new("app7")])
+        assert result.running
+
+    async def only_update(connection: asyncpg.Connection) -> None:
+        await connection.execute("UPDATE replies SET appid = 'app7' WHERE appid = 'running7'")
+
+    assert scene.rows_read(work) - scene.rows_read(only_update) <= 20
 
 
 @pytest.mark.parametrize("count", [1, BATCH])
@@ -207,8 +236,12 @@ def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
         assert await replies.find(connection, "", id)
         assert await replies.find_streaming(connection, "", "running1")
         assert await replies.request_stop(connection, "", id)
-        assert len(await messages.read_page(connection, "", "app7", 51, None)) == 20
+        assert await replies.find_source(connection, "", id)
+        page = await messages.read_page(connection, "", "app7", 51, None)
+        assert len(page) == 20
+        assert len(await messages.context_between(connection, "", "app7", page[5].seq, page[-1].seq)) == 15
         assert await ownership.adopt(connection, ownership.Orphan(id, OWNER), 2)
+        assert await ownership.count_continuation(connection, "", id, 2) == 1
         await ownership.release(connection, 2, [id])
         assert await messages.delete_conversation_messages(connection, "", "running1", 0)
         assert await messages.delete_conversation_messages(connection, "", "app7", 0) is None

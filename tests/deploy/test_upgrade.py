@@ -69,3 +69,49 @@ def test_the_old_version_streams_during_a_migration_and_releases_its_replies_to_
             eventually("it is stored", lambda: new.http.get("/llmchat", params={"appID": client.appid}).json())
     assert [event.id for event in shown if event] == list(range(7))
     assert "".join(event.json["message"]["content"] for event in shown if event) == words(6)
+
+
+PICTURE = {"role": "user", "content": "see", "images": ["QUJD"], "a": {"z": 1, "b": 2}}
+
+
+def prompt_with_picture(client: Client) -> None:
+    body = client.body() | {"messages": [PICTURE]}
+    assert '"done":true' in client.http.post("/llmchat", json=body).raise_for_status().text.replace(" ", "")
+
+
+def test_both_versions_read_the_fields_of_messages_that_either_wrote(
+    old: Program, start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    before = Client(old.url)
+    with before.http:
+        prompt_with_picture(before)
+        before.ask("prepare the statements again")
+        now = Client(start_chatterd(database_url=database_url).url, before.appid)
+        with now.http:
+            for client in (before, now, before, now):
+                prompt_with_picture(client)
+            for client in (before, now):
+                client.ask("what was it?")
+                sent = [message for message in ollama.requests[-1].json["messages"] if message["content"] == "see"]
+                assert sent == [PICTURE] * 5
+                shown = [message for message in client.history()["messages"] if message["content"] == "see"]
+                assert [(message["images"], message["a"]) for message in shown] == [(["QUJD"], PICTURE["a"])] * 5
+
+
+def test_the_old_version_finishes_what_the_new_one_releases_without_losing_a_word(
+    old: Program, start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    """A message that the new version was continuing: the old one stores the rest as a message of its own."""
+    new = start_chatterd(database_url=database_url, drain_timeout=0)
+    client = Client(new.url)
+    viewer = Client(old.url, client.appid)
+    with client.http, viewer.http:
+        client.ask("one", options={"num_predict": 2})
+        ollama.script(Words(hold={4: Gate()}))
+        with client.prompt(options={"num_predict": 4}) as stream:
+            path = stream.response.headers["Content-Location"]
+            shown = [stream.next(), stream.next()]
+            assert new.terminate() == 0
+        shown += viewer.view(path, last_event_id=1)
+        assert "".join(event.json["message"]["content"] for event in shown if event) == words(6, first=2)
+        assert "".join(content for role, content in viewer.messages() if role == "assistant") == words(6)
