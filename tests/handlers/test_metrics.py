@@ -21,7 +21,7 @@ from relay.ollama.client import OllamaClient
 from settings import VERSION, Settings
 from tests.client import NO_TLS, Client
 from tests.database import eventually
-from tests.fakes.ollama import Close, Gate, Head, Lines, ScriptedOllama, failure, last_line, line
+from tests.fakes.ollama import End, Gate, Head, Lines, ScriptedOllama, failure, last_line, line
 from tests.fakes.proxy import CuttingProxy
 from tests.metrics import Scraped, scrape
 from tests.program import ROOT, Program
@@ -95,7 +95,7 @@ def test_replies_and_their_viewers_are_counted(
     end = Gate("the end")
     ollama.script(Head(), Lines(*(line(f"w{n} ") for n in range(7))), end, Lines(last_line()))
     ollama.script(failure(404, "model 'fake' not found"))
-    ollama.script(Head(), Lines(line("a")), Close())
+    ollama.script(Head(), Lines(line("a")), End())
     ollama.script(Head(), Lines(line("a")), Gate("never"))
     program = start_chatterd(database_url=database_url, max_replies=7)
     client = Client(program.url)
