@@ -111,6 +111,8 @@ def test_chats_and_raw_prompts_of_a_conversation_go_to_the_same_ollama(
     balancer: OllamaBalancer, ollamas: list[ScriptedOllama]
 ) -> None:
     chat(balancer, "a")
+    for ollama in ollamas:
+        ollama.default = (Head(), Lines(last_line()))
     body = {"model": "fake", "prompt": "w0 ", "raw": True}
     assert httpx.post(f"{balancer.url}/api/generate", json=body, headers={KEY: key("a")}).status_code == 200
     assert sorted(counts(ollamas)) == [0, 2]
@@ -320,3 +322,20 @@ def test_a_prompt_whose_ollama_dies_before_it_answers_is_answered_by_another(
     ollamas[1].script(Words())
     events = client.ask("hi")
     assert "".join(event.json["message"]["content"] for event in events) == "w0 w1 w2 w3 w4 "
+
+
+def test_a_reply_whose_ollama_dies_is_continued_by_another(client: Client, ollamas: list[ScriptedOllama]) -> None:
+    gate = Gate()
+    for ollama in ollamas:
+        ollama.default = (Words(hold={2: gate}),)
+    with client.prompt("hi") as stream:
+        first = [stream.next(), stream.next()]
+        [dying] = [ollama for ollama in ollamas if ollama.requests]
+        for ollama in ollamas:
+            ollama.default = (Words(),)
+        dying.stop_listening()
+        dying.cut_connections()
+        events = [event for event in first if event] + stream.rest()
+    assert "".join(event.json["message"]["content"] for event in events) == "w0 w1 w2 w3 w4 "
+    assert [event.id for event in events] == list(range(len(events)))
+    assert events[-1].json["done"]
