@@ -303,6 +303,12 @@ def test_continue_goes_on_in_the_same_message(
     assert said(client.view(f"/llmchat/{row['id']}")) == said(second)
 
 
+def test_who_wants_no_stream_gets_one_line_from_continue_too(client: Client, ollama: ScriptedOllama) -> None:
+    client.ask("hi", options={"num_predict": 2})
+    [event] = client.ask(stream=False, options={"num_predict": 3})
+    assert (event.json["message"]["content"], event.json["done"]) == ("w2 w3 w4 ", True)
+
+
 # The process dies.
 
 
