@@ -19,6 +19,7 @@ from tests.fakes.ollama import (
     ScriptedOllama,
     Step,
     Text,
+    Whole,
     Words,
     line,
     no_backend,
@@ -204,6 +205,14 @@ def test_without_renderings_only_words_that_are_repeated_prove_a_continuation(
     else:
         assert "could not be continued" in error(events)
         assert row_of(session_database_url, client)["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("rendering", [b"no JSON", b'{"_debug_info":{"rendered_template":"\xff"}}', b"[" * 5000])
+def test_a_rendering_that_cannot_be_read_is_none(client: Client, ollama: ScriptedOllama, rendering: bytes) -> None:
+    ollama.default = (Words(mode="echo"),)
+    ollama.deaths = {0: Death(2, RunnerDies())}
+    ollama.rendered = Whole(200, rendering)
+    assert said(client.ask("hi")) == "w0 w1 w2 w3 w4 "
 
 
 def test_words_that_the_renderer_changes_are_continued_as_a_chat(client: Client, ollama: ScriptedOllama) -> None:
