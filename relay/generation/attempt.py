@@ -15,6 +15,7 @@ from relay.generation.transcript import Transcript
 from relay.ollama import chat_line, ndjson, upstream_error
 from relay.ollama.client import CHAT, ERROR_BODY_LIMIT, GENERATE
 from relay.ollama.echo import NotContinued
+from settings import Settings
 
 log = logging.getLogger("chatterd.relay")
 
@@ -72,6 +73,11 @@ class Limits:
 
     remaining_bytes: int
     deadline: float | None = None
+
+
+def took_too_long(settings: Settings) -> Outcome:
+    """Return the outcome of a reply that has reached its deadline."""
+    return failure("truncated", f"The reply took longer than {settings.reply_timeout:g} seconds.")
 
 
 class Attempt:
@@ -132,7 +138,7 @@ class Attempt:
             silence, when = settings.first_line_timeout, " before the first line"
         deadline = self._last_chunk_at + silence
         if self._limits.deadline is not None and now >= self._limits.deadline:
-            self._end(failure("truncated", f"The reply took longer than {settings.reply_timeout:g} seconds."))
+            self._end(took_too_long(settings))
         elif now >= deadline:
             self._end(failure("truncated", f"Ollama sent nothing for {silence:g} seconds{when}."))
         if self._limits.deadline is not None:
@@ -149,8 +155,12 @@ class Attempt:
             limit = self._settings.max_reply_bytes
             self._end(failure("truncated", f"The reply is longer than {limit} bytes, and ends here."))
             return
+        self._on_lines(lambda: self._decoder.feed(chunk))
+
+    def _on_lines(self, decode: Callable[[], list[bytes]]) -> None:
+        """Relay lines. Whatever is raised ends the reply."""
         try:
-            for line in self._decoder.feed(chunk):
+            for line in decode():
                 self._on_line(line)
         except LineTooLong as error:
             self._end(failure("failed", str(error)))
@@ -209,8 +219,7 @@ class Attempt:
         """Handle the end of Ollama's response."""
         error = self._call.done.exception()
         if error is None:  # else the last line is incomplete
-            for line in self._decoder.flush():
-                self._on_line(line)
+            self._on_lines(self._decoder.flush)
         if self.ended.done():
             return
         if isinstance(error, UpstreamUnreachable):

@@ -1,6 +1,7 @@
 """A reply whose Ollama or whose process dies is continued exactly, whatever the model does with its own last words."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from tests.client import Client, Event
 from tests.database import eventually, execute, reply_row, rows
 from tests.fakes.ollama import (
+    Answer,
     Death,
     Gate,
     Mode,
     Model,
     OllamaDies,
+    Pause,
     RunnerDies,
     ScriptedOllama,
     Step,
@@ -51,6 +54,17 @@ def row_of(url: str, client: Client) -> dict[str, Any]:
     """Return the row of the conversation's newest reply."""
     found = rows(url, "SELECT * FROM replies WHERE appid = $1 ORDER BY started DESC LIMIT 1", client.appid)
     return dict(found[0])
+
+
+@dataclass(eq=False)
+class DiesInQueue(Step):
+    """The runner dies before the first line, after so many seconds."""
+
+    seconds: float
+
+    async def play(self, answer: Answer) -> None:
+        await Pause(self.seconds).play(answer)
+        await RunnerDies().play(answer)
 
 
 # Ollama or its runner dies in mid-reply.
@@ -292,6 +306,27 @@ def test_a_reply_that_fills_the_window_is_interrupted(client: Client, ollama: Sc
     assert "context window holds 3" in error(client.ask("hi"))
 
 
+# It ends in time.
+
+
+def test_a_reply_that_waits_for_a_rendering_ends_after_the_reply_timeout(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    with Client(start_chatterd(database_url=database_url, reply_timeout=1, first_line_timeout=30).url) as asker:
+        ollama.deaths = {0: Death(2, RunnerDies())}
+        ollama.rendered = Gate()
+        assert error(asker.ask("hi")) == "The reply took longer than 1 seconds."
+        ollama.arrival(0, "rendering").wait().closed.wait()
+
+
+def test_the_time_in_which_ollama_has_the_request_is_no_time_without_ollama(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    with Client(start_chatterd(database_url=database_url, ollama_retry_timeout=1).url) as asker:
+        ollama.deaths = {0: Death(2, RunnerDies()), 1: Death(0, DiesInQueue(1.5)), 2: Death(0, RunnerDies())}
+        assert said(asker.ask("hi")) == "w0 w1 w2 w3 w4 "
+
+
 # Continue: an empty prompt after the assistant's words.
 
 
@@ -316,6 +351,20 @@ def test_who_wants_no_stream_gets_one_line_from_continue_too(client: Client, oll
     client.ask("hi", options={"num_predict": 2})
     [event] = client.ask(stream=False, options={"num_predict": 3})
     assert (event.json["message"]["content"], event.json["done"]) == ("w2 w3 w4 ", True)
+
+
+def test_a_new_answer_in_one_line_is_recognized_too(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.model = Model(renders=False)
+    client.ask("hi", options={"num_predict": 2})
+    ollama.default = (Text("Another.", mode="closed"),)
+    assert "could not be continued" in error(client.ask(stream=False))
+
+
+def test_white_space_alone_continues_a_message(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.default = (Text("one \n\n", ["one", " \n\n"]),)
+    client.ask("hi", options={"num_predict": 1})
+    assert said(client.ask()) == " \n\n"
+    assert client.messages()[-1] == ("assistant", "one \n\n")
 
 
 # The process dies.
