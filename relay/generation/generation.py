@@ -2,13 +2,22 @@
 
 import asyncio
 import logging
+import random
 from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 from db import ownership
 from errors import ServiceUnavailable
-from relay.generation.attempt import Attempt, AttemptResult, Breakdown, Limits, OllamaCall, WindowExceeded
+from relay.generation.attempt import (
+    Attempt,
+    AttemptResult,
+    Breakdown,
+    Limits,
+    OllamaCall,
+    WindowExceeded,
+    took_too_long,
+)
 from relay.generation.context import RelayContext
 from relay.generation.continuation import ReplyDeleted, load_sent_request, next_call
 from relay.generation.finisher import Finisher, Outcome, ReplyTimer, failure
@@ -24,6 +33,9 @@ MAX_CONTINUATIONS = 5
 
 RETRY_INTERVAL = 0.5
 """Seconds between two attempts while Ollama, or the database, is unavailable."""
+
+RETRY_SHARE = 0.1
+"""Share of the time for which Ollama has been away that is waited before the next attempt, if that is longer."""
 
 
 class Generation:
@@ -98,16 +110,19 @@ class Generation:
         :param call: the first one; None to continue.
         """
         while not self._outcome.done():
+            started = monotonic()
             result = await self._attempt(call) if call else await self._prepare()
             call = result if isinstance(result, OllamaCall) else None
             if isinstance(result, Outcome):
                 self._set_outcome(result)
-            elif isinstance(result, Breakdown | WindowExceeded) and not await self._may_try_again(result):
+            elif isinstance(result, Breakdown | WindowExceeded) and not await self._may_try_again(
+                result, monotonic() - started
+            ):
                 self._set_outcome(result.outcome)
 
-    async def _may_try_again(self, result: Breakdown | WindowExceeded) -> bool:
+    async def _may_try_again(self, result: Breakdown | WindowExceeded, lasted: float) -> bool:
         if isinstance(result, Breakdown):
-            return await self._may_continue(result)
+            return await self._may_continue(result, lasted)
         first, self._shorten = not self._shorten, True
         return first
 
@@ -127,16 +142,18 @@ class Generation:
         return None if self._outcome.done() else attempt.ended.result()
 
     async def _prepare(self) -> OllamaCall | Outcome | Breakdown | None:
-        """Find out how the reply is continued, unless there is an outcome meanwhile."""
+        """Find out how the reply is continued, unless there is an outcome or its time is over meanwhile."""
         task = asyncio.create_task(self._next_call())
         waiting: list[asyncio.Future[Any]] = [task, self._outcome]
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if self._outcome.done():
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            return None
-        return task.result()
+        deadline = self._limits.deadline
+        timeout = None if deadline is None else max(0.0, deadline - monotonic())
+        await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not self._outcome.done():
+            return task.result()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        return None if self._outcome.done() else took_too_long(self._relay.settings)
 
     async def _next_call(self) -> OllamaCall | Outcome | Breakdown | None:
         try:
@@ -160,15 +177,19 @@ class Generation:
         self.reply.append(line)
         self._relay.journal.mark_dirty(self.reply)
 
-    async def _may_continue(self, breakdown: Breakdown) -> bool:
+    async def _may_continue(self, breakdown: Breakdown, lasted: float) -> bool:
         """Wait until another attempt may be made.
 
+        :param lasted: seconds that the attempt took; Ollama was not away while it had the request.
         :returns: False if no attempt may be made.
         """
         now = monotonic()
         timeout = self._relay.settings.ollama_retry_timeout
         first = self._unavailable_since is None
-        self._unavailable_since = self._unavailable_since or now
+        if self._unavailable_since is None:
+            self._unavailable_since = now
+        elif breakdown.accepted:
+            self._unavailable_since = min(now, self._unavailable_since + lasted)
         if now >= self._unavailable_since + timeout:
             return False
         if breakdown.accepted and not await self._count_continuation():
@@ -176,7 +197,9 @@ class Generation:
         if first:
             log.info("Reply %s: %s Trying again.", self.reply.id, breakdown.outcome.error)
         if not (first and breakdown.accepted):
-            await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+            # Ever longer, and not all replies at once: each attempt makes its request anew.
+            interval = max(RETRY_INTERVAL, RETRY_SHARE * (now - self._unavailable_since))
+            await asyncio.wait([self._outcome], timeout=interval * random.uniform(0.8, 1.2))  # noqa: S311
         return True
 
     async def _count_continuation(self) -> bool:
