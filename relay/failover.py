@@ -124,7 +124,7 @@ class Failover:
 
     async def _read_log(self, connection: asyncpg.Connection, adopted: AdoptedReply) -> tuple[Transcript, int]:
         """Return the transcript of an adopted reply, and the number of lines in its log."""
-        transcript, line_count = Transcript(), 0
+        transcript, line_count = Transcript(continues=adopted.continues_at is not None), 0
         retention = self._settings.reply_log_retention
         while page := await reply_lines.read_page(
             connection, adopted.tenant, adopted.id, line_count, retention, MAX_LINES_PER_READ, PAGE_BYTES

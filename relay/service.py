@@ -90,6 +90,8 @@ class ReplyService:
             body = None
             if result.continues_at is None:
                 body = chat_body(prompt.stored_request(), [*result.context, *own_messages])
+            else:
+                generation.continue_message()
             self._registry.start(generation, body)
             return Cursor(self._cursor_context, prompt.tenant, reply.id, 0, reply=reply)
         if result.existing is not None:

@@ -70,6 +70,10 @@ class Generation:
         self._sent: SentRequest | None = None
         self._shorten = False
 
+    def continue_message(self) -> None:
+        """Note before :meth:`run` that the reply continues the assistant's message."""
+        self._transcript.continues = True
+
     def stop(self) -> None:
         """End the reply on request."""
         self._set_outcome(Outcome("stopped", None, chat_line.own_line(self.reply.model, {"content": ""}, "stopped")))

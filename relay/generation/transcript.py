@@ -14,9 +14,12 @@ class Transcript:
 
     NUL and lone surrogates, which PostgreSQL cannot store, are replaced by U+FFFD. The halves of a surrogate pair may
     be in two lines.
+
+    :ivar continues: whether the content is appended to a message: white space alone counts then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, continues: bool = False) -> None:
+        self.continues = continues
         self._content: list[str] = []
         self._thinking: list[str] = []
         self._tool_calls: list[Any] = []
@@ -69,7 +72,7 @@ class Transcript:
             extra["thinking"] = self.thinking
         if self._tool_calls:
             extra["tool_calls"] = self._tool_calls
-        if not extra and not content.strip():
+        if not extra and not (content if self.continues else content.strip()):
             return None
         if collapse_whitespace:
             content = re.sub(r"\s+", " ", content)
