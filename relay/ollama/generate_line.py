@@ -4,7 +4,11 @@ A line of ``/api/generate`` (ollama ``api/types.go``, ``GenerateResponse``) has 
 where one of ``/api/chat`` has ``message``. All other fields are the same.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
+import ujson
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -16,9 +20,25 @@ def as_chat_line(line: bytes) -> bytes:
     is removed.
     """
     try:
-        fields = _decode(line)
+        return _convert(_decode(line), msgspec.json.encode, line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _convert_unusual(line)
+
+
+def _convert_unusual(line: bytes) -> bytes:
+    """Convert a line that msgspec cannot decode: one with a lone surrogate, or an unreadable one."""
+    try:
+        fields = ujson.loads(line.decode())
+    except (ValueError, RecursionError):
         return line
+    return _convert(fields, _encode_ascii, line) if isinstance(fields, dict) else line
+
+
+def _encode_ascii(value: object) -> bytes:
+    return ujson.dumps(value, escape_forward_slashes=False).encode()
+
+
+def _convert(fields: dict[str, Any], encode: Callable[[object], bytes], line: bytes) -> bytes:
     if "response" not in fields:
         return line
     message = {"role": "assistant", "content": fields["response"]}
@@ -29,4 +49,4 @@ def as_chat_line(line: bytes) -> bytes:
         for name, value in fields.items()
         if name not in ("thinking", "context")
     }
-    return msgspec.json.encode(converted)
+    return encode(converted)

@@ -29,6 +29,12 @@ def test_last_line_keeps_its_counts_in_order() -> None:
     assert chat_line.tokens(converted) == (35, 12)
 
 
+def test_half_a_surrogate_pair_is_kept() -> None:
+    assert as_chat_line(b'{"model":"m","response":"\\ude00/z","done":false}') == (
+        b'{"model":"m","message":{"role":"assistant","content":"\\ude00/z"},"done":false}'
+    )
+
+
 def test_thinking_becomes_a_field_of_the_message_and_context_is_removed() -> None:
     line = b'{"model":"m","response":"a","thinking":"hm","done":true,"context":[1,2]}'
     assert ujson.loads(as_chat_line(line)) == {
