@@ -146,6 +146,7 @@ def _session_ollama() -> Iterator[ScriptedOllama]:
 
 @pytest.fixture(scope="session")
 def _session_chatterd(_session_ollama: ScriptedOllama, session_database_url: str) -> Iterator[Program]:
+    _session_ollama.forget()  # the test before may have stopped it, and the program asks it at its start
     with Program(
         database_url=session_database_url, ollama_host=_session_ollama.url, embedded_model=False, drain_timeout=1
     ) as program:
@@ -179,6 +180,7 @@ def chatterd(
 
 @pytest.fixture(scope="session")
 def _session_chatterd_without_retries(_session_ollama: ScriptedOllama, session_database_url: str) -> Iterator[Program]:
+    _session_ollama.forget()  # the test before may have stopped it, and the program asks it at its start
     with Program(
         database_url=session_database_url,
         ollama_host=_session_ollama.url,
