@@ -146,7 +146,6 @@ def _session_ollama() -> Iterator[ScriptedOllama]:
 
 @pytest.fixture(scope="session")
 def _session_chatterd(_session_ollama: ScriptedOllama, session_database_url: str) -> Iterator[Program]:
-    _session_ollama.forget()  # the test before may have stopped it, and the program asks it at its start
     with Program(
         database_url=session_database_url, ollama_host=_session_ollama.url, embedded_model=False, drain_timeout=1
     ) as program:
@@ -164,6 +163,7 @@ def ollama(_session_ollama: ScriptedOllama) -> Iterator[ScriptedOllama]:
     """Yield the shared scripted Ollama, reset to its initial state; check after the test that it did not fail."""
     _session_ollama.forget()
     yield _session_ollama
+    _session_ollama.forget()  # fixtures of the next module may ask it before they use this one
     errors = list(_session_ollama.errors)
     _session_ollama.errors.clear()
     assert not errors, errors
@@ -180,7 +180,6 @@ def chatterd(
 
 @pytest.fixture(scope="session")
 def _session_chatterd_without_retries(_session_ollama: ScriptedOllama, session_database_url: str) -> Iterator[Program]:
-    _session_ollama.forget()  # the test before may have stopped it, and the program asks it at its start
     with Program(
         database_url=session_database_url,
         ollama_host=_session_ollama.url,
