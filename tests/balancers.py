@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +17,12 @@ DEPLOY = Path(__file__).parent.parent / "deploy"
 
 SHIPPED_PORTS = (8001, 8002, 8003)
 """The servers' ports in the files of deploy/."""
+
+OLLAMA_PORT = 11435
+"""HAProxy's port in deploy/haproxy-ollama.cfg."""
+
+SHIPPED_OLLAMA_PORTS = (11441, 11442)
+"""The Ollamas' ports in the same file."""
 
 START_TIMEOUT = 30.0
 """Seconds until a balancer must listen on its port."""
@@ -47,15 +53,17 @@ class Balancer:
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
         self.port = port
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-        shipped = {"haproxy": "haproxy.cfg", "nginx": "nginx.conf"}[name]
-        self.file = self.folder / shipped
-        configuration = (DEPLOY / shipped).read_text()
-        if certificate:
-            configuration = with_tls(configuration, certificate)
-        self.file.write_text(with_ports(configuration, port, servers))
+        self.file = self.folder / {"haproxy": "haproxy.cfg", "nginx": "nginx.conf"}[name]
+        self.file.write_text(self._configuration(servers, certificate))
         self._output = (self.folder / "output").open("w+")
         self.process = subprocess.Popen(command(name, self.file, self.folder), stdout=self._output, stderr=self._output)
         self._await_start()
+
+    def _configuration(self, servers: Sequence[int], certificate: Path | None) -> str:
+        configuration = (DEPLOY / self.file.name).read_text()
+        if certificate:
+            configuration = with_tls(configuration, certificate)
+        return with_ports(configuration, self.port, servers)
 
     @property
     def output(self) -> str:
@@ -92,10 +100,34 @@ class Balancer:
         self.stop()
 
 
+class OllamaBalancer(Balancer):
+    """A running HAProxy with deploy/haproxy-ollama.cfg; ``url`` is its address for chatterd.
+
+    :param servers: ports of the two Ollamas.
+    :param edits: texts of the file, and what to put in their place.
+    """
+
+    def __init__(self, port: int, servers: Sequence[int], edits: Mapping[str, str] | None = None) -> None:
+        self._edits = edits or {}
+        super().__init__("haproxy", port, servers)
+
+    def _configuration(self, servers: Sequence[int], certificate: Path | None) -> str:
+        configuration = (DEPLOY / "haproxy-ollama.cfg").read_text()
+        for old, new in self._edits.items():
+            assert old in configuration, old
+            configuration = configuration.replace(old, new)
+        ports = dict(zip(SHIPPED_OLLAMA_PORTS, servers, strict=True))
+        return replace_ports(configuration, {OLLAMA_PORT: self.port, **ports})
+
+
 def with_ports(configuration: str, port: int, servers: Sequence[int]) -> str:
     """Return a shipped file with other ports."""
-    ports = {"8000": port, **{str(old): new for old, new in zip(SHIPPED_PORTS, servers, strict=True)}}
-    return re.sub(r"127\.0\.0\.1:(\d+)", lambda match: f"127.0.0.1:{ports[match[1]]}", configuration)
+    return replace_ports(configuration, {8000: port, **dict(zip(SHIPPED_PORTS, servers, strict=True))})
+
+
+def replace_ports(configuration: str, ports: Mapping[int, int]) -> str:
+    """Return a configuration in which each address of this machine has the port that ``ports`` has for its own."""
+    return re.sub(r"127\.0\.0\.1:(\d+)", lambda match: f"127.0.0.1:{ports[int(match[1])]}", configuration)
 
 
 def with_tls(configuration: str, certificate: Path) -> str:
