@@ -201,10 +201,13 @@ def pauses(
 
 
 def _longest_wait(one: Seen, death: float, until: float) -> float | None:
-    """Return the longest pause that this fault may have caused; None if the viewer was not watching."""
+    """Return the longest pause that this fault may have caused; None if the viewer was not watching.
+
+    A pause that the next fault interrupts, and that began just before it, is the next one's.
+    """
     waits = [
         after - before
         for before, after in itertools.pairwise(one.times)
-        if after > death and death - RHYTHM <= before < until
+        if after > death and death - RHYTHM <= before < until and (after <= until or before < until - RHYTHM)
     ]
     return max(waits, default=None)
