@@ -121,6 +121,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], in
     "kill-servers-modes": (ollama_deaths.kill_servers, 20),
     "kill-all": (ollama_deaths.kill_all, 20),
     "kill-embedded": (embedded_deaths.kill_embedded, 20),
+    "kill-embedded-batched": (embedded_deaths.kill_embedded_batched, 20),
     "mutated-requests": (abuse.mutated_requests, 10_000),
     "flood": (abuse.flood, 200),
     "memory": (abuse.memory, 10_000),

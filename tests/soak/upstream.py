@@ -214,6 +214,9 @@ def scripted(pause: float, count: int = 1) -> Processes:
     return Processes(["-m", "tests.fakes.serve", f"--pause={pause}"], count)
 
 
-def embedded() -> Processes:
-    """Return the embedded model in a process of its own."""
-    return Processes(["-m", "embedded.ollama", "--until-stdin-closes"])
+def embedded(exact: bool) -> Processes:
+    """Return the embedded model in a process of its own.
+
+    :param exact: see :class:`embedded.llama.Llama`.
+    """
+    return Processes(["-m", "embedded.ollama", "--until-stdin-closes", *(["--exact"] if exact else [])])
