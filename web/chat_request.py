@@ -100,11 +100,12 @@ def _parse_message(index: int, raw: msgspec.Raw) -> Message:
         raise UnprocessableContent(f"{name} must be an object with role and content.")
     fields = msgspec.json.decode(raw, type=Fields)
     role = _decode(fields.pop("role", None))
-    content = _decode(fields.pop("content", None))
+    given = fields.pop("content", None)
+    content = _decode(given)
     if role not in ROLES:
         raise UnprocessableContent(f"{name}.role must be one of {', '.join(ROLES)}.")
-    if content is None and "tool_calls" in fields:
-        content = ""  # Ollama's own clients leave out the content of a message that only calls tools
+    if content is None and (given is not None or "tool_calls" in fields):
+        content = ""  # as Ollama; its own clients leave out the content of a message that only calls tools
     if not isinstance(content, str):
         raise UnprocessableContent(f"{name}.content must be a string.")
     return Message(role, content, msgspec.json.encode(fields).decode() if fields else None)

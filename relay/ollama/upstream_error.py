@@ -16,6 +16,9 @@ from relay.ollama import chat_line
 MAX_NESTING = 4
 """Layers of JSON that :func:`readable` opens. Ollama makes one, a proxy of Ollama's API a second."""
 
+MAX_LENGTH = 65_536
+"""Characters of a text that is examined; a longer one is no error of Ollama's making, and is shown as it is."""
+
 UNAVAILABLE = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 """Statuses of a proxy without a server, and of an Ollama whose queue is full (``server/sched.go``, ``ErrMaxQueue``)."""
 
@@ -67,12 +70,14 @@ def readable(text: str) -> str:
     it. llama-server's errors in mid-answer come as a map in Go's notation (``map[code:500 message:... type:...]``). A
     text without either is returned as it is.
     """
+    if len(text) > MAX_LENGTH:
+        return text
     for _ in range(MAX_NESTING):
         opened = _open(text)
         if opened is None:
             break
         text = opened
-    return _GO_MAP.sub(lambda match: match[1], text, count=1) or text
+    return _open_go_map(text)
 
 
 def describe(status: int, body: bytes) -> str:
@@ -111,7 +116,7 @@ def is_runner_failure(error: str) -> bool:
     and texts that name a lack of memory, which the next attempt would lack, too. In mid-answer such a runner did have
     the memory to begin: that one counts.
     """
-    text = readable(error).strip()
+    text = readable(error)[:MAX_LENGTH].strip()
     if text.startswith(_DIED_IN_MID_ANSWER):
         return True
     if _OUT_OF_MEMORY.search(text):
@@ -147,6 +152,8 @@ def _phrase(status: int) -> str:
 
 def _error_of(body: str) -> str:
     """Return the text of a body ``{"error": ...}``; the body itself if it has none."""
+    if len(body) > MAX_LENGTH:
+        return body
     try:
         value = ujson.loads(body)
     except (ValueError, RecursionError):
@@ -167,6 +174,12 @@ def _open(text: str) -> str | None:
         return None
     message = _message_of(value)
     return None if message is None else text[: found.start()] + message + text[end:]
+
+
+def _open_go_map(text: str) -> str:
+    """Replace the first map in Go's notation by its message. One attempt: a search would be quadratic in the length."""
+    found = _GO_MAP.match(text, start) if (start := text.find("map[code:")) >= 0 else None
+    return text[: found.start()] + found[1] + text[found.end() :] if found and found[1] else text
 
 
 def _message_of(value: dict[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ function tiles({ sample, last_minute: minute, all, totals, database, ollama }) {
     lag: [duration(sample.loop_lag), "maximum of the last 2 s"],
     cpu: [percent(sample.cpu), "of one core"],
     memory: [bytes(sample.memory), "resident"],
-    failovers: [count(totals.adopted), "replies adopted from other processes"],
+    failovers: [count(totals.adopted), `from other processes; ${count(totals.continued)} times after Ollama died`],
   };
 }
 

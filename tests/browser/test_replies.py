@@ -19,7 +19,7 @@ from tests.browser.chat_page import (
     send_prompt,
 )
 from tests.client import Client
-from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, failure, last_line, line
+from tests.fakes.ollama import Gate, Head, Lines, Reset, ScriptedOllama, Words, failure, last_line, line
 from tests.program import Program
 
 REPLY = "w0 w1 w2 w3 w4"
@@ -404,6 +404,22 @@ def test_a_restarted_thought_replaces_the_one_before(page: Page, ollama: Scripte
     expect(page.locator("details.thinking")).to_contain_text("A new one")
     expect(page.locator("details.thinking")).to_have_count(1)
     expect(page.get_by_text("An old thought")).to_have_count(0)
+
+
+def test_a_thought_that_ollamas_death_interrupts_is_shown_anew(page: Page, ollama: ScriptedOllama) -> None:
+    dies = Gate("Ollama dies")
+    ollama.script(Head(), Lines(line(message={"thinking": "An old thought"})), dies, Reset())
+    ollama.script(Head(), Lines(line(message={"thinking": "A new one"}), line("42"), last_line()))
+    send_prompt(page, "Hello")
+    expect(page.locator("details.thinking")).to_have_count(1)
+    dies.open()
+    for _ in ("live", "reloaded"):
+        expect(messages(page).nth(1)).to_contain_text("42")
+        expect_idle(page)
+        expect(page.locator("details.thinking")).to_have_count(1)
+        page.locator("details.thinking summary").click()
+        expect(page.locator("details.thinking .text")).to_have_text("A new one")
+        page.reload()
 
 
 def test_a_failed_reply_shows_its_error_after_a_reload_and_can_be_retried(page: Page, ollama: ScriptedOllama) -> None:

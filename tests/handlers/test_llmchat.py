@@ -87,6 +87,14 @@ def test_further_fields_of_messages_are_stored_and_sent_to_ollama_again(client: 
     assert ollama.generations[1].json["messages"][:4] == expected
 
 
+def test_content_that_is_null_is_empty(client: Client, ollama: ScriptedOllama) -> None:
+    """Ollama accepts it, too (recorded with its source of 2026-08-21)."""
+    body = client.body() | {"messages": [{"role": "user", "content": None, "images": ["aGk="]}]}
+    assert client.http.post("/llmchat", json=body).status_code == 200
+    assert ollama.generations[0].json["messages"] == [{"role": "user", "content": "", "images": ["aGk="]}]
+    assert client.messages()[0] == ("user", "")
+
+
 def test_thinking_and_tool_calls_are_stored(client: Client, ollama: ScriptedOllama) -> None:
     call = {"function": {"name": "add", "arguments": {"a": 1}}}
     ollama.script(

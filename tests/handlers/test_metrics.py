@@ -21,7 +21,7 @@ from relay.ollama.client import OllamaClient
 from settings import VERSION, Settings
 from tests.client import NO_TLS, Client
 from tests.database import eventually
-from tests.fakes.ollama import Close, Gate, Head, Lines, ScriptedOllama, failure, last_line, line
+from tests.fakes.ollama import End, Gate, Head, Lines, ScriptedOllama, failure, last_line, line
 from tests.fakes.proxy import CuttingProxy
 from tests.metrics import Scraped, scrape
 from tests.program import ROOT, Program
@@ -95,7 +95,7 @@ def test_replies_and_their_viewers_are_counted(
     end = Gate("the end")
     ollama.script(Head(), Lines(*(line(f"w{n} ") for n in range(7))), end, Lines(last_line()))
     ollama.script(failure(404, "model 'fake' not found"))
-    ollama.script(Head(), Lines(line("a")), Close())
+    ollama.script(Head(), Lines(line("a")), End())
     ollama.script(Head(), Lines(line("a")), Gate("never"))
     program = start_chatterd(database_url=database_url, max_replies=7)
     client = Client(program.url)
@@ -215,6 +215,7 @@ def test_each_metric_is_exported(database_url: str, ollama: ScriptedOllama) -> N
             metrics = Metrics()
             relay = await create_relay(parts, database, model, settings, metrics)
             metrics.replies_adopted, metrics.replies_handed_over, metrics.viewers_dropped = 3, 4, 5
+            metrics.replies_continued = 6
             metrics.line_latency.spread(0.0005, 0.0015, 3)  # of which 1.5 lie in each of two buckets
             metrics.loop_lag.observe(7.0)
             async with database.acquire(), database.acquire(), database.acquire():
@@ -222,8 +223,8 @@ def test_each_metric_is_exported(database_url: str, ollama: ScriptedOllama) -> N
                 return Scraped(generate_latest(relay.prometheus.registry).decode())
 
     scraped = asyncio.run(set_and_scrape())
-    totals = ("replies_adopted_total", "replies_handed_over_total", "viewers_dropped_total")
-    assert [scraped[name] for name in totals] == [3, 4, 5]
+    totals = ("replies_adopted", "replies_handed_over", "viewers_dropped", "replies_continued")
+    assert [scraped[f"{name}_total"] for name in totals] == [3, 4, 5, 6]
     assert [scraped.of("line_latency_seconds_bucket", le=bound) for bound in ("0.001", "0.002", "+Inf")] == [2, 3, 3]
     assert scraped["line_latency_seconds_sum"] == pytest.approx(0.003)
     assert (

@@ -9,7 +9,7 @@ import pytest
 from relay.reporting.sampler import INTERVAL
 from tests.client import Client
 from tests.database import execute, rows
-from tests.fakes.ollama import Close, Gate, Head, Lines, ScriptedOllama, failure, last_line, line
+from tests.fakes.ollama import End, Gate, Head, Lines, ScriptedOllama, failure, last_line, line
 from tests.fakes.proxy import CuttingProxy
 from tests.program import Program
 from tests.status_watcher import watch
@@ -66,7 +66,7 @@ def _running(client: Client) -> str:
 
 def test_replies_are_counted_by_status(start_chatterd: Start, ollama: ScriptedOllama, database_url: str) -> None:
     ollama.script(failure(404, "model 'fake' not found"))
-    ollama.script(Head(), Lines(line("a")), Close())
+    ollama.script(Head(), Lines(line("a")), End())
     ollama.script(Head(), Lines(line("a"), b'{"error":"out of memory"}'))
     ollama.script(Head(), Lines(line("a")), Gate("never"))
     program = start_chatterd(database_url=database_url)
