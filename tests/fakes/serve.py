@@ -1,8 +1,8 @@
 """The scripted Ollama as a program of its own, so that a test can kill it with -9 and start it again.
 
-``python -m tests.fakes.serve --port=N [--pause=SECONDS] [--mode=MODE]`` says ``w0 w1 w2 ...`` whenever it is asked. A
-model whose name is a mode (``open``, ``closed``, ``echo``) is in that mode, whatever ``--mode`` says. It writes JSON
-lines to stdout: first its URL, then each request for text as ``{"asked": [time, prompt, words said before]}``, and each
+``python -m tests.fakes.serve --port=N [--pause=SECONDS] [--mode=MODE] [--no-renderings]`` says ``w0 w1 w2 ...``. A
+model whose name is a mode (``open``, ``closed``, ``echo``) is in that mode, whatever ``--mode`` says. It writes lines of
+JSON to stdout: first its URL, then each request for text as ``{"asked": [time, prompt, words said before]}``, and each
 error of its own as ``{"error": ...}``. SIGUSR1 lets its runner die; SIGTERM and the end of its stdin end it.
 """
 
@@ -71,11 +71,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds before each word")
     parser.add_argument("--mode", choices=MODES, default="open", help="of models whose name is no mode")
+    parser.add_argument("--no-renderings", action="store_true", help="as an old Ollama: it answers for real")
     options = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in the threads, too
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     with ScriptedOllama(port=options.port) as ollama:
         ollama.default = (ReportedWords(pause=options.pause, mode=options.mode),)
+        ollama.model.renders = not options.no_renderings
         report(url=ollama.url)
         serve(ollama)
     os._exit(0)  # the thread that reads stdin cannot be ended

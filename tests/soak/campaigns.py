@@ -117,6 +117,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], in
     "kill-servers-nginx": (kill_servers_behind_nginx, 10),
     "kill-ollama": (ollama_deaths.kill_ollama, 20),
     "kill-ollama-of-two": (ollama_deaths.kill_ollama_of_two, 20),
+    "kill-old-ollama": (ollama_deaths.kill_old_ollama, 10),
     "kill-runner": (ollama_deaths.kill_runner, 20),
     "kill-servers-modes": (ollama_deaths.kill_servers, 20),
     "kill-all": (ollama_deaths.kill_all, 20),

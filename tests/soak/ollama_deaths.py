@@ -3,7 +3,8 @@
 import collections
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
@@ -27,22 +28,22 @@ AWAY = (0.0, 1.0)
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
 
-KINDS: Mapping[str, Mapping[str, Any]] = {
+Kinds = Mapping[str, Mapping[str, Any]]
+"""Kinds of replies: fields of their requests, by name."""
+
+KINDS: Kinds = {
     "open": {"model": "open"},
     "closed": {"model": "closed"},
     "echo": {"model": "echo"},
     "open with tools": {"model": "open", "tools": TOOLS},
     "echo with tools": {"model": "echo", "tools": TOOLS},
 }
-"""Kinds of requests. With tools a reply is continued as a chat, else as a raw prompt. (Closed with tools is not.)"""
+"""With tools a reply is continued as a chat, else as a raw prompt. (Closed with tools is not.)"""
+
+OLD_KINDS: Kinds = {kind: KINDS[kind] for kind in ("open", "closed", "echo", "echo with tools")}
+"""An Ollama that does not render prompts continues only those of echo; the others are interrupted."""
 
 Die = Callable[[], Awaitable[float]]
-
-
-def kind_of(name: str) -> str:
-    """Return a reply's kind: those of one viewer take turns, and so do the viewers."""
-    _, slot, turn = name.split("-")
-    return list(KINDS)[(int(slot) + int(turn)) % len(KINDS)]
 
 
 class Deaths:
@@ -85,27 +86,80 @@ class Deaths:
         return killed
 
 
-async def _campaign(
-    what: str, count: int, seed: int, ollamas: int, choose: Callable[[Deaths], Sequence[Die]], effect: str
-) -> Result:
-    """Inject the chosen deaths in turn."""
-    chance = random.Random(seed)
-    upstream = scripted(RHYTHM, ollamas)
-    with Site("haproxy", upstream) as site:
-        deaths = Deaths(site, upstream, chance)
-        turns = itertools.cycle(choose(deaths))
+@dataclass
+class Campaign:
+    """What dies, and under which traffic.
 
-        async def die(_: int) -> float:
-            return await next(turns)()
+    :ivar what: for the title.
+    :ivar choose: the deaths, which take turns.
+    :ivar effect: see :class:`tests.soak.traffic.Plan`.
+    :ivar ollamas: how many; two are behind HAProxy.
+    :ivar renders: whether they render prompts.
+    """
 
-        title = f"{count} {what}, {VIEWERS} replies streaming"
-        plan = Plan(title, VIEWERS, count, chance, GAP, effect, _viewers(site, chance))
-        result, seen = await inject(plan, site, die)
-        rows = await _continuations(seen, site.database_url)
-    if deaths.away:
-        rows["dead until all Ollamas answered again: p50 / p99 / max"] = percentiles(deaths.away)
-    result.rows = _insert(result.rows, rows)
-    return result
+    what: str
+    choose: Callable[[Deaths], Sequence[Die]]
+    effect: str = "its reply was continued"
+    ollamas: int = 1
+    renders: bool = True
+    kinds: Kinds = field(default_factory=lambda: KINDS)
+
+    def kind_of(self, name: str) -> str:
+        """Return a reply's kind: those of one viewer take turns, and so do the viewers."""
+        _, slot, turn = name.split("-")
+        return list(self.kinds)[(int(slot) + int(turn)) % len(self.kinds)]
+
+    def viewers(self, site: Site, chance: random.Random) -> Callable[[str], Viewer]:
+        """Return what makes viewers of replies of all kinds."""
+
+        def make(name: str) -> Viewer:
+            words, by_post = chance.randint(*WORDS), chance.random() < 0.5
+            return Viewer(site.port, name, words, chance, by_post, request=self.kinds[self.kind_of(name)])
+
+        return make
+
+    async def run(self, count: int, seed: int) -> Result:
+        """Inject so many deaths."""
+        chance = random.Random(seed)
+        upstream = scripted(RHYTHM, self.ollamas, self.renders)
+        with Site("haproxy", upstream) as site:
+            deaths = Deaths(site, upstream, chance)
+            turns = itertools.cycle(self.choose(deaths))
+
+            async def die(_: int) -> float:
+                return await next(turns)()
+
+            title = f"{count} {self.what}, {VIEWERS} replies streaming"
+            plan = Plan(title, VIEWERS, count, chance, GAP, self.effect, self.viewers(site, chance))
+            result, seen = await inject(plan, site, die)
+            rows = await self._continuations(seen, site.database_url)
+        if deaths.away:
+            rows["dead until all Ollamas answered again: p50 / p99 / max"] = percentiles(deaths.away)
+        result.rows = _insert(result.rows, rows)
+        return result
+
+    async def _continuations(self, seen: Sequence[Seen], database_url: str) -> dict[str, str]:
+        """Return what the replies' rows have counted, and how many replies of each kind were continued."""
+        connection = await asyncpg.connect(database_url)
+        try:
+            found = await connection.fetch("SELECT appid, status, continuations, attempts FROM replies")
+        finally:
+            await connection.close()
+        continued = {row["appid"] for row in found if row["continuations"] or row["attempts"]}
+        interrupted = {row["appid"] for row in found if row["status"] == "interrupted"}
+        counts = [row["continuations"] for row in found]
+        rows = {
+            "continuations counted (replies.continuations), most of one reply": f"{sum(counts):,}, {max(counts)}",
+            "adoptions counted (replies.attempts)": f"{sum(row['attempts'] for row in found):,}",
+            "replies continued, of those of each kind": self._share(seen, continued - interrupted),
+        }
+        return rows | ({"replies interrupted, likewise": self._share(seen, interrupted)} if interrupted else {})
+
+    def _share(self, seen: Sequence[Seen], names: Collection[str]) -> str:
+        """Return, for each kind, how many of its replies are among the names."""
+        all_of = collections.Counter(self.kind_of(one.name) for one in seen)
+        of = collections.Counter(self.kind_of(one.name) for one in seen if one.name in names)
+        return ", ".join(f"{kind} {of[kind]} of {all_of[kind]}" for kind in self.kinds)
 
 
 def _insert(rows: dict[str, str], more: dict[str, str]) -> dict[str, str]:
@@ -114,54 +168,32 @@ def _insert(rows: dict[str, str], more: dict[str, str]) -> dict[str, str]:
     return {**dict(before), **more, **dict([last])}
 
 
-def _viewers(site: Site, chance: random.Random) -> Callable[[str], Viewer]:
-    def make(name: str) -> Viewer:
-        words, by_post = chance.randint(*WORDS), chance.random() < 0.5
-        return Viewer(site.port, name, words, chance, by_post, request=KINDS[kind_of(name)])
-
-    return make
-
-
-async def _continuations(seen: Iterable[Seen], database_url: str) -> dict[str, str]:
-    """Return what the replies' rows have counted, and how many replies of each kind were continued."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        found = await connection.fetch("SELECT appid, continuations, attempts FROM replies")
-    finally:
-        await connection.close()
-    continued = {row["appid"] for row in found if row["continuations"] or row["attempts"]}
-    all_of = collections.Counter(kind_of(one.name) for one in seen)
-    of = collections.Counter(kind_of(one.name) for one in seen if one.name in continued)
-    counts = [row["continuations"] for row in found]
-    return {
-        "continuations counted (replies.continuations), most of one reply": f"{sum(counts):,}, {max(counts)}",
-        "adoptions counted (replies.attempts)": f"{sum(row['attempts'] for row in found):,}",
-        "replies continued, of those of each kind": ", ".join(f"{kind} {of[kind]} of {all_of[kind]}" for kind in KINDS),
-    }
-
-
 async def kill_ollama(count: int, seed: int) -> Result:
     """Send SIGKILL to the only Ollama."""
-    what = "kill -9 of the only Ollama"
-    return await _campaign(what, count, seed, 1, lambda deaths: [deaths.ollama], "its reply was continued")
+    return await Campaign("kill -9 of the only Ollama", lambda deaths: [deaths.ollama]).run(count, seed)
 
 
 async def kill_ollama_of_two(count: int, seed: int) -> Result:
     """Send SIGKILL to one of two Ollamas behind HAProxy."""
     what = "kill -9 of one of two Ollamas behind HAProxy"
-    return await _campaign(what, count, seed, 2, lambda deaths: [deaths.ollama], "its reply was continued")
+    return await Campaign(what, lambda deaths: [deaths.ollama], ollamas=2).run(count, seed)
+
+
+async def kill_old_ollama(count: int, seed: int) -> Result:
+    """Send SIGKILL to an Ollama that renders no prompts: replies are continued in echo mode, else interrupted."""
+    what = "kill -9 of an old Ollama, which renders no prompts"
+    return await Campaign(what, lambda deaths: [deaths.ollama], renders=False, kinds=OLD_KINDS).run(count, seed)
 
 
 async def kill_runner(count: int, seed: int) -> Result:
     """Let Ollama's runner die in mid-answer."""
-    what = "deaths of the only Ollama's runner"
-    return await _campaign(what, count, seed, 1, lambda deaths: [deaths.runner], "its reply was continued")
+    return await Campaign("deaths of the only Ollama's runner", lambda deaths: [deaths.runner]).run(count, seed)
 
 
 async def kill_servers(count: int, seed: int) -> Result:
     """Send SIGKILL to one of three servers."""
     what = "kill -9 of one of three servers, models in all modes"
-    return await _campaign(what, count, seed, 1, lambda deaths: [deaths.server], "its reply's owner died")
+    return await Campaign(what, lambda deaths: [deaths.server], "its reply's owner died").run(count, seed)
 
 
 async def kill_all(count: int, seed: int) -> Result:
@@ -173,4 +205,4 @@ async def kill_all(count: int, seed: int) -> Result:
     def choose(deaths: Deaths) -> Sequence[Die]:
         return [deaths.ollama, deaths.runner, deaths.server, deaths.ollamas]
 
-    return await _campaign(what, count, seed, 2, choose, "its reply was continued")
+    return await Campaign(what, choose, ollamas=2).run(count, seed)

@@ -206,12 +206,14 @@ class Processes(Upstream):
                 await asyncio.sleep(0.05)
 
 
-def scripted(pause: float, count: int = 1) -> Processes:
+def scripted(pause: float, count: int = 1, renders: bool = True) -> Processes:
     """Return scripted Ollamas; the model's name is its mode.
 
     :param pause: seconds between two words of the model.
+    :param renders: whether they render prompts; old ones do not.
     """
-    return Processes(["-m", "tests.fakes.serve", f"--pause={pause}"], count)
+    options = [f"--pause={pause}", *([] if renders else ["--no-renderings"])]
+    return Processes(["-m", "tests.fakes.serve", *options], count)
 
 
 def embedded(exact: bool) -> Processes:
