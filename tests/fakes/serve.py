@@ -1,9 +1,9 @@
 """The scripted Ollama as a program of its own, so that a test can kill it with -9 and start it again.
 
 ``python -m tests.fakes.serve --port=N [--pause=SECONDS] [--mode=MODE] [--no-renderings]`` says ``w0 w1 w2 ...``. A
-model whose name is a mode (``open``, ``closed``, ``echo``) is in that mode, whatever ``--mode`` says. It writes lines of
-JSON to stdout: first its URL, then each request for text as ``{"asked": [time, prompt, words said before]}``, and each
-error of its own as ``{"error": ...}``. SIGUSR1 lets its runner die; SIGTERM and the end of its stdin end it.
+model whose name is a mode (``open``, ``closed``, ``echo``) is in that mode, whatever ``--mode`` says. Lines of JSON on
+stdout tell its URL, then each request for text as ``{"asked": [time, prompt, words said before]}``, and each error of
+its own as ``{"error": ...}``. SIGUSR1 lets its runner die; SIGTERM and the end of its stdin end it.
 """
 
 import argparse
