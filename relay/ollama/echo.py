@@ -24,7 +24,7 @@ class EchoFilter:
     """
 
     def __init__(self, words: str, required: bool) -> None:
-        self._remaining = words
+        self._words = self._remaining = words
         self._required = required
 
     def feed(self, line: bytes) -> bytes | None:
@@ -39,6 +39,8 @@ class EchoFilter:
         except UnreadableLine:
             return line
         if parsed.error is not None or (parsed.done and not parsed.content):
+            if parsed.done and self._remaining != self._words:
+                raise NotContinued  # the new answer is shorter than the words
             return line
         if not parsed.content and not parsed.thinking and not parsed.tool_calls:
             return None

@@ -48,6 +48,13 @@ def test_a_model_that_adds_nothing_ends_the_reply() -> None:
     assert EchoFilter("ab", required=True).feed(last_line()) == last_line()
 
 
+def test_an_end_without_text_within_the_words_is_another_answer() -> None:
+    filter = EchoFilter("ab", required=True)
+    assert filter.feed(line("a")) is None
+    with pytest.raises(NotContinued):
+        filter.feed(last_line())
+
+
 def test_errors_and_unreadable_lines_pass() -> None:
     filter = EchoFilter("ab", required=True)
     assert [filter.feed(one) for one in (b'{"error":"no"}', b"{", line(""))] == [b'{"error":"no"}', b"{", None]
