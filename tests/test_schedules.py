@@ -42,7 +42,7 @@ MOST_AWAY = 1.0
 PATIENCE = 120.0
 """Seconds within which every reply must end and every viewer must see the end."""
 
-EXPECTED = (r"[Dd]atabase", r"pool connection floor", r"was declared dead")
+EXPECTED = (r"[Dd]atabase", r"pool connection floor", r"was declared dead", r"Ollama is unreachable")
 """Warnings and errors that the faults of a schedule explain."""
 
 COUNTED: dict[str, int] = {}

@@ -21,7 +21,10 @@ WORDS = (30, 60)
 """The minimum and maximum number of words in a reply: with :data:`GAP`, few enough that no reply sees six deaths."""
 
 GAP = (2.0, 3.5)
-"""The minimum and maximum of seconds from a recovery to the next death. Five deaths of its Ollama end a reply."""
+"""The minimum and maximum of seconds from a recovery to the next death. A sixth death of its Ollama ends a reply."""
+
+LONG_GAP = (7.0, 9.0)
+"""The same where a model may say all its words once more, unseen, which takes as long as it did at first."""
 
 AWAY = (0.0, 1.0)
 """The minimum and maximum of seconds before a dead Ollama is started again."""
@@ -41,7 +44,8 @@ KINDS: Kinds = {
 """With tools a reply is continued as a chat, else as a raw prompt. (Closed with tools is not.)"""
 
 OLD_KINDS: Kinds = {kind: KINDS[kind] for kind in ("open", "closed", "echo", "echo with tools")}
-"""An Ollama that does not render prompts continues only those of echo; the others are interrupted."""
+"""An Ollama that does not render prompts continues those of echo. Those of closed say the same words once more, which
+are taken off; those of open are interrupted."""
 
 Die = Callable[[], Awaitable[float]]
 
@@ -95,6 +99,7 @@ class Campaign:
     :ivar effect: see :class:`tests.soak.traffic.Plan`.
     :ivar ollamas: how many; two are behind HAProxy.
     :ivar renders: whether they render prompts.
+    :ivar gap: see :class:`tests.soak.traffic.Plan`.
     """
 
     what: str
@@ -103,6 +108,7 @@ class Campaign:
     ollamas: int = 1
     renders: bool = True
     kinds: Kinds = field(default_factory=lambda: KINDS)
+    gap: tuple[float, float] = GAP
 
     def kind_of(self, name: str) -> str:
         """Return a reply's kind: those of one viewer take turns, and so do the viewers."""
@@ -130,7 +136,7 @@ class Campaign:
                 return await next(turns)()
 
             title = f"{count} {self.what}, {VIEWERS} replies streaming"
-            plan = Plan(title, VIEWERS, count, chance, GAP, self.effect, self.viewers(site, chance))
+            plan = Plan(title, VIEWERS, count, chance, self.gap, self.effect, self.viewers(site, chance))
             result, seen = await inject(plan, site, die)
             rows = await self._continuations(seen, site.database_url)
         if deaths.away:
@@ -180,9 +186,10 @@ async def kill_ollama_of_two(count: int, seed: int) -> Result:
 
 
 async def kill_old_ollama(count: int, seed: int) -> Result:
-    """Send SIGKILL to an Ollama that renders no prompts: replies are continued in echo mode, else interrupted."""
+    """Send SIGKILL to an Ollama that renders no prompts: see :data:`OLD_KINDS`."""
     what = "kill -9 of an old Ollama, which renders no prompts"
-    return await Campaign(what, lambda deaths: [deaths.ollama], renders=False, kinds=OLD_KINDS).run(count, seed)
+    campaign = Campaign(what, lambda deaths: [deaths.ollama], renders=False, kinds=OLD_KINDS, gap=LONG_GAP)
+    return await campaign.run(count, seed)
 
 
 async def kill_runner(count: int, seed: int) -> Result:
