@@ -147,7 +147,7 @@ class _ContinuationFinder:
             return None
         try:
             rendered = _decode(self._check(status, response))
-        except msgspec.MsgspecError:
+        except _UNREADABLE:
             return None
         return rendered.debug_info.rendered_template if rendered.debug_info else None
 
@@ -156,7 +156,7 @@ class _ContinuationFinder:
         response = self._check(*await self._post(SHOW, msgspec.json.encode({"model": model})))
         try:
             return _decode_show(response).model_info
-        except msgspec.MsgspecError:
+        except _UNREADABLE:
             return {}
 
     def _check(self, status: int, response: bytes) -> bytes:
@@ -204,6 +204,8 @@ class _Rendered(msgspec.Struct):
 class _Shown(msgspec.Struct):
     model_info: dict[str, object] = {}
 
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _decode = msgspec.json.Decoder(_Rendered).decode
 _decode_show = msgspec.json.Decoder(_Shown).decode

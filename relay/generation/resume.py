@@ -5,6 +5,7 @@ it, and a new answer begins; llama-server repeats it first. What is always conti
 the words, as a raw prompt (``/api/generate`` with ``raw``). docs/reliability.md has the table of all cases.
 """
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +23,13 @@ MAX_ATTEMPTS = 5
 
 NOT_CONTINUABLE = "The reply was interrupted where it could not be continued."
 
-GENERATE_FIELDS = ("model", "options", "keep_alive", "shift", "logprobs", "top_logprobs")
+GENERATE_FIELDS = ("model", "options", "keep_alive", "stream", "shift", "logprobs", "top_logprobs")
 """Fields of a chat request that ``/api/generate`` has, too, with the same meaning (ollama ``api/types.go``)."""
 
 BOS_TEXTS = ("<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "[gMASK]<sop>")
 """Texts of beginning-of-sequence tokens with which known templates begin a prompt."""
+
+_EMPTY = re.compile(rb'null|""|\[\s*\]')
 
 TOKENIZERS_WITH_BOS = ("llama", "gemma4")
 """Values of ``tokenizer.ggml.model`` that add the token by default (llama.cpp ``llama-vocab.cpp``)."""
@@ -92,7 +95,7 @@ def remaining_request(request: str, transcript: Transcript) -> str | None:
     fields = _decode_object(request)
     try:
         options = _decode_object(fields.get("options", b"{}"))
-        limit = msgspec.json.decode(options.get("num_predict", b"0"), type=int)
+        limit = int(msgspec.json.decode(options.get("num_predict", b"0"), type=int | float))  # Ollama cuts 7.5, too
     except msgspec.ValidationError:
         return request  # Ollama will report the error
     if limit <= 0:
@@ -163,7 +166,7 @@ def raw_body(request: str, prompt: str) -> bytes:
     :param request: the request with its remaining token limit.
     """
     fields = {name: value for name, value in _decode_object(request).items() if name in GENERATE_FIELDS}
-    fixed = {"prompt": prompt, "raw": True, "think": False, "truncate": False, "stream": True}
+    fixed = {"prompt": prompt, "raw": True, "think": False, "truncate": False}
     return msgspec.json.encode({**fields, **fixed})
 
 
@@ -193,7 +196,7 @@ def _decode_object(value: str | bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
 
 
 def _is_empty(value: msgspec.Raw | None) -> bool:
-    return value is None or bytes(value) in (b"null", b'""', b"[]")
+    return value is None or _EMPTY.fullmatch(bytes(value)) is not None
 
 
 def _raw(fields: Mapping[str, object]) -> dict[str, msgspec.Raw]:

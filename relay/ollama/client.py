@@ -141,7 +141,9 @@ class OllamaClient:
             call.cancel()
         if len(response) > COLLECTED_BODY_LIMIT:
             raise ChatterdError("Ollama's response is too large.")
-        call.done.result()
+        if error := call.done.exception():
+            # A copy: the error itself would refer to this frame by its traceback, a cycle that holds the body.
+            raise type(error)(*error.args)
         return call.status, bytes(response)
 
     def generate(self, body: bytes, on_chunk: Callable[[bytes], None]) -> StreamingCall:

@@ -4,7 +4,6 @@ Ollama's llama-server, where it applies the chat template inside a model's file,
 with that message's words and the first new token in one line (seen with Ollama's source of 2026-08-21).
 """
 
-import msgspec
 import ujson
 
 from errors import UnreadableLine
@@ -24,8 +23,9 @@ class EchoFilter:
     """
 
     def __init__(self, words: str, required: bool) -> None:
-        self._words = self._remaining = words
+        self._remaining = words
         self._required = required
+        self._repeated = False
 
     def feed(self, line: bytes) -> bytes | None:
         """Return the line without repeated words; None if it has nothing else.
@@ -38,9 +38,11 @@ class EchoFilter:
             parsed = chat_line.read(line)
         except UnreadableLine:
             return line
-        if parsed.error is not None or (parsed.done and not parsed.content):
-            if parsed.done and self._remaining != self._words:
-                raise NotContinued  # the new answer is shorter than the words
+        if parsed.error is not None:
+            return line
+        if parsed.done and not parsed.content:
+            if self._repeated:
+                raise NotContinued  # a shorter answer
             return line
         if not parsed.content and not parsed.thinking and not parsed.tool_calls:
             return None
@@ -52,6 +54,7 @@ class EchoFilter:
         if parsed.thinking or parsed.tool_calls or parsed.done or not self._remaining.startswith(parsed.content):
             raise NotContinued
         self._remaining = self._remaining[len(parsed.content) :]
+        self._repeated = True
         return None
 
     def _last_repeated(self, line: bytes, new: str, done: bool) -> bytes | None:
@@ -63,4 +66,4 @@ def _with_content(line: bytes, content: str) -> bytes:
     """Replace the content of a chat line."""
     fields = ujson.loads(line)
     fields["message"]["content"] = content
-    return msgspec.json.encode(fields)
+    return ujson.dumps(fields, escape_forward_slashes=False).encode()  # in ASCII: lone surrogates are not lost

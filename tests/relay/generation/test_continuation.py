@@ -20,6 +20,7 @@ from tests.fakes.ollama import (
     ScriptedOllama,
     Step,
     Text,
+    Whole,
     Words,
     line,
     no_backend,
@@ -222,6 +223,14 @@ def test_words_that_are_repeated_do_not_count_against_the_token_limit(
     eventually("the model is stopped", lambda: last.answered.happened or last.closed.happened)
 
 
+@pytest.mark.parametrize("rendering", [b"no JSON", b'{"_debug_info":{"rendered_template":"\xff"}}', b"[" * 5000])
+def test_a_rendering_that_cannot_be_read_is_none(client: Client, ollama: ScriptedOllama, rendering: bytes) -> None:
+    ollama.default = (Words(mode="echo"),)
+    ollama.deaths = {0: Death(2, RunnerDies())}
+    ollama.rendered = Whole(200, rendering)
+    assert said(client.ask("hi")) == "w0 w1 w2 w3 w4 "
+
+
 def test_words_that_the_renderer_changes_are_continued_as_a_chat(client: Client, ollama: ScriptedOllama) -> None:
     ollama.model = Model(changes=strip_end)
     ollama.default = (Text("one two ", ["one ", "two "], mode="echo"),)
@@ -317,6 +326,12 @@ def test_continue_goes_on_in_the_same_message(
     row = row_of(session_database_url, client)
     assert (row["continues_seq"], row["continues_at"]) == (before["seq"], len(said(first)))
     assert said(client.view(f"/llmchat/{row['id']}")) == said(second)
+
+
+def test_who_wants_no_stream_gets_one_line_from_continue_too(client: Client, ollama: ScriptedOllama) -> None:
+    client.ask("hi", options={"num_predict": 2})
+    [event] = client.ask(stream=False, options={"num_predict": 3})
+    assert (event.json["message"]["content"], event.json["done"]) == ("w2 w3 w4 ", True)
 
 
 # The process dies.

@@ -53,6 +53,14 @@ def test_tool_calls_formats_and_pictures_are_not_continuable(
     assert (resume.why_not_continuable(sent, transcript) is None) is continuable
 
 
+@pytest.mark.parametrize("empty", ["null", "[]", "[ ]"])
+def test_empty_fields_keep_nobody_from_continuing(empty: str) -> None:
+    request = f'{{"model":"m","format":null,"tools":{empty}}}'
+    sent = SentRequest(request, [Message("user", "hi", f'{{"images":{empty}}}')])
+    assert resume.why_not_continuable(sent, transcript_of("a")) is None
+    assert not resume.has_tools(request)
+
+
 def test_transcript_is_the_last_message_with_its_thought() -> None:
     sent = SentRequest('{"model":"m"}', [HI])
     body = ujson.loads(resume.chat_to_continue(sent.request, sent, transcript_of("a ", "b", thinking="hm"), "MARK"))
@@ -83,7 +91,7 @@ def test_rendering_generates_at_most_one_token_and_unloads_nothing() -> None:
 
 
 def test_raw_request_has_the_fields_that_both_paths_know() -> None:
-    request = '{"model":"m","think":true,"keep_alive":"1h","options":{"seed":1},"stream":true,"logprobs":true}'
+    request = '{"model":"m","think":true,"keep_alive":"1h","options":{"seed":1},"stream":false,"logprobs":true}'
     assert ujson.loads(resume.raw_body(request, "prompt")) == {
         "model": "m",
         "keep_alive": "1h",
@@ -93,7 +101,7 @@ def test_raw_request_has_the_fields_that_both_paths_know() -> None:
         "raw": True,
         "think": False,
         "truncate": False,
-        "stream": True,
+        "stream": False,
     }
 
 
@@ -130,7 +138,9 @@ def test_token_that_the_tokenizer_adds_is_removed(model_info: dict[str, object],
         (None, None),
         ({}, {}),
         ({"num_predict": 5, "seed": 1}, {"num_predict": 3, "seed": 1}),
+        ({"num_predict": 5.5}, {"num_predict": 3}),
         ({"num_predict": -1}, {"num_predict": -1}),
+        ({"num_predict": None}, {"num_predict": None}),
         ({"num_predict": 0}, {"num_predict": 0}),
         ({"num_predict": "many"}, {"num_predict": "many"}),
         ("odd", "odd"),

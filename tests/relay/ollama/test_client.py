@@ -100,6 +100,23 @@ async def test_a_call_that_has_ended_leaves_no_reference_cycle(
         gc.enable()
 
 
+class _Body(bytes):
+    """A body that the collector can find."""
+
+
+async def test_a_failed_request_leaves_no_reference_cycle_with_its_body() -> None:
+    client = OllamaClient("http://127.0.0.1:1", 10, 1.0)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(UpstreamUnreachable):
+            await client.post(CHAT, _Body(b"{}"), 1.0, "")
+        assert not [one for one in gc.get_objects() if isinstance(one, _Body)]
+    finally:
+        gc.enable()
+    client.close()
+
+
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [

@@ -48,9 +48,9 @@ def test_a_model_that_adds_nothing_ends_the_reply() -> None:
     assert EchoFilter("ab", required=True).feed(last_line()) == last_line()
 
 
-def test_an_end_without_text_within_the_words_is_another_answer() -> None:
-    filter = EchoFilter("ab", required=True)
-    assert filter.feed(line("a")) is None
+def test_an_answer_that_ends_within_the_words_is_another_one() -> None:
+    filter = EchoFilter("The ship. The sea", required=True)
+    assert filter.feed(line("The ship.")) is None
     with pytest.raises(NotContinued):
         filter.feed(last_line())
 
@@ -64,6 +64,11 @@ def test_where_words_are_continued_only_a_first_line_with_all_of_them_is_changed
     assert content_of(EchoFilter("ab", required=False), line("abc"), line("d")) == "cd"
     assert content_of(EchoFilter("ab", required=False), line("a"), line("b")) == "ab"
     assert content_of(EchoFilter("ab", required=False), line("c"), line("abd")) == "cabd"
+
+
+def test_half_a_surrogate_pair_behind_the_words_is_kept() -> None:
+    half = line("abX").replace(b"X", b"\\ud83d")
+    assert EchoFilter("ab", required=True).feed(half) == line("X").replace(b"X", b"\\ud83d")
 
 
 def test_other_fields_of_a_changed_line_are_kept() -> None:
