@@ -27,7 +27,7 @@ PATIENCE = 60.0
 """Default timeout of :meth:`Program.wait_log`, in seconds."""
 
 BUSY = (
-    r"Ollama is unreachable at \S+; replies will fail until it is started\.",
+    r"Ollama is unreachable at \S+; replies wait for it",
     r"\d+ replies could not be released; they are adopted when this process has ended\.",
 )
 """Warnings after a fixed timeout of 3 s or 1 s in the program, which a busy machine may exceed. They fail no test; the
