@@ -169,7 +169,7 @@ async def _find_ollama(stack: AsyncExitStack, settings: Settings) -> str:
         log.info("Using Ollama at %s", url)
         return url
     if not settings.embedded_model:
-        log.warning("Ollama is unreachable at %s; replies will fail until it is started.", url)
+        log.warning("Ollama is unreachable at %s; replies wait for it, up to --ollama-retry-timeout.", url)
         return url
     if not EmbeddedModel.installed():
         log.warning(

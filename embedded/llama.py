@@ -155,9 +155,13 @@ class Completion:
 
 
 class Llama:
-    """The loaded model. Loading blocks for about a second."""
+    """The loaded model. Loading blocks for about a second.
 
-    def __init__(self, path: Path) -> None:
+    :param exact: evaluate prompts token by token, which takes several times as long. In batches sums are rounded
+        otherwise, so that the model may go on from its own words with another token than it had generated.
+    """
+
+    def __init__(self, path: Path, exact: bool = False) -> None:
         # Not at the top: processes that only call `installed` shall not map 100 MB of llama.cpp.
         import xllamacpp
 
@@ -166,6 +170,8 @@ class Llama:
         params.n_parallel = SLOTS
         params.n_ctx = CONTEXT * SLOTS
         params.n_batch = PROMPT_BATCH
+        if exact:
+            params.n_ubatch = 1
         # llama.cpp's threads wait for each other by spinning: on 2 busy cores, 2 threads give 1 token/s, 1 gives 20.
         params.cpuparams.n_threads = max(1, min((os.cpu_count() or 1) // 2, 4))
         # By default llama.cpp caches up to 8 GiB of old prompts; the last prompt of each slot is enough.

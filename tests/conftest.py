@@ -163,6 +163,7 @@ def ollama(_session_ollama: ScriptedOllama) -> Iterator[ScriptedOllama]:
     """Yield the shared scripted Ollama, reset to its initial state; check after the test that it did not fail."""
     _session_ollama.forget()
     yield _session_ollama
+    _session_ollama.forget()  # fixtures of the next module may ask it before they use this one
     errors = list(_session_ollama.errors)
     _session_ollama.errors.clear()
     assert not errors, errors

@@ -27,8 +27,8 @@ PATIENCE = 60.0
 """Default timeout of :meth:`Program.wait_log`, in seconds."""
 
 BUSY = (
-    r"No Ollama answers at \S+; replies will say so until one does\.",
-    r"\d+ replies could not be given up; others find them when this process is gone\.",
+    r"Ollama is unreachable at \S+; replies wait for it",
+    r"\d+ replies could not be released; they are adopted when this process has ended\.",
 )
 """Warnings after a fixed timeout of 3 s or 1 s in the program, which a busy machine may exceed. They fail no test; the
 summary of the run reports them."""

@@ -57,8 +57,11 @@ class Raw:
         ours, theirs = self._connection.getsockname()[1], self._connection.getpeername()[1]
         eventually("the server has read all", lambda: _queued(ours, theirs) == _queued(theirs, ours) == "0:0")
 
-    def drip(self, piece: bytes, pause: float = 0.02) -> None:
+    def drip(self, piece: bytes, pause: float = 0.1) -> None:
         """Send the same bytes repeatedly, with pauses, until the server responds.
+
+        A response is lost if the server closes the connection between a pause and a piece (RFC 9112, section 9.6), so
+        the pauses are long.
 
         :raises TimeoutError: there is no response.
         """

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
 
+from relay.generation.generation import MAX_CONTINUATIONS
+from relay.generation.resume import MAX_ATTEMPTS
 from tests.client import NO_TLS, Event
 from tests.cluster import OwnPostgres, SignedWords, words
 from tests.database import eventually, rows
@@ -32,10 +35,14 @@ ACTIONS = 14
 """The number of actions in a schedule; then all replies end and are checked."""
 
 CONVERSATIONS = 4
+
+MOST_AWAY = 1.0
+"""Seconds for which a dead Ollama refuses connections, at most."""
+
 PATIENCE = 120.0
 """Seconds within which every reply must end and every viewer must see the end."""
 
-EXPECTED = (r"[Dd]atabase", r"pool connection floor", r"was declared dead")
+EXPECTED = (r"[Dd]atabase", r"pool connection floor", r"was declared dead", r"Ollama is unreachable")
 """Warnings and errors that the faults of a schedule explain."""
 
 COUNTED: dict[str, int] = {}
@@ -163,6 +170,7 @@ class Schedule:
         self._events: list[str] = []
         self._conversations = [Conversation(f"{seed}-{n}") for n in range(CONVERSATIONS)]
         self._viewers: list[tuple[Viewer, _Thread]] = []
+        self._cut_requests = 0
         self._http = httpx.Client(timeout=60, trust_env=False, verify=NO_TLS)
         ollama.default = (SignedWords(pause=self._choice.choice([0.002, 0.005, 0.01])),)
 
@@ -177,6 +185,8 @@ class Schedule:
             (3, self._cut_sessions),
             (1, self._restart_postgres),
             (1, self._crash_postgres),
+            (2, self._kill_ollama),
+            (2, self._kill_runner),
         ]
         weights, choices = zip(*actions, strict=True)
         try:
@@ -275,6 +285,21 @@ class Schedule:
         count("SIGTERM")
         return f"SIGTERM of process {number}"
 
+    def _kill_ollama(self) -> str:
+        """Let Ollama die: its connections break, and it refuses new ones for a moment."""
+        self._ollama.die()
+        self._cut_requests = len(self._ollama.requests)
+        away = self._choice.uniform(0, MOST_AWAY)
+        time.sleep(away)
+        self._ollama.listen_again()
+        count("deaths of Ollama")
+        return f"Ollama dies, for {away:.3f} s"
+
+    def _kill_runner(self) -> str:
+        self._ollama.kill_runner()
+        count("deaths of the runner")
+        return "Ollama's runner dies"
+
     def _cut_sessions(self) -> str:
         query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         pids = [row["pid"] for row in rows(self._postgres.url, query)]
@@ -333,12 +358,12 @@ class Schedule:
             except BaseException as error:
                 error.add_note(f"seen of {viewer.path}: {viewer.next_id} lines")
                 raise
-        eventually(
-            "Ollama generates nothing any more",
-            lambda: all(one.answered.happened or one.closed.happened for one in list(self._ollama.requests)),
-            PATIENCE,
-        )
+        eventually("Ollama generates nothing any more", self._ollama_is_idle, PATIENCE)
         count("viewers", len(self._viewers))
+
+    def _ollama_is_idle(self) -> bool:
+        requests = self._ollama.requests[self._cut_requests :]  # those before ended with a dead Ollama
+        return all(one.answered.happened or one.closed.happened for one in requests)
 
     def _check(self) -> None:
         assert not rows(self._postgres.url, "SELECT id FROM replies WHERE status = 'streaming'")
@@ -379,6 +404,7 @@ class Schedule:
         assert len(changes) == len(set(changes)), f"{told}: two processes at once: {signatures}"
         count(f"replies {row['status']}")
         count("adoptions", row["attempts"])
+        count("continuations", row["continuations"])
         if row["status"] == "done":
             # "length": the adopter found all words in the log, and only the last line missing.
             assert last["done_reason"] in ("stop", "length"), told
@@ -387,9 +413,15 @@ class Schedule:
             assert path in conversation.stopped, told
             assert last["done"] and last["done_reason"] == "stopped", told
         else:
-            assert row["status"] == "interrupted" and row["attempts"] > 5, told
+            assert self._gave_up(row), told
             assert last == {"error": row["error"]}, told
         return said
+
+    def _gave_up(self, row: asyncpg.Record) -> bool:
+        """Return whether a reply ended because too many processes, or Ollamas, died of it."""
+        if row["status"] == "interrupted":
+            return bool(row["attempts"] > MAX_ATTEMPTS)
+        return row["status"] in ("failed", "truncated") and row["continuations"] > MAX_CONTINUATIONS
 
     def _tell_difference(self, viewer: Viewer, log: list[str]) -> NoReturn:
         shown = bytes(viewer.shown).split(b"\n\n")[:-1]

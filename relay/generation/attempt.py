@@ -31,11 +31,13 @@ class OllamaCall:
     """A request that generates a reply or the rest of one.
 
     :ivar line_filter: applied to each line of the response; None if lines are taken as they are.
+    :ivar token_limit: lines with text, after the filter, that are taken; None if the request has the right limit.
     """
 
     body: bytes
     path: str = CHAT
     line_filter: LineFilter | None = None
+    token_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Attempt:
         self._settings = relay.settings
         self._path = call.path
         self._filter = call.line_filter
+        self._remaining_tokens = call.token_limit
         self._decoder = ndjson.NDJSONDecoder(self._settings.max_line_bytes)
         self._error_body = bytearray()
         self._last_error: str | None = None
@@ -117,10 +120,10 @@ class Attempt:
         self._check_timeouts()
 
     def close(self) -> None:
-        """Close the connection to Ollama: at once, or after :data:`DONE_GRACE` if the reply is done."""
+        """Close the connection to Ollama: at once, or after :data:`DONE_GRACE` if Ollama has said that it is done."""
         self._timeout_timer.cancel()
         result = self.ended.result() if self.ended.done() and not self.ended.cancelled() else None
-        if isinstance(result, Outcome) and result.status == "done":
+        if isinstance(result, Outcome) and result.status == "done" and self._remaining_tokens != 0:
             self._loop.call_later(DONE_GRACE, self._call.cancel)
         else:
             self._call.cancel()
@@ -192,6 +195,15 @@ class Attempt:
             self._end(Outcome("done", None, line))
         else:
             self._append(line)
+            if parsed.content or parsed.thinking:
+                self._count_token()
+
+    def _count_token(self) -> None:
+        if self._remaining_tokens is None:
+            return
+        self._remaining_tokens -= 1
+        if not self._remaining_tokens:
+            self._end(Outcome("done", None, chat_line.own_line(self._reply.model, {"content": ""}, "length")))
 
     def _on_first_line(self) -> None:
         self.progressed = True

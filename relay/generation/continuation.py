@@ -123,8 +123,12 @@ class _ContinuationFinder:
 
         :param continues: whether the model's template leaves this message open.
         """
-        body = resume.chat_to_continue(self._request, self._sent, self._transcript)
-        return OllamaCall(body, CHAT, EchoFilter(self._words, required=not continues).feed)
+        request, limit = self._request, None if continues else resume.token_limit(self._request)
+        if limit is not None:
+            # A model that generates the words once more needs tokens for them: never more than they have bytes.
+            request = resume.with_token_limit(request, limit + len(self._words.encode()))
+        body = resume.chat_to_continue(request, self._sent, self._transcript)
+        return OllamaCall(body, CHAT, EchoFilter(self._words, required=not continues).feed, limit)
 
     async def _raw(self, prompt: str) -> OllamaCall:
         if resume.begins_with_bos(prompt):

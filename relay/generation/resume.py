@@ -105,6 +105,21 @@ def remaining_request(request: str, transcript: Transcript) -> str | None:
     return _with_options(fields, num_predict=limit - transcript.estimated_tokens)
 
 
+def token_limit(request: str) -> int | None:
+    """Return the request's token limit, ``options.num_predict``; None if it has none."""
+    try:
+        options = _decode_object(_decode_object(request).get("options", b"{}"))
+        limit = msgspec.json.decode(options.get("num_predict", b"0"), type=int)
+    except msgspec.ValidationError:
+        return None
+    return limit if limit > 0 else None
+
+
+def with_token_limit(request: str, limit: int) -> str:
+    """Return the request with another token limit."""
+    return _with_options(_decode_object(request), num_predict=limit)
+
+
 def new_marker() -> str:
     """Return a random text that no conversation contains, of a private-use character and hexadecimal digits."""
     return "\ue000" + secrets.token_hex(8)

@@ -142,7 +142,7 @@ class OllamaClient:
         if len(response) > COLLECTED_BODY_LIMIT:
             raise ChatterdError("Ollama's response is too large.")
         if error := call.done.exception():
-            # A copy: the traceback of the error itself would have this frame and so itself, a cycle around the body.
+            # A copy: the error itself would refer to this frame by its traceback, a cycle that holds the body.
             raise type(error)(*error.args)
         return call.status, bytes(response)
 

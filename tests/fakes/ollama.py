@@ -112,9 +112,10 @@ class ScriptedOllama:
     that nothing has rendered for one, fails the test on exit.
 
     :param tls: the server's side of TLS, if it is to be spoken.
+    :param port: 0: any free one.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.default: tuple[Step, ...] = (Words(),)
         self.models: tuple[str | Mapping[str, Any], ...] = ("fake",)
         """What is listed: names, or further fields of Ollama's list with a name among them."""
@@ -148,7 +149,7 @@ class ScriptedOllama:
         self._thread = threading.Thread(target=self._run, name="scripted Ollama")
         self._server: asyncio.Server | None = None
         # Bound but never listening: keeps the port ours while nobody listens on it.
-        self._reservation = bound_socket(0)
+        self._reservation = bound_socket(port)
         self.port: int = self._reservation.getsockname()[1]
         self._tls = tls
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
@@ -364,7 +365,7 @@ class ScriptedOllama:
         if kind == "show":
             return self.shown or show(request.json, self.model)
         speakers = [step for step in (*(self._scripts or [()])[0], *self.default) if isinstance(step, Speaker)]
-        return self.rendered or _Rendering(speakers[0].mode if speakers else "open")
+        return self.rendered or _Rendering(speakers[0].mode_for(request.json) if speakers else "open")
 
     def _probed(self, path: str) -> Whole:
         match path:

@@ -48,6 +48,10 @@ class Speaker(Step):
         """
         raise NotImplementedError
 
+    def mode_for(self, request: Mapping[str, Any]) -> Mode:
+        """Return how it takes a last message of the assistant in this request."""
+        return self.mode
+
     def signature(self, prompt: Prompt) -> Mapping[str, Any]:
         """Return further fields for each line of the answer to this prompt; called once for each."""
         return {}
@@ -59,7 +63,7 @@ class Speaker(Step):
         elif not request.get("messages") and not request.get("prompt"):
             await _load(request, answer.runner).play(answer)
         else:
-            await self._answer(answer, request, answer.runner.read(request, self.mode))
+            await self._answer(answer, request, answer.runner.read(request, self.mode_for(request)))
 
     async def _answer(self, answer: Answer, request: Mapping[str, Any], prompt: Prompt) -> None:
         if not prompt.fits and request.get("truncate") is False:
@@ -82,7 +86,7 @@ class Speaker(Step):
         if not given and not request.get("raw") and request.get("think") is not False:
             yield from (Piece(thinking=thought) for thought in self.thinks)
         pieces = self.pieces(given, request)
-        if self.mode == "echo" and "messages" in request and given:
+        if self.mode_for(request) == "echo" and "messages" in request and given:
             number, first = next(pieces, (None, ""))
             yield Piece(given + first, number)
         for number, piece in pieces:

@@ -152,7 +152,7 @@ def test_a_message_has_the_status_of_its_reply_unless_it_is_done(client: Client,
     assert ended[1::2] == [
         ("stopped", None),
         ("failed", "out of memory"),
-        ("truncated", "Ollama's answer ended before it was complete."),
+        ("truncated", "Ollama's answer ended before it was complete. Ollama does this when a model repeats itself."),
         (None, None),
     ]
     assert "error" not in messages[1] and "status" not in messages[7]

@@ -18,7 +18,7 @@ from db import messages, processes
 from db.pool import Database
 from handlers import create_application
 from relay.factory import create_relay
-from relay.generation import generation
+from relay.generation import attempt
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
 from relay.reporting import sampler
@@ -111,7 +111,7 @@ def test_a_draining_server_rejects_prompts(http_client: AsyncHTTPClient, base_ur
 def test_a_response_that_ollama_keeps_open_after_done_is_closed(
     http_client: AsyncHTTPClient, base_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
 ) -> Steps:
-    monkeypatch.setattr(generation, "DONE_GRACE", 0.01)
+    monkeypatch.setattr(attempt, "DONE_GRACE", 0.01)
     ollama.script(Head(), Lines(last_line("z")), Gate())
     yield http_client.fetch(prompt(base_url))
     yield ollama.generations[0].closed

@@ -33,6 +33,12 @@ class Outcome:
 
 
 @pytest.fixture
+def chatterd(chatterd_without_retries: Program) -> Program:
+    """Return a chatterd that asks such an Ollama once."""
+    return chatterd_without_retries
+
+
+@pytest.fixture
 def ask(client: Client, ollama: ScriptedOllama, session_database_url: str) -> Callable[..., Outcome]:
     """Return a function that answers a prompt with a script and checks that the conversation can be continued."""
 

@@ -1,4 +1,4 @@
-"""A whole site on this machine: PostgreSQL, a scripted Ollama, three chatterds and a load balancer."""
+"""A whole site on this machine: PostgreSQL, what is asked for text, three chatterds and a load balancer."""
 
 import asyncio
 import collections
@@ -9,7 +9,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,8 +18,8 @@ import psutil
 
 from embedded.postgres import EmbeddedPostgres
 from tests.balancers import Balancer, free_ports
-from tests.fakes.ollama import Prompt, ScriptedOllama, Words
 from tests.program import Program
+from tests.soak.upstream import Upstream
 
 DRAIN = 2
 """Seconds that a server waits for its replies after SIGTERM."""
@@ -29,33 +28,22 @@ ERROR = re.compile(r"^\[E [^]]*\](.*)\n((?:    .*\n)*)", re.MULTILINE)
 """Matches a log entry of level error: its message and stack trace."""
 
 
-@dataclass(eq=False, kw_only=True)
-class TimedWords(Words):
-    """The deterministic model; records the time of each request and the number of words before it."""
-
-    asked: list[tuple[float, str, int]] = field(default_factory=list)
-
-    def signature(self, prompt: Prompt) -> Mapping[str, Any]:
-        self.asked.append((time.monotonic(), prompt.question, len(prompt.given.split())))
-        return {}
-
-
 class Site:
     """The processes of a site.
 
     :param balancer: ``haproxy`` or ``nginx``.
-    :param pause: seconds between two words of the model.
+    :param upstream: what the servers ask for text.
     :param settings: of the servers.
     """
 
-    def __init__(self, balancer: str, pause: float, **settings: object) -> None:
-        self.model = TimedWords(pause=pause)
+    def __init__(self, balancer: str, upstream: Upstream, **settings: object) -> None:
+        self.upstream = upstream
         self._balancer_name = balancer
         self._folder = Path(tempfile.mkdtemp(prefix="chatterd-soak-"))
         self._postgres = EmbeddedPostgres(self._folder / "postgres")
-        self._ollama = ScriptedOllama()
         self._settings = settings
-        self.port, *self._ports = free_ports(4)
+        ports = free_ports(4 + upstream.ports)
+        self.port, self._ports, self._upstream_ports = ports[0], ports[1:4], ports[4:]
         self.servers: list[Program] = []
         self.ended: list[Program] = []
         self.database_url = ""
@@ -63,8 +51,7 @@ class Site:
 
     def __enter__(self) -> Self:
         self.database_url = self._postgres.start()
-        self._ollama.__enter__()
-        self._ollama.default = (self.model,)
+        self.upstream.start(self._upstream_ports)
         self.servers = [self._new_server(port) for port in self._ports]
         self._balancer = Balancer(self._balancer_name, self.port, self._ports)
         return self
@@ -77,14 +64,14 @@ class Site:
         for server in self.servers:
             if server.process.poll() is None:
                 server.kill()
-        self._ollama.__exit__(None, None, None)
+        self.upstream.stop()
         self._postgres.stop()
         shutil.rmtree(self._folder)
 
     def _new_server(self, port: int) -> Program:
         settings: dict[str, Any] = {"drain_timeout": DRAIN, **self._settings}
         server = Program(
-            port=port, database_url=self.database_url, ollama_host=self._ollama.url, embedded_model=False, **settings
+            port=port, database_url=self.database_url, ollama_host=self.upstream.url, embedded_model=False, **settings
         )
         if self._over:  # Ctrl-C, while a thread waited for this one to start
             server.kill()

@@ -3,8 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -55,6 +56,7 @@ class Viewer:
 
     :param cut: gives, for each connection, the number of bytes after which the viewer itself cuts it; None: never.
     :param by_post: whether the prompt's own answer is the first stream; else it is begun with respond-async.
+    :param request: further fields of the request.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class Viewer:
         chance: random.Random,
         by_post: bool = False,
         cut: Callable[[], int | None] = lambda: None,
+        request: Mapping[str, Any] | None = None,
     ) -> None:
         self.seen = Seen(name, words)
         self._port = port
         self._chance = chance
         self._by_post = by_post
         self._cut = cut
+        self._request = request or {}
 
     async def watch(self) -> Seen:
         """Begin the reply and watch it to its end, for at most :data:`PATIENCE` seconds."""
@@ -109,14 +113,13 @@ class Viewer:
 
     def _post(self) -> bytes:
         """Return the prompt's request; a retry has the same idempotency key."""
-        body = msgspec.json.encode(
-            {
-                "appID": self.seen.name,
-                "model": "fake",
-                "messages": [{"role": "user", "content": self.seen.name}],
-                "options": {"num_predict": self.seen.words},
-            }
-        )
+        fields = {
+            "appID": self.seen.name,
+            "model": "fake",
+            "messages": [{"role": "user", "content": self.seen.name}],
+            "options": {"num_predict": self.seen.words},
+        }
+        body = msgspec.json.encode({**fields, **self._request})
         prefer = "" if self._by_post else "Prefer: respond-async\r\n"
         head = (
             f"POST /llmchat HTTP/1.1\r\nHost: chat\r\nContent-Type: application/json\r\nConnection: close\r\n{prefer}"

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.client import Client, Event
+from tests.cluster import words
 from tests.database import eventually, execute, reply_row, rows
 from tests.fakes.ollama import (
     Answer,
@@ -219,6 +220,21 @@ def test_without_renderings_only_words_that_are_repeated_prove_a_continuation(
     else:
         assert "could not be continued" in error(events)
         assert row_of(session_database_url, client)["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("deaths", [[3], [12], [17], [3, 6]])
+@pytest.mark.parametrize("mode", ["closed", "echo"])
+def test_words_that_are_repeated_do_not_count_against_the_token_limit(
+    client: Client, ollama: ScriptedOllama, mode: Mode, deaths: Sequence[int]
+) -> None:
+    ollama.model = Model(renders=False)
+    ollama.default = (Words(mode=mode),)
+    ollama.deaths = {number: Death(after, RunnerDies()) for number, after in enumerate(deaths)}
+    events = client.ask("hi", options={"num_predict": 18})
+    assert said(events) == words(18)
+    assert events[-1].json["done_reason"] == "length"
+    last = ollama.generations[-1]
+    eventually("the model is stopped", lambda: last.answered.happened or last.closed.happened)
 
 
 @pytest.mark.parametrize("rendering", [b"no JSON", b'{"_debug_info":{"rendered_template":"\xff"}}', b"[" * 5000])
