@@ -22,6 +22,9 @@ log = logging.getLogger("chatterd.relay")
 DONE_GRACE = 5.0
 """Seconds for Ollama to end its response after a line with ``done``; then its connection is closed."""
 
+ACCEPTED = (500, 504)
+"""Statuses after which Ollama has had the request, and after a proxy's timeout (504) may still work on it."""
+
 LineFilter = Callable[[bytes], bytes | None]
 """Changes a line before it is read; returns None if nothing is left of it."""
 
@@ -259,7 +262,7 @@ class Attempt:
         outcome = failure("failed", message, f"Ollama answered {status}.")
         if not upstream_error.is_retryable_status(status, body):
             return outcome
-        return Breakdown(outcome, accepted=status == 500)
+        return Breakdown(outcome, accepted=status in ACCEPTED)
 
     def _why_incomplete(self) -> str:
         if not self.progressed:

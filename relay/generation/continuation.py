@@ -8,7 +8,7 @@ import msgspec
 from db import messages, replies
 from errors import ChatterdError, UpstreamDisconnected, UpstreamUnreachable
 from relay.generation import resume
-from relay.generation.attempt import Breakdown, OllamaCall
+from relay.generation.attempt import ACCEPTED, AttemptResult, Breakdown, OllamaCall, WindowExceeded
 from relay.generation.context import RelayContext
 from relay.generation.finisher import Outcome, failure
 from relay.generation.resume import SentRequest
@@ -26,10 +26,10 @@ class ReplyDeleted(Exception):
 class _Ends(Exception):
     """The reply is not continued.
 
-    :ivar result: how it ends, or why this attempt broke down.
+    :ivar result: how it ends, or why this attempt failed.
     """
 
-    def __init__(self, result: Outcome | Breakdown) -> None:
+    def __init__(self, result: AttemptResult) -> None:
         super().__init__()
         self.result = result
 
@@ -63,7 +63,7 @@ async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> SentR
 
 async def next_call(
     relay: RelayContext, sent: SentRequest, transcript: Transcript, model: str, key: str, shorten: bool
-) -> OllamaCall | Outcome | Breakdown:
+) -> OllamaCall | AttemptResult:
     """Return the call that generates the rest of a reply.
 
     :param transcript: what the reply has said so far.
@@ -138,13 +138,13 @@ class _ContinuationFinder:
     async def _render(self, marker: str = "") -> str | None:
         """Return the rendered prompt with the words as the last message, and the marker behind them.
 
-        :returns: None if this Ollama, or the model in the cloud, renders no prompts, or the prompt does not fit into
-            the model's window.
+        :returns: None if this Ollama, or the model in the cloud, renders no prompts.
         """
         body = resume.chat_to_continue(self._request, self._sent, self._transcript, marker)
         status, response = await self._post(CHAT, resume.rendering_body(body, self._shorten))
         if upstream_error.is_window_exceeded(status, response):
-            return None
+            message = upstream_error.describe(status, response)
+            raise _Ends(WindowExceeded(failure("interrupted", message, f"Ollama answered {status}.")))
         try:
             rendered = _decode(self._check(status, response))
         except _UNREADABLE:
@@ -168,7 +168,7 @@ class _ContinuationFinder:
             return response
         outcome = failure("failed", upstream_error.describe(status, response), f"Ollama answered {status}.")
         retryable = upstream_error.is_retryable_status(status, response)
-        raise _Ends(Breakdown(outcome, accepted=status == 500) if retryable else outcome)
+        raise _Ends(Breakdown(outcome, accepted=status in ACCEPTED) if retryable else outcome)
 
     async def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Return status and body of a response.

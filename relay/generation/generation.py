@@ -69,6 +69,7 @@ class Generation:
         self._unavailable_since: float | None = None
         self._sent: SentRequest | None = None
         self._shorten = False
+        self._breakdowns = 0
 
     def continue_message(self) -> None:
         """Note before :meth:`run` that the reply continues the assistant's message."""
@@ -143,9 +144,10 @@ class Generation:
             attempt.close()
         if attempt.progressed:
             self._unavailable_since = self._sent = None
+            self._breakdowns = 0
         return None if self._outcome.done() else attempt.ended.result()
 
-    async def _prepare(self) -> OllamaCall | Outcome | Breakdown | None:
+    async def _prepare(self) -> OllamaCall | AttemptResult | None:
         """Find out how the reply is continued, unless there is an outcome or its time is over meanwhile."""
         task = asyncio.create_task(self._next_call())
         waiting: list[asyncio.Future[Any]] = [task, self._outcome]
@@ -159,7 +161,7 @@ class Generation:
             await task
         return None if self._outcome.done() else took_too_long(self._relay.settings)
 
-    async def _next_call(self) -> OllamaCall | Outcome | Breakdown | None:
+    async def _next_call(self) -> OllamaCall | AttemptResult | None:
         try:
             # Kept until there is progress: an Ollama that stays away is asked again and again.
             sent = self._sent = self._sent or await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
@@ -200,11 +202,21 @@ class Generation:
             return False
         if first:
             log.info("Reply %s: %s Trying again.", self.reply.id, breakdown.outcome.error)
-        if not (first and breakdown.accepted):
-            # Ever longer, and not all replies at once: each attempt makes its request anew.
-            interval = max(RETRY_INTERVAL, RETRY_SHARE * (now - self._unavailable_since))
-            await asyncio.wait([self._outcome], timeout=interval * random.uniform(0.8, 1.2))  # noqa: S311
+        await asyncio.wait([self._outcome], timeout=self._next_delay(breakdown.accepted))
         return True
+
+    def _next_delay(self, accepted: bool) -> float:
+        """Return the seconds until the next attempt.
+
+        :param accepted: whether Ollama had accepted the request. Then the next attempt is made at once, and later ones
+            ever later: what stands before an Ollama that restarts may accept connections and close them. Else the
+            delay grows with the time that Ollama is away, and differs between replies: each makes its request anew.
+        """
+        if accepted:
+            self._breakdowns += 1
+            return RETRY_INTERVAL * 2 ** (self._breakdowns - 2) if self._breakdowns > 1 else 0.0
+        away = monotonic() - (self._unavailable_since or monotonic())
+        return max(RETRY_INTERVAL, RETRY_SHARE * away) * random.uniform(0.8, 1.2)  # noqa: S311
 
     async def _count_continuation(self) -> bool:
         """Count a continuation in the reply's row.

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from ssl import SSLCertVerificationError
+from time import monotonic
 from typing import Any
 
 from tornado.httpclient import HTTPRequest, HTTPResponse
@@ -29,6 +30,12 @@ ERROR_BODY_LIMIT = 65_536
 
 COLLECTED_BODY_LIMIT = 67_108_864
 """Maximum bytes of a response that :meth:`OllamaClient.post` collects: a rendered prompt."""
+
+LOG_INTERVAL = 1.0
+"""Seconds between two log lines that say that one URL is unreachable: during an outage, all replies try again."""
+
+_logged_at: dict[str, float] = {}
+"""When each URL was logged as unreachable, by ``time.monotonic``."""
 
 CHAT, GENERATE, SHOW = "/api/chat", "/api/generate", "/api/show"
 """Paths of Ollama's API."""
@@ -223,7 +230,10 @@ def _retrieve_exception(future: "asyncio.Future[Any]") -> None:
 
 def _unreachable(url: str, error: BaseException) -> UpstreamUnreachable:
     """Log the URL and the cause, which clients must not see, and return the error for the client."""
-    log.info("Cannot reach Ollama at %s: %s", url, error)
+    now = monotonic()
+    if now - _logged_at.get(url, -LOG_INTERVAL) >= LOG_INTERVAL:
+        _logged_at[url] = now
+        log.info("Cannot reach Ollama at %s: %s", url, error)
     if isinstance(error, SSLCertVerificationError):
         return UpstreamUntrusted(
             "Ollama's certificate is not trusted. Check that it is valid and that its issuer is in the server's trust "

@@ -23,16 +23,17 @@ class EchoFilter:
     """
 
     def __init__(self, words: str, required: bool) -> None:
-        self._remaining = words
+        self._words = words
         self._required = required
-        self._repeated = False
+        self._position = 0
+        self._passed = False
 
     def feed(self, line: bytes) -> bytes | None:
         """Return the line without repeated words; None if it has nothing else.
 
         :raises NotContinued: the response differs from the words.
         """
-        if not self._remaining:
+        if self._passed:
             return line
         try:
             parsed = chat_line.read(line)
@@ -41,24 +42,26 @@ class EchoFilter:
         if parsed.error is not None:
             return line
         if parsed.done and not parsed.content:
-            if self._repeated:
+            if self._position:
                 raise NotContinued  # a shorter answer
             return line
         if not parsed.content and not parsed.thinking and not parsed.tool_calls:
             return None
-        if parsed.content.startswith(self._remaining):
-            return self._last_repeated(line, parsed.content[len(self._remaining) :], parsed.done)
+        remaining = len(self._words) - self._position
+        if len(parsed.content) >= remaining and parsed.content.startswith(self._words[self._position :]):
+            return self._last_repeated(line, parsed.content[remaining:], parsed.done)
         if not self._required:
-            self._remaining = ""
+            self._passed = bool(parsed.content)
             return line
-        if parsed.thinking or parsed.tool_calls or parsed.done or not self._remaining.startswith(parsed.content):
+        if parsed.thinking or parsed.tool_calls or parsed.done:
             raise NotContinued
-        self._remaining = self._remaining[len(parsed.content) :]
-        self._repeated = True
+        if not self._words.startswith(parsed.content, self._position):
+            raise NotContinued
+        self._position += len(parsed.content)
         return None
 
     def _last_repeated(self, line: bytes, new: str, done: bool) -> bytes | None:
-        self._remaining = ""
+        self._passed = True
         return _with_content(line, new) if new or done else None
 
 

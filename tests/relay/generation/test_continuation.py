@@ -94,7 +94,7 @@ def test_a_reply_is_continued_at_the_character(
 @given(
     parts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1)
     | st.lists(st.sampled_from([" ", "\n", "<|im_end|>", "<|im_start|>assistant\n", "<think>", "a", "ab"]), min_size=1),
-    deaths=st.lists(st.integers(0, 4), max_size=4),
+    deaths=st.lists(st.integers(1, 4), max_size=4),
     mode=st.sampled_from(MODES),
 )
 def test_property_any_text_cut_anywhere_is_shown_once(

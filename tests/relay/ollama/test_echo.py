@@ -74,3 +74,8 @@ def test_half_a_surrogate_pair_behind_the_words_is_kept() -> None:
 def test_other_fields_of_a_changed_line_are_kept() -> None:
     filter = EchoFilter("ab", required=True)
     assert filter.feed(last_line("abc", message={"thinking": "hm"})) == last_line("c", message={"thinking": "hm"})
+
+
+def test_a_thought_before_the_words_does_not_hide_that_they_are_repeated() -> None:
+    filter = EchoFilter("ab", required=False)
+    assert content_of(filter, line("", message={"thinking": "hm"}), line("abc"), line("ab")) == "cab"
