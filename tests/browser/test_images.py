@@ -162,7 +162,7 @@ def test_images_are_not_sent_to_a_model_without_image_support(page: Page, ollama
 
 @pytest.mark.extended
 def test_unknown_image_support_shows_a_note(page: Page, ollama: ScriptedOllama) -> None:
-    ollama.models = ("fake",)
+    ollama.models = ({"name": "fake", "capabilities": []},)  # as an older Ollama, which lists none
     page.reload()
     expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
     choose(page, image_file())
@@ -174,13 +174,18 @@ def test_unknown_image_support_shows_a_note(page: Page, ollama: ScriptedOllama) 
 
 @pytest.mark.parametrize(
     "model",
-    [{"name": "fake", "details": {"families": ["llama", "clip"]}}, "llava:7b", "qwen2.5-vl:3b", "llama3.2-vision"],
+    [
+        {"name": "fake", "details": {"families": ["llama", "clip"]}},
+        {"name": "llava:7b"},
+        {"name": "qwen2.5-vl:3b"},
+        {"name": "llama3.2-vision"},
+    ],
 )
 @pytest.mark.extended
 def test_image_support_is_guessed_from_family_or_name(
-    page: Page, ollama: ScriptedOllama, model: str | dict[str, Any]
+    page: Page, ollama: ScriptedOllama, model: dict[str, Any]
 ) -> None:
-    ollama.models = (model,)
+    ollama.models = (model | {"capabilities": []},)
     page.reload()
     expect(page.get_by_label("Model", exact=True)).to_be_enabled()
     choose(page, image_file())
