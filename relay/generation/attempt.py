@@ -89,7 +89,7 @@ class Attempt:
     """Calls Ollama and appends the lines of its response to a reply.
 
     :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
-    :ivar ended: future of the outcome of the reply, or of why this attempt failed.
+    :ivar ended: future of the outcome of the reply, or of why this attempt failed; None if it was cancelled.
     :ivar progressed: whether a line was received.
     """
 
@@ -103,7 +103,7 @@ class Attempt:
         key: str,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[AttemptResult] = self._loop.create_future()
+        self.ended: asyncio.Future[AttemptResult | None] = self._loop.create_future()
         self.progressed = False
         self._reply = reply
         self._transcript = transcript
@@ -131,7 +131,11 @@ class Attempt:
         else:
             self._call.cancel()
 
-    def _end(self, result: AttemptResult) -> None:
+    def cancel(self) -> None:
+        """End the attempt without a result: the reply has an outcome already."""
+        self._end(None)
+
+    def _end(self, result: AttemptResult | None) -> None:
         if not self.ended.done():
             self.ended.set_result(result)
 

@@ -67,6 +67,7 @@ class Generation:
         self._timer = ReplyTimer(reply, relay.metrics)
         self._finisher = Finisher(reply, self._transcript, self._timer, relay)
         self._unavailable_since: float | None = None
+        self._current: Attempt | None = None
         self._sent: SentRequest | None = None
         self._shorten = False
         self._breakdowns = 0
@@ -94,6 +95,8 @@ class Generation:
     def _set_outcome(self, outcome: Outcome | None) -> None:
         if not self._outcome.done():
             self._outcome.set_result(outcome)
+            if self._current:
+                self._current.cancel()
 
     async def run(self, body: bytes | None) -> None:
         """Generate the reply, store it and show its end. Return when that is done, or the reply was abandoned.
@@ -137,15 +140,16 @@ class Generation:
         :returns: None if there is an outcome meanwhile.
         """
         attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, self._conversation_key)
+        self._current = attempt
         try:
-            waiting: list[asyncio.Future[Any]] = [attempt.ended, self._outcome]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            result = await attempt.ended
         finally:
+            self._current = None
             attempt.close()
         if attempt.progressed:
             self._unavailable_since = self._sent = None
             self._breakdowns = 0
-        return None if self._outcome.done() else attempt.ended.result()
+        return result
 
     async def _prepare(self) -> OllamaCall | AttemptResult | None:
         """Find out how the reply is continued, unless there is an outcome or its time is over meanwhile."""
