@@ -165,15 +165,18 @@ class Attempt:
             limit = self._settings.max_reply_bytes
             self._end(failure("truncated", f"The reply is longer than {limit} bytes, and ends here."))
             return
-        self._on_lines(lambda: self._decoder.feed(chunk))
-
-    def _on_lines(self, decode: Callable[[], list[bytes]]) -> None:
-        """Relay lines. Whatever is raised ends the reply."""
         try:
-            for line in decode():
-                self._on_line(line)
+            lines = self._decoder.feed(chunk)
         except LineTooLong as error:
             self._end(failure("failed", str(error)))
+        else:
+            self._on_lines(lines)
+
+    def _on_lines(self, lines: list[bytes]) -> None:
+        """Relay lines. Whatever is raised ends the reply."""
+        try:
+            for line in lines:
+                self._on_line(line)
         except NotContinued:
             self._end(failure("interrupted", NOT_CONTINUABLE, "The model began a new answer."))
         except Exception:
@@ -238,7 +241,7 @@ class Attempt:
         """Handle the end of Ollama's response."""
         error = self._call.done.exception()
         if error is None:  # else the last line is incomplete
-            self._on_lines(self._decoder.flush)
+            self._on_lines(self._decoder.flush())
         if self.ended.done():
             return
         if isinstance(error, UpstreamUnreachable):
