@@ -27,6 +27,30 @@ NO_SHIFT = (
 )
 
 
+FIELDS: Mapping[str, tuple[type, ...]] = {
+    "model": (str,),
+    "messages": (list,),
+    "options": (dict,),
+    "tools": (list,),
+    "stream": (bool,),
+    "think": (bool, str),
+    "keep_alive": (int, float, str),
+    "truncate": (bool,),
+    "shift": (bool,),
+}
+"""JSON's types of a request's fields (api/types.go, ChatRequest); null is a missing field."""
+
+MESSAGE_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "role": (str,),
+    "content": (str,),
+    "thinking": (str,),
+    "images": (list,),
+    "tool_calls": (list,),
+    "tool_name": (str,),
+}
+"""Those of a message's fields (api/types.go, Message)."""
+
+
 def refuse_by_llama_server(message: str, kind: str = "invalid_request_error", **figures: int) -> Whole:
     """An error of llama-server, which is JSON in a string."""
     inner = encode({"error": {"code": 400, "message": message, "type": kind, **figures}}).decode()
@@ -48,12 +72,30 @@ def refusal(request: Any, model: Model) -> Whole | None:
     """Return why a request for text is refused; None if it is not."""
     if not isinstance(request, dict):
         return failure(400, f"json: cannot unmarshal {KINDS[type(request)]} into Go value of type api.ChatRequest")
+    if field := _malformed(request):
+        return failure(400, f"json: cannot unmarshal into Go struct field {field}")
     images = [image for message in request.get("messages") or [] for image in message.get("images") or []]
     if any(not _is_base64(image) for image in images):
         return failure(400, "illegal base64 data at input byte 0")
     return (
         _unknown(request, model) or _unable(request, model) or _mistyped(request) or _unusable(request, images, model)
     )
+
+
+def _malformed(request: Mapping[str, Any]) -> str | None:
+    """Return the field whose value has another type than Ollama's; None if there is none."""
+    for field, types in FIELDS.items():
+        if request.get(field) is not None and not isinstance(request[field], types):
+            return f"ChatRequest.{field}"
+    for message in request.get("messages") or []:
+        if not isinstance(message, dict):
+            return "ChatRequest.messages"
+        for field, types in MESSAGE_FIELDS.items():
+            if message.get(field) is not None and not isinstance(message[field], types):
+                return f"ChatRequest.messages.{field}"
+        if any(not isinstance(image, str) for image in message.get("images") or []):
+            return "ChatRequest.messages.images"
+    return None
 
 
 def _unknown(request: Mapping[str, Any], model: Model) -> Whole | None:
