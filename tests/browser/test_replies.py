@@ -125,7 +125,7 @@ def test_a_prompt_waits_for_the_running_reply(
     page: Page, chatterd: Program, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
     appid = send_and_capture(page, "One")[1]["appID"]
-    expect_idle(page)
+    expect(button(page, "Regenerate")).to_be_visible()  # the page has read the history after the reply's end
     gate = Gate("the rest")
     ollama.script(Head(), Lines(line("From ")), gate, Lines(line("elsewhere"), last_line()))
     with Client(chatterd.url, appid) as client:

@@ -146,6 +146,7 @@ class ScriptedOllama:
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._loop = asyncio.SelectorEventLoop()  # by name: the program under test may have made uvloop the default
         self._leaving = asyncio.Event()
+        self._forgotten = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="scripted Ollama")
         self._server: asyncio.Server | None = None
         # Bound but never listening: keeps the port ours while nobody listens on it.
@@ -198,7 +199,12 @@ class ScriptedOllama:
             return self._arrivals.setdefault((kind, number), Moment(what))
 
     def forget(self) -> None:
-        """Begin anew: no script is queued, the next POST is number 0, and it is answered as at the start."""
+        """Begin anew: no script is queued, the next POST is number 0, and it is answered as at the start.
+
+        Answers in progress end cleanly, without ``done``: broken later, the program would ask again, and be answered
+        with the script of another test.
+        """
+        self._call(self._end_answers)
         with self._lock:
             for record in (self._scripts, self.requests, self.generations, self.renderings, self.probes):
                 record.clear()
@@ -286,6 +292,10 @@ class ScriptedOllama:
             await asyncio.sleep(back_after)
             await self._listen()
 
+    async def _end_answers(self) -> None:
+        forgotten, self._forgotten = self._forgotten, asyncio.Event()
+        forgotten.set()
+
     async def _shut_down(self) -> None:
         for death in self._deaths:
             death.cancel()
@@ -321,8 +331,13 @@ class ScriptedOllama:
         playing: asyncio.Future[Any] = asyncio.ensure_future(_play(steps, answer))
         leaving: asyncio.Future[Any] = asyncio.ensure_future(connection.gone.wait())
         dying: asyncio.Future[Any] = asyncio.ensure_future(answer.runner_gone.wait())
+        forgotten: asyncio.Future[Any] = asyncio.ensure_future(self._forgotten.wait())
         try:
-            await asyncio.wait({playing, leaving, dying}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({playing, leaving, dying, forgotten}, return_when=asyncio.FIRST_COMPLETED)
+            if forgotten.done() and not playing.done():
+                playing.cancel()
+                await asyncio.gather(playing, return_exceptions=True)
+                return await _end_early(answer)
             if dying.done() and not playing.done():
                 playing = await _play_instead(playing, answer)
                 await asyncio.wait({playing, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -337,9 +352,9 @@ class ScriptedOllama:
             raise
         finally:
             self._generating.discard(answer)
-            for task in (playing, leaving, dying):
+            for task in (playing, leaving, dying, forgotten):
                 task.cancel()
-            await asyncio.gather(playing, leaving, dying, return_exceptions=True)
+            await asyncio.gather(playing, leaving, dying, forgotten, return_exceptions=True)
 
     def _steps(self, request: Request, answer: Answer) -> tuple[Step, ...]:
         if request.method != "POST":
@@ -378,6 +393,16 @@ class ScriptedOllama:
             case "/api/ps":
                 return Whole(200, encode(ps(self.runner)))
         return Whole(404, b"404 page not found", "text/plain")
+
+
+async def _end_early(answer: Answer) -> None:
+    """End an answer in a way after which the program does not ask again."""
+    if not answer.request.sent:
+        await failure(400, "this test is over").play(answer)
+    elif answer.chunked:
+        await answer.end()
+    else:
+        answer.close()
 
 
 async def _play(steps: Iterable[Step], answer: Answer) -> None:
