@@ -22,6 +22,7 @@ def test_every_line_of_ollama_is_one_numbered_event_byte_for_byte(client: Client
 def test_the_response_has_the_headers_of_an_event_stream(client: Client) -> None:
     with client.prompt("hi", headers={"X-Request-ID": "abc-1"}) as stream:
         headers = stream.response.headers
+        stream.rest()
     assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Accel-Buffering"] == "no"
