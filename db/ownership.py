@@ -24,24 +24,18 @@ class Orphan:
 class AdoptedReply:
     """What the adopting process needs to continue a reply.
 
-    :ivar request: see :class:`db.replies.NewReply`.
     :ivar attempts: number of consecutive adoptions without a new line, including this one.
     :ivar stop: whether a stop was requested.
-
-    For the other attributes see :class:`db.replies.ReplySource`.
+    :ivar continues_at: see :class:`db.replies.ReplySource`, which has what was sent for the reply.
     """
 
     id: UUID
     tenant: str
     appid: str
     model: str
-    request: str
     attempts: int
     stop: bool
-    context_first: int | None
-    context_last: int | None
     continues_at: int | None
-    continuations: int
 
 
 async def find_owned(connection: asyncpg.Connection, owner: int) -> list[tuple[UUID, bool]]:
@@ -80,8 +74,7 @@ async def adopt(connection: asyncpg.Connection, orphan: Orphan, owner: int) -> A
         FROM (SELECT coalesce(max(seq), -1) AS last FROM reply_lines WHERE reply = $1) AS log
         WHERE id = $1 AND owner IS NOT DISTINCT FROM $2 AND finished IS NULL
         AND EXISTS (SELECT FROM processes WHERE processes.owner = $3)
-        RETURNING id, tenant, appid, model, request, attempts, stop, context_first, context_last, continues_at,
-                  continuations
+        RETURNING id, tenant, appid, model, attempts, stop, continues_at
         """,
         orphan.id,
         orphan.owner,

@@ -93,7 +93,6 @@ class ReplySource:
     :ivar context_last: ``seq`` of the last message sent, 0 if none was; None if a version of chatterd before migration
         0005 began the reply. See :func:`db.messages.context_between`.
     :ivar continues_at: number of characters of the last message sent, which the reply continues; None for others.
-    :ivar continuations: how often the reply was continued after Ollama broke.
     """
 
     appid: str
@@ -101,7 +100,6 @@ class ReplySource:
     context_first: int | None
     context_last: int | None
     continues_at: int | None
-    continuations: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,8 +527,7 @@ async def find_source(connection: asyncpg.Connection, tenant: str, reply: UUID) 
     """
     row = await connection.fetchrow(
         """
-        SELECT appid, request, context_first, context_last, continues_at, continuations
-        FROM replies WHERE tenant = $1 AND id = $2
+        SELECT appid, request, context_first, context_last, continues_at FROM replies WHERE tenant = $1 AND id = $2
         """,
         tenant,
         reply,

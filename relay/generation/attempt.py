@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from errors import LineTooLong, UnreadableLine, UpstreamDisconnected, UpstreamUnreachable
+from errors import ChatterdError, LineTooLong, UnreadableLine, UpstreamDisconnected, UpstreamUnreachable
 from relay.generation.context import RelayContext
 from relay.generation.finisher import Outcome, failure
 from relay.generation.reply_buffer import ReplyBuffer
@@ -34,12 +34,14 @@ class OllamaCall:
     """A request that generates a reply or the rest of one.
 
     :ivar line_filter: applied to each line of the response; None if lines are taken as they are.
+    :ivar from_beginning: whether the model begins its answer anew, and thinks again if it had begun to think.
     :ivar token_limit: lines with text, after the filter, that are taken; None if the request has the right limit.
     """
 
     body: bytes
     path: str = CHAT
     line_filter: LineFilter | None = None
+    from_beginning: bool = False
     token_limit: int | None = None
 
 
@@ -66,6 +68,30 @@ class WindowExceeded:
 
 
 AttemptResult = Outcome | Breakdown | WindowExceeded
+
+
+def failed_response(status: int, body: bytes) -> Outcome | Breakdown:
+    """Return what an error response of Ollama means for a reply."""
+    outcome = failure("failed", upstream_error.describe(status, body), f"Ollama answered {status}.")
+    if not upstream_error.is_retryable_status(status, body):
+        return outcome
+    return Breakdown(outcome, accepted=status in ACCEPTED)
+
+
+def window_exceeded(status: int, body: bytes) -> WindowExceeded:
+    """Return the result of an attempt whose prompt does not fit into the model's window."""
+    message = upstream_error.describe(status, body)
+    return WindowExceeded(failure("interrupted", message, f"Ollama answered {status}."))
+
+
+def failed_connection(error: ChatterdError) -> Outcome | Breakdown:
+    """Return what a connection that was not made, or broke, means for a reply."""
+    if isinstance(error, UpstreamUnreachable):
+        outcome = failure("failed", str(error))
+        return Breakdown(outcome, accepted=False) if error.retryable else outcome
+    if isinstance(error, UpstreamDisconnected):
+        return Breakdown(failure("truncated", str(error)), accepted=True)
+    return failure("failed", str(error))
 
 
 @dataclass(slots=True)
@@ -244,32 +270,23 @@ class Attempt:
             self._on_lines(self._decoder.flush())
         if self.ended.done():
             return
-        if isinstance(error, UpstreamUnreachable):
-            outcome = failure("failed", str(error))
-            self._end(Breakdown(outcome, accepted=False) if error.retryable else outcome)
-        elif self._call.status not in (0, 200):
+        if self._call.status not in (0, 200):
             self._end(self._error_response())
-        elif isinstance(error, UpstreamDisconnected):
-            self._end(Breakdown(failure("truncated", str(error)), accepted=True))
+        elif isinstance(error, ChatterdError):
+            self._end(failed_connection(error))
         elif self._runner_error is not None and self._last_error is not None:
             outcome = Outcome("failed", self._last_error, self._runner_error, reason="Ollama's runner died.")
             self._end(Breakdown(outcome, accepted=True))
         elif self._last_error is not None:
             self._end(Outcome("failed", self._last_error, None, reason="Ollama sent an error."))
-        elif error is not None:
-            self._end(failure("failed", str(error)))
         else:
             self._end(failure("truncated", self._why_incomplete()))
 
     def _error_response(self) -> AttemptResult:
         status, body = self._call.status, bytes(self._error_body)
-        message = upstream_error.describe(status, body)
         if self._path == GENERATE and upstream_error.is_window_exceeded(status, body):
-            return WindowExceeded(failure("interrupted", message, f"Ollama answered {status}."))
-        outcome = failure("failed", message, f"Ollama answered {status}.")
-        if not upstream_error.is_retryable_status(status, body):
-            return outcome
-        return Breakdown(outcome, accepted=status in ACCEPTED)
+            return window_exceeded(status, body)
+        return failed_response(status, body)
 
     def _why_incomplete(self) -> str:
         if not self.progressed:

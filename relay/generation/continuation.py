@@ -6,9 +6,9 @@ from uuid import UUID
 import msgspec
 
 from db import messages, replies
-from errors import ChatterdError, UpstreamDisconnected, UpstreamUnreachable
+from errors import ChatterdError
 from relay.generation import resume
-from relay.generation.attempt import ACCEPTED, AttemptResult, Breakdown, OllamaCall, WindowExceeded
+from relay.generation.attempt import AttemptResult, OllamaCall, failed_connection, failed_response, window_exceeded
 from relay.generation.context import RelayContext
 from relay.generation.finisher import Outcome, failure
 from relay.generation.resume import SentRequest
@@ -73,7 +73,7 @@ async def next_call(
     """
     words = sent.words(transcript)
     if not words and not transcript.has_tool_calls:
-        return OllamaCall(sent.chat())  # a thought without words begins again
+        return OllamaCall(sent.chat(), from_beginning=True)
     if reason := resume.why_not_continuable(sent, transcript):
         return failure("interrupted", reason)
     request = resume.remaining_request(sent.request, transcript)
@@ -128,7 +128,7 @@ class _ContinuationFinder:
             # A model that generates the words once more needs tokens for them: never more than they have bytes.
             request = resume.with_token_limit(request, limit + len(self._words.encode()))
         body = resume.chat_to_continue(request, self._sent, self._transcript)
-        return OllamaCall(body, CHAT, EchoFilter(self._words, required=not continues).feed, limit)
+        return OllamaCall(body, CHAT, EchoFilter(self._words, required=not continues).feed, token_limit=limit)
 
     async def _raw(self, prompt: str) -> OllamaCall:
         if resume.begins_with_bos(prompt):
@@ -143,8 +143,7 @@ class _ContinuationFinder:
         body = resume.chat_to_continue(self._request, self._sent, self._transcript, marker)
         status, response = await self._post(CHAT, resume.rendering_body(body, self._shorten))
         if upstream_error.is_window_exceeded(status, response):
-            message = upstream_error.describe(status, response)
-            raise _Ends(WindowExceeded(failure("interrupted", message, f"Ollama answered {status}.")))
+            raise _Ends(window_exceeded(status, response))
         try:
             rendered = _decode(self._check(status, response))
         except _UNREADABLE:
@@ -166,9 +165,7 @@ class _ContinuationFinder:
         """
         if status == 200:
             return response
-        outcome = failure("failed", upstream_error.describe(status, response), f"Ollama answered {status}.")
-        retryable = upstream_error.is_retryable_status(status, response)
-        raise _Ends(Breakdown(outcome, accepted=status in ACCEPTED) if retryable else outcome)
+        raise _Ends(failed_response(status, response))
 
     async def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Return status and body of a response.
@@ -182,13 +179,8 @@ class _ContinuationFinder:
             raise _Ends(
                 failure("truncated", f"Ollama sent nothing for {timeout:g} seconds before the first line.")
             ) from None
-        except UpstreamUnreachable as error:
-            outcome = failure("failed", str(error))
-            raise _Ends(Breakdown(outcome, accepted=False) if error.retryable else outcome) from error
-        except UpstreamDisconnected as error:
-            raise _Ends(Breakdown(failure("truncated", str(error)), accepted=True)) from error
         except ChatterdError as error:
-            raise _Ends(failure("failed", str(error))) from error
+            raise _Ends(failed_connection(error)) from error
 
 
 class _DebugInfo(msgspec.Struct):

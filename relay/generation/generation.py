@@ -139,6 +139,8 @@ class Generation:
 
         :returns: None if there is an outcome meanwhile.
         """
+        if call.from_beginning and self._transcript.thinking:
+            self._restart_thinking()
         attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, self._conversation_key)
         self._current = attempt
         try:
@@ -174,12 +176,9 @@ class Generation:
             return None
         except ReplyDeleted:
             return failure("interrupted", "The reply was deleted.")
-        result = await next_call(
+        return await next_call(
             self._relay, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
         )
-        if isinstance(result, OllamaCall) and self._transcript.thinking and not sent.words(self._transcript):
-            self._restart_thinking()
-        return result
 
     def _restart_thinking(self) -> None:
         line = chat_line.thinking_restarted_line(self.reply.model)

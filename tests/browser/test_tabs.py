@@ -87,15 +87,20 @@ def test_a_continued_reply_grows_in_both_tabs(tabs: tuple[Page, Page], ollama: S
         expect(tab.get_by_text("Stopped.")).to_have_count(0)
 
 
+def stop_after_two_words(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
+    """Send a prompt in the first tab and stop its reply; both tabs offer to continue it."""
+    ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("the end"))
+    send_prompt(tabs[0], "Hello")
+    button(tabs[0], "Stop").click()
+    for tab in tabs:
+        expect(button(tab, "Continue")).to_be_visible()
+
+
 def test_a_reply_continued_while_a_tab_was_away_is_shown_whole(
     tabs: tuple[Page, Page], ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
     first, second = tabs
-    ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("the end"))
-    send_prompt(first, "Hello")
-    button(first, "Stop").click()
-    for tab in tabs:
-        expect(button(tab, "Continue")).to_be_visible()
+    stop_after_two_words(tabs, ollama)
     second.route("**/llmchat?*", lambda route: route.abort())
     button(first, "Continue").click()
     expect(messages(first)).to_have_text([*BEGINNING, "Hello", REPLY])
@@ -111,11 +116,7 @@ def test_continue_in_two_tabs_at_once_continues_once(
     tabs: tuple[Page, Page], ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
     first, second = tabs
-    ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("the end"))
-    send_prompt(first, "Hello")
-    button(first, "Stop").click()
-    for tab in tabs:
-        expect(button(tab, "Continue")).to_be_visible()
+    stop_after_two_words(tabs, ollama)
     gate = Gate("the fourth word")
     ollama.default = (Words(hold={3: gate}),)
     second.route("**/llmchat?*", lambda route: route.abort())  # it does not see that the first tab was faster
