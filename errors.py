@@ -1,6 +1,10 @@
-"""The exceptions that are reported to clients, each with its HTTP status (RFC 9110, unless noted)."""
+"""The exceptions that are reported to clients, each with its HTTP status (RFC 9110, unless noted), and to operators."""
 
 from collections.abc import Mapping
+
+
+class StartupError(Exception):
+    """The program cannot start. The message tells the operator what to change; the program exits with status 1."""
 
 
 class ChatterdError(Exception):

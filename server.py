@@ -21,6 +21,7 @@ from auth.origins import parse_origins
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
+from errors import StartupError
 from handlers import create_application
 from relay.factory import create_relay
 from relay.metrics import Metrics
@@ -49,7 +50,7 @@ def main() -> None:
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
     except tornado.options.Error as error:
         sys.exit(f"chatterd: {error}. `server.py --help` lists the settings.")
-    except OSError as error:
+    except (StartupError, OSError) as error:
         sys.exit(f"chatterd cannot start: {error}")
 
 
@@ -57,6 +58,7 @@ async def serve(settings: Settings) -> None:
     """Start all components, serve, and stop the components in reverse order.
 
     :raises OSError: the address is in use, or an embedded component cannot start.
+    :raises StartupError: a setting can never work.
     :raises tornado.options.Error: a file named by a setting is invalid.
     """
     asyncio.get_running_loop().set_exception_handler(logging_setup.log_loop_error)

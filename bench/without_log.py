@@ -8,10 +8,10 @@ from unittest.mock import patch
 import asyncpg
 
 import server
-from db import replies, reply_lines
-from db.replies import FinishRequest, FinishResult
+from db import reply_end, reply_lines
+from db.reply_end import FinishRequest, FinishResult
 
-_finish = replies.finish
+_finish = reply_end.finish
 
 
 async def _append(*_: Any) -> bool:
@@ -25,5 +25,5 @@ async def _finish_without_lines(connection: asyncpg.Connection, endings: Sequenc
 
 
 if __name__ == "__main__":
-    with patch.object(reply_lines, "append", _append), patch.object(replies, "finish", _finish_without_lines):
+    with patch.object(reply_lines, "append", _append), patch.object(reply_end, "finish", _finish_without_lines):
         server.main()

@@ -83,6 +83,9 @@ async def read_page(
     ]
 
 
+CHECKED_EXTRA = "CASE WHEN {extra}::jsonb IS NOT NULL THEN {extra} END"
+"""``extra``, or an error if it contains what jsonb refuses (\\u0000, lone surrogates) and clients could not read."""
+
 CONTEXT = """
     WITH newest AS (
         SELECT seq, username, message, extra,

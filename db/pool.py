@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from db import replies
+from db import reply_begin, reply_end
 from db.migrate import migrate
 from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavailable
 from logging_setup import describe
@@ -268,7 +268,7 @@ async def _warm_plans(pool: Any, count: int) -> None:
     """
     connections = [await pool.acquire() for _ in range(count)]
     for connection in connections:
-        await replies.begin(connection, [])
-        await replies.finish(connection, [])
+        await reply_begin.begin(connection, [])
+        await reply_end.finish(connection, [])
     for connection in connections:
         await pool.release(connection)

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import asyncpg
 
-from db import replies
+from db import reply_begin, reply_end
 from db.batching import StatementBatcher
 from db.pool import Database
-from db.replies import BeginResult, NewReply
+from db.reply_begin import BeginResult, NewReply
 from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import NotificationRouter, Notifier
@@ -65,7 +65,7 @@ async def create_relay(
     )
     finish_batcher = StatementBatcher(
         database,
-        _timed(replies.finish, metrics.end_statement),
+        _timed(reply_end.finish, metrics.end_statement),
         CONCURRENT_STATEMENTS,
         FINISH_BATCH,
         yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
@@ -95,7 +95,7 @@ def _begin_while_registered(lease: ProcessLease) -> Statement[NewReply, BeginRes
     async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> Sequence[BeginResult]:
         if not lease.registered:  # a process without a row in ``processes`` cannot own replies
             raise ServiceUnavailable("The server is not ready yet. Try again in a moment.")
-        return await replies.begin(connection, new)
+        return await reply_begin.begin(connection, new)
 
     return begin
 

@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import msgspec
 
 from db import messages, ownership, replies, reply_lines
-from db.replies import BeginResult, NewReply, StoredReply
+from db.replies import StoredReply
+from db.reply_begin import BeginResult, NewReply
 from errors import Conflict, NotFound, ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.failover import Failover

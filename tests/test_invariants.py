@@ -19,12 +19,13 @@ import httpx
 import psutil
 import pytest
 
-from db import ownership, replies, reply_lines
+from db import ownership, reply_begin, reply_end, reply_lines
 from db import processes as process_table
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
-from db.replies import BeginResult, FinishRequest, FinishResult, NewReply
+from db.reply_begin import BeginResult, NewReply
+from db.reply_end import FinishRequest, FinishResult
 from tests import pgbouncer
 from tests.client import NO_TLS, Client, Event
 from tests.cluster import OwnPostgres, SignedWords, lock_holder, lock_holders, words
@@ -596,7 +597,7 @@ class Race:
         for owner in (self.old, self.new):
             await process_table.register(await self.session(), owner)
         new = NewReply(self.reply, "", "a", "fake", "{}", self.old, None, [Message("user", "hi")], 10, 1000)
-        assert await replies.begin(first, [new]) == [BeginResult(context=[])]
+        assert await reply_begin.begin(first, [new]) == [BeginResult(context=[])]
         await self.append(first, 0, "old 0", "old 1")
         return self
 
@@ -621,7 +622,7 @@ class Race:
     async def finish(self, session: asyncpg.Connection, first: int, owner: int | None = None) -> FinishResult:
         message = Message("assistant", f"of {owner or self.old}")
         ending = FinishRequest(self.reply, "", owner or self.old, "done", None, message, first, ["the end"], [])
-        [finished] = await replies.finish(session, [ending])
+        [finished] = await reply_end.finish(session, [ending])
         return finished
 
     async def log(self) -> list[str]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from db.batching import StatementBatcher
 from db.pool import Database
-from db.replies import BeginResult, FinishRequest, FinishResult, NewReply
+from db.reply_begin import BeginResult, NewReply
+from db.reply_end import FinishRequest, FinishResult
 from relay.cluster.notifications import Notifier
 from relay.generation.journal import Journal
 from relay.metrics import Metrics

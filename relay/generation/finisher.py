@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from db.replies import FinishRequest, FinishResult
+from db.reply_end import FinishRequest, FinishResult
 from errors import ServiceUnavailable
 from relay.generation.context import RelayContext
 from relay.generation.reply_buffer import ReplyBuffer

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db import messages, ownership, processes, replies
+from db import messages, ownership, processes, replies, reply_begin, reply_end
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
-from db.replies import BeginResult, FinishResult, NewReply
+from db.reply_begin import BeginResult, NewReply
+from db.reply_end import FinishResult
 from relay.generation.prompt import trim_to_context
 from tests.database import with_connection
 from tests.db.test_replies import HI, Scene, another, begin, contents, finish, new, play, user
@@ -84,7 +85,7 @@ async def continue_with(
     assert (await begin(connection, reply)).continues_at is not None
     error = None if status == "done" else f"why {status}"
     message = None if content is None else said(content, extra)
-    assert await replies.finish(connection, [ending(reply, status=status, error=error, message=message)]) == [
+    assert await reply_end.finish(connection, [ending(reply, status=status, error=error, message=message)]) == [
         FinishResult.STORED
     ]
     return reply
@@ -156,7 +157,7 @@ def test_each_reply_of_a_batch_has_its_own_context(url: str) -> None:
             own = [user(f"{number} {n}") for n in range(number % 3)]
             batch.append(replace(another(await begun_with(connection, *earlier)), messages=own))
             expected.append([*earlier, *own])
-        begun = await replies.begin(connection, batch)
+        begun = await reply_begin.begin(connection, batch)
         for number, (reply, result) in enumerate(zip(batch, begun, strict=True)):
             await insert(connection, reply, HI)
             assert await what_was_sent(connection, reply) == expected[number]
@@ -200,7 +201,7 @@ def test_a_prompt_comes_after_the_reply_that_ended_while_its_statement_waited(ur
         await transaction.start()
         assert await finish(finishing, previous[0])
         batch = [replace(another(reply), messages=[RULES, user("two")]) for reply in previous]
-        waiting = asyncio.ensure_future(replies.begin(beginning, batch))
+        waiting = asyncio.ensure_future(reply_begin.begin(beginning, batch))
         await at.wait_until_blocked(beginning)
         assert await finish(other, previous[1])
         await transaction.commit()
@@ -371,10 +372,10 @@ def test_replies_that_continue_and_others_finish_in_one_statement(url: str) -> N
         connection = await at.connect()
         batch = [another(await begun_with(connection, HI, said(f"{number} "))) for number in range(10)]
         batch = [replace(one, messages=[HI] * (number % 2)) for number, one in enumerate(batch)]
-        await replies.begin(connection, batch)
+        await reply_begin.begin(connection, batch)
         endings = [ending(one, f"said {number}") for number, one in enumerate(batch)]
-        assert await replies.finish(connection, endings) == [FinishResult.STORED] * 10
-        assert await replies.finish(connection, endings) == [FinishResult.STORED] * 10
+        assert await reply_end.finish(connection, endings) == [FinishResult.STORED] * 10
+        assert await reply_end.finish(connection, endings) == [FinishResult.STORED] * 10
         for number, one in enumerate(batch):
             answers = [f"{number} ", "hi", f"said {number}"] if number % 2 else [f"{number} said {number}"]
             assert [content for _, content in await contents(connection, one)] == ["hi", *answers]
@@ -475,7 +476,7 @@ def test_tool_calls_belong_to_the_last_part_and_thoughts_to_the_first(url: str) 
         connection, first = await at.connect(), new()
         await begin(connection, first, HI)
         thought = ending(first, message=said("a", '{"thinking":"hm"}'))
-        assert await replies.finish(connection, [thought]) == [FinishResult.STORED]
+        assert await reply_end.finish(connection, [thought]) == [FinishResult.STORED]
         second = await continue_with(connection, first, "b")
         assert await parts(connection, first, second) == [said("a", '{"thinking":"hm"}'), said("b")]
         third = await continue_with(connection, first, "", extra='{"tool_calls":[{"z":1,"a":2}]}')
@@ -541,7 +542,7 @@ def test_fields_keep_their_text(url: str) -> None:
         connection, reply = await at.connect(), new()
         extra = '{"tool_calls":[{"z":1.0,"a":  "\\u00e9"}],"images":["x"],"a":1e2}'
         await begin(connection, reply, Message("user", "x", extra))
-        assert await replies.finish(connection, [ending(reply, message=said("y", extra))]) == [FinishResult.STORED]
+        assert await reply_end.finish(connection, [ending(reply, message=said("y", extra))]) == [FinishResult.STORED]
         assert [message.extra for message in await messages.context(connection, "", reply.appid, 9, 999)] == [extra] * 2
         assert await parts(connection, reply) == [said("y", extra)]
 
@@ -562,13 +563,13 @@ def test_fields_that_jsonb_refuses_are_refused(url: str, extra: str) -> None:
         await try_it(begin(connection, reply, HI, Message("user", "x", extra)))
         assert await contents(connection, reply) == []
         await begin(connection, reply, HI)
-        await try_it(replies.finish(connection, [ending(reply, message=said("x", extra))]))
-        await try_it(replies.finish(connection, [ending(reply, message=said("x", extra)), ending(new())]))
+        await try_it(reply_end.finish(connection, [ending(reply, message=said("x", extra))]))
+        await try_it(reply_end.finish(connection, [ending(reply, message=said("x", extra)), ending(new())]))
         assert await replies.find_streaming(connection, "", reply.appid) == reply.id
         assert await finish(connection, reply)
         again = another(reply)
         await begin(connection, again)
-        await try_it(replies.finish(connection, [ending(again, message=said("x", extra))]))
+        await try_it(reply_end.finish(connection, [ending(again, message=said("x", extra))]))
         assert await finish(connection, again, content="!")
         assert await contents(connection, reply) == [("user", "hi"), ("assistant", "said!")]
 

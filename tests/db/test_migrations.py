@@ -10,9 +10,10 @@ import asyncpg
 import pytest
 
 import db.migrate
-from db import messages, replies
+from db import messages, replies, reply_begin, reply_end
 from db.migrate import migrate
-from db.replies import FinishRequest, FinishResult, NewReply
+from db.reply_begin import NewReply
+from db.reply_end import FinishRequest, FinishResult
 from tests.client import Client
 from tests.database import execute, rows, with_connection
 from tests.fakes.ollama import ScriptedOllama
@@ -171,10 +172,10 @@ def test_a_database_of_the_version_before_keeps_its_messages_and_replies(
 
     async def go_on(connection: asyncpg.Connection) -> None:
         reply = NewReply(uuid4(), "", "a", "m", "{}", 1, None, [], 500, 1_000_000)
-        [result] = await replies.begin(connection, [reply])
+        [result] = await reply_begin.begin(connection, [reply])
         assert result.continues_at == len("m1000")
         ending = FinishRequest(reply.id, "", 1, "done", None, messages.Message("assistant", "!"), 0, ["end"], [])
-        assert await replies.finish(connection, [ending]) == [FinishResult.STORED]
+        assert await reply_end.finish(connection, [ending]) == [FinishResult.STORED]
         [newest] = await messages.read_page(connection, "", "a", 1, None)
         assert (newest.id, newest.message.content, newest.status) == (page[-1].id, "m1000!", None)
 
@@ -369,11 +370,11 @@ def test_beginning_finishing_and_deleting_use_the_index(large_database: str) -> 
     new = NewReply(uuid4(), "", "long", "m", "{}", 1, "key", [hi], 500, 1_000_000)
 
     async def work(connection: Any) -> None:
-        [result] = await replies.begin(connection, [new])
+        [result] = await reply_begin.begin(connection, [new])
         assert result.context
         message = messages.Message("assistant", "x")
         ending = FinishRequest(new.id, "", new.owner, "done", None, message, 0, ["line"], [])
-        assert await replies.finish(connection, [ending]) == [FinishResult.STORED]
+        assert await reply_end.finish(connection, [ending]) == [FinishResult.STORED]
         assert await replies.find(connection, "", new.id)
         assert await messages.delete_conversation_messages(connection, "", "long", 199_000) is None
 

@@ -10,11 +10,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import messages, ownership, replies, reply_lines
+from db import messages, ownership, replies, reply_begin, reply_end, reply_lines
 from db.messages import Message
 from db.migrate import migrate
 from db.pool import DIRECT_OPTIONS, SESSION_SETTINGS
-from db.replies import FinishRequest, FinishResult, NewReply
+from db.reply_begin import NewReply
+from db.reply_end import FinishRequest, FinishResult
 from tests.database import execute, with_connection
 
 TABLES = ("chatts", "replies", "reply_lines")
@@ -102,8 +103,8 @@ async def planned_session(url: str) -> asyncpg.Connection:
     """Open a session like the program's and plan every statement of a request in it."""
     connection: asyncpg.Connection = await asyncpg.connect(url, **DIRECT_OPTIONS)
     missing = uuid4()
-    await replies.begin(connection, [])
-    await replies.finish(connection, [])
+    await reply_begin.begin(connection, [])
+    await reply_end.finish(connection, [])
     for again in (False, True):
         await reply_lines.append(connection, OWNER, [str(missing)], [0], [b"line"], [], again)
     await reply_lines.read_page(connection, "", missing, 2, 3600, 1_000, 65_536)
@@ -142,7 +143,7 @@ def new(appid: str) -> NewReply:
 @pytest.mark.parametrize("count", [1, BATCH])
 def test_begin_reads_only_the_conversations(scene: Scene, count: int) -> None:
     async def work(connection: asyncpg.Connection) -> None:
-        begun = await replies.begin(connection, [new(f"app{number}") for number in range(count)])
+        begun = await reply_begin.begin(connection, [new(f"app{number}") for number in range(count)])
         assert all(len(result.context or ()) == 20 for result in begun)
 
     assert scene.rows_read(work) <= count * 60
@@ -152,11 +153,11 @@ def test_begin_reads_only_the_conversations(scene: Scene, count: int) -> None:
 def test_begin_and_finish_without_a_prompt_read_only_the_conversations(scene: Scene, count: int) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         batch = [replace(new(f"app{number}"), messages=[]) for number in range(1, 2 * count, 2)]
-        begun = await replies.begin(connection, batch)
+        begun = await reply_begin.begin(connection, batch)
         assert all(len(result.context or ()) == 20 and result.continues_at == 100 for result in begun)
         message = Message("assistant", "text")
         endings = [FinishRequest(one.id, "", OWNER, "done", None, message, 0, ["last"], []) for one in batch]
-        assert await replies.finish(connection, endings) == [FinishResult.STORED] * count
+        assert await reply_end.finish(connection, endings) == [FinishResult.STORED] * count
 
     assert scene.rows_read(work) <= count * 90
 
@@ -164,7 +165,7 @@ def test_begin_and_finish_without_a_prompt_read_only_the_conversations(scene: Sc
 def test_a_rejected_begin_does_not_read_the_conversation(scene: Scene) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         await connection.execute("UPDATE replies SET appid = 'app7' WHERE appid = 'running7'")
-        [result] = await replies.begin(connection, [new("app7")])
+        [result] = await reply_begin.begin(connection, [new("app7")])
         assert result.running
 
     async def only_update(connection: asyncpg.Connection) -> None:
@@ -176,7 +177,7 @@ def test_a_rejected_begin_does_not_read_the_conversation(scene: Scene) -> None:
 @pytest.mark.parametrize("count", [1, BATCH])
 def test_a_rejected_begin_reads_few_rows(scene: Scene, count: int) -> None:
     async def work(connection: asyncpg.Connection) -> None:
-        begun = await replies.begin(connection, [new(f"running{number + 1}") for number in range(count)])
+        begun = await reply_begin.begin(connection, [new(f"running{number + 1}") for number in range(count)])
         assert all(result.running for result in begun)
 
     assert scene.rows_read(work) <= count * 20
@@ -192,7 +193,7 @@ def test_finish_reads_only_the_replies(scene: Scene, count: int) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         message = Message("assistant", "text")
         endings = [FinishRequest(id, "", OWNER, "done", None, message, 10, ["last"], [f"lines {id}"]) for id in ids]
-        assert await replies.finish(connection, endings) == [FinishResult.STORED] * count
+        assert await reply_end.finish(connection, endings) == [FinishResult.STORED] * count
 
     assert scene.rows_read(work) <= count * 30
 

@@ -10,11 +10,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import messages, ownership, processes, replies, reply_lines
+from db import messages, ownership, processes, replies, reply_begin, reply_end, reply_lines
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
-from db.replies import BeginResult, FinishRequest, FinishResult, NewReply
+from db.reply_begin import BeginResult, NewReply
+from db.reply_end import FinishRequest, FinishResult
 
 HI = Message("user", "hi")
 
@@ -84,7 +85,7 @@ async def begin(
     connection: asyncpg.Connection, reply: NewReply, *messages: Message, limit: int = 500, size: int = 1_000_000
 ) -> BeginResult:
     request = replace(reply, messages=messages, context_messages=limit, context_bytes=size)
-    [result] = await replies.begin(connection, [request])
+    [result] = await reply_begin.begin(connection, [request])
     return result
 
 
@@ -94,7 +95,7 @@ async def finish(
     message = Message("assistant", content) if content is not None else None
     error = None if status == "done" else "why"
     ending = FinishRequest(reply.id, reply.tenant, reply.owner, status, error, message, 0, ["the last line"], [])
-    return await replies.finish(connection, [ending]) == [FinishResult.STORED]
+    return await reply_end.finish(connection, [ending]) == [FinishResult.STORED]
 
 
 async def contents(connection: asyncpg.Connection, reply: NewReply) -> list[tuple[str, str]]:

@@ -9,10 +9,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from db import messages, processes, replies, reply_lines
+from db import messages, processes, replies, reply_begin, reply_end, reply_lines
 from db.messages import Message
 from db.migrate import migrate
-from db.replies import BeginResult, FinishRequest, FinishResult, NewReply
+from db.reply_begin import BeginResult, NewReply
+from db.reply_end import FinishRequest, FinishResult
 from tests.database import with_connection
 from tests.db.test_replies import Scene, another, contents, ids, new, play, user
 
@@ -45,9 +46,9 @@ async def converse(connection: asyncpg.Connection, of: NewReply, *texts: str) ->
     """Record prompts with these texts, each with a finished reply."""
     for content in texts:
         reply = another(of)
-        [result] = await replies.begin(connection, [prompt(reply, content)])
+        [result] = await reply_begin.begin(connection, [prompt(reply, content)])
         assert result.context is not None
-        assert await replies.finish(connection, [ending(reply, f"re {content}")]) == [FinishResult.STORED]
+        assert await reply_end.finish(connection, [ending(reply, f"re {content}")]) == [FinishResult.STORED]
 
 
 # Begin.
@@ -60,7 +61,7 @@ def test_each_reply_has_its_own_messages_in_order_and_its_own_conversation(url: 
         for one in batch[::2]:
             await converse(connection, one, "before")
         before = [user("before"), Message("assistant", "re before")]
-        begun = await replies.begin(connection, batch)
+        begun = await reply_begin.begin(connection, batch)
         assert [result.context for result in begun] == [before if number % 2 == 0 else [] for number in range(16)]
         assert [result.continues_at for result in begun] == [9 if number % 4 == 0 else None for number in range(16)]
         for number, one in enumerate(batch):
@@ -77,7 +78,7 @@ def test_messages_keep_their_roles_and_fields(url: str) -> None:
         first_prompt = [Message("system", "be"), Message("user", "x", '{"images": ["y"]}'), Message("tool", "", None)]
         second_prompt = [Message("user", "", '{"images": []}'), Message("assistant", "half", '{"thinking": "hm"}')]
         batch = [replace(first, messages=first_prompt), replace(second, messages=second_prompt)]
-        assert await replies.begin(connection, batch) == [BeginResult(context=[]), BeginResult(context=[])]
+        assert await reply_begin.begin(connection, batch) == [BeginResult(context=[]), BeginResult(context=[])]
         for one in batch:
             page = await messages.read_page(connection, "", one.appid, 10, None)
             assert [stored.message for stored in page] == one.messages
@@ -90,8 +91,8 @@ def test_each_prompt_has_its_own_limits(url: str) -> None:
         connection, rules = await at.connect(), Message("system", "rules")
         batch = [new() for _ in range(4)]
         for one in batch:
-            await replies.begin(connection, [replace(one, messages=[rules, user("one")])])
-            await replies.finish(connection, [ending(one)])
+            await reply_begin.begin(connection, [replace(one, messages=[rules, user("one")])])
+            await reply_end.finish(connection, [ending(one)])
             await converse(connection, one, "two")
         two, answer = user("two"), Message("assistant", "re two")
         limits = [(500, 1_000_000, ["x"]), (1, 1_000_000, ["x"]), (500, 0, ["x"]), (500, 0, [])]
@@ -101,7 +102,7 @@ def test_each_prompt_has_its_own_limits(url: str) -> None:
         ]
         everything = [rules, user("one"), Message("assistant", "said"), two, answer]
         expected = [everything, [rules, answer], [rules], [rules, answer]]
-        begun = await replies.begin(connection, batch_of_prompts)
+        begun = await reply_begin.begin(connection, batch_of_prompts)
         assert [result.context for result in begun] == expected
         assert [result.continues_at for result in begun] == [None, None, None, len("re two")]
 
@@ -114,7 +115,7 @@ def test_of_several_for_one_conversation_the_first_begins_and_the_others_return_
         connection, first, beside = await at.connect(), new(key), prompt(new(), "beside")
         batch = [prompt(another(first, key), str(number)) for number in range(5)]
         batch.insert(2, beside)
-        begun = await replies.begin(connection, batch)
+        begun = await reply_begin.begin(connection, batch)
         [winner] = [
             reply for reply, result in zip(batch, begun, strict=True) if result.context is not None and reply != beside
         ]
@@ -132,7 +133,7 @@ def test_keys_are_separate_for_each_conversation_and_tenant(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, first = await at.connect(), prompt(new("k"), "first")
         batch = [first, prompt(new("k"), "second"), prompt(another(first, "k"), "third", tenant="other")]
-        assert await replies.begin(connection, batch) == [BeginResult(context=[])] * 3
+        assert await reply_begin.begin(connection, batch) == [BeginResult(context=[])] * 3
         for one in batch:
             assert await contents(connection, one) == [("user", one.messages[0].content)]
 
@@ -143,10 +144,10 @@ def test_each_is_rejected_separately_and_without_effect(url: str) -> None:
     async def act(at: Scene) -> None:
         connection = await at.connect()
         running, existing, free = prompt(new(), "running"), prompt(new("k"), "existing"), prompt(new(), "free")
-        await replies.begin(connection, [running, existing])
-        await replies.finish(connection, [ending(existing)])
+        await reply_begin.begin(connection, [running, existing])
+        await reply_end.finish(connection, [ending(existing)])
         batch = [prompt(another(running, "other"), "x"), prompt(another(existing, "k"), "y"), free]
-        begun = await replies.begin(connection, batch)
+        begun = await reply_begin.begin(connection, batch)
         assert begun == [BeginResult(running=running.id), BeginResult(existing=existing.id), BeginResult(context=[])]
         assert await contents(connection, running) == [("user", "running")]
         assert await contents(connection, existing) == [("user", "existing"), ("assistant", "said")]
@@ -159,7 +160,7 @@ def test_nothing_of_a_batch_is_recorded_if_one_text_is_invalid(url: str) -> None
     async def act(at: Scene) -> None:
         connection, batch = await at.connect(), [prompt(new(), "good"), prompt(new(), "b\0d"), prompt(new(), "good")]
         with pytest.raises(asyncpg.DataError):
-            await replies.begin(connection, batch)
+            await reply_begin.begin(connection, batch)
         for one in batch:
             assert (await contents(connection, one), await ids(connection, one)) == ([], set())
 
@@ -170,12 +171,12 @@ def test_nothing_of_a_batch_is_recorded_if_one_text_is_invalid(url: str) -> None
 def test_two_that_wait_for_the_previous_reply_conflict_with_each_other_not_with_it(url: str, key: str | None) -> None:
     async def act(at: Scene) -> None:
         finishing, beginning, first = await at.connect(), await at.connect(), prompt(new(), "one")
-        await replies.begin(finishing, [first])
+        await reply_begin.begin(finishing, [first])
         transaction = finishing.transaction()
         await transaction.start()
-        await replies.finish(finishing, [ending(first)])
+        await reply_end.finish(finishing, [ending(first)])
         batch = [prompt(another(first, key), "two"), prompt(another(first, key), "three")]
-        begun = asyncio.ensure_future(replies.begin(beginning, batch))
+        begun = asyncio.ensure_future(reply_begin.begin(beginning, batch))
         await at.wait_until_blocked(beginning)
         await transaction.commit()
         conflict = BeginResult(existing=batch[0].id) if key else BeginResult(running=batch[0].id)
@@ -196,10 +197,10 @@ def test_batches_with_the_same_conversations_in_opposite_order_do_not_deadlock(u
         conversations = sorted((new() for _ in range(7)), key=lambda reply: reply.appid)
         transaction = holding.transaction()
         await transaction.start()
-        await replies.begin(holding, [prompt(conversations[3], "held")])
+        await reply_begin.begin(holding, [prompt(conversations[3], "held")])
         batch = [prompt(another(reply), "one") for reply in conversations]
         reverse = [prompt(another(reply), "other") for reply in reversed(conversations)]
-        both = asyncio.gather(replies.begin(first, batch), replies.begin(second, reverse))
+        both = asyncio.gather(reply_begin.begin(first, batch), reply_begin.begin(second, reverse))
         await at.wait_until_blocked(first)
         await at.wait_until_blocked(second)
         await transaction.rollback()
@@ -220,14 +221,14 @@ def test_concurrent_batches_begin_each_conversation_once(url: str) -> None:
             for start in range(0, 40, 10):
                 chosen = [conversations[(start + 7 * number + step * (1 + 2 * number)) % 40] for step in range(10)]
                 batch = [prompt(another(reply), str(number)) for reply in chosen]
-                results = await replies.begin(connections[number], batch)
+                results = await reply_begin.begin(connections[number], batch)
                 began += [reply for reply, result in zip(batch, results, strict=True) if result.context is not None]
             return began
 
         began = [reply for replies_begun in await asyncio.gather(*map(process, range(6))) for reply in replies_begun]
         assert len({reply.appid for reply in began}) == len(began)
         endings = [ending(reply) for reply in began]
-        assert await replies.finish(connections[0], endings) == [FinishResult.STORED] * len(endings)
+        assert await reply_end.finish(connections[0], endings) == [FinishResult.STORED] * len(endings)
 
     play(url, act)
 
@@ -238,7 +239,7 @@ def test_concurrent_batches_begin_each_conversation_once(url: str) -> None:
 def test_each_ending_has_its_own_lines_message_and_status(url: str) -> None:
     async def act(at: Scene) -> None:
         connection, batch = await at.connect(), [prompt(new(), str(number)) for number in range(12)]
-        await replies.begin(connection, batch)
+        await reply_begin.begin(connection, batch)
         statuses = ["done", "stopped", "failed"]
         endings = [
             ending(
@@ -250,7 +251,7 @@ def test_each_ending_has_its_own_lines_message_and_status(url: str) -> None:
             )
             for number, one in enumerate(batch)
         ]
-        assert await replies.finish(connection, endings) == [FinishResult.STORED] * 12
+        assert await reply_end.finish(connection, endings) == [FinishResult.STORED] * 12
         for number, (one, end) in enumerate(zip(batch, endings, strict=True)):
             stored = await replies.find(connection, "", one.id)
             assert stored is not None
@@ -285,9 +286,9 @@ def test_rejected_endings_have_no_effect_and_notifications_of_the_others_are_sen
         payloads = await listen(at)
         valid, not_owned, incomplete, repeated, other_status, last = batch = [prompt(new(), "hi") for _ in range(6)]
         deleted = new()
-        await replies.begin(connection, batch)
+        await reply_begin.begin(connection, batch)
         repeat, stopped = ending(repeated, notices=["repeated"]), ending(other_status, status="stopped")
-        assert await replies.finish(connection, [repeat, stopped]) == [FinishResult.STORED] * 2
+        assert await reply_end.finish(connection, [repeat, stopped]) == [FinishResult.STORED] * 2
         endings = [
             ending(valid, notices=["valid", "valid 2"]),
             ending(not_owned, owner=2, notices=["not owned"]),
@@ -306,15 +307,15 @@ def test_rejected_endings_have_no_effect_and_notifications_of_the_others_are_sen
             FinishResult.NOT_OWNER,
             FinishResult.STORED,
         ]
-        assert await replies.finish(connection, endings) == expected
+        assert await reply_end.finish(connection, endings) == expected
         assert sorted(await received(connection, payloads)) == ["last", "repeated", "valid", "valid 2"]
-        assert await replies.finish(connection, endings) == expected  # as if the result had been lost
+        assert await reply_end.finish(connection, endings) == expected  # as if the result had been lost
         for one, answers in zip(batch, [1, 0, 0, 1, 1, 1], strict=True):
             assert [role for role, _ in await contents(connection, one)] == ["user"] + ["assistant"] * answers
             assert len(await logged_lines(connection, one.id)) == answers
         for one in (not_owned, incomplete):
             assert await replies.find_streaming(connection, "", one.appid) == one.id
-        assert await replies.finish(connection, [ending(incomplete), ending(not_owned)]) == [FinishResult.STORED] * 2
+        assert await reply_end.finish(connection, [ending(incomplete), ending(not_owned)]) == [FinishResult.STORED] * 2
 
     play(url, act)
 
@@ -324,11 +325,11 @@ def test_lines_beyond_the_end_of_a_reply_are_deleted(url: str) -> None:
         connection = await at.connect()
         await processes.register(connection, 1)
         batch = [prompt(new(), "hi") for _ in range(3)]
-        await replies.begin(connection, batch)
+        await reply_begin.begin(connection, batch)
         for one in batch:
             await reply_lines.append(connection, 1, [str(one.id)] * 4, range(4), [b"a", b"b", b"c", b"d"], [])
         endings = [ending(batch[0], first=2, lines=["x"]), ending(batch[1], first=4, lines=["y"])]
-        assert await replies.finish(connection, endings) == [FinishResult.STORED] * 2
+        assert await reply_end.finish(connection, endings) == [FinishResult.STORED] * 2
         assert [await logged_lines(connection, one.id) for one in batch] == [list("abx"), list("abcdy"), list("abcd")]
         await processes.unregister(connection, 1)
 
@@ -339,12 +340,12 @@ def test_a_batch_that_repeats_uncommitted_endings_stores_each_once(url: str) -> 
     async def act(at: Scene) -> None:
         one, two = await at.connect(), await at.connect()
         batch = [prompt(new(), "hi") for _ in range(6)]
-        await replies.begin(one, batch)
+        await reply_begin.begin(one, batch)
         endings = [ending(reply) for reply in batch]
         transaction = one.transaction()
         await transaction.start()
-        assert await replies.finish(one, endings[:4]) == [FinishResult.STORED] * 4
-        again = asyncio.ensure_future(replies.finish(two, endings[::-1]))
+        assert await reply_end.finish(one, endings[:4]) == [FinishResult.STORED] * 4
+        again = asyncio.ensure_future(reply_end.finish(two, endings[::-1]))
         await at.wait_until_blocked(two)
         await transaction.commit()
         assert await again == [FinishResult.STORED] * 6
@@ -360,14 +361,14 @@ def test_repeated_endings_in_opposite_order_do_not_deadlock(url: str) -> None:
     async def act(at: Scene) -> None:
         holding, one, two = await at.connect(), await at.connect(), await at.connect()
         batch = sorted((prompt(new(), "hi") for _ in range(7)), key=lambda reply: reply.id)
-        await replies.begin(one, batch)
+        await reply_begin.begin(one, batch)
         endings = [ending(reply) for reply in batch]
         for connection in (one, two):  # the plan for large tables
             await connection.execute("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off")
         transaction = holding.transaction()
         await transaction.start()
         await holding.execute("SELECT FROM replies WHERE id = $1 FOR UPDATE", batch[3].id)
-        both = asyncio.gather(replies.finish(one, endings), replies.finish(two, endings[::-1]))
+        both = asyncio.gather(reply_end.finish(one, endings), reply_end.finish(two, endings[::-1]))
         await at.wait_until_blocked(one)
         await at.wait_until_blocked(two)
         await transaction.rollback()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db import processes, replies, reply_lines
+from db import processes, reply_begin, reply_lines
 from db.migrate import migrate
-from db.replies import NewReply
+from db.reply_begin import NewReply
 from tests.database import with_connection
 
 OWNER = 5
@@ -32,7 +32,7 @@ def url(new_database: Callable[[], str]) -> str:
 
 async def begin(connection: asyncpg.Connection) -> UUID:
     new = NewReply(uuid4(), "", f"test-{uuid4()}", "m", "{}", OWNER, None, [], 0, 0)
-    await replies.begin(connection, [new])
+    await reply_begin.begin(connection, [new])
     return new.id
 
 

@@ -9,11 +9,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from db import pool
-from db import replies as table
+from db import pool, reply_begin
 from db.messages import Message
 from db.pool import Database
-from db.replies import NewReply
+from db.reply_begin import NewReply
 from errors import Conflict, ServiceUnavailable
 from relay.factory import create_relay
 from relay.generation.prompt import Prompt
@@ -53,7 +52,7 @@ async def hold(other: asyncpg.Connection, *appids: str) -> None:
     """Begin replies in an open transaction."""
     await other.execute("BEGIN")
     new = [NewReply(uuid4(), "", appid, "m", "{}", 1, None, [], 0, 0) for appid in appids]
-    await table.begin(other, new)
+    await reply_begin.begin(other, new)
 
 
 async def wait_for_waiting_statements(other: asyncpg.Connection, count: int) -> None:

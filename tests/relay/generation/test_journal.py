@@ -9,10 +9,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import replies
+from db import reply_begin, reply_end
 from db.messages import Message
 from db.pool import Database
-from db.replies import FinishRequest, FinishResult, NewReply
+from db.reply_begin import NewReply
+from db.reply_end import FinishRequest, FinishResult
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import Notifier
 from relay.generation.batch import MAX_BATCH_LINES
@@ -46,7 +47,7 @@ class Scene:
         reply = ReplyBuffer(uuid4(), "", "m", self._lease.owner)
         async with self._database.acquire() as connection:
             new = NewReply(reply.id, "", f"test-{reply.id}", "m", "{}", reply.owner, None, [], 0, 0)
-            await replies.begin(connection, [new])
+            await reply_begin.begin(connection, [new])
         self.journal.track(reply)
         reply.subscribe(lambda first, lines: self.commits.append(reply.id))
         return reply
@@ -197,7 +198,7 @@ def test_deadlock_with_the_end_of_replies_loses_no_line(database_url: str) -> No
             FinishRequest(one.id, "", one.owner, "done", None, Message("assistant", "x"), 0, ["line", "end"], [])
             for one in sorted((first, last), key=lambda one: one is first)
         ]
-        ended = asyncio.ensure_future(replies.finish(ending, requests))
+        ended = asyncio.ensure_future(reply_end.finish(ending, requests))
         await scene.wait_for_lock(ending.get_server_pid())
         await hold.rollback()
         assert await ended == [FinishResult.STORED] * 2

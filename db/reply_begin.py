@@ -1,0 +1,271 @@
+"""The statement that begins replies: records their prompts, inserts their rows and reads their contexts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from db import messages
+from db.messages import CHECKED_EXTRA, Message
+
+
+@dataclass(frozen=True, slots=True)
+class NewReply:
+    """A reply to insert, with its prompt.
+
+    :ivar request: JSON object passed on to Ollama, without its messages.
+    :ivar owner: id of the process that generates the reply.
+    :ivar messages: the prompt, which is recorded.
+    :ivar context_messages: maximum number of earlier messages to read.
+    :ivar context_bytes: maximum bytes of earlier messages to read.
+    :ivar unsent: number of the prompt's oldest messages, system messages not counted, that are not sent to the model.
+    """
+
+    id: UUID
+    tenant: str
+    appid: str
+    model: str
+    request: str
+    owner: int
+    idempotency_key: str | None
+    messages: Sequence[Message]
+    context_messages: int
+    context_bytes: int
+    unsent: int = 0
+
+    def sent(self) -> list[bool]:
+        """Return for each message of the prompt whether it is sent to the model."""
+        unsent, sent = self.unsent, []
+        for message in self.messages:
+            sent.append(message.role == "system" or unsent <= 0)
+            unsent -= message.role != "system"
+        return sent
+
+
+@dataclass(frozen=True, slots=True)
+class BeginResult:
+    """The result of :func:`begin` for one reply. Exactly one of ``context``, ``running`` and ``existing`` is not None.
+
+    :ivar context: the reply was inserted; the conversation's earlier messages, oldest first.
+    :ivar running: the reply that is already streaming in this conversation.
+    :ivar existing: the reply that has the same idempotency key.
+    :ivar continues_at: the reply continues the last message of ``context``, which has this number of characters.
+    """
+
+    context: list[Message] | None = None
+    running: UUID | None = None
+    existing: UUID | None = None
+    continues_at: int | None = None
+
+
+async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[BeginResult]:
+    """Insert replies, record their prompts and read their contexts, in one statement.
+
+    A reply is skipped, with nothing of it recorded, if a reply is streaming in its conversation or has its idempotency
+    key. An error of one text rolls back all of them.
+
+    :returns: one result for each reply, in order.
+    :raises asyncpg.DataError: PostgreSQL cannot store a text.
+    """
+    rows = await connection.fetch(
+        _BEGIN,
+        [reply.id for reply in new],
+        [reply.tenant for reply in new],
+        [reply.appid for reply in new],
+        [reply.model for reply in new],
+        [reply.request for reply in new],
+        [reply.owner for reply in new],
+        [reply.idempotency_key for reply in new],
+        [reply.context_messages for reply in new],
+        [reply.context_bytes for reply in new],
+        [0 if reply.messages else 1 for reply in new],
+        [reply.id for reply in new for _ in reply.messages],
+        [message.role for reply in new for message in reply.messages],
+        [message.content for reply in new for message in reply.messages],
+        [message.extra for reply in new for message in reply.messages],
+        [sent for reply in new for sent in reply.sent()],
+    )
+    found: dict[UUID, list[asyncpg.Record]] = {reply.id: [] for reply in new}
+    for row in rows:
+        found[row["id"]].append(row)
+    return [await _begin_result(connection, reply, found[reply.id]) for reply in new]
+
+
+_CONTINUABLE = """
+    username = 'assistant' AND message ~ '[^[:space:]]' AND coalesce(extra ->> 'tool_calls', '[]') = '[]'
+"""
+"""Condition on the newest message of a conversation: a reply without a prompt continues it."""
+
+# LATERAL and scalar subqueries look up `running` and `existing` by key for each row: the planner assumes few streaming
+# replies and would scan the whole partial index. ORDER BY lets concurrent statements lock the unique keys in the same
+# order, which prevents deadlocks.
+#
+# The prompt's `seq` is allocated before the insertion into `replies`, which stores it and may wait for the end of the
+# previous reply. If so, the snapshot shows the previous reply as streaming (`running`): no context is read or stored,
+# and the prompt gets a new `seq`, greater than that of the previous reply's message.
+_BEGIN = f"""
+    WITH new AS MATERIALIZED (
+        SELECT new.*, running.id IS NULL AND existing.id IS NULL AS settled, existing.id AS existing
+        FROM unnest(
+            $1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::bigint[], $7::text[], $8::int[],
+            $9::bigint[], $10::int[]
+        ) WITH ORDINALITY AS new (
+            id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, n
+        )
+        LEFT JOIN LATERAL (
+            SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid AND status = 'streaming' LIMIT 1
+        ) AS running ON true
+        LEFT JOIN LATERAL (
+            SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid
+            AND idempotency_key = new.idempotency_key LIMIT 1
+        ) AS existing ON true
+    ), prompt AS MATERIALIZED (
+        SELECT nextval('chatts_seq_seq') AS seq, ordered.* FROM (
+            SELECT * FROM unnest($11::uuid[], $12::text[], $13::text[], $14::json[], $15::boolean[])
+                WITH ORDINALITY AS prompt (reply, role, content, extra, sent, n)
+            ORDER BY n
+        ) AS ordered
+    ), context AS MATERIALIZED (
+        SELECT new.id AS reply, context.* FROM new CROSS JOIN LATERAL ({
+    messages.CONTEXT.format(
+        tenant="new.tenant",
+        appid="new.appid",
+        messages="new.messages",
+        size="new.size",
+        least="new.least",
+        before=messages.MAX_SEQ,
+    )
+}) AS context WHERE new.settled
+    ), begun AS (
+        INSERT INTO replies (
+            id, tenant, appid, model, request, owner, idempotency_key,
+            context_first, context_last, continues_seq, continues_at
+        )
+        SELECT new.id, new.tenant, new.appid, model, request, owner, idempotency_key,
+               CASE WHEN settled THEN coalesce(earlier.first, own.first) END,
+               CASE WHEN settled THEN coalesce(own.last, earlier.last, 0) END,
+               continued.seq, continued.length
+        FROM new
+        LEFT JOIN (
+            SELECT reply, min(seq) FILTER (WHERE username <> 'system') AS first, max(seq) AS last
+            FROM context GROUP BY reply
+        ) AS earlier ON earlier.reply = new.id
+        LEFT JOIN (
+            SELECT reply, min(seq) FILTER (WHERE role <> 'system' AND sent) AS first, max(seq) AS last
+            FROM prompt GROUP BY reply
+        ) AS own ON own.reply = new.id
+        LEFT JOIN LATERAL (
+            SELECT seq, char_length(message) AS length FROM chatts
+            WHERE tenant = new.tenant AND appid = new.appid AND seq = earlier.last AND own.last IS NULL
+            AND {_CONTINUABLE} LIMIT 1
+        ) AS continued ON true
+        ORDER BY tenant, appid, n
+        ON CONFLICT DO NOTHING
+        RETURNING id, tenant, appid, context_last IS NOT NULL AS settled, continues_at
+    ), recorded AS (
+        INSERT INTO chatts (seq, tenant, appid, username, message, extra)
+        SELECT CASE WHEN settled THEN seq ELSE nextval('chatts_seq_seq') END, tenant, appid, role, content,
+               {CHECKED_EXTRA.format(extra="extra")}
+        FROM (
+            SELECT * FROM prompt JOIN begun ON begun.id = prompt.reply ORDER BY prompt.n
+        ) AS ordered
+        RETURNING tenant, appid, seq
+    )
+    SELECT new.id, begun.id IS NOT NULL AS begun, begun.settled, new.existing, begun.continues_at,
+           CASE WHEN NOT begun.settled THEN ARRAY (
+               SELECT recorded.seq FROM recorded
+               WHERE recorded.tenant = new.tenant AND recorded.appid = new.appid ORDER BY recorded.seq
+           ) END AS recorded, NULL::bigint AS seq, NULL AS username, NULL AS message, NULL::json AS extra
+    FROM new LEFT JOIN begun ON begun.id = new.id
+    UNION ALL
+    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra FROM context
+    ORDER BY seq NULLS FIRST
+"""
+
+
+async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Sequence[asyncpg.Record]) -> BeginResult:
+    first = rows[0]
+    if not first["begun"]:
+        if first["existing"] is not None:
+            return BeginResult(existing=first["existing"])
+        conflict = await _find_conflict(connection, new)
+        if conflict is not None:
+            return conflict
+        [result] = await begin(connection, [new])  # the conflicting reply has ended in the meantime
+        return result
+    if not first["settled"]:
+        return await _read_context_again(connection, new, first["recorded"])
+    return BeginResult(context=_messages(rows[1:]), continues_at=first["continues_at"])
+
+
+def _messages(rows: Sequence[asyncpg.Record]) -> list[Message]:
+    return [Message(row["username"], row["message"], row["extra"]) for row in rows]
+
+
+async def _read_context_again(connection: asyncpg.Connection, new: NewReply, recorded: Sequence[int]) -> BeginResult:
+    """Read and store the context of a reply whose predecessor ended after the snapshot of :func:`begin` was taken.
+
+    :param recorded: ``seq`` of each message of the prompt.
+    """
+    sent = [
+        seq
+        for seq, message, is_sent in zip(recorded, new.messages, new.sent(), strict=True)
+        if is_sent and message.role != "system"
+    ]
+    rows = await connection.fetch(
+        _READ_CONTEXT_AGAIN,
+        new.tenant,
+        new.appid,
+        new.context_messages,
+        new.context_bytes,
+        0 if new.messages else 1,
+        recorded[0] if recorded else messages.MAX_SEQ,
+        sent[0] if sent else None,
+        recorded[-1] if recorded else None,
+        new.id,
+        new.owner,
+    )
+    return BeginResult(context=_messages(rows), continues_at=rows[0]["continues_at"] if rows else None)
+
+
+_READ_CONTEXT_AGAIN = f"""
+    WITH context AS MATERIALIZED ({
+    messages.CONTEXT.format(tenant="$1", appid="$2", messages="$3", size="$4", least="$5", before="$6")
+}), bounds AS (
+        SELECT coalesce(min(seq) FILTER (WHERE username <> 'system'), $7::bigint) AS first,
+               coalesce($8::bigint, max(seq), 0) AS last
+        FROM context
+    ), continued AS (
+        SELECT seq, char_length(message) AS length FROM context
+        WHERE $8 IS NULL AND seq = (SELECT last FROM bounds) AND {_CONTINUABLE}
+    ), stored AS (
+        UPDATE replies SET context_first = bounds.first, context_last = bounds.last, continues_seq = continued.seq,
+            continues_at = continued.length
+        FROM bounds LEFT JOIN continued ON true
+        WHERE id = $9 AND owner = $10 AND finished IS NULL
+    )
+    SELECT context.*, continued.length AS continues_at FROM context LEFT JOIN continued ON true ORDER BY context.seq
+"""
+
+
+async def _find_conflict(connection: asyncpg.Connection, new: NewReply) -> BeginResult | None:
+    """Find the reply that conflicts with ``new``; None if there is none any more.
+
+    This needs a new snapshot: the conflicting row may have been committed after that of :func:`begin`, which may also
+    show a reply as streaming that has ended since.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT id, true AS existing FROM replies WHERE tenant = $1 AND appid = $2 AND idempotency_key = $3
+        UNION ALL
+        SELECT id, false FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'
+        """,
+        new.tenant,
+        new.appid,
+        new.idempotency_key,
+    )
+    ids = {row["existing"]: row["id"] for row in rows}
+    if True in ids:
+        return BeginResult(existing=ids[True])
+    return BeginResult(running=ids[False]) if ids else None
