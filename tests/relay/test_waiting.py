@@ -105,6 +105,7 @@ def test_a_prompt_that_was_begun_although_the_answer_was_lost_is_begun_once(
     assert len(ollama.generations) == 2
 
 
+@pytest.mark.extended
 @pytest.mark.expects_log(*AWAY)
 def test_prompts_of_one_conversation_share_the_time_for_which_the_database_may_be_away(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
@@ -137,9 +138,25 @@ def test_the_memory_of_prompts_that_wait_is_limited(
         path = client.begin("one")
         with ExitStack() as stack:
             wait_behind(stack, program, client, "a" * 600_000)
-            refused = client.http.post("/llmchat", json=client.body("b" * 600_000))
-            assert refused.status_code == 503 and refused.headers["Retry-After"]
+            with client.http.stream("POST", "/llmchat", json=client.body("b" * 600_000)) as refused:
+                assert refused.status_code == 503 and refused.headers["Retry-After"]
         eventually("it does not wait any more", lambda: waiting(client) == 0)
         with ExitStack() as stack:
             wait_behind(stack, program, client, "c" * 600_000)
         client.http.delete(path)
+
+
+def test_prompts_that_wait_begin_after_llmprep_in_the_new_conversation(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url)
+    ollama.script(Head(), Gate("never"))
+    with Client(program.url) as client, ExitStack() as stack:
+        client.begin("one")
+        streams = [wait_behind(stack, program, client, text) for text in ("two", "three", "four")]
+        system = {"role": "system", "content": "Be brief."}
+        assert client.http.post("/llmprep", json=client.body() | {"messages": [system]}).status_code == 200
+        assert [words(stream) for stream in streams] == ["w0 "] * 3
+        asked = [("user", text) for text in ("two", "three", "four")]
+        answered = [message for question in asked for message in (question, ("assistant", "w0 "))]
+        assert client.messages() == [("system", "Be brief."), *answered]
