@@ -151,11 +151,13 @@ def test_prompts_that_wait_begin_after_llmprep_in_the_new_conversation(
 ) -> None:
     program = start_chatterd(database_url=database_url)
     ollama.script(Head(), Gate("never"))
+    ollama.script(Head(), gate := Gate(), Lines(last_line("w0 ")))
     with Client(program.url) as client, ExitStack() as stack:
         client.begin("one")
         streams = [wait_behind(stack, program, client, text) for text in ("two", "three", "four")]
         system = {"role": "system", "content": "Be brief."}
         assert client.http.post("/llmprep", json=client.body() | {"messages": [system]}).status_code == 200
+        gate.open()
         assert [words(stream) for stream in streams] == ["w0 "] * 3
         asked = [("user", text) for text in ("two", "three", "four")]
         answered = [message for question in asked for message in (question, ("assistant", "w0 "))]
