@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -189,11 +190,12 @@ class ReplyService:
                 found = await replies.find_by_idempotency_key(
                     connection, prompt.tenant, prompt.appid, prompt.idempotency_key
                 )
-        if found is None:
-            raise Conflict(
-                "There is no reply of this prompt to go on with. Send it without Last-Event-ID to begin a new reply."
-            )
-        return await self.follow(prompt.tenant, found, first)
+        if found is not None:
+            with suppress(NotFound):  # deleted since
+                return await self.follow(prompt.tenant, found, first)
+        raise Conflict(
+            "There is no reply of this prompt to go on with. Send it without Last-Event-ID to begin a new reply."
+        )
 
     async def follow(self, tenant: str, id: UUID, first: int) -> Cursor:
         """Find a reply to show, whichever process generates or generated it.
