@@ -32,8 +32,8 @@ PATIENCE = 60.0
 """Seconds within which a prompt must end: two others, of 1.5 s each, and a death or two may be before it."""
 
 REFUSED = (408, 502, 503)
-"""Statuses of a request that finds no server, or that this process was too busy to send within 10 s (408); anything else
-but 200, and 204 and 409 for reconnects, is wrong."""
+"""Statuses of a request that finds no server, or that this process was too busy to send within 10 s (408). Others but
+200, and 204 and 409 for reconnects, are wrong."""
 
 QUIET = 35.0
 """Seconds within which no prompt waits, and no viewer is left, after the last client has gone."""
