@@ -105,7 +105,7 @@ async def _apply(connection: asyncpg.Connection, number: int, name: str, stateme
 
 def _rejected(error: asyncpg.PostgresError) -> StartupError:
     """Return the error for a start that something in the database prevents, with what to do."""
-    reason = f"The upgrade of the database failed and was rolled back: {error}"
+    reason = f"the upgrade of the database failed and was rolled back: {error.message}"
     if isinstance(error, asyncpg.DuplicateTableError | asyncpg.DuplicateObjectError):
         return StartupError(f"{reason}. Rename it, or give chatterd a database of its own.")
     if isinstance(error, asyncpg.FeatureNotSupportedError | asyncpg.DependentObjectsStillExistError) and error.detail:

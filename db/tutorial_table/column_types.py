@@ -80,6 +80,6 @@ def _string_type(column: Column, string_type: str) -> str:
 
 def _other_type(column: Column, needed: str) -> StartupError:
     return StartupError(
-        f"The column {column.quoted} of the table chatts has the type {column.type}, and chatterd needs {needed}. "
+        f"the column {column.quoted} of the table chatts has the type {column.type}, and chatterd needs {needed}. "
         f"Rename it, and chatterd adds one: ALTER TABLE chatts RENAME COLUMN {column.quoted} TO {column.renamed};"
     )

@@ -27,6 +27,6 @@ async def locked_table(connection: asyncpg.Connection) -> StartupError:
     named = ", ".join(f"{row['pid']} ({row['application']}, {row['state'] or 'unknown state'})" for row in sessions)
     end = " ".join(f"SELECT pg_terminate_backend({row['pid']});" for row in sessions)
     return StartupError(
-        f"The table chatts cannot be upgraded while other sessions use it; waited for {LOCK_TIMEOUT:g} s. End their "
+        f"the table chatts cannot be upgraded while other sessions use it; waited for {LOCK_TIMEOUT:g} s. End their "
         f"transactions and start again: {named or 'they have ended meanwhile'}. {end}".rstrip()
     )

@@ -17,9 +17,9 @@ async def missing_privileges(connection: asyncpg.Connection, error: asyncpg.Post
     if schema:
         rows = await connection.fetch(_OBJECTS, schema["oid"], OWN_TABLES)
         statements = [row["statement"] for row in rows]
-        if not schema["may_create"]:
-            statements.append(f"GRANT USAGE, CREATE ON SCHEMA {schema['name']} TO {schema['role']};")
-    return await _advice(connection, str(error), statements)
+        if missing := [name for name in ("USAGE", "CREATE") if not schema[name.lower()]]:
+            statements.append(f"GRANT {', '.join(missing)} ON SCHEMA {schema['name']} TO {schema['role']};")
+    return await _advice(connection, error.message, statements)
 
 
 async def check_privileges(connection: asyncpg.Connection) -> None:
@@ -29,7 +29,7 @@ async def check_privileges(connection: asyncpg.Connection) -> None:
     """
     rows = await connection.fetch(_GRANTS, OWN_TABLES)
     if rows:
-        reason = "The role may not read and write all tables"
+        reason = "the role may not read and write all tables"
         raise await _advice(connection, reason, [row["statement"] for row in rows])
 
 
@@ -56,8 +56,8 @@ async def share_sequence(connection: asyncpg.Connection) -> None:
 # the role may not use.
 _SCHEMA = """
     SELECT pg_namespace.oid, quote_ident(nspname) AS name, quote_ident(current_user) AS role,
-           has_schema_privilege(pg_namespace.oid, 'CREATE') AND has_schema_privilege(pg_namespace.oid, 'USAGE')
-               AS may_create
+           has_schema_privilege(pg_namespace.oid, 'USAGE') AS usage,
+           has_schema_privilege(pg_namespace.oid, 'CREATE') AS create
     FROM pg_namespace
     LEFT JOIN pg_class ON pg_class.oid = to_regclass('chatts') AND relnamespace = pg_namespace.oid
     LEFT JOIN regexp_split_to_table(replace(current_setting('search_path'), '"$user"', current_user), ' *, *')
@@ -66,8 +66,8 @@ _SCHEMA = """
     ORDER BY pg_class.oid IS NULL, nspname <> coalesce(current_schema(), nspname), path.n LIMIT 1
 """
 
-# In this order: owners of tables own the sequences of their columns, too. A former owner that is no superuser keeps
-# what it could do as the owner.
+# Tables first: their owner owns the sequences of their columns, too. A former owner that is no superuser keeps what it
+# could do as the owner. CASE: conditions joined by AND may be evaluated in any order.
 _OBJECTS = """
     WITH mine AS (
         SELECT pg_class.oid, relname, relkind, relowner,
@@ -81,10 +81,10 @@ _OBJECTS = """
     WHERE relkind = 'r' AND relname = ANY($2)
     UNION ALL
     SELECT format('GRANT USAGE ON SEQUENCE %s TO %I;', name, current_user) FROM mine
-    WHERE relkind = 'S' AND NOT has_sequence_privilege(oid, 'USAGE') AND EXISTS (
+    WHERE CASE relkind WHEN 'S' THEN NOT has_sequence_privilege(oid, 'USAGE') END AND EXISTS (
         SELECT FROM pg_depend JOIN pg_attrdef ON pg_attrdef.oid = objid
         WHERE classid = 'pg_attrdef'::regclass AND refobjid = mine.oid AND adrelid = to_regclass('chatts')
-    ) AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = mine.oid AND deptype IN ('a', 'i') AND refobjsubid > 0)
+    ) AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = mine.oid AND deptype = 'a' AND refobjsubid > 0)
     UNION ALL
     SELECT format('ALTER FUNCTION %s OWNER TO %I;', pg_proc.oid::regprocedure, current_user) FROM pg_proc
     WHERE pronamespace = $1 AND proname = 'chatts_equal_columns' AND NOT pg_has_role(proowner, 'USAGE')
@@ -98,8 +98,12 @@ _GRANTS = """
         AND has_table_privilege(to_regclass(name), 'UPDATE') AND has_table_privilege(to_regclass(name), 'DELETE')
     )
     UNION ALL
-    SELECT format('GRANT USAGE ON SEQUENCE %s TO %I;', sequence, current_user)
-    FROM to_regclass('chatts_seq_seq') AS sequence WHERE NOT has_sequence_privilege(sequence, 'USAGE')
+    SELECT format('GRANT USAGE ON SEQUENCE %s TO %I;', sequence.oid::regclass, current_user)
+    FROM pg_class AS sequence
+    WHERE CASE relkind WHEN 'S' THEN NOT has_sequence_privilege(oid, 'USAGE') END AND EXISTS (
+        SELECT FROM pg_depend JOIN pg_attrdef ON pg_attrdef.oid = objid
+        WHERE classid = 'pg_attrdef'::regclass AND refobjid = sequence.oid AND adrelid = to_regclass('chatts')
+    )
 """
 
 _SEQUENCE_GRANTS = """

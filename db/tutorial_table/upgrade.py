@@ -41,30 +41,30 @@ def check_table(table: Table) -> None:
         raise StartupError(f"{table.identifier} is {kind}, and chatterd needs an ordinary table. {rename}.")
     if table.inherits:
         raise StartupError(
-            f"The table {table.identifier} inherits from another table or is inherited by one, and chatterd needs an "
+            f"the table {table.identifier} inherits from another table or is inherited by one, and chatterd needs an "
             f"ordinary table. {rename}."
         )
     if table.rules:
         rules = " ".join(f"DROP RULE {rule} ON {table.identifier};" for rule in table.rules)
         raise StartupError(
-            f"The table {table.identifier} has rules, which PostgreSQL does not support for statements such as "
+            f"the table {table.identifier} has rules, which PostgreSQL does not support for statements such as "
             f"chatterd's. Drop them, or replace them by triggers: {rules}"
         )
     for name in RESERVED:
         if column := table.columns.get(name):
             raise StartupError(
-                f"The table {table.identifier} has a column {name}, a name that chatterd needs for its own. Rename it: "
+                f"the table {table.identifier} has a column {name}, a name that chatterd needs for its own. Rename it: "
                 f"ALTER TABLE {table.identifier} RENAME COLUMN {column.quoted} TO {column.renamed};"
             )
     for column in table.columns.values():
         if column.name in TYPE_CHANGES and column.computed:
             raise StartupError(
-                f"The column {column.quoted} of the table {table.identifier} is generated, and chatterd has to write "
+                f"the column {column.quoted} of the table {table.identifier} is generated, and chatterd has to write "
                 f"to it. Rename it: ALTER TABLE {table.identifier} RENAME COLUMN {column.quoted} TO {column.renamed};"
             )
         if _lacks_value(column) and column.in_key:
             raise StartupError(
-                f"The column {column.quoted} belongs to the primary key of the table {table.identifier} and has no "
+                f"the column {column.quoted} belongs to the primary key of the table {table.identifier} and has no "
                 f"default, and chatterd has no value for it. Give it a default: ALTER TABLE {table.identifier} ALTER "
                 f"COLUMN {column.quoted} SET DEFAULT ...;"
             )
@@ -93,8 +93,8 @@ async def put_back(connection: asyncpg.Connection, table: Table) -> None:
             await connection.execute(f"ALTER TABLE {name} {', '.join(_column_clauses(table, pairs))}")
         except asyncpg.DataError as error:
             raise StartupError(
-                f"A value in the table {name} is no UUID or no time ({error}). Correct it, or rename the column, and "
-                f"chatterd adds its own: ALTER TABLE {name} RENAME COLUMN id TO old_id;"
+                f"a value in the table {name} is no UUID or no time ({error.message}). Correct it, or rename the "
+                f"column, and chatterd adds its own: ALTER TABLE {name} RENAME COLUMN id TO old_id;"
             ) from error
         await connection.execute(_number_rows(table, pairs))
         await connection.execute(_CONSTRAINTS.format(table=name, schema=table.schema))
