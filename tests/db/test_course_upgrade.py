@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
 import pytest
@@ -329,6 +331,26 @@ def test_sessions_of_the_courses_servers_go_on(database_url: str) -> None:
         assert [row["message"] for row in await connection.fetch(select, "a")] == ["m0", "m1"]
 
     with_connection(database_url, run)
+
+
+def test_no_message_is_lost_that_a_server_writes_during_the_upgrade(database_url: str) -> None:
+    execute(database_url, create(W26) + "INSERT INTO chatts SELECT 'user', n::text FROM generate_series(1, 20000) AS n")
+    upgraded = threading.Event()
+
+    def write() -> int:
+        server, number = CourseServer(database_url, "name"), 0
+        while not upgraded.is_set() or number < 20:
+            server.record("user", f"m{number}", "a")
+            number += 1
+        return number
+
+    with ThreadPoolExecutor() as threads:
+        writers = [threads.submit(write) for _ in range(3)]
+        upgrade(database_url)
+        upgraded.set()
+        written = sum(writer.result() for writer in writers)
+    counted = "SELECT count(*), count(DISTINCT seq), count(username), min(seq), max(seq) - count(*) FROM chatts"
+    assert tuple(rows(database_url, counted)[0]) == (20_000 + written, 20_000 + written, 20_000 + written, 1, 0)
 
 
 def test_a_transaction_that_does_not_end_is_named(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

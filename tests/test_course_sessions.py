@@ -1,0 +1,118 @@
+"""Whole sessions of both editions of the course: its apps on chatterd, its servers in between, on one table."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+
+from tests.cluster import words
+from tests.course import CourseServer
+from tests.course_apps import APPS, App
+from tests.database import execute
+from tests.fakes.ollama import Gate, ScriptedOllama, Text, failure
+from tests.program import Program
+
+APPID = "edu.umich.reactive.llmChat"
+REPLY = words(5)
+"""The scripted reply."""
+
+F25 = """
+    CREATE TABLE chatts (username varchar(255), message text, id uuid, time timestamptz DEFAULT now(),
+        appid varchar(155));
+"""
+W26 = """
+    CREATE TABLE chatts (name varchar(255), message varchar(255), id uuid, time timestamptz DEFAULT CURRENT_TIMESTAMP,
+        appid varchar(64));
+"""
+
+
+@dataclass
+class Site:
+    """A table of one edition, its server, and a chatterd on the same table."""
+
+    server: CourseServer
+    url: str
+
+
+@pytest.fixture(scope="module", params=["F25", "W26"])
+def program(
+    request: pytest.FixtureRequest, new_database: Callable[[], str], _session_ollama: ScriptedOllama
+) -> Iterator[Site]:
+    """Start chatterd on a table of this edition with a conversation."""
+    url = new_database()
+    execute(url, F25 if request.param == "F25" else W26)
+    server = CourseServer(url, "username" if request.param == "F25" else "name")
+    server.record("user", "before", "old")
+    server.record("assistant", "reply", "old")
+    server.postchatt("student", "hello, class")
+    settings = {"ollama_retry_timeout": 0, "heartbeat_interval": 0.1, "drain_timeout": 1}
+    with Program(database_url=url, ollama_host=_session_ollama.url, embedded_model=False, **settings) as chatterd:
+        yield Site(server, chatterd.url)
+        assert chatterd.alarms([]) == []
+
+
+@pytest.fixture
+def site(program: Site, ollama: ScriptedOllama) -> Site:
+    """Return the site, with the scripted Ollama reset."""
+    return program
+
+
+def sent(ollama: ScriptedOllama) -> list[tuple[str, str]]:
+    """Return the messages of the last request to Ollama."""
+    return [(message["role"], message["content"]) for message in ollama.generations[-1].json["messages"]]
+
+
+@pytest.mark.parametrize("kind", APPS)
+def test_a_class_that_goes_back_and_forth_between_servers(site: Site, ollama: ScriptedOllama, kind: type[App]) -> None:
+    appid = f"{APPID}.{kind.__name__}"
+    server, expected = site.server, []
+    with kind(site.url, appid) as app, kind(site.url, f"{appid}.other") as other:
+        for turn in range(3):
+            shown = app.send(f"prompt {turn}")
+            assert (shown.text, shown.errors, shown.printed) == (REPLY, [], [])
+            expected.append(("user", f"prompt {turn}"))
+            assert sent(ollama) == expected
+            expected.append(("assistant", REPLY))
+            assert other.send(f"another {turn}").text == REPLY
+
+            server.record("user", f"old prompt {turn}", appid)
+            expected.append(("user", f"old prompt {turn}"))
+            assert server.history(appid) == expected
+            server.record("assistant", f"old reply {turn}", appid)
+            expected.append(("assistant", f"old reply {turn}"))
+        assert app.send("the last one").text == REPLY
+        assert sent(ollama) == [*expected, ("user", "the last one")]
+    assert [text for _, text in server.history(f"{appid}.other")][::2] == [f"another {turn}" for turn in range(3)]
+    assert server.getchatts()[2][:2] == ("student", "hello, class")
+    assert server.history("old") == [("user", "before"), ("assistant", "reply")]
+
+
+@pytest.mark.parametrize("kind", APPS)
+def test_errors_are_shown_and_the_conversation_goes_on(site: Site, ollama: ScriptedOllama, kind: type[App]) -> None:
+    appid = f"{APPID}.errors.{kind.__name__}"
+    with kind(site.url, appid, "no-such-model") as app:
+        ollama.script(failure(404, "model 'no-such-model' not found"))
+        shown = app.send("hi")
+        assert (shown.text, shown.printed) == ("", [])
+        assert len(shown.errors) == 1 and "no-such-model" in shown.errors[0]
+        app.model = "fake"
+        shown = app.send("hi again")
+        assert (shown.text, shown.errors) == (REPLY, [])
+    with pytest.raises(asyncpg.NotNullViolationError, match="null value"):  # the tutorial's test of the error event
+        site.server.record(None, "reply", appid)
+    assert site.server.history(appid)[-1] == ("assistant", REPLY)
+
+
+@pytest.mark.parametrize("kind", APPS)
+def test_an_app_that_waits_for_its_reply_parses_every_line(site: Site, ollama: ScriptedOllama, kind: type[App]) -> None:
+    """Comments while nothing comes, and a text that looks like lines of a stream."""
+    gate = Gate()
+    text = 'event: x\ndata: y\n\n: z\r\nid: 7\u2028\u0085 {"error": "no"}'
+    ollama.script(gate, Text(text))
+    with kind(site.url, f"{APPID}.waiting.{kind.__name__}") as app, app.streaming("hi") as steps:
+        for _ in range(3):  # three comments
+            assert next(steps).text == ""
+        gate.open()
+        *_, shown = steps
+    assert (shown.text, shown.errors, shown.printed) == (text, [], [])
