@@ -32,7 +32,7 @@ REJECTED_ERRORS = (
 
 
 async def migrate(connection: asyncpg.Connection) -> None:
-    """Apply the migrations that are newer than the database. Unknown newer migrations are left unchanged.
+    """Apply the migrations that the database lacks, in their order. Unknown newer migrations are left unchanged.
 
     :raises StartupError: a privilege is missing, or something in the database prevents a migration, which was rolled
         back; the ones before it remain applied.
@@ -53,11 +53,11 @@ async def migrate(connection: asyncpg.Connection) -> None:
 
 
 async def _migrate(connection: asyncpg.Connection) -> None:
-    newest = 0
+    applied: set[int] = set()
     if await connection.fetchval("SELECT to_regclass('chatterd_migrations')"):
-        newest = await connection.fetchval("SELECT coalesce(max(number), 0) FROM chatterd_migrations")
-    pending = [migration for migration in _migrations() if migration[0] > newest]
-    if newest:
+        applied = {row["number"] for row in await connection.fetch("SELECT number FROM chatterd_migrations")}
+    pending = [migration for migration in _migrations() if migration[0] not in applied]
+    if applied:
         for migration in pending:
             await _apply(connection, *migration)
         await keep_columns_equal(connection)

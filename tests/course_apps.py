@@ -60,6 +60,10 @@ class App:
             *_, last = shown
             return last
 
+    def prepare(self, system: str) -> int:
+        """Send the system prompt as at each launch; return the status, of which only 200 matters."""
+        return self.http.post("/llmprep", json=self.body("system", system, stream=False)).status_code
+
     @contextmanager
     def streaming(self, prompt: str) -> Iterator[Iterator[Shown]]:
         """Send a prompt; yield what is shown after each line. The end of the block closes the app."""

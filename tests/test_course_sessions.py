@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 import pytest
@@ -10,7 +11,7 @@ from tests.cluster import words
 from tests.course import CourseServer
 from tests.course_apps import APPS, App
 from tests.database import execute
-from tests.fakes.ollama import Gate, ScriptedOllama, Text, failure
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Text, failure, last_line, line
 from tests.program import Program
 
 APPID = "edu.umich.reactive.llmChat"
@@ -116,3 +117,86 @@ def test_an_app_that_waits_for_its_reply_parses_every_line(site: Site, ollama: S
         gate.open()
         *_, shown = steps
     assert (shown.text, shown.errors, shown.printed) == (text, [], [])
+
+
+# What an app does at its launch, and what happens to apps that cannot follow, stop or retry a reply.
+
+
+@pytest.mark.parametrize("kind", APPS)
+def test_each_launch_begins_anew_with_the_system_prompt(site: Site, ollama: ScriptedOllama, kind: type[App]) -> None:
+    appid = f"{APPID}.launch.{kind.__name__}"
+    for launch in range(2):
+        with kind(site.url, appid) as app:
+            assert app.prepare(f"Be brief, {launch}.") == 200
+            assert app.send("hi").text == REPLY
+        assert sent(ollama) == [("system", f"Be brief, {launch}."), ("user", "hi")]
+        assert site.server.history(appid) == [*sent(ollama), ("assistant", REPLY)]
+    site.server.prep(appid, ("system", "Be verbose."))  # the class goes back to the course's server
+    site.server.record("user", "and now?", appid)
+    assert site.server.history(appid) == [("system", "Be verbose."), ("user", "and now?")]
+    with kind(site.url, appid) as app:
+        app.send("hi")
+    assert sent(ollama) == [("system", "Be verbose."), ("user", "and now?"), ("user", "hi")]
+
+
+def test_people_of_both_servers_read_each_other(site: Site) -> None:
+    with APPS[0](site.url, APPID) as app:
+        site.server.postchatt("Ann", "on the course's server")
+        answer = app.http.post("/postchatt/", json={site.server.role: "Bob", "message": "on chatterd"})
+        assert (answer.status_code, answer.json()) == (200, {})
+        chatts = app.http.get("/getchatts/").json()
+    said = [("Ann", "on the course's server"), ("Bob", "on chatterd")]
+    assert [tuple(chatt[:2]) for chatt in chatts[-2:]] == said
+    rows_without_appid = [row for row in site.server.getchatts() if row[0] in ("Ann", "Bob")]
+    assert [(*row[:2], str(row[2]), row[3]) for row in rows_without_appid] == [
+        (name, text, id, datetime.fromisoformat(time)) for name, text, id, time in chatts[-2:]
+    ]
+
+
+@pytest.mark.parametrize("kind", APPS)
+def test_an_app_that_is_closed_in_mid_reply_and_opened_again(
+    site: Site, ollama: ScriptedOllama, kind: type[App]
+) -> None:
+    appid = f"{APPID}.closed.{kind.__name__}"
+    ollama.script(Head(), Lines(line("half ")), Gate("never"))
+    with kind(site.url, appid) as app, app.streaming("one") as steps:
+        assert any(shown.text == "half " for shown in steps)
+    with kind(site.url, appid) as app:
+        shown = app.send("two")
+    assert (shown.text, shown.errors) == (REPLY, [])
+    assert sent(ollama) == [("user", "one"), ("assistant", "half "), ("user", "two")]
+    assert site.server.history(appid) == [*sent(ollama), ("assistant", REPLY)]
+
+
+@pytest.mark.parametrize("kind", APPS)
+def test_two_devices_with_one_app_take_turns(site: Site, ollama: ScriptedOllama, kind: type[App]) -> None:
+    """And an app that sends while its own first request runs."""
+    appid = f"{APPID}.devices.{kind.__name__}"
+    ollama.script(Head(), Lines(line("a ")), gate := Gate(), Lines(last_line("b")))
+    with (
+        kind(site.url, appid) as first,
+        kind(site.url, appid) as second,
+        first.streaming("one") as steps,
+        second.streaming("two") as waiting,
+    ):
+        assert any(shown.text == "a " for shown in steps)
+        assert next(waiting).text == ""  # a comment
+        gate.open()
+        *_, one = steps
+        *_, two = waiting
+    assert (one.text, one.errors, one.printed) == ("a b", [], [])
+    assert (two.text, two.errors, two.printed) == (REPLY, [], [])
+    assert sent(ollama) == [("user", "one"), ("assistant", "a b"), ("user", "two")]
+
+
+def test_an_app_that_is_opened_again_while_another_device_watches(site: Site, ollama: ScriptedOllama) -> None:
+    """Its system prompt stops the reply, which the other device shows to its end."""
+    appid = f"{APPID}.prepared"
+    ollama.script(Head(), Lines(line("a ")), Gate("never"))
+    with APPS[0](site.url, appid) as app, APPS[1](site.url, appid) as other, other.streaming("one") as steps:
+        assert any(shown.text == "a " for shown in steps)
+        assert app.prepare("Be brief.") == 200
+        *_, shown = steps
+        assert shown.text == "a "
+        assert app.send("two").text == REPLY
+    assert site.server.history(appid) == [("system", "Be brief."), ("user", "two"), ("assistant", REPLY)]

@@ -214,7 +214,7 @@ def test_a_second_migration_changes_nothing(database_url: str) -> None:
         rows(database_url, "SELECT * FROM chatts"),
         rows(database_url, "SELECT * FROM chatterd_migrations"),
     ) == before
-    assert [row["number"] for row in before[1]] == list(range(1, len(before[1]) + 1))
+    assert [row["number"] for row in before[1]] == [number for number, _, _ in db.migrate._migrations()]
 
 
 @pytest.mark.parametrize("existing", [True, False], ids=["existing table", "empty database"])
