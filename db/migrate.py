@@ -77,10 +77,11 @@ async def _apply_first(connection: asyncpg.Connection, migrations: list[tuple[in
         path = "set_config('search_path', $1 || ', ' || current_setting('search_path'), true)"
         await connection.execute(f"SELECT {path}", table.schema)
         await upgrade.set_aside(connection, table)
-    await connection.execute(
-        "CREATE TABLE IF NOT EXISTS chatterd_migrations"
-        " (number int PRIMARY KEY, name text NOT NULL, applied timestamptz NOT NULL DEFAULT now())"
-    )
+    if not await connection.fetchval("SELECT to_regclass('chatterd_migrations')"):
+        await connection.execute(
+            "CREATE TABLE chatterd_migrations"
+            " (number int PRIMARY KEY, name text NOT NULL, applied timestamptz NOT NULL DEFAULT now())"
+        )
     first, *others = migrations
     await _apply(connection, *first)
     if table:

@@ -1,5 +1,6 @@
 """Whole sessions of both editions of the course: its apps on chatterd, its servers in between, on one table."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -200,3 +201,25 @@ def test_an_app_that_is_opened_again_while_another_device_watches(site: Site, ol
         assert shown.text == "a "
         assert app.send("two").text == REPLY
     assert site.server.history(appid) == [("system", "Be brief."), ("user", "two"), ("assistant", REPLY)]
+
+
+def test_tool_calls_of_the_courses_server_reach_the_model_and_the_other_way_round(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    execute(database_url, F25.replace("appid varchar(155)", "appid varchar(155), toolcalls text, toolschemas text"))
+    server = CourseServer(database_url)
+    calls = [{"function": {"name": "getWeather", "arguments": {"lat": "42", "lon": "-83"}}}]
+    server.record_tools("user", "weather?", APPID, "toolschemas", '[{"type": "function"}]')
+    server.record_tools("assistant", "", APPID, "toolcalls", json.dumps(calls))
+    server.record("tool", "5 degrees", APPID)
+    with APPS[0](start_chatterd(database_url=database_url).url, APPID) as app:
+        ollama.script(Head(), Lines(line("", message={"tool_calls": calls}), last_line()))
+        app.send("and now?")
+        assert ollama.generations[-1].json["messages"] == [
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": "", "tool_calls": calls},
+            {"role": "tool", "content": "5 degrees"},
+            {"role": "user", "content": "and now?"},
+        ]
+    role, content, written, _ = server.history_with_tools(APPID)[-1]
+    assert (role, content, json.loads(written or "")) == ("assistant", "", calls)

@@ -15,7 +15,6 @@ class Column:
     :ivar renamed: the identifier ``old_`` and its name, for advice.
     :ivar type: its type as in SQL, such as ``character varying(255)``.
     :ivar base: name of the type without a modifier, such as ``varchar``; of a domain, the domain's name.
-    :ivar category: ``pg_type.typcategory``: ``S`` for strings.
     :ivar modifier: ``atttypmod``: -1 without a modifier; for varchar(n), n + 4.
     :ivar default: expression of its default, or None.
     :ivar computed: whether it is generated or an identity, so that a statement need not give its value.
@@ -27,7 +26,6 @@ class Column:
     renamed: str
     type: str
     base: str
-    category: str
     modifier: int
     default: str | None
     not_null: bool
@@ -52,7 +50,7 @@ class Table:
     :ivar identifier: its name as an SQL identifier, with the schema.
     :ivar kind: ``relkind``: ``r`` for an ordinary table.
     :ivar inherits: whether it is a child or a parent of another table.
-    :ivar rules: names of its rewrite rules, of a view its own rule included.
+    :ivar rules: identifiers of its rewrite rules, of a view its own rule included.
     """
 
     oid: int
@@ -71,7 +69,7 @@ async def find_table(connection: asyncpg.Connection) -> Table | None:
         SELECT pg_class.oid, quote_ident(nspname) AS schema, format('%I.%I', nspname, relname) AS identifier,
                relkind::text,
                EXISTS (SELECT FROM pg_inherits WHERE pg_class.oid IN (inhrelid, inhparent)) AS inherits,
-               ARRAY (SELECT rulename::text FROM pg_rewrite WHERE ev_class = pg_class.oid ORDER BY 1) AS rules
+               ARRAY (SELECT quote_ident(rulename) FROM pg_rewrite WHERE ev_class = pg_class.oid ORDER BY 1) AS rules
         FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
         WHERE pg_class.oid = to_regclass($1)
         """,
@@ -82,7 +80,7 @@ async def find_table(connection: asyncpg.Connection) -> Table | None:
     columns = await connection.fetch(
         """
         SELECT attname AS name, quote_ident(attname) AS quoted, quote_ident('old_' || attname) AS renamed,
-               format_type(atttypid, atttypmod) AS type, typname AS base, typcategory::text AS category,
+               format_type(atttypid, atttypmod) AS type, typname AS base,
                atttypmod AS modifier, pg_get_expr(adbin, adrelid) AS default, attnotnull AS not_null,
                attgenerated <> '' OR attidentity <> '' AS computed,
                EXISTS (

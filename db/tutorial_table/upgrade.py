@@ -93,8 +93,8 @@ async def put_back(connection: asyncpg.Connection, table: Table) -> None:
             await connection.execute(f"ALTER TABLE {name} {', '.join(_column_clauses(table, pairs))}")
         except asyncpg.DataError as error:
             raise StartupError(
-                f"a value in the table {name} is no UUID or no time ({error.message}). Correct it, or rename the "
-                f"column, and chatterd adds its own: ALTER TABLE {name} RENAME COLUMN id TO old_id;"
+                f"a value in the table {name} cannot be converted: {error.message}. Correct it, or rename its column, "
+                f"and chatterd adds its own. Of a UUID: ALTER TABLE {name} RENAME COLUMN id TO old_id;"
             ) from error
         await connection.execute(_number_rows(table, pairs))
         await connection.execute(_CONSTRAINTS.format(table=name, schema=table.schema))
