@@ -69,6 +69,8 @@ class WhoAmIHandler(BaseHandler):
         """Respond with the principal; its name is empty where signing in is not required."""
         self.write_json(_to_json(self.principal))
 
+    head = get
+
 
 def _to_json(principal: Principal) -> dict[str, Any]:
     return {"name": principal.name, "tenant": principal.tenant, "operator": principal.operator}
