@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from settings import Settings
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+BASE_PATH = re.compile(r"(?!\.)[\w.~-]+(/(?!\.)[\w.~-]+)*", re.ASCII)
+"""``--base-path`` without slashes at its ends: unreserved characters (RFC 3986, section 2.3), no segment ``..``."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "none")
 """Values of Tornado's option ``--logging``."""
@@ -96,7 +100,7 @@ def _parse(field: "dataclasses.Field[Any]", text: str, source: str) -> Any:
     if field.type is str:
         if not text and field.metadata["required"]:
             raise Error(f"{source} must not be empty")
-        return text.strip("[]") if field.name == "address" else text  # an IPv6 address as in a URL
+        return _normalize(field.name, text, source)
     if field.type is bool:
         if text.strip().lower() not in BOOLEANS:
             raise Error(f"{source} must be true or false, not {text!r}")
@@ -110,6 +114,22 @@ def _parse(field: "dataclasses.Field[Any]", text: str, source: str) -> Any:
         kind = "a whole number" if field.type is int else "a number of seconds"
         raise Error(f"{source} must be {kind} from {minimum:.15g} to {maximum:.15g}, not {text!r}")
     return value
+
+
+def _normalize(name: str, text: str, source: str) -> str:
+    """Return the text of a setting in the form that the program uses.
+
+    :raises tornado.options.Error: ``--base-path`` is not a path.
+    """
+    if name == "address":
+        return text.strip("[]")  # an IPv6 address as in a URL
+    if name == "base_path" and (path := text.strip("/")):
+        if not BASE_PATH.fullmatch(path):
+            raise Error(
+                f"{source} must be a path of letters, digits, '-', '.', '_' and '~', such as /chat, not {text!r}"
+            )
+        return f"/{path}"
+    return "" if name == "base_path" else text
 
 
 def _configure_logging(parser: OptionParser, arguments: Sequence[str]) -> None:

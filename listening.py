@@ -57,7 +57,7 @@ def check(address: str, port: int) -> None:
 
 
 def url(scheme: str, listening: socket.socket) -> str:
-    """Return the URL at which a browser on this machine reaches a listening socket.
+    """Return the URL at which a browser on this machine reaches a listening socket, without a slash at its end.
 
     A wildcard address, on which a server listens, becomes the loopback address, to which a client connects.
     """
@@ -65,4 +65,4 @@ def url(scheme: str, listening: socket.socket) -> str:
     address = ipaddress.ip_address(name.partition("%")[0])
     if address.is_unspecified:
         name = "::1" if address.version == 6 else "127.0.0.1"
-    return f"{scheme}://[{name}]:{port}/" if address.version == 6 else f"{scheme}://{name}:{port}/"
+    return f"{scheme}://[{name}]:{port}" if address.version == 6 else f"{scheme}://{name}:{port}"

@@ -111,8 +111,8 @@ async def serve(settings: Settings, signals: StopSignals) -> None:
         server.add_sockets(sockets)
         _tune_garbage_collection()
         signals.started()
-        url = listening.url("https" if key_pair else "http", sockets[0])
-        log.info("chatterd is ready: open %s in a browser. Ctrl-C stops it.", url)
+        url = listening.url("https" if key_pair else "http", sockets[0]) + settings.base_path
+        log.info("chatterd is ready: open %s/ in a browser. Ctrl-C stops it.", url)
         await signals.received.wait()
         await relay.replies.drain(settings.drain_timeout)
         await relay.status.end()

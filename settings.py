@@ -53,6 +53,7 @@ class Settings:
 
     port: int = _count(8000, "TCP port to listen on; 0: any free port", env="PORT", minimum=0, maximum=65_535)
     address: str = _setting("127.0.0.1", "address to listen on", required=True)
+    base_path: str = _setting("", "path below which a proxy serves this server, such as /chat; empty: /")
     certfile: str = _setting("", "PEM file with the certificate and its chain; enables https")
     keyfile: str = _setting("", "PEM file with the private key; empty: the key is in --certfile")
     data_dir: str = _setting(

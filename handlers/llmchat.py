@@ -33,7 +33,7 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         location = f"/llmchat/{cursor.id}"
         self.set_header("Location", location)
         self.set_header("Preference-Applied", "respond-async")
-        self.write_json({"id": str(cursor.id), "location": location}, 202)
+        self.write_json({"id": str(cursor.id), "location": self.public_path(location)}, 202)
 
     def _parse_prompt(self) -> Prompt:
         body, limits, settings = self.json_body(), self.services.limits, self.services.settings

@@ -64,6 +64,10 @@ def test_the_ends_of_a_range_are_in_it(field: "Mapping[str, object]") -> None:
         ("--embedded-model=perhaps", "--embedded-model must be true or false, not 'perhaps'"),
         ("--embedded-model=", "--embedded-model must be true or false, not ''"),
         ("--address=", "--address must not be empty"),
+        (
+            "--base-path=/a b",
+            "--base-path must be a path of letters, digits, '-', '.', '_' and '~', such as /chat, not '/a b'",
+        ),
         ("--data-dir=", "--data-dir must not be empty"),
         ("--prot=9000", "there is no setting --prot (did you mean --port?)"),
         ("--heartbeat_intervall=4", "there is no setting --heartbeat_intervall (did you mean --heartbeat-interval?)"),
@@ -99,6 +103,20 @@ def test_a_mistake_in_the_environment_is_told_with_the_variable(value: str) -> N
 )
 def test_a_boolean_may_be_written_as_people_do(text: str, value: bool) -> None:
     assert load_settings([f"--embedded-model={text}"], {}).embedded_model is value
+
+
+@pytest.mark.parametrize(
+    ("text", "path"), [("/chat", "/chat"), ("chat", "/chat"), ("/chat/", "/chat"), ("/a/b~c.d", "/a/b~c.d"), ("/", "")]
+)
+def test_a_base_path_may_be_written_with_and_without_slashes(text: str, path: str) -> None:
+    assert load_settings([f"--base-path={text}"], {}).base_path == path
+
+
+@pytest.mark.parametrize(
+    "text", ["/..", "/a/../b", "/a//b", "/%41", "/é", "http://example.org/chat", "/a?b", "/a;b", "/\n"]
+)
+def test_a_base_path_that_is_none_is_told(text: str) -> None:
+    assert rejection(f"--base-path={text}").startswith("--base-path must be a path of letters")
 
 
 def test_a_boolean_without_a_value_is_true() -> None:
@@ -173,7 +191,7 @@ def test_localhost_and_wildcards_are_shown_as_urls_that_a_browser_opens() -> Non
     for address, shown in (expected | ({"::1": "[::1]"} if has_ipv6() else {})).items():
         sockets = listening.listen(address, 0)
         port = sockets[0].getsockname()[1]
-        assert listening.url("http", sockets[0]) == f"http://{shown}:{port}/"
+        assert listening.url("http", sockets[0]) == f"http://{shown}:{port}"
         for one in sockets:
             one.close()
 
