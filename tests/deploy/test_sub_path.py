@@ -57,13 +57,18 @@ class Site:
     browser: Browser
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["passed on", "removed"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(False, id="passed on"), pytest.param(True, id="removed", marks=pytest.mark.extended)],
+)
 def site(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     new_database: Callable[[], str],
     _session_ollama: ScriptedOllama,
+    _session_chatterd: Program,
 ) -> Iterator[Site]:
+    """Start Chromium last: no other event loop can run in this thread at the same time."""
     folder = tmp_path_factory.mktemp("sub-path")
     tokens = TokenFile(folder / "tokens")
     tokens.add("alice")
