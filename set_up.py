@@ -62,6 +62,7 @@ NETWORK_ERRORS = (
     "Network is unreachable",
     "Name or service not known",
     "Temporary failure in name resolution",
+    "(from versions: none)",
 )
 """Parts of pip's messages when it does not reach a package index."""
 
@@ -211,7 +212,7 @@ def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
 def _describe(name: str, messages: str) -> str:
     if any(part in messages for part in NETWORK_ERRORS):
         return (
-            f"The packages of {name} cannot be downloaded: pip reaches no package index. Check the network (and "
+            f"The packages of {name} cannot be downloaded: pip reaches no index that has them. Check the network (and "
             "PIP_INDEX_URL and PIP_PROXY, if set), then run the command again."
         )
     return f"{messages}\nThe packages of {name} could not be installed; pip's messages are above."
