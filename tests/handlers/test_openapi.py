@@ -338,6 +338,38 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
     ("headFile", "404"): lambda c, o: c.http.head("/static/nope.js"),
 }
 
+HEADS = {
+    "headModels": ("/models", "listModels", ("200", "304", "503")),
+    "headHealth": ("/healthz", "getHealth", ("200", "304")),
+    "headReadiness": ("/readyz", "getReadiness", ("200", "304")),
+    "headMetrics": ("/metrics", "getMetrics", ("200",)),
+    "headWhoAmI": ("/sign-in/me", "whoAmI", ("200", "304")),
+}
+"""Operations that monitors use: path, the operation with a body, and statuses."""
+
+for id, (path, _, statuses) in HEADS.items():
+    SITUATIONS[id, "200"] = lambda c, o, at=path: c.http.head(at)  # type: ignore[misc]
+    if "304" in statuses:
+        SITUATIONS[id, "304"] = lambda c, o, at=path: c.http.head(  # type: ignore[misc]
+            at, headers={"If-None-Match": c.http.head(at).headers["ETag"]}
+        )
+    if "503" in statuses:
+        SITUATIONS[id, "503"] = lambda c, o, at=path: without_ollama(c, o, "HEAD", at)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("id", HEADS)
+def test_head_has_the_status_and_the_headers_of_get_without_its_body(client: Client, id: str) -> None:
+    path, get, _ = HEADS[id]
+    assert operation(id)["responses"].keys() == operation(get)["responses"].keys()
+    headed, got = client.http.head(path), client.http.get(path)
+    assert (headed.status_code, headed.content) == (got.status_code, b"") == (200, b"")
+    varying = {"x-request-id", "date", "content-length"}
+    assert {name: headed.headers[name] for name in headed.headers if name not in varying} == {
+        name: got.headers[name] for name in got.headers if name not in varying
+    }
+    assert int(headed.headers["Content-Length"]) > 0
+
+
 FOREIGN = {"Origin": "https://elsewhere.example"}
 for id, call in {
     "beginReply": lambda c: post(c, "/llmchat", b"{}", **FOREIGN),
@@ -382,7 +414,7 @@ LIMITED = {"408", "414", "429"}
 def test_every_documented_response_is_covered() -> None:
     """All but those of a failing server, and those covered by tests/web/test_authentication.py."""
     documented = {(id, status) for id in OPERATIONS.keys() - ENDLESS for status in operation(id)["responses"]}
-    uncovered = documented - SITUATIONS.keys() - {("signIn", "200"), ("getMetrics", "403")}
+    uncovered = documented - SITUATIONS.keys() - {("signIn", "200"), ("getMetrics", "403"), ("headMetrics", "403")}
     assert {status for _, status in uncovered} <= {"401", "413", "500", "503", "default", *LIMITED}, uncovered
 
 
