@@ -159,8 +159,11 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
             stream.write(b"").add_done_callback(lambda _: stream.close())
 
     def start_stream(self, content_type: str) -> None:
-        """Prepare a response that is read while it is written: no proxy may store or delay it."""
+        """Prepare a response that is read while it is written: no proxy may store, compress or delay it."""
         self.streams = True
+        # Compressors such as Express' hold back what they were given until they have a block of it, or see no-transform
+        # (RFC 9111, section 5.2.2.6).
+        self.set_header("Cache-Control", "no-store, no-transform")
         self.set_header("Content-Type", content_type)
         self.set_header("X-Accel-Buffering", "no")  # nginx
         # Nagle's algorithm (RFC 896) would hold back each small event until the previous one is acknowledged: 40 ms.

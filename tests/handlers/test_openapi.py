@@ -73,7 +73,7 @@ def events(stream: str) -> list[dict[str, str]]:
     """Parse a complete stream into the fields of its events, without comments."""
     assert stream.endswith("\n\n")
     blocks = [block.split("\n") for block in stream.removesuffix("\n\n").split("\n\n")]
-    return [dict(line.split(": ", 1) for line in block) for block in blocks if not block[0].startswith(":")]
+    return [dict(line.split(": ", 1) for line in block if not line.startswith(":")) for block in blocks]
 
 
 # The document.
