@@ -353,7 +353,7 @@ def test_a_response_matches_the_document(client: Client, ollama: ScriptedOllama,
     check_response(id, response)
 
 
-LIMITED = {"408", "414", "429"}
+LIMITED = {"408", "414", "429", "431"}
 """Covered below, and 408 in tests/web/test_request_limits.py, which sends requests slowly."""
 
 
@@ -379,7 +379,7 @@ def test_the_responses_413_and_503_match_the_document(
             check_response(id, response)
 
 
-def test_the_responses_414_and_429_match_the_document(
+def test_the_responses_414_429_and_431_match_the_document(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     program = start_chatterd(database_url=database_url, requests_per_minute=1)
@@ -389,6 +389,7 @@ def test_the_responses_414_and_429_match_the_document(
             path = path.replace("{", "").replace("}", "")
             statuses: dict[str, Any] = {
                 "414": {"params": {"a": "x" * 9_000}},
+                "431": {"headers": {"Cookie": "x" * 40_000}},
                 "429": {},
             }
             for status in statuses.keys() & operation(id)["responses"].keys():
