@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 NODE_MODULES = Path(__file__).parent / "node_modules"
-"""Made by ``npm ci``: the event stream parser and axe-core."""
+"""Made by ``npm ci``: what tests/package.json names."""
 
 ALL_MUST_RUN = os.environ.get("CI") == "true"
 """Whether a test fails, instead of being skipped, where the machine lacks what it needs."""

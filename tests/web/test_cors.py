@@ -179,7 +179,7 @@ REJECTED = {
 @pytest.mark.parametrize("status", REJECTED)
 @pytest.mark.expects_log("A request failed")
 def test_a_page_of_an_allowed_origin_can_read_every_error(status: int) -> None:
-    limits = {"address_requests_per_minute": 1} if status == 429 else {}
+    limits: dict[str, Any] = {"address_requests_per_minute": 1} if status == 429 else {}
     responses: list[Response] = []
 
     async def test() -> None:
