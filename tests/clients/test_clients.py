@@ -57,3 +57,11 @@ def test_a_reply_is_followed_across_cuts(library: Library, scene: str, run: Run)
 def test_a_line_of_7_mb_is_read(library: Library, scene: str, run: Run) -> None:
     check_whole(run)
     assert len(run.messages[1][1]) == LONG
+
+
+@pytest.mark.parametrize(("library", "scene"), each("cut-post", repeating=True))
+def test_a_library_that_repeats_its_post_goes_on_with_the_same_reply(library: Library, scene: str, run: Run) -> None:
+    check_whole(run)
+    requests = [one for one in run.requests if one.method != "OPTIONS"]
+    assert [one.method for one in requests] == ["POST"] * (CUTS + 1)
+    assert [one.last_event_id is None for one in requests] == [True] + [False] * CUTS
