@@ -21,6 +21,9 @@ PYTEST := $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 ON_DATABASES := tests/handlers tests/web tests/relay tests/db tests/test_invariants.py tests/test_database_trouble.py \
 	tests/test_retention.py tests/test_first_chat.py
 
+# What tests/clients needs beside: curl, and the libraries in Java and Go.
+CLIENTS := curl default-jdk-headless libokhttp-java golang-go golang-github-donovanhide-eventsource-dev
+
 .PHONY: run test test-all test-extended test-pgbouncer soak bench screenshots vendor audit check format clean
 
 run: .venv/server-is-set-up
@@ -33,7 +36,7 @@ test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
 
 # The tests that take long and seldom fail.
 test-extended: .venv/tests-are-set-up tests/node_modules/.package-lock.json
-	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
+	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus $(CLIENTS)
 	@$(PYTEST) -m extended $(ARGS)
 
 test-all:

@@ -137,7 +137,7 @@ class Runner:
     """Runs libraries against one chatterd."""
 
     def __init__(self, url: str, database_url: str, pages: str, folder: Path, stack: ExitStack) -> None:
-        self._url = url
+        self.url = url
         self._database_url = database_url
         self._pages = pages
         self._folder = folder
@@ -149,7 +149,7 @@ class Runner:
 
         :raises AssertionError: the driver fails, or does not end in time.
         """
-        with Client(self._url, appid=f"{library.name} {scene.name}") as client:
+        with Client(self.url, appid=f"{library.name} {scene.name}") as client:
             fields: dict[str, Any] = {"model": scene.name, "options": {"num_predict": WORDS}}
             cutter = self._cutters[scene.cuts]
             if scene.method == "GET" or not library.posts:
