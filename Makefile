@@ -23,6 +23,8 @@ ON_DATABASES := tests/handlers tests/web tests/relay tests/db tests/test_invaria
 
 # The requirements files whose packages the tests import.
 TEST_PACKAGES := requirements-dev.txt requirements-model.txt
+# What tests/clients needs beside: curl, and the libraries in Java and Go.
+CLIENTS := curl default-jdk-headless libokhttp-java golang-go golang-github-donovanhide-eventsource-dev
 
 .PHONY: run test test-all test-extended test-pgbouncer soak bench screenshots vendor audit check format clean
 
@@ -39,7 +41,7 @@ test: tests/node_modules/.package-lock.json
 # The tests that take long and seldom fail.
 test-extended: tests/node_modules/.package-lock.json
 	@$(SET_UP) $(TEST_PACKAGES)
-	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
+	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus $(CLIENTS)
 	@$(PYTEST) -m extended $(ARGS)
 
 test-all:

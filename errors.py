@@ -88,7 +88,7 @@ class URITooLong(ChatterdError):
 
 
 class UnsupportedMediaType(ChatterdError):
-    """The content type is not JSON."""
+    """The body is not JSON, or it is compressed."""
 
     status = 415
 

@@ -134,7 +134,7 @@ class Settings:
     )
     body_timeout: float = _seconds(10.0, "seconds without data of a request body after which the request is rejected")
 
-    heartbeat_interval: float = _seconds(15.0, "seconds without an event after which a stream sends a comment")
+    heartbeat_interval: float = _seconds(4.0, "seconds without an event after which a stream sends a comment")
     client_write_timeout: float = _seconds(
         60.0, "seconds without progress in writing to a client after which its connection is closed"
     )

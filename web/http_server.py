@@ -40,6 +40,9 @@ WARNING_INTERVAL = 60.0
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors of accept(2) when resources are exhausted; the client keeps waiting in the backlog."""
 
+HARD_LIMIT_FACTOR = 2
+"""How many times ``--max-header-bytes`` are read, so that a client can be told that it exceeds them."""
+
 MAX_HOST_LENGTH = 1_024
 """Characters of a Host header. Tornado converts its port to a number, which Python does not do with 4,301 digits."""
 
@@ -73,7 +76,8 @@ class ChatterdServer(HTTPServer):
         """
         super().initialize(
             application,
-            max_header_size=settings.max_header_bytes,
+            # Beyond this Tornado closes the connection without a response; up to it web.base responds with 431.
+            max_header_size=HARD_LIMIT_FACTOR * settings.max_header_bytes,
             max_body_size=sys.maxsize,  # web.request_body has limits that are answered with JSON
             idle_connection_timeout=settings.idle_connection_timeout,
         )

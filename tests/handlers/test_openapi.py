@@ -73,7 +73,7 @@ def events(stream: str) -> list[dict[str, str]]:
     """Parse a complete stream into the fields of its events, without comments."""
     assert stream.endswith("\n\n")
     blocks = [block.split("\n") for block in stream.removesuffix("\n\n").split("\n\n")]
-    return [dict(line.split(": ", 1) for line in block) for block in blocks if not block[0].startswith(":")]
+    return [dict(line.split(": ", 1) for line in block if not line.startswith(":")) for block in blocks]
 
 
 # The document.
@@ -407,7 +407,7 @@ def test_a_response_matches_the_document(client: Client, ollama: ScriptedOllama,
     check_response(id, response)
 
 
-LIMITED = {"408", "414", "429"}
+LIMITED = {"408", "414", "429", "431"}
 """Covered below, and 408 in tests/web/test_request_limits.py, which sends requests slowly."""
 
 
@@ -433,7 +433,7 @@ def test_the_responses_413_and_503_match_the_document(
             check_response(id, response)
 
 
-def test_the_responses_414_and_429_match_the_document(
+def test_the_responses_414_429_and_431_match_the_document(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     program = start_chatterd(database_url=database_url, requests_per_minute=1)
@@ -443,6 +443,7 @@ def test_the_responses_414_and_429_match_the_document(
             path = path.replace("{", "").replace("}", "")
             statuses: dict[str, Any] = {
                 "414": {"params": {"a": "x" * 9_000}},
+                "431": {"headers": {"Cookie": "x" * 40_000}},
                 "429": {},
             }
             for status in statuses.keys() & operation(id)["responses"].keys():
