@@ -5,23 +5,28 @@ owner can start it without root later. If that is root too, it runs as the accou
 """
 
 import dataclasses
+import fcntl
 import os
 import pwd
 import subprocess
-import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedded.postgres.waiting import wait_until
 from errors import StartupError
 
 SERVICE_ACCOUNT = "chatterd-postgres"
 """A system account without password and login, created on the first start as root."""
 
-CREATION_TIMEOUT = 10.0
-"""Seconds for useradd, which fails while another useradd runs."""
+USERADD = (
+    *("useradd", "--system", "--user-group", "--no-create-home", "--home-dir=/nonexistent"),
+    *("--shell=/usr/sbin/nologin", SERVICE_ACCOUNT),
+)
+
+CREATION_LOCK = Path("/run/chatterd-useradd.lock")
+"""Of two useradd(8) that create the same account simultaneously, the second gives it another number."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -156,32 +161,25 @@ def _name(uid: int) -> str:
 
 
 def _service_account() -> pwd.struct_passwd:
-    found: list[pwd.struct_passwd] = []
-    output = ""
-
-    def exists() -> bool:
-        nonlocal output
+    """Return the entry of :data:`SERVICE_ACCOUNT`; create it if it is missing."""
+    problem = ""
+    with suppress(KeyError):
+        return pwd.getpwnam(SERVICE_ACCOUNT)
+    try:
+        lock = os.open(CREATION_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            found.append(pwd.getpwnam(SERVICE_ACCOUNT))
-        except KeyError:
-            output = _create_service_account()
-            return False
-        return True
-
-    if wait_until(exists, f"Creating the account {SERVICE_ACCOUNT}", threading.Event(), CREATION_TIMEOUT):
-        return found[0]
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(KeyError):
+                return pwd.getpwnam(SERVICE_ACCOUNT)
+            done = subprocess.run(USERADD, capture_output=True, text=True, env={"PATH": PATH})  # noqa: S603 - no shell
+            problem = done.stderr.strip()
+            with suppress(KeyError):
+                return pwd.getpwnam(SERVICE_ACCOUNT)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        problem = str(error)
     raise StartupError(
-        f"PostgreSQL does not run as root, and the account {SERVICE_ACCOUNT} cannot be created ({output}). Create it, "
+        f"PostgreSQL does not run as root, and the account {SERVICE_ACCOUNT} cannot be created ({problem}). Create it, "
         "run chatterd as another user, or set DATABASE_URL"
     )
-
-
-def _create_service_account() -> str:
-    """Run useradd(8); return what it complains about."""
-    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir=/nonexistent"]
-    command += ["--shell=/usr/sbin/nologin", SERVICE_ACCOUNT]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env={"PATH": PATH})  # noqa: S603
-    except OSError as error:
-        return f"useradd: {error.strerror}"
-    return done.stderr.strip()

@@ -46,7 +46,8 @@ class Binaries:
     def run_by(self, account: Account) -> bool:
         """Return whether an account can run PostgreSQL."""
         share = self.root / INSTALLATION / "share/postgresql/postgres.bki"
-        return account.succeeds([self.path("postgres"), "--version"]) and account.may("-r", share)
+        allowed = account.may("-x", self.path("postgres")) and account.may("-r", share)
+        return allowed and account.succeeds([self.path("postgres"), "--version"])
 
     def copy(self, target: Path) -> "Binaries":
         """Copy the installation, with rights for all users, and return the copy."""

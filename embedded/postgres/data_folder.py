@@ -64,7 +64,7 @@ class DataFolder:
                 self.run.mkdir(mode=0o700)
                 self.account.take(self.run)
             except FileExistsError:
-                self._check_owner(self.run)
+                self._close(self.run)
             if not os.access(self.run, os.W_OK):
                 raise StartupError(f"{self.run} cannot be written; choose another folder with --data-dir")
         except OSError as error:
@@ -73,16 +73,19 @@ class DataFolder:
                 "Choose another one with --data-dir, or set DATABASE_URL"
             ) from error
 
-    def _check_owner(self, folder: Path) -> None:
-        """Raise StartupError unless ``folder`` is a folder of the account; close it to other users."""
+    def _close(self, folder: Path) -> None:
+        """Close a folder to other users.
+
+        :raises StartupError: it is no folder, or another user's. Root may use it; see :meth:`repair_ownership`.
+        """
         status = folder.lstat()
         if not stat.S_ISDIR(status.st_mode):
             raise StartupError(f"{folder} is not a folder; remove it, or choose another --data-dir")
-        if status.st_uid not in (self.account.uid, 0 if self.account.switch else self.account.uid):
+        if status.st_uid != self.account.uid and not self.account.switch:
             owner = _user_name(folder)
             raise StartupError(
                 f"{folder} belongs to the user {owner}, and this is {self.account.name}. Run chatterd as {owner}, "
-                f"give the folder away (sudo chown -R {self.account.name}), or choose another --data-dir"
+                f"give the folder away (sudo chown -R {self.account.name} {folder}), or choose another --data-dir"
             )
         if status.st_mode & 0o077:  # PostgreSQL demands it
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -104,7 +107,7 @@ class DataFolder:
             raise StartupError(f"{self.path} cannot be used: {error.strerror}") from error
         if not self.path.is_dir():
             raise StartupError(f"{self.path} is not a folder; remove it, or choose another --data-dir")
-        self._check_owner(self.path)
+        self._close(self.path)
         try:
             names = {path.name for path in self.path.iterdir()} - {"lost+found"}
         except OSError as error:

@@ -33,10 +33,10 @@ def limit(path: Path, account: Account) -> None:
 
 
 def reason(output: bytes) -> str:
-    """Return the line that tells why a program of PostgreSQL failed: the last error, or else the last line."""
+    """Return the line that tells why a program of PostgreSQL failed: the first error, or else the last line."""
     lines = output.strip().splitlines()
     errors = [line for line in lines if any(severity in line for severity in SEVERITIES)]
-    return (errors or lines or [b"no reason is told"])[-1].decode(errors="replace").strip()
+    return (errors or lines[-1:] or [b"no reason is told"])[0].decode(errors="replace").strip()
 
 
 def reason_since(path: Path, offset: int) -> str:

@@ -199,6 +199,21 @@ def test_another_process_starts_the_server_again_that_the_first_one_started(
     wait_for_another(data, url, before)
 
 
+def test_a_server_that_cannot_be_started_is_tried_again(data: Path, embed: Embed, expected_log: list[str]) -> None:
+    """So it is while the disk is full."""
+    expected_log += ["PostgreSQL has ended. Starting it again", "cannot be started again yet: .*pg_control"]
+    server = embed(data)
+    url = server.start()
+    server.supervise()
+    control = data / "global" / "pg_control"
+    control.rename(control.with_name("away"))
+    log, before = data.parent / "postgres-run/log", postmaster_pid(data)
+    os.kill(before, signal.SIGKILL)
+    eventually("starts fail", lambda: log.read_text().count("could not find the database system") >= 2)
+    control.with_name("away").rename(control)
+    wait_for_another(data, url, before)
+
+
 def wait_for_another(data: Path, url: str, before: int) -> None:
     """Wait until a server with another process id accepts connections."""
     eventually("another one runs", lambda: accepts(url) and postmaster_pid(data) != before)
