@@ -9,7 +9,7 @@ import fcntl
 import os
 import pwd
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,20 @@ class Account:
     reads_all: bool = False
 
     def popen(
-        self, arguments: Sequence[str | Path], output: int = subprocess.DEVNULL, pass_fds: Sequence[int] = ()
+        self,
+        arguments: Sequence[str | Path],
+        output: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+        *,
+        stdin: int = subprocess.DEVNULL,
+        environment: Mapping[str, str] | None = None,
     ) -> "subprocess.Popen[bytes]":
         """Start a program as this account, in a session of its own: Ctrl-C in a terminal does not reach it.
 
         Its environment is minimal: ``LD_*``, ``PG*``, ``LC_*`` and others change what PostgreSQL does. Its current
         folder is ``/``: the current one may be closed to the account.
 
+        :param environment: added to it.
         :raises OSError: the program cannot be executed.
         """
         prefix: list[str] = []
@@ -74,10 +81,10 @@ class Account:
             change = {"user": self.uid, "group": self.gid, "extra_groups": []}
         return subprocess.Popen(  # noqa: S603 - no shell
             [*prefix, *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=output,
-            env={"PATH": PATH, "LC_ALL": "C"},
+            env={"PATH": PATH, "LC_ALL": "C", **(environment or {})},
             cwd="/",
             umask=0o077,
             start_new_session=True,

@@ -44,22 +44,25 @@ class Postmaster:
         self._interrupted = interrupted
         self._child: subprocess.Popen[bytes] | None = None
 
+    def is_locked(self) -> bool:
+        """Return whether a process of it runs, started by this process or another one that uses the data."""
+        self._reap()
+        return is_locked(self._folder.server_lock)
+
     def is_serving(self) -> bool:
         """Return whether it runs and its socket is there; it may not accept connections yet."""
-        self._reap()
         path = socket_folder.find(self._folder)
-        return is_locked(self._folder.server_lock) and path is not None and (path / socket_folder.SOCKET).exists()
+        return self.is_locked() and path is not None and (path / socket_folder.SOCKET).exists()
 
     def ensure_running(self) -> str:
         """Start it unless it runs, wait until it accepts connections, and return its URL.
 
         :raises StartupError: it does not start, or the wait was interrupted.
         """
-        self._reap()
-        if is_locked(self._folder.server_lock) and not self._wait_for_socket():
+        if self.is_locked() and not self._wait_for_socket():
             self.stop()
-        if not is_locked(self._folder.server_lock):
-            self._stop_unlocked()
+        if not self.is_locked():
+            self.stop_unlocked()
             self._start()
         path = socket_folder.find(self._folder)
         if path is None:
@@ -73,13 +76,13 @@ class Postmaster:
         """
 
         def is_settled() -> bool:
-            return self.is_serving() or not is_locked(self._folder.server_lock)
+            return self.is_serving() or not self.is_locked()
 
         what = f"Waiting for the PostgreSQL that another process started on {self._folder.path}"
         return wait_until(is_settled, what, self._interrupted, LOST_TIMEOUT) and self._wait_ready(0)
 
-    def _stop_unlocked(self) -> None:
-        """Stop a PostgreSQL that was not started here, by an older version of chatterd or by hand; its lock is free.
+    def stop_unlocked(self) -> None:
+        """Stop a PostgreSQL without the lock: one that an older version of chatterd started, or somebody by hand.
 
         If ``postmaster.pid`` names any other process, or none, the file is left from a crash and removed: PostgreSQL
         does not start if a process of that id exists.
@@ -147,8 +150,7 @@ class Postmaster:
         return self._runs()
 
     def _runs(self) -> bool:
-        self._reap()
-        return self._child is not None or is_locked(self._folder.server_lock)
+        return self.is_locked() or self._child is not None
 
     def _accepts(self) -> bool:
         path = socket_folder.find(self._folder)
@@ -166,11 +168,10 @@ class Postmaster:
 
         :raises StartupError: its process cannot be found.
         """
-        self._reap()
-        if is_locked(self._folder.server_lock):
+        if self.is_locked():
             if identity := self._identity():
                 self._signal(identity)
-            if not wait_until(lambda: not is_locked(self._folder.server_lock), "Waiting", NEVER, LOST_TIMEOUT):
+            if not wait_until(lambda: not self.is_locked(), "Waiting", NEVER, LOST_TIMEOUT):
                 raise StartupError(
                     f"PostgreSQL runs on {self._folder.path}, but its process cannot be found here or is another "
                     "user's; does another container use the folder?"

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from embedded.postgres import account as accounts
-from embedded.postgres import binaries, log_file
+from embedded.postgres import binaries, locale_repair, log_file
 from embedded.postgres.data_folder import DataFolder
 from embedded.postgres.file_lock import exclusive, open_private, try_lock
 from embedded.postgres.initialization import initialize
@@ -74,6 +74,9 @@ class EmbeddedPostgres:
             if self._use is None:
                 self._use = open_private(folder.users_lock, account)
                 try_lock(self._use, fcntl.LOCK_SH)
+            if not self._postmaster.is_locked():
+                self._postmaster.stop_unlocked()
+                locale_repair.repair(folder, programs, lock)
             return self._postmaster.ensure_running()
 
     def supervise(self) -> None:

@@ -1,10 +1,12 @@
 """The embedded PostgreSQL: where its data may be, who may connect, which processes share it."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -12,10 +14,13 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
-from embedded.postgres.file_lock import is_locked
+from embedded.postgres import EmbeddedPostgres, account
+from embedded.postgres.file_lock import exclusive, is_locked
+from tests.client import Client
+from tests.cluster import words
 from tests.database import eventually, execute, postmaster_pid, rows
-from tests.program import ROOT
+from tests.fakes.ollama import ScriptedOllama, Words
+from tests.program import ROOT, Program
 
 Embed = Callable[[Path], EmbeddedPostgres]
 
@@ -94,6 +99,7 @@ def test_the_environment_does_not_change_the_server(base: Path, embed: Embed, mo
 
 SHARING = """
 import sys
+import threading
 from pathlib import Path
 from embedded.postgres import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]))
@@ -212,6 +218,44 @@ def test_a_server_that_cannot_be_started_is_tried_again(data: Path, embed: Embed
     eventually("starts fail", lambda: log.read_text().count("could not find the database system") >= 2)
     control.with_name("away").rename(control)
     wait_for_another(data, url, before)
+
+
+def test_chatterd_goes_on_after_its_server_was_killed(
+    base: Path, start_chatterd: Callable[..., Program], ollama: ScriptedOllama, expected_log: list[str]
+) -> None:
+    expected_log += ["PostgreSQL", "database"]
+    chatterd = start_chatterd(data_dir=base / "a folder; $(id)")
+    folder = base / "a folder; $(id)" / "postgres"
+    with Client(chatterd.url) as client:
+        ollama.script(Words())
+        client.ask("before")
+        os.kill(postmaster_pid(folder), signal.SIGKILL)
+        chatterd.wait_log("The embedded PostgreSQL runs again")
+        eventually("it is ready", lambda: client.http.get("/readyz").status_code == 200)
+        ollama.script(Words())
+        client.ask("after")
+        assert [text for _, text in client.messages()] == ["before", words(5), "after", words(5)]
+    assert chatterd.terminate() == 0
+    assert not is_running(folder)
+
+
+def test_ctrl_c_ends_a_start_that_waits(data: Path, embed: Embed) -> None:
+    server = embed(data)
+    server.start()
+    server.stop()
+    with exclusive(data.parent / "postgres-run/start.lock", account.current(), threading.Event()):
+        command = [sys.executable, "server.py", "--port=0", "--database-url=", f"--data-dir={data.parent}"]
+        environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            for line in process.stderr:
+                if "Waiting for another process" in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            rest = process.stderr.read()
+    assert process.returncode == 1
+    assert re.search("^chatterd cannot start: interrupted. Waiting for another process", rest, re.MULTILINE)
+    assert "Traceback" not in rest
 
 
 def wait_for_another(data: Path, url: str, before: int) -> None:

@@ -177,6 +177,7 @@ def closed_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(site.parent)
 
 
+@pytest.mark.extended
 def test_programs_that_the_account_may_not_run_are_copied_once(
     closed_site: Path, base: Path, embed: Embed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

