@@ -56,6 +56,11 @@ class Account:
     switch: bool = False
     reads_all: bool = False
 
+    @property
+    def has_entry(self) -> bool:
+        """Return whether the operating system knows a name for it. In a container it may not."""
+        return _entry(self.uid) is not None
+
     def popen(
         self,
         arguments: Sequence[str | Path],

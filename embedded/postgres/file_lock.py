@@ -45,19 +45,24 @@ def try_lock(descriptor: int, operation: int) -> bool:
     return True
 
 
+class LockTimeout(Exception):
+    """Another process did not release a lock in time."""
+
+
 @contextmanager
-def exclusive(path: Path, account: Account, interrupted: threading.Event) -> Iterator[int]:
+def exclusive(
+    path: Path, account: Account, interrupted: threading.Event, timeout: float = float("inf")
+) -> Iterator[int]:
     """Hold a lock for the block; yield its descriptor. A child process that inherits it holds the lock until it ends.
 
     :raises StartupError: ``interrupted`` was set while another process held it.
+    :raises LockTimeout: another process held it for ``timeout`` seconds.
     """
     descriptor = open_private(path, account)
     try:
-        wait_until(
-            lambda: try_lock(descriptor, fcntl.LOCK_EX),
-            f"Waiting for another process that starts or stops the embedded PostgreSQL: it has locked {path}",
-            interrupted,
-        )
+        what = f"Waiting for another process that starts or stops the embedded PostgreSQL: it has locked {path}"
+        if not wait_until(lambda: try_lock(descriptor, fcntl.LOCK_EX), what, interrupted, timeout):
+            raise LockTimeout(what)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -43,6 +43,11 @@ def initialize(folder: DataFolder, programs: Binaries, start_lock: int, interrup
         be killed, the next one waits for the end of initdb before it removes what is left.
     :raises StartupError: initdb fails, for instance because the disk is full, or ``interrupted`` was set.
     """
+    if not folder.account.has_entry:
+        raise StartupError(
+            f"the user {folder.account.name} has no entry in /etc/passwd, which PostgreSQL demands when it creates its "
+            "data. Add one, run chatterd as another user, or set DATABASE_URL"
+        )
     _remove_unfinished(folder)
     try:
         staging = Path(tempfile.mkdtemp(prefix=f"{folder.path.name}{STAGING}", dir=folder.path.parent))

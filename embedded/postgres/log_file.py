@@ -21,10 +21,10 @@ def limit(path: Path, account: Account) -> None:
 
     PostgreSQL keeps the file open and appends to it, so it is copied and truncated; lines written in between are lost.
     """
+    if not path.exists() or path.stat().st_size <= MAX_BYTES:
+        return
     source = open_private(path, account)
     with os.fdopen(source, "rb") as content:
-        if content.seek(0, os.SEEK_END) <= MAX_BYTES:
-            return
         content.seek(-MAX_BYTES, os.SEEK_END)
         target = open_private(path.with_name(f"{path.name}.1"), account, os.O_WRONLY | os.O_TRUNC)
         with os.fdopen(target, "wb") as copy:

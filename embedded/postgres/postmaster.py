@@ -86,12 +86,15 @@ class Postmaster:
 
         If ``postmaster.pid`` names any other process, or none, the file is left from a crash and removed: PostgreSQL
         does not start if a process of that id exists.
+
+        :raises StartupError: it does not stop.
         """
         pid = self._pid_in_file()
-        while pid and process.is_postgres_in(pid, self._folder.path) and (identity := process.identity(pid)):
+        if pid and process.is_postgres_in(pid, self._folder.path) and (identity := process.identity(pid)):
             log.info("Restarting the PostgreSQL that runs on %s already (process %d)", self._folder.path, pid)
             self._signal(identity)
-            pid = self._pid_in_file()
+            if process.identity(pid) == identity:
+                raise StartupError(f"PostgreSQL runs on {self._folder.path} already and does not stop (process {pid})")
         self._folder.pid_file.unlink(missing_ok=True)
 
     def _pid_in_file(self) -> int | None:
@@ -171,7 +174,7 @@ class Postmaster:
         if self.is_locked():
             if identity := self._identity():
                 self._signal(identity)
-            if not wait_until(lambda: not self.is_locked(), "Waiting", NEVER, LOST_TIMEOUT):
+            if not wait_until(lambda: not self.is_locked(), "Waiting for PostgreSQL to stop", NEVER, LOST_TIMEOUT):
                 raise StartupError(
                     f"PostgreSQL runs on {self._folder.path}, but its process cannot be found here or is another "
                     "user's; does another container use the folder?"

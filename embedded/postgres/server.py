@@ -9,7 +9,7 @@ from pathlib import Path
 from embedded.postgres import account as accounts
 from embedded.postgres import binaries, locale_repair, log_file
 from embedded.postgres.data_folder import DataFolder
-from embedded.postgres.file_lock import exclusive, open_private, try_lock
+from embedded.postgres.file_lock import LockTimeout, exclusive, open_private, try_lock
 from embedded.postgres.initialization import initialize
 from embedded.postgres.postmaster import NEVER, Postmaster
 from errors import StartupError
@@ -21,6 +21,10 @@ CHECK_INTERVAL = 0.5
 
 MAX_RETRY_INTERVAL = 10.0
 """Seconds between two attempts to start a PostgreSQL that does not start, at most."""
+
+
+LEAVE_TIMEOUT = 5.0
+"""Seconds for which a process that stops waits for one that starts the server."""
 
 
 class EmbeddedPostgres:
@@ -95,13 +99,15 @@ class EmbeddedPostgres:
             self._supervisor.join()
             self._supervisor = None
         if self._folder and self._postmaster and self._use is not None:
-            with exclusive(self._folder.start_lock, self._folder.account, NEVER):
-                try:
+            try:
+                with exclusive(self._folder.start_lock, self._folder.account, NEVER, LEAVE_TIMEOUT):
                     if try_lock(self._use, fcntl.LOCK_EX):
                         self._postmaster.stop()
-                finally:
-                    os.close(self._use)
-                    self._use = None
+            except LockTimeout:
+                pass  # a process that starts the server uses it, and stops it
+            finally:
+                os.close(self._use)
+                self._use = None
         self._interrupted = threading.Event()
         self._postmaster = None
 

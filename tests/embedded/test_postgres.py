@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,7 +27,7 @@ Embed = Callable[[Path], EmbeddedPostgres]
 
 NAMES = [
     pytest.param("a 'quote' \"two\" $(touch injected) `touch injected`; touch injected & # + %41 \\", id="shell"),
-    pytest.param("Grüße 日本 😀\nsecond line", id="unicode"),
+    pytest.param("Grüße 日本 😀\nsecond line", id="unicode", marks=pytest.mark.extended),
     pytest.param("long-" + 200 * "x", id="long", marks=pytest.mark.extended),
 ]
 
@@ -52,17 +53,18 @@ def test_any_folder_name_is_taken_literally(name: str, base: Path, embed: Embed)
     assert not list(ROOT.glob("injected")) and not Path("/injected").exists()
 
 
-def test_only_the_owner_of_the_data_can_enter_the_folder_of_the_socket(base: Path, embed: Embed) -> None:
+def test_only_the_owner_of_the_data_can_enter_the_folder_of_the_socket(base: Path, data: Path, embed: Embed) -> None:
     """The server asks for no password."""
-    url = embed(base / "postgres").start()
+    url = embed(data).start()
     folder = socket_folder(url)
-    for path in (folder, folder / ".s.PGSQL.5432", base / "postgres", base / "postgres-run", base / "postgres-run/log"):
+    for path in (folder, folder / ".s.PGSQL.5432", data, base / "postgres-run", base / "postgres-run/log"):
         assert stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0, path
     assert values(url, "SHOW listen_addresses") == [""]
     assert values(url, "SHOW unix_socket_permissions") == ["0700"]
     assert len(os.fsencode(folder)) < 80
 
 
+@pytest.mark.extended
 def test_a_folder_of_another_place_is_not_used_for_the_socket(data: Path, embed: Embed, tmp_path: Path) -> None:
     """Another user, or a clumsy cleaner, may have put something else where the socket was."""
     server = embed(data)
@@ -157,6 +159,25 @@ def test_the_next_start_takes_over_what_killed_processes_left(data: Path, embed:
     assert not is_running(data)
 
 
+def test_a_start_that_takes_long_is_waited_for_and_logged(
+    data: Path, embed: Embed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stopped process stands for one that recovers from a crash: it accepts no connections."""
+    caplog.set_level("INFO", "chatterd")
+    process, url = share(data)
+    pid = postmaster_pid(data)
+    os.kill(pid, signal.SIGSTOP)
+    server = embed(data)
+    with ThreadPoolExecutor() as threads:
+        starting = threads.submit(server.start)
+        eventually("it is logged", lambda: "Waiting for PostgreSQL, which starts on" in caplog.text)
+        assert not starting.done()
+        os.kill(pid, signal.SIGCONT)
+        assert starting.result() == url
+    end(process)
+
+
+@pytest.mark.extended
 def test_simultaneous_first_starts_share_one_server(base: Path) -> None:
     folder = base / "data" / "postgres"
     processes = [
@@ -190,6 +211,7 @@ def test_a_killed_server_is_started_again_on_the_same_socket(data: Path, embed: 
         assert values(url, "SELECT one FROM kept") == [1]
 
 
+@pytest.mark.extended
 def test_another_process_starts_the_server_again_that_the_first_one_started(
     data: Path, embed: Embed, expected_log: list[str]
 ) -> None:

@@ -92,7 +92,7 @@ class Session:
         assert self._process.returncode == 0
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077])
+@pytest.mark.parametrize("umask", [pytest.param(0o022, marks=pytest.mark.extended), 0o077])
 def test_root_starts_it_in_folders_closed_to_others_and_leaves_them_closed(
     umask: int, base: Path, embed: Embed
 ) -> None:
@@ -132,6 +132,7 @@ def test_root_and_the_owner_of_the_data_take_turns_and_share(home: Path, embed: 
     assert modes(home) == before
 
 
+@pytest.mark.extended
 def test_an_earlier_start_as_root_no_longer_locks_the_owner_out(home: Path, data: Path, embed: Embed) -> None:
     """Earlier versions gave the folder, not what is in it, to an account of their own; a copy by root has root's."""
     folder = home / "postgres"
@@ -148,6 +149,7 @@ def test_an_earlier_start_as_root_no_longer_locks_the_owner_out(home: Path, data
     assert owners(home) == {uid(USER)}
 
 
+@pytest.mark.extended
 def test_users_of_one_machine_do_not_disturb_each_other(home: Path, base: Path) -> None:
     other = base / "other"
     other.mkdir(mode=0o700)
@@ -195,6 +197,12 @@ def test_without_setpriv_a_closed_folder_is_refused(base: Path, embed: Embed, mo
     with pytest.raises(StartupError, match=r"PostgreSQL does not run as root, and its account .* may not enter"):
         embed(closed / "postgres").start()
     assert not list(closed.iterdir())
+
+
+def test_a_user_without_an_entry_is_told(base: Path, embed: Embed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(account, "find", lambda folder: account.Account(54321, 54321, "with the number 54321", True))
+    with pytest.raises(StartupError, match="the user with the number 54321 has no entry in /etc/passwd"):
+        embed(base / "postgres").start()
 
 
 START_AT_ONCE = """
