@@ -1,6 +1,7 @@
 """PostgreSQL's log: a file of bounded size in the folder ``postgres-run``."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ MAX_BYTES = 10_000_000
 TAIL_BYTES = 65_536
 """Bytes at the end of the log that are searched for the reason of a failure."""
 
-SEVERITIES = (b"FATAL:", b"PANIC:", b"ERROR:", b"initdb: error:", b"setpriv: ")
+ERROR = re.compile(rb"(FATAL|PANIC|ERROR|initdb: error|setpriv): .*")
+"""An error in the output of a program, without the time and the process id before it."""
 
 
 def limit(path: Path, account: Account) -> None:
@@ -33,10 +35,10 @@ def limit(path: Path, account: Account) -> None:
 
 
 def reason(output: bytes) -> str:
-    """Return the line that tells why a program of PostgreSQL failed: the first error, or else the last line."""
-    lines = output.strip().splitlines()
-    errors = [line for line in lines if any(severity in line for severity in SEVERITIES)]
-    return (errors or lines[-1:] or [b"no reason is told"])[0].decode(errors="replace").strip()
+    """Return what tells why a program of PostgreSQL failed: the first error, or else the last line."""
+    if error := ERROR.search(output):
+        return error[0].decode(errors="replace").strip()
+    return (output.strip().splitlines() or [b"no reason is told"])[-1].decode(errors="replace").strip()
 
 
 def reason_since(path: Path, offset: int) -> str:

@@ -187,10 +187,14 @@ class Postmaster:
             return process.identity(self._child.pid)
         with suppress(OSError, ValueError):
             recorded = self._folder.server_lock.read_text()
-            if recorded and process.identity(int(recorded.split()[0])) == recorded:
+            pid = int(recorded.partition(" ")[0])
+            # The account may write what it likes into the file, and this process may be root's.
+            if process.identity(pid) == recorded and process.owner(pid) == self._folder.account.uid:
                 return recorded
-        pid = self._pid_in_file()
-        return process.identity(pid) if pid and process.is_postgres_in(pid, self._folder.path) else None
+        in_file = self._pid_in_file()
+        if in_file and process.is_postgres_in(in_file, self._folder.path):
+            return process.identity(in_file)
+        return None
 
     def _signal(self, identity: str) -> None:
         """Stop the postmaster with this identity and wait until it has ended.

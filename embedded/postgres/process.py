@@ -22,6 +22,16 @@ def identity(pid: int) -> str | None:
     return None if fields[0] in "ZX" else f"{pid} {fields[19]}"
 
 
+def owner(pid: int) -> int | None:
+    """Return the user id of a process; None if it has ended."""
+    if not (PROC / "self/stat").exists():
+        return int(_ps(pid, "uid=") or -1)
+    try:
+        return (PROC / str(pid)).stat().st_uid
+    except OSError:
+        return None
+
+
 def is_postgres_in(pid: int, folder: Path) -> bool:
     """Return whether a process is a postmaster whose data are in ``folder``: its current folder is that one.
 

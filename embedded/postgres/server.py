@@ -103,6 +103,8 @@ class EmbeddedPostgres:
                 with exclusive(self._folder.start_lock, self._folder.account, NEVER, LEAVE_TIMEOUT):
                     if try_lock(self._use, fcntl.LOCK_EX):
                         self._postmaster.stop()
+            except StartupError as error:
+                log.warning("The embedded PostgreSQL was not stopped: %s", error)
             except LockTimeout:
                 pass  # a process that starts the server uses it, and stops it
             finally:
@@ -117,7 +119,11 @@ class EmbeddedPostgres:
             try:
                 log_file.limit(folder.log, folder.account)
                 if not postmaster.is_serving():
-                    self._start_again(folder, postmaster)
+                    if not problem:
+                        log.warning("The embedded PostgreSQL has ended. Starting it again; its log is %s", folder.log)
+                    with exclusive(folder.start_lock, folder.account, self._interrupted):
+                        postmaster.ensure_running()
+                    log.info("The embedded PostgreSQL runs again.")
                 pause, problem = CHECK_INTERVAL, ""
             except (StartupError, OSError) as error:
                 if self._interrupted.is_set():
@@ -125,13 +131,6 @@ class EmbeddedPostgres:
                 if str(error) != problem:
                     log.error("The embedded PostgreSQL has ended and cannot be started again yet: %s", error)
                 pause, problem = min(pause * 2, MAX_RETRY_INTERVAL), str(error)
-
-    def _start_again(self, folder: DataFolder, postmaster: Postmaster) -> None:
-        with exclusive(folder.start_lock, folder.account, self._interrupted):
-            if not postmaster.is_serving():
-                log.warning("The embedded PostgreSQL has ended. Starting it again; its log is %s", folder.log)
-                postmaster.ensure_running()
-                log.info("The embedded PostgreSQL runs again.")
 
 
 def _nearest(path: Path) -> Path:

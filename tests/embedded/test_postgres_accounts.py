@@ -1,5 +1,6 @@
 """The embedded PostgreSQL of different users: root, to whom PostgreSQL refuses its service, and others."""
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.postgres import EmbeddedPostgres, account, binaries
+from embedded.postgres import EmbeddedPostgres, account, binaries, postmaster, process
 from errors import StartupError
 from tests.database import postmaster_pid, rows
 from tests.embedded.conftest import needs_root
@@ -197,6 +198,24 @@ def test_without_setpriv_a_closed_folder_is_refused(base: Path, embed: Embed, mo
     with pytest.raises(StartupError, match=r"PostgreSQL does not run as root, and its account .* may not enter"):
         embed(closed / "postgres").start()
     assert not list(closed.iterdir())
+
+
+def test_the_account_cannot_have_root_signal_another_process(
+    home: Path, embed: Embed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postmaster, "LOST_TIMEOUT", 0.2)
+    server = embed(home / "postgres")
+    server.start()
+    server.stop()
+    with subprocess.Popen(["sleep", "1000"]) as stranger:
+        lock = home / "postgres-run/server.lock"
+        lock.write_text(process.identity(stranger.pid) or "")
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(StartupError, match="its process cannot be found here or is another user's"):
+                server.start()
+        assert stranger.poll() is None
+        stranger.kill()
 
 
 def test_a_user_without_an_entry_is_told(base: Path, embed: Embed, monkeypatch: pytest.MonkeyPatch) -> None:
