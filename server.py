@@ -18,6 +18,7 @@ import logging_setup
 import settings as configuration
 from auth import identity_provider
 from auth.origins import parse_origins
+from db.connection.availability import Availability
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
@@ -78,6 +79,7 @@ async def serve(settings: Settings) -> None:
             settings.acquire_timeout,
             settings.session_database_url,
             on_acquired=metrics.database_wait.observe,
+            on_startup_error=stopping.set,
         )
         stack.push_async_callback(database.close)
         await database.open()
@@ -95,13 +97,24 @@ async def serve(settings: Settings) -> None:
         host, port = sockets[0].getsockname()[:2]
         _tune_garbage_collection()
         scheme = "https" if key_pair else "http"
-        log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C stops it.", scheme, host, port)
+        announcing = asyncio.create_task(_announce(database.availability, f"{scheme}://{host}:{port}/"))
         await stopping.wait()
+        announcing.cancel()
         await relay.replies.drain(settings.drain_timeout)
         await relay.status.end()
         server.stop()
         await server.close_all_connections()
+    if database.startup_error:
+        raise database.startup_error
     log.info("chatterd has stopped.")
+
+
+async def _announce(availability: Availability, url: str) -> None:
+    """Log the address, and that the server is ready as soon as it is."""
+    if reason := availability.reason:
+        log.info("chatterd listens and waits for the database (%s): open %s in a browser.", reason.value, url)
+        await availability.wait()
+    log.info("chatterd is ready: open %s in a browser. Ctrl-C stops it.", url)
 
 
 def _raise_open_file_limit() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from db import processes
+from db.connection.reasons import Reason
 from db.pool import Database
 from db.processes import Process
 from errors import ServiceUnavailable, UpstreamUnreachable
@@ -31,14 +32,17 @@ class ComponentState:
     :ivar name: ``ok``, ``unreachable``, ``unknown``, or ``answered <status>``.
     :ivar since: when this state began, by ``time.monotonic``.
     :ivar response_time: of the last check, in seconds; None without response.
+    :ivar reason: why it is unreachable, in words; empty if unknown.
     """
 
     name: str = UNKNOWN
     since: float = 0.0
     response_time: float | None = None
+    reason: str = ""
 
-    def update(self, name: str, now: float, response_time: float | None = None) -> None:
+    def update(self, name: str, now: float, response_time: float | None = None, reason: str = "") -> None:
         """Set the state; ``since`` is kept if it is the same state as before."""
+        self.reason = reason
         if name != self.name:
             self.name, self.since = name, now
         self.response_time = response_time
@@ -82,9 +86,8 @@ class HealthMonitor:
         """Update the states from what this process knows: its own sessions are lost, or the last check is too old."""
         now = monotonic()
         outdated = now - self._checked_at > UNKNOWN_AFTER
-        unavailable_since = self._journal.unavailable_since
-        if unavailable_since is not None or not self._lease.connected:
-            self.database.update(UNREACHABLE, now if unavailable_since is None else unavailable_since)
+        if reason := self._unavailable_reason():
+            self.database.update(UNREACHABLE, self._database.availability.since or now, reason=reason.value)
             self.processes = None
         elif outdated:
             self.database.update(UNKNOWN, now)
@@ -102,7 +105,8 @@ class HealthMonitor:
                 name, response_time = OK, monotonic() - started
             except (ServiceUnavailable, TimeoutError):
                 pass
-        self.database.update(name, monotonic(), response_time)
+        reason = self._unavailable_reason() if name == UNREACHABLE else None
+        self.database.update(name, monotonic(), response_time, reason.value if reason else "")
         self.processes = found
 
     async def _check_ollama(self) -> None:
@@ -114,14 +118,23 @@ class HealthMonitor:
             name, response_time = UNREACHABLE, None
         self.ollama.update(name, monotonic(), response_time)
 
-    async def ping_database(self) -> str:
-        """Return ``ok`` or ``unreachable``; execute a statement now."""
+    def _unavailable_reason(self) -> Reason | None:
+        """Return why no prompt can be answered, from what this process knows; None if one can."""
+        reason = self._database.availability.reason
+        if reason is None and not self._lease.connected:
+            return Reason.CONNECTION_LOST
+        return reason
+
+    async def ping_database(self) -> Reason | None:
+        """Execute a statement now. Return why no prompt can be answered; None if one can."""
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT):
                 await self._database.ping()
-        except (ServiceUnavailable, TimeoutError):
-            return UNREACHABLE
-        return OK
+        except ServiceUnavailable:
+            return self._unavailable_reason() or Reason.UNREACHABLE
+        except TimeoutError:
+            return self._unavailable_reason() or Reason.NO_RESPONSE
+        return self._unavailable_reason()
 
     async def ping_ollama(self, seconds: float) -> str:
         """Return ``ok``, ``unreachable`` or ``answered <status>``; send a request now.

@@ -91,7 +91,7 @@ def play(url: str, act: Callable[[Scene], Coroutine[Any, Any, None]], interval: 
             await lease.start(on_notification=lambda payload: None, on_lost=lambda: None)
             journal = Journal(database, lease, notifier, interval, Metrics())
             parts.push_async_callback(journal.stop)
-            journal.start()
+            await journal.start()
 
             async def connect() -> asyncpg.Connection:
                 connection = await asyncpg.connect(url)
