@@ -29,8 +29,9 @@ class Availability:
 
     @property
     def reason(self) -> Reason | None:
-        """Why the database is unavailable; None while it is available."""
-        return next(iter(self._failures.values()), None)
+        """Why the database is unavailable, as reported last; None while it is available."""
+        told = [reason for reason in self._failures.values() if reason is not Reason.CONNECTING]
+        return told[-1] if told else next(iter(self._failures.values()), None)
 
     @property
     def since(self) -> float | None:
@@ -52,6 +53,7 @@ class Availability:
         :param reason: instead of the reason that ``error`` tells.
         """
         reason = reason or reason_of(error)
+        self._failures.pop(name, None)
         self._failures[name] = reason
         self._available.clear()
         now = monotonic()

@@ -5,7 +5,7 @@ node-postgres, JDBC and SQLAlchemy that providers hand out are understood, too. 
 does not know to the server as a setting; here it is rejected.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from getpass import getuser
 from os import environ
@@ -29,7 +29,6 @@ SETTINGS = {
 ``currentSchema`` JDBC's."""
 
 HARMLESS = {
-    "fallback_application_name",
     "keepalives",
     "keepalives_count",
     "keepalives_idle",
@@ -130,8 +129,14 @@ def _interpret(parameters: dict[str, str], setting: str, environment: Mapping[st
         settings,
         _connect_timeout(parameters),
         parameters.get("pgbouncer") == "true",
-        tuple(name for name in parameters if name in HARMLESS and name != "fallback_application_name"),
+        tuple(_ignored(parameters)),
     )
+
+
+def _ignored(parameters: Mapping[str, str]) -> Iterator[str]:
+    yield from (name for name in parameters if name in HARMLESS)
+    if parameters.get("channel_binding") == "require":  # asyncpg logs in without it
+        yield "channel_binding=require"
 
 
 def _check_names(parameters: Mapping[str, str]) -> None:
@@ -148,7 +153,7 @@ def _check_names(parameters: Mapping[str, str]) -> None:
         password_seen = password_seen or name == "password"
 
 
-OTHERS = ("host", "port", "dbname", "database", "connect_timeout")
+OTHERS = ("host", "port", "dbname", "database", "connect_timeout", "fallback_application_name")
 """Parameters with a function of their own below."""
 
 ENUMERATIONS: Mapping[str, tuple[str, ...]] = {

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 import asyncpg
@@ -25,8 +26,8 @@ ENCODINGS = ("UTF8", "SQL_ASCII")
 SESSIONS = 2
 """Connections of a process besides its pool: the lease and the journal."""
 
-PROBE_TIMEOUT = 3.0
-"""Seconds for a server to respond to the request for TLS."""
+PROBE_TIMEOUT = 2.0
+"""Seconds for a server to respond to the request for TLS, and to two blank lines after it."""
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 """The request for TLS. PostgreSQL responds with one byte, ``S`` or ``N``; versions before 7.0 with ``E`` (PostgreSQL
@@ -122,6 +123,13 @@ def check_properties(properties: ServerProperties, options: ConnectionOptions, n
 async def final_error(error: Exception, connector: Connector) -> StartupError | None:
     """Return what tells the operator that connecting can never succeed; None if it may succeed later."""
     options = connector.options
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return StartupError(
+            f"the certificate of PostgreSQL is not trusted ({error.verify_message.rstrip('.')}). Set sslrootcert in"
+            f" {options.setting} to the file of its certificate authority."
+        )
+    if isinstance(error, ssl.SSLError):
+        return StartupError(f"TLS with PostgreSQL fails ({error.reason or error}). Check sslmode in {options.setting}.")
     for kind, sentence in _FINAL:
         if isinstance(error, kind):
             message = describe(error).partition(": ")[2] or describe(error)
@@ -130,13 +138,6 @@ async def final_error(error: Exception, connector: Connector) -> StartupError | 
                     user=options.user, database=options.database, setting=options.setting, error=message.rstrip(".")
                 )
             )
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return StartupError(
-            f"the certificate of PostgreSQL is not trusted ({error.verify_message.rstrip('.')}). Set sslrootcert in"
-            f" {options.setting} to the file of its certificate authority."
-        )
-    if isinstance(error, ssl.SSLError):
-        return StartupError(f"TLS with PostgreSQL fails ({error.reason or error}). Check sslmode in {options.setting}.")
     if isinstance(error, ConnectionError | TimeoutError | asyncpg.PostgresConnectionError):
         return await _probe(connector)
     return None if isinstance(error, RETRIED_ERRORS) else StartupError(f"PostgreSQL reports: {describe(error)}.")
@@ -183,14 +184,19 @@ async def _probe(connector: Connector) -> StartupError | None:
 
 
 async def _first_byte(host: str, port: int) -> bytes:
-    """Return the first byte of the response to a request for TLS; nothing if there is none."""
+    """Return the first byte of the response to a request for TLS; nothing if there is none.
+
+    PostgreSQL responds at once. What waits for the end of a line, as some HTTP servers do, gets one.
+    """
     try:
-        async with asyncio.timeout(PROBE_TIMEOUT):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(SSL_REQUEST)
-                return await reader.read(1)
-            finally:
-                writer.close()
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), PROBE_TIMEOUT)
+        try:
+            for data in (SSL_REQUEST, b"\r\n\r\n"):
+                writer.write(data)
+                with suppress(TimeoutError):
+                    return await asyncio.wait_for(reader.read(1), PROBE_TIMEOUT)
+        finally:
+            writer.close()
     except (OSError, TimeoutError):
-        return b""
+        pass
+    return b""
