@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests import pgbouncer
 from tests.client import Client
 from tests.cluster import OwnPostgres
 from tests.database import eventually, execute, reply_row, rows, with_connection
@@ -21,7 +22,10 @@ from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, lin
 from tests.fakes.proxy import CuttingProxy
 from tests.program import Program
 
-pytestmark = pytest.mark.expects_log("database is (still )?unavailable")
+pytestmark = [
+    pytest.mark.expects_log("database is (still )?unavailable"),
+    pytest.mark.skipif(pgbouncer.EVERYTHING, reason="a pooler gives other reasons"),
+]
 
 READY = {"ready": True, "draining": False, "database": "ok", "ollama": "ok"}
 
