@@ -14,8 +14,8 @@ from db.connection.parameters import parse_url
 from db.connection.startup import ServerProperties, check_properties
 from db.pool import Database
 from errors import StartupError
-from tests.balancers import free_ports
 from tests import pgbouncer
+from tests.balancers import free_ports
 from tests.client import Client
 from tests.database import execute
 from tests.fakes.ollama import Head, Lines, ScriptedOllama, last_line, line
