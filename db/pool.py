@@ -216,6 +216,7 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections, including acquired ones."""
+        self.availability.close()
         for task in (self._opening, self._rechecking):
             if task:
                 task.cancel()

@@ -9,6 +9,9 @@ from logging_setup import describe
 
 log = logging.getLogger("chatterd.db")
 
+GRACE = 1.0
+"""Seconds for which a lost connection is not logged: the attempt to open another one tells what is wrong, if any."""
+
 REPEAT_INTERVAL = 5.0
 """Seconds after which another reason for the same outage is logged."""
 
@@ -22,8 +25,10 @@ class Availability:
     def __init__(self) -> None:
         self._failures: dict[str, Reason] = {}
         self._since: float | None = None
+        self._description = ""
         self._logged: Reason | None = None
         self._logged_at = 0.0
+        self._log_timer: asyncio.TimerHandle | None = None
         self._available = asyncio.Event()
         self._available.set()
 
@@ -56,26 +61,49 @@ class Availability:
         self._failures.pop(name, None)
         self._failures[name] = reason
         self._available.clear()
+        self._description = describe(error)
         now = monotonic()
         if self._since is None:
             self._since = now
-            self._log(now, reason, "The database is unavailable (%s): %s", error)
+        if self._logged is None:
+            if reason is not Reason.CONNECTION_LOST:
+                self._log("The database is unavailable (%s): %s")
+            elif self._log_timer is None:
+                delayed = "The database is unavailable (%s): %s"
+                self._log_timer = asyncio.get_running_loop().call_later(GRACE, self._log, delayed)
         elif reason is not self._logged and now - self._logged_at > REPEAT_INTERVAL:
-            self._log(now, reason, "The database is still unavailable (%s): %s", error)
+            self._log("The database is still unavailable (%s): %s")
 
-    def _log(self, now: float, reason: Reason, message: str, error: BaseException) -> None:
-        self._logged, self._logged_at = reason, now
-        log.warning(message, reason.value, describe(error))
+    def _log(self, message: str) -> None:
+        self._cancel_timer()
+        if self.reason:
+            self._logged, self._logged_at = self.reason, monotonic()
+            log.warning(message, self.reason.value, self._description)
+
+    def _cancel_timer(self) -> None:
+        if self._log_timer:
+            self._log_timer.cancel()
+            self._log_timer = None
 
     def restored(self, name: str) -> None:
         """Report that the database works for a user."""
-        if self._failures.pop(name, None) is None or self._failures:
+        last = self._failures.pop(name, None)
+        if last is None or self._failures:
             return
         if self._since is not None:
-            log.info("The database is available again after %.1f s.", monotonic() - self._since)
+            seconds = monotonic() - self._since
+            if self._logged:
+                log.info("The database is available again after %.1f s.", seconds)
+            else:
+                log.info("The database was unavailable for %.1f s (%s): %s", seconds, last.value, self._description)
+        self._cancel_timer()
         self._since = self._logged = None
         self._available.set()
 
     async def wait(self) -> None:
         """Wait until the database is available."""
         await self._available.wait()
+
+    def close(self) -> None:
+        """Log nothing any more."""
+        self._cancel_timer()

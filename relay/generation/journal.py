@@ -121,7 +121,7 @@ class Journal:
                 await self._flush()
         except ServiceUnavailable:  # reported already
             self._on_unavailable(started)
-        except UNAVAILABLE_ERRORS as error:
+        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
             self._database.availability.failed(JOURNAL, error)
             self._on_unavailable(started)
         except Exception as error:
