@@ -63,6 +63,7 @@ def pytest_unconfigure() -> None:
 
 FIRST = (
     "test_database_trouble.py",
+    "test_database_start.py",
     "browser/test_hostile_replies.py",
     "browser/test_sidebar.py",
     "handlers/test_status.py",

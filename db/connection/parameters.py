@@ -47,7 +47,6 @@ HARMLESS = {
 
 INSTEAD = {
     "connection_limit": "set --pool-size",
-    "hostaddr": "write the address as host",
     "pool_timeout": "set --acquire-timeout",
     "pool_size": "set --pool-size",
     "require_auth": "chatterd cannot enforce it, so remove it",
@@ -153,7 +152,7 @@ def _check_names(parameters: Mapping[str, str]) -> None:
         password_seen = password_seen or name == "password"
 
 
-OTHERS = ("host", "port", "dbname", "database", "connect_timeout", "fallback_application_name")
+OTHERS = ("host", "hostaddr", "port", "dbname", "database", "connect_timeout", "fallback_application_name")
 """Parameters with a function of their own below."""
 
 ENUMERATIONS: Mapping[str, tuple[str, ...]] = {
@@ -178,7 +177,12 @@ def _check_user(parameters: Mapping[str, str], environment: Mapping[str, str]) -
 
 
 def _hosts(parameters: Mapping[str, str]) -> tuple[tuple[str | None, int | None], ...]:
-    hosts = [host or None for host in parameters.get("host", "").split(",")]
+    if "hostaddr" in parameters and "host" in parameters and parameters.get("sslmode") == "verify-full":
+        raise StartupError(
+            "with sslmode=verify-full, hostaddr cannot be used beside host; asyncpg would check its name"
+        )
+    addresses = parameters.get("hostaddr") or parameters.get("host", "")
+    hosts = [host or None for host in addresses.split(",")]
     ports = [_port(port) for port in parameters.get("port", "").split(",")]
     if len(ports) == 1:
         ports *= len(hosts)

@@ -1,6 +1,7 @@
 """The states of the database, of Ollama and of the other processes, checked on demand."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
@@ -96,18 +97,20 @@ class HealthMonitor:
             self.ollama.update(UNKNOWN, now)
 
     async def _check_database(self) -> None:
-        name, response_time, found = UNREACHABLE, None, None
+        response_time, found = None, None
         if self._lease.connected:  # else it is unreachable, which is logged already
             started = monotonic()
-            try:
+            with suppress(ServiceUnavailable, TimeoutError):
                 async with asyncio.timeout(DATABASE_TIMEOUT), self._database.acquire() as connection:
                     found = await processes.list_processes(connection)
-                name, response_time = OK, monotonic() - started
-            except (ServiceUnavailable, TimeoutError):
-                pass
-        reason = self._unavailable_reason() if name == UNREACHABLE else None
-        self.database.update(name, monotonic(), response_time, reason.value if reason else "")
-        self.processes = found
+                response_time = monotonic() - started
+        reason = self._unavailable_reason()
+        if found is None or reason:
+            self.database.update(UNREACHABLE, monotonic(), reason=reason.value if reason else "")
+            self.processes = None
+        else:
+            self.database.update(OK, monotonic(), response_time)
+            self.processes = found
 
     async def _check_ollama(self) -> None:
         started = monotonic()

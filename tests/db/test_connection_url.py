@@ -67,6 +67,9 @@ ACCEPTED = {
     "host = h  user= u password='p' dbname=d": PLAIN,
     r"host=h user=u password='p\'\\ #@' dbname=d": expect([("h", None)], user="u", password=r"p'\ #@", database="d"),
     r"host=h user=u password=a\ b dbname='my db'": expect([("h", None)], user="u", password="a b", database="my db"),
+    "host=h hostaddr=10.0.0.1,::1 port=1 target_session_attrs=primary": expect(
+        [("10.0.0.1", 1), ("::1", 1)], target_session_attrs="primary"
+    ),
     "host=/run/postgresql": expect([("/run/postgresql", None)]),
     # As providers hand them out: Neon, Supabase (Prisma), Heroku, Render, Railway, Vercel.
     "postgresql://u:p@ep-x.eu.aws.neon.tech/d?sslmode=require&channel_binding=require": expect(
