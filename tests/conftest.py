@@ -64,6 +64,7 @@ def pytest_unconfigure() -> None:
 FIRST = (
     "clients/test_clients.py",
     "test_database_trouble.py",
+    "test_database_start.py",
     "browser/test_hostile_replies.py",
     "browser/test_sidebar.py",
     "handlers/test_status.py",
