@@ -35,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if pgbouncer.EVERYTHING:
         pgbouncer.put_everything_behind()
     # How fast inputs are generated says nothing about the code under test on a busy machine.
-    hypothesis.settings.register_profile("suite", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+    patient = hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+    hypothesis.settings.register_profile("suite", patient)
     hypothesis.settings.load_profile("suite")
     asyncio.set_event_loop(None)  # else Tornado's first request for a current loop creates one that is never closed
 
