@@ -23,6 +23,7 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = b"".join(EVENTS)
         self.send_response(200)
+        self.send_header("Connection", "close")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
