@@ -23,6 +23,7 @@ import logging_setup
 from auth import identity_provider
 from auth.origins import parse_origins
 from command_line import load_settings
+from db.connection.availability import Availability
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
@@ -95,6 +96,7 @@ async def serve(settings: Settings, signals: StopSignals) -> None:
             settings.acquire_timeout,
             settings.session_database_url,
             on_acquired=metrics.database_wait.observe,
+            on_startup_error=signals.received.set,
         )
         stack.push_async_callback(database.close)
         await database.open()
@@ -112,12 +114,23 @@ async def serve(settings: Settings, signals: StopSignals) -> None:
         _tune_garbage_collection()
         signals.started()
         url = listening.url("https" if key_pair else "http", sockets[0]) + settings.base_path
-        log.info("chatterd is ready: open %s/ in a browser. Ctrl-C stops it.", url)
+        announcing = asyncio.create_task(_announce(database.availability, f"{url}/"))
         await signals.received.wait()
+        announcing.cancel()
         await relay.replies.drain(settings.drain_timeout)
         await relay.status.end()
         server.stop()
         await server.close_all_connections()
+    if database.startup_error:
+        raise database.startup_error
+
+
+async def _announce(availability: Availability, url: str) -> None:
+    """Log the address, and that the server is ready as soon as it is."""
+    if reason := availability.reason:
+        log.info("chatterd listens and waits for the database (%s): open %s in a browser.", reason.value, url)
+        await availability.wait()
+    log.info("chatterd is ready: open %s in a browser. Ctrl-C stops it.", url)
 
 
 def _raise_open_file_limit() -> None:

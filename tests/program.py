@@ -37,6 +37,32 @@ ALARMING = re.compile(r'^\[[WEC] |^Traceback |^\{.*"level": "(warning|error|crit
 """Matches log lines of level warning and above, in both formats, and the traceback of a crash."""
 
 
+FAILED_START_TIMEOUT = 60.0
+"""Seconds within which a program that cannot start must end."""
+
+
+def failed_start(**settings: object) -> str:
+    """Run a program that cannot start, on a free port, and return the sentence that it ends with.
+
+    Check that it exits with status 1, and writes no traceback and no other alarming line.
+    """
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in ({"port": 0} | settings).items()]
+    environment = {name: value for name, value in os.environ.items() if name not in NAMED_BY_OPTIONS}
+    result = subprocess.run(
+        [sys.executable, "server.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=FAILED_START_TIMEOUT,
+        check=False,
+    )
+    *lines, last = result.stderr.splitlines()
+    assert result.returncode == 1, result.stderr
+    assert not any(ALARMING.match(line) for line in lines), result.stderr
+    return last.removeprefix("chatterd cannot start: ")
+
+
 class Program:
     """A running chatterd on a free port.
 

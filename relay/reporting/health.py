@@ -1,10 +1,12 @@
 """The states of the database, of Ollama and of the other processes, checked on demand."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
 from db import processes
+from db.connection.reasons import Reason
 from db.pool import Database
 from db.processes import Process
 from errors import ServiceUnavailable, UpstreamUnreachable
@@ -31,14 +33,17 @@ class ComponentState:
     :ivar name: ``ok``, ``unreachable``, ``unknown``, or ``answered <status>``.
     :ivar since: when this state began, by ``time.monotonic``.
     :ivar response_time: of the last check, in seconds; None without response.
+    :ivar reason: why it is unreachable, in words; empty if unknown.
     """
 
     name: str = UNKNOWN
     since: float = 0.0
     response_time: float | None = None
+    reason: str = ""
 
-    def update(self, name: str, now: float, response_time: float | None = None) -> None:
+    def update(self, name: str, now: float, response_time: float | None = None, reason: str = "") -> None:
         """Set the state; ``since`` is kept if it is the same state as before."""
+        self.reason = reason
         if name != self.name:
             self.name, self.since = name, now
         self.response_time = response_time
@@ -82,9 +87,8 @@ class HealthMonitor:
         """Update the states from what this process knows: its own sessions are lost, or the last check is too old."""
         now = monotonic()
         outdated = now - self._checked_at > UNKNOWN_AFTER
-        unavailable_since = self._journal.unavailable_since
-        if unavailable_since is not None or not self._lease.connected:
-            self.database.update(UNREACHABLE, now if unavailable_since is None else unavailable_since)
+        if reason := self._unavailable_reason():
+            self.database.update(UNREACHABLE, self._database.availability.since or now, reason=reason.value)
             self.processes = None
         elif outdated:
             self.database.update(UNKNOWN, now)
@@ -93,17 +97,20 @@ class HealthMonitor:
             self.ollama.update(UNKNOWN, now)
 
     async def _check_database(self) -> None:
-        name, response_time, found = UNREACHABLE, None, None
+        response_time, found = None, None
         if self._lease.connected:  # else it is unreachable, which is logged already
             started = monotonic()
-            try:
+            with suppress(ServiceUnavailable, TimeoutError):
                 async with asyncio.timeout(DATABASE_TIMEOUT), self._database.acquire() as connection:
                     found = await processes.list_processes(connection)
-                name, response_time = OK, monotonic() - started
-            except (ServiceUnavailable, TimeoutError):
-                pass
-        self.database.update(name, monotonic(), response_time)
-        self.processes = found
+                response_time = monotonic() - started
+        reason = self._unavailable_reason()
+        if found is None or reason:
+            self.database.update(UNREACHABLE, monotonic(), reason=reason.value if reason else "")
+            self.processes = None
+        else:
+            self.database.update(OK, monotonic(), response_time)
+            self.processes = found
 
     async def _check_ollama(self) -> None:
         started = monotonic()
@@ -114,14 +121,23 @@ class HealthMonitor:
             name, response_time = UNREACHABLE, None
         self.ollama.update(name, monotonic(), response_time)
 
-    async def ping_database(self) -> str:
-        """Return ``ok`` or ``unreachable``; execute a statement now."""
+    def _unavailable_reason(self) -> Reason | None:
+        """Return why no prompt can be answered, from what this process knows; None if one can."""
+        reason = self._database.availability.reason
+        if reason is None and not self._lease.connected:
+            return Reason.CONNECTION_LOST
+        return reason
+
+    async def ping_database(self) -> Reason | None:
+        """Execute a statement now. Return why no prompt can be answered; None if one can."""
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT):
                 await self._database.ping()
-        except (ServiceUnavailable, TimeoutError):
-            return UNREACHABLE
-        return OK
+        except ServiceUnavailable:
+            return self._unavailable_reason() or Reason.UNREACHABLE
+        except TimeoutError:
+            return self._unavailable_reason() or Reason.NO_RESPONSE
+        return self._unavailable_reason()
 
     async def ping_ollama(self, seconds: float) -> str:
         """Return ``ok``, ``unreachable`` or ``answered <status>``; send a request now.

@@ -31,6 +31,7 @@ class ProcessCondition:
 
     :ivar database: ``ok``, ``unreachable``, or ``unknown`` if it was not checked.
     :ivar database_seconds: for how long it has been in this state.
+    :ivar database_reason: why it is unreachable, in words, or empty.
     :ivar ollama: likewise, or ``answered <status>``.
     :ivar loop_lag: maximum lag of the event loop in the last seconds, in seconds.
     :ivar last_minute: measurements of the last minute.
@@ -41,6 +42,7 @@ class ProcessCondition:
     max_replies: int
     database: str
     database_seconds: float
+    database_reason: str
     ollama: str
     ollama_seconds: float
     loop_lag: float
@@ -51,7 +53,8 @@ def find_problems(condition: ProcessCondition) -> Iterator[Problem]:
     """Yield all problems, the most severe first."""
     if condition.database == "unreachable":
         time = format_duration(condition.database_seconds)
-        yield Problem("database", True, f"The database has been unreachable for {time}: replies are paused.")
+        reason = f" ({condition.database_reason})" if condition.database_reason not in ("", "unreachable") else ""
+        yield Problem("database", True, f"The database has been unreachable for {time}{reason}: replies are paused.")
     if condition.ollama == "unreachable":
         time = format_duration(condition.ollama_seconds)
         yield Problem("ollama", True, f"Ollama has been unreachable for {time}: new replies fail.")

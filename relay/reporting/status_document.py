@@ -82,6 +82,7 @@ class StatusDocument:
             max_replies=self._settings.max_replies,
             database=health.database.name,
             database_seconds=now - health.database.since,
+            database_reason=health.database.reason,
             ollama=health.ollama.name,
             ollama_seconds=now - health.ollama.since,
             loop_lag=loop_lag,

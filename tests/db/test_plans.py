@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 
 from db import course, messages, ownership, replies, reply_begin, reply_end, reply_lines
+from db.connection.opening import DIRECT_OPTIONS, SESSION_SETTINGS
 from db.messages import Message
 from db.migrate import migrate
-from db.pool import DIRECT_OPTIONS, SESSION_SETTINGS
 from db.reply_begin import NewReply
 from db.reply_end import FinishRequest, FinishResult
 from tests.database import execute, with_connection

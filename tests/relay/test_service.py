@@ -87,7 +87,7 @@ def test_prompt_that_waits_for_another_process_does_not_delay_other_conversation
     play(database_url, ollama, act)
 
 
-@pytest.mark.expects_log("The connection to the database was lost: TimeoutError")
+@pytest.mark.expects_log("The database is unavailable")
 def test_waiting_prompts_time_out_and_can_be_repeated(
     database_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:

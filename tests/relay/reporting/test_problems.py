@@ -14,6 +14,7 @@ def condition(**changes: object) -> ProcessCondition:
         "max_replies": 10,
         "database": "ok",
         "database_seconds": 60.0,
+        "database_reason": "",
         "ollama": "ok",
         "ollama_seconds": 60.0,
         "loop_lag": 0.01,
@@ -35,6 +36,12 @@ def test_healthy_process_has_no_problems() -> None:
             "database",
             True,
             "The database has been unreachable for 12 s: replies are paused.",
+        ),
+        (
+            {"database": "unreachable", "database_seconds": 12.3, "database_reason": "disk full"},
+            "database",
+            True,
+            "The database has been unreachable for 12 s (disk full): replies are paused.",
         ),
         (
             {"ollama": "unreachable", "ollama_seconds": 240.0},
