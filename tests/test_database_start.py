@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-import uvloop
 
 from db.connection.parameters import parse_url
 from db.connection.startup import ServerProperties, check_properties
@@ -47,8 +46,7 @@ def opened(url: str, query: str = "SELECT true", timeout: float = 5.0, size: int
         finally:
             await database.close()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run())
+    return asyncio.run(run())
 
 
 def refused(server: SecurePostgres, role: str, query: str = "", **parts: str) -> str:

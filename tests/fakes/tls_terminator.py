@@ -68,27 +68,29 @@ class TLSTerminator:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
-            start = await reader.readexactly(len(SSL_REQUEST))
-            if start == SSL_REQUEST:
-                writer.write(b"S")
-                await writer.start_tls(self._context)
-                self.encrypted += 1
-                start = b""
-            else:
-                self.plain += 1
-            postgres_reader, postgres = await asyncio.open_unix_connection(str(self._target))
-            postgres.write(start)
-            ways = [
-                asyncio.create_task(_copy(reader, postgres)),
-                asyncio.create_task(_copy(postgres_reader, writer)),
-            ]
             try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                await self._relay(reader, writer)
             finally:
-                for way in ways:
-                    way.cancel()
-                postgres.close()
                 writer.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        start = await reader.readexactly(len(SSL_REQUEST))
+        if start == SSL_REQUEST:
+            writer.write(b"S")
+            await writer.start_tls(self._context)
+            self.encrypted += 1
+            start = b""
+        else:
+            self.plain += 1
+        postgres_reader, postgres = await asyncio.open_unix_connection(str(self._target))
+        postgres.write(start)
+        ways = [asyncio.create_task(_copy(reader, postgres)), asyncio.create_task(_copy(postgres_reader, writer))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            postgres.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
