@@ -22,6 +22,8 @@ class LivenessHandler(BaseHandler):
         """Respond with 200."""
         self.write_json({"status": "alive"})
 
+    head = get
+
 
 class ReadinessHandler(BaseHandler):
     """Whether a balancer should send requests here."""
@@ -41,6 +43,8 @@ class ReadinessHandler(BaseHandler):
         draining = self.services.replies.draining
         document = {"ready": ready, "draining": draining, "database": database, "ollama": ollama}
         self.write_json(document, 200 if ready else 503)
+
+    head = get
 
 
 ROUTES = [

@@ -62,6 +62,7 @@ def pytest_unconfigure() -> None:
 
 
 FIRST = (
+    "clients/test_clients.py",
     "test_database_trouble.py",
     "browser/test_hostile_replies.py",
     "browser/test_sidebar.py",

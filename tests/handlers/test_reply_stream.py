@@ -127,11 +127,10 @@ class View:
     async def events(self) -> bytes:
         """Read to the end of the body, which must be complete; return the events without comments."""
         self.reads.set()
-        *events, rest = (await self._body).split(b"\n\n")
-        assert rest == b""
-        without_comments = [event + b"\n\n" for event in events if not event.startswith(b":")]
-        self.comments = len(events) - len(without_comments)
-        return b"".join(without_comments)
+        lines = (await self._body).split(b"\n")
+        without_comments = [line for line in lines if not line.startswith(b":")]
+        self.comments = len(lines) - len(without_comments)
+        return b"\n".join(without_comments)
 
     async def _read(self) -> bytes:
         body = bytearray()
