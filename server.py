@@ -11,7 +11,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
 
@@ -177,14 +177,7 @@ async def _start_postgres(stack: AsyncExitStack, settings: Settings) -> str:
     log.info("--database-url is not set: starting the embedded PostgreSQL with its data in %s", directory)
     postgres = EmbeddedPostgres(directory)
     stack.push_async_callback(asyncio.to_thread, postgres.stop)
-    start = asyncio.create_task(asyncio.to_thread(postgres.start))
-    try:
-        url = await asyncio.shield(start)
-    except asyncio.CancelledError:
-        postgres.interrupt()
-        with suppress(StartupError, OSError):
-            await start  # a thread cannot be cancelled
-        raise
+    url = await asyncio.to_thread(postgres.start)
     postgres.supervise()
     return url
 
