@@ -60,7 +60,10 @@ class Settings:
     cors_origins: str = _setting("", "comma-separated origins whose pages may use the API")
 
     context_messages: int = _setting(500, "maximum messages of a conversation sent to the model, newest first")
-    context_bytes: int = _setting(1_000_000, "maximum bytes of a conversation sent to the model, newest first")
+    context_bytes: int = _setting(1_000_000, "maximum bytes of a conversation's text sent to the model, newest first")
+    context_image_bytes: int = _setting(
+        10_000_000, "bytes of a conversation's images (base64), newest first, after which older ones are not sent"
+    )
     collapse_whitespace: bool = _setting(False, "replace each run of white space in a stored reply by one space")
 
     trusted_proxies: str = _setting("", "addresses and networks of proxies trusted for X-Forwarded-For and -Proto")

@@ -44,15 +44,13 @@ async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> SentR
         source = await replies.find_source(connection, tenant, id)
         if source is None:
             raise ReplyDeleted
-        if source.context_last is None:  # begun by a version that did not store it
+        if source.bounds is None:  # begun by a version that did not store it
             settings = relay.settings
             context = await messages.context(
                 connection, tenant, source.appid, settings.context_messages, settings.context_bytes
             )
         else:
-            context = await messages.context_between(
-                connection, tenant, source.appid, source.context_first, source.context_last
-            )
+            context = await messages.context_between(connection, tenant, source.appid, source.bounds)
     if source.continues_at is None:
         return SentRequest(source.request, context)
     if not context or context[-1].role != "assistant":

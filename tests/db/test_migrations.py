@@ -11,7 +11,7 @@ import pytest
 
 import db.migrate
 from db import messages, replies, reply_begin, reply_end
-from db.migrate import migrate
+from db.migrate import FOLDER, migrate
 from db.reply_begin import NewReply
 from db.reply_end import FinishRequest, FinishResult
 from tests.client import Client
@@ -213,7 +213,7 @@ def test_a_second_migration_changes_nothing(database_url: str) -> None:
         rows(database_url, "SELECT * FROM chatts"),
         rows(database_url, "SELECT * FROM chatterd_migrations"),
     ) == before
-    assert [row["number"] for row in before[1]] == list(range(1, len(before[1]) + 1))
+    assert [row["number"] for row in before[1]] == sorted(int(file.name[:4]) for file in FOLDER.glob("*.sql"))
 
 
 @pytest.mark.parametrize("existing", [True, False], ids=["existing table", "empty database"])
@@ -355,7 +355,9 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_older_ones(
 ) -> None:
     async def pages_read(connection: asyncpg.Connection) -> int:
         statement = messages._CONTEXT if query == "context" else PAGE
-        arguments = ("", "long", 500, 1_000_000, 1, messages.MAX_SEQ) if query == "context" else ("", "long", 500)
+        arguments = (
+            ("", "long", 500, 1_000_000, 1, messages.MAX_SEQ, 10_000_000) if query == "context" else ("", "long", 500)
+        )
         explained = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *arguments)
         plan = json.loads(explained)[0]["Plan"]
         return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])

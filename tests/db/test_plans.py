@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from db import messages, ownership, replies, reply_begin, reply_end, reply_lines
-from db.messages import Message
+from db.messages import ContextBounds, Message
 from db.migrate import migrate
 from db.pool import DIRECT_OPTIONS, SESSION_SETTINGS
 from db.reply_begin import NewReply
@@ -113,7 +113,8 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await replies.request_stop(connection, "", missing)
     await replies.find_source(connection, "", missing)
     await messages.read_page(connection, "", "missing", 51, None)
-    await messages.context_between(connection, "", "missing", 1, 2)
+    await messages.context_between(connection, "", "missing", ContextBounds(1, 2))
+    await messages.reduce_context(connection, "", missing, OWNER, 1)
     await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
     await ownership.count_continuation(connection, "", missing, 2)
     await ownership.release(connection, 2, [missing])
@@ -240,7 +241,9 @@ def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
         assert await replies.find_source(connection, "", id)
         page = await messages.read_page(connection, "", "app7", 51, None)
         assert len(page) == 20
-        assert len(await messages.context_between(connection, "", "app7", page[5].seq, page[-1].seq)) == 15
+        bounds = ContextBounds(page[5].seq, page[-1].seq, images_after=page[9].seq)
+        assert len(await messages.context_between(connection, "", "app7", bounds)) == 15
+        assert await messages.reduce_context(connection, "", id, OWNER, 1) is None
         assert await ownership.adopt(connection, ownership.Orphan(id, OWNER), 2)
         assert await ownership.count_continuation(connection, "", id, 2) == 1
         await ownership.release(connection, 2, [id])
