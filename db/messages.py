@@ -223,7 +223,8 @@ async def reduce_context(
         ), earlier AS (
             SELECT max(seq) AS last,
                    bool_or({_IMAGE_BYTES} > 0 AND seq > coalesce(images_after, -1)) AS has_images,
-                   bool_or(extra IS NOT NULL) AS has_fields
+                   bool_or(extra IS NOT NULL AND NOT ({_IMAGE_BYTES} > 0 AND seq <= coalesce(images_after, -1)))
+                       AS has_fields
             FROM (
                 SELECT sent.*, images_after FROM reply CROSS JOIN LATERAL (
                     SELECT seq, username, extra FROM chatts

@@ -95,6 +95,7 @@ class ReplyService:
         result = await self._record(generation, new)
         if result.context is not None:
             self._relay.metrics.replies_begun += 1
+            generation.prompt_messages = max(len(own_messages), 1)
             if result.without_images:
                 log.info(LEFT_OUT, reply.id, result.without_images)
             body = None

@@ -26,6 +26,9 @@ NOT_CONTINUABLE = "The reply was interrupted where it could not be continued."
 GENERATE_FIELDS = ("model", "options", "keep_alive", "stream", "shift", "logprobs", "top_logprobs")
 """Fields of a chat request that ``/api/generate`` has, too, with the same meaning (ollama ``api/types.go``)."""
 
+MESSAGE_FIELDS = ("images", "tool_calls", "tool_name", "tool_call_id", "thinking")
+"""Fields of a message, besides role and content (ollama ``api/types.go``, ``Message``)."""
+
 BOS_TEXTS = ("<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "[gMASK]<sop>")
 """Texts of beginning-of-sequence tokens with which known templates begin a prompt."""
 
@@ -79,6 +82,12 @@ def why_not_continuable(sent: SentRequest, transcript: Transcript) -> str | None
         message.extra and not _is_empty(_decode_object(message.extra).get("images")) for message in sent.messages
     )
     return NOT_CONTINUABLE if has_format or has_pictures or transcript.has_tool_calls else None
+
+
+def refusable_fields(message: Message) -> list[str]:
+    """Return the names of a message's fields, besides role and content, that Ollama reads and may refuse."""
+    fields = _decode_object(message.extra or "{}")
+    return [name for name in MESSAGE_FIELDS if not _is_empty(fields.get(name))]
 
 
 def has_tools(request: str) -> bool:
