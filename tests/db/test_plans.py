@@ -163,6 +163,34 @@ def test_begin_and_finish_without_a_prompt_read_only_the_conversations(scene: Sc
     assert scene.rows_read(work) <= count * 90
 
 
+def test_a_repeated_prompt_is_found_by_key(scene: Scene) -> None:
+    def prompt() -> NewReply:
+        return replace(new("app9"), idempotency_key=None)
+
+    async def work(connection: asyncpg.Connection) -> None:
+        [first] = await reply_begin.begin(connection, [failed := prompt()])
+        assert len(first.context or ()) == 20
+        ending = FinishRequest(failed.id, "", OWNER, "failed", "why", None, 0, ["last"], [])
+        assert await reply_end.finish(connection, [ending]) == [FinishResult.STORED]
+        [second] = await reply_begin.begin(connection, [prompt()])
+        assert len(second.context or ()) == 20
+
+    async def fail_often(connection: asyncpg.Connection) -> None:
+        await connection.execute(
+            """
+            INSERT INTO replies (id, tenant, appid, model, request, owner, status, finished, context_last)
+            SELECT gen_random_uuid(), '', 'app9', 'm', '{}', 1, 'failed', now(), n FROM generate_series(1, 1000) AS n
+            """
+        )
+
+    async def fail_often_before(connection: asyncpg.Connection) -> None:
+        await fail_often(connection)
+        await work(connection)
+
+    assert scene.rows_read(work) <= 200
+    assert scene.rows_read(fail_often_before) - scene.rows_read(fail_often) <= 250
+
+
 def test_a_rejected_begin_does_not_read_the_conversation(scene: Scene) -> None:
     async def work(connection: asyncpg.Connection) -> None:
         await connection.execute("UPDATE replies SET appid = 'app7' WHERE appid = 'running7'")
