@@ -143,7 +143,8 @@ def chat_to_continue(request: str, sent: SentRequest, transcript: Transcript, ma
     last = sent.continued or Message("assistant", "")
     if thinking := transcript.thinking:
         extra = msgspec.json.decode(last.extra or "{}")
-        extra["thinking"] = extra.get("thinking", "") + thinking  # as the message is stored
+        earlier = extra.get("thinking")
+        extra["thinking"] = (earlier if isinstance(earlier, str) else "") + thinking  # as the message is stored
         last = replace(last, extra=msgspec.json.encode(extra).decode())
     last = replace(last, content=sent.words(transcript) + marker)
     return chat_body(request, [*sent.messages, last])
