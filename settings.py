@@ -74,6 +74,9 @@ class Settings:
     max_replies_per_address: int = _setting(0, "maximum concurrent replies for one address; 0: no limit")
 
     max_replies: int = _setting(2_000, "maximum concurrent replies; further prompts are rejected with 503")
+    max_waiting_prompts: int = _setting(
+        1_000, "maximum prompts that wait for the end of their conversation's reply; further ones are rejected with 503"
+    )
     max_viewers: int = _setting(10_000, "maximum concurrent viewers; further ones are rejected with 503")
     max_reply_bytes: int = _setting(67_108_864, "maximum bytes of one reply's lines; a longer reply is truncated")
     max_messages: int = _setting(1_000, "maximum messages in one prompt")

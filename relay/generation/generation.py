@@ -53,6 +53,7 @@ class Generation:
 
     :param transcript: what the log holds of the reply, if it is resumed.
     :param address: client address for which the reply is counted, beside its tenant; empty if none is.
+    :param plain_client: whether the reply may be superseded (:mod:`relay.supersession`).
     :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :ivar prompt_messages: number of messages at the end of the conversation that are the prompt.
     """
@@ -64,9 +65,11 @@ class Generation:
         transcript: Transcript | None = None,
         address: str = "",
         conversation_key: str = "",
+        plain_client: bool = False,
     ) -> None:
         self.reply = reply
         self.address = address
+        self.plain_client = plain_client
         self.prompt_messages = 1
         self._relay = relay
         self._conversation_key = conversation_key

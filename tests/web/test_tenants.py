@@ -220,7 +220,7 @@ def test_tenants_may_use_the_same_appid_concurrently(
         running = bob.begin("mine", headers={"Idempotency-Key": "running"})
         assert running != resources.running
         for client, own_reply in ((bob, running), (resources.client, resources.running)):
-            for headers in ({}, {"Idempotency-Key": "unused key"}):
+            for headers in ({"Prefer": "respond-async"}, {"Idempotency-Key": "unused key"}):
                 rejected = client.http.post("/llmchat", json=client.body("another"), headers=headers)
                 assert (rejected.status_code, rejected.headers["Location"]) == (409, own_reply)
         rejected = bob.http.post("/llmchat", json=bob.body("another"), headers={"Idempotency-Key": "key"})
