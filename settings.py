@@ -90,7 +90,12 @@ class Settings:
 
     context_messages: int = _count(500, "maximum messages of a conversation sent to the model, newest first")
     context_bytes: int = _bytes(
-        1_000_000, "maximum bytes of a conversation sent to the model, newest first", maximum=MAX_COUNT
+        1_000_000, "maximum bytes of a conversation's text sent to the model, newest first", maximum=MAX_COUNT
+    )
+    context_image_bytes: int = _bytes(
+        10_000_000,
+        "bytes of a conversation's images (base64), newest first, after which older ones are not sent",
+        maximum=MAX_COUNT,
     )
     collapse_whitespace: bool = _setting(False, "replace each run of white space in a stored reply by one space")
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 
-import msgspec
 from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
@@ -12,7 +11,7 @@ from errors import BadRequest, UpstreamDisconnected, UpstreamUnreachable
 from relay.ollama.client import StreamingCall
 from web.base import BaseHandler
 from web.chat_request import MAX_JSON_TOKENS, TOO_MANY_TOKENS
-from web.validation import count_characters, exceeds_token_count
+from web.validation import count_characters, decode_json, exceeds_token_count
 
 BACKLOG_LIMIT = 67_108_864
 """Bytes that a client may be behind Ollama before its request is aborted: Ollama is always read."""
@@ -61,9 +60,9 @@ class GenerateHandler(BaseHandler):
             if exceeds_token_count(body, MAX_JSON_TOKENS):
                 raise BadRequest(TOO_MANY_TOKENS)
             try:
-                prompt = msgspec.json.decode(body)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise BadRequest("The body is not JSON, or nested too deeply.") from error
+                prompt = decode_json(body)
+            except RecursionError as error:
+                raise BadRequest("The body is nested too deeply.") from error
             self.services.limits.check_prompt(self.principal, count_characters(prompt))
 
     async def _relay(self, body: bytes) -> None:

@@ -67,12 +67,24 @@ class WindowExceeded:
     outcome: Outcome
 
 
-AttemptResult = Outcome | Breakdown | WindowExceeded
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Ollama refused the request, perhaps because of an image or another field of a message.
+
+    :ivar outcome: how the reply ends if there is no other attempt.
+    """
+
+    outcome: Outcome
 
 
-def failed_response(status: int, body: bytes) -> Outcome | Breakdown:
+AttemptResult = Outcome | Breakdown | WindowExceeded | Refusal
+
+
+def failed_response(status: int, body: bytes) -> Outcome | Breakdown | Refusal:
     """Return what an error response of Ollama means for a reply."""
     outcome = failure("failed", upstream_error.describe(status, body), f"Ollama answered {status}.")
+    if upstream_error.may_refuse_a_message(status, body):
+        return Refusal(outcome)
     if not upstream_error.is_retryable_status(status, body):
         return outcome
     return Breakdown(outcome, accepted=status in ACCEPTED)
@@ -253,6 +265,8 @@ class Attempt:
         line = chat_line.error_line(self._last_error)
         if upstream_error.is_runner_failure(error):
             self._runner_error = line  # not shown if the reply goes on
+        elif upstream_error.is_refused_input(error) and self._transcript.empty:
+            self._end(Refusal(failure("failed", self._last_error, "Ollama sent an error.")))
         else:
             self._append(line)
 

@@ -15,11 +15,18 @@ from relay.generation.attempt import (
     Breakdown,
     Limits,
     OllamaCall,
+    Refusal,
     WindowExceeded,
     took_too_long,
 )
 from relay.generation.context import RelayContext
-from relay.generation.continuation import ReplyDeleted, load_sent_request, next_call
+from relay.generation.continuation import (
+    ReplyDeleted,
+    explain_refusal,
+    leave_out_refused,
+    load_sent_request,
+    next_call,
+)
 from relay.generation.finisher import Finisher, Outcome, ReplyTimer, failure
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
@@ -48,6 +55,7 @@ class Generation:
     :param address: client address for which the reply is counted, beside its tenant; empty if none is.
     :param plain_client: whether the reply may be superseded (:mod:`relay.supersession`).
     :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
+    :ivar prompt_messages: number of messages at the end of the conversation that are the prompt.
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class Generation:
         self.reply = reply
         self.address = address
         self.plain_client = plain_client
+        self.prompt_messages = 1
         self._relay = relay
         self._conversation_key = conversation_key
         self._outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
@@ -124,12 +133,32 @@ class Generation:
             started = monotonic()
             result = await self._attempt(call) if call else await self._prepare()
             call = result if isinstance(result, OllamaCall) else None
+            if isinstance(result, Refusal):
+                result = await self._handle_refusal(result.outcome)
             if isinstance(result, Outcome):
                 self._set_outcome(result)
             elif isinstance(result, Breakdown | WindowExceeded) and not await self._may_try_again(
                 result, monotonic() - started
             ):
                 self._set_outcome(result.outcome)
+
+    async def _handle_refusal(self, outcome: Outcome) -> Outcome | None:
+        """Leave out what Ollama may have refused, so that one message does not refuse all later prompts.
+
+        :returns: how the reply ends; None if the next attempt sends another conversation, or there is an outcome.
+        """
+        while self._transcript.empty and not self._outcome.done():
+            try:
+                self._sent = None
+                if await leave_out_refused(self._relay, self.reply, self.prompt_messages):
+                    return None
+                self._sent = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
+                return explain_refusal(outcome, self._sent.messages[-self.prompt_messages :])
+            except ServiceUnavailable:
+                await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+            except ReplyDeleted:
+                break
+        return outcome
 
     async def _may_try_again(self, result: Breakdown | WindowExceeded, lasted: float) -> bool:
         if isinstance(result, Breakdown):

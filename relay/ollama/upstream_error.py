@@ -55,6 +55,10 @@ _WINDOW_EXCEEDED = (
     b"longer than the context length",
 )
 
+_REFUSED_INPUT = re.compile(r"failed to process inputs|illegal base64|[Ii]nvalid image|Failed to load image")
+"""Words about a message that Ollama or its runner cannot use (ollama issues 11320, 7388). Versions with a runner of
+their own report it with 500, or in a line after 200."""
+
 _OUT_OF_MEMORY = re.compile(
     r"out[ -]of[ -](?:device[ -])?memory|erroroutofmemory|(?:cuda|hip)malloc failed|failed to allocate"
     r"|allocation failed|not enough memory|insufficient memory|requires more system memory",
@@ -141,6 +145,22 @@ def is_window_exceeded(status: int, body: bytes) -> bool:
     Ollama says so if the request has ``truncate: false`` (``server/routes.go``; older ones without figures).
     """
     return status == HTTPStatus.BAD_REQUEST and any(text in body for text in _WINDOW_EXCEEDED)
+
+
+def may_refuse_a_message(status: int, body: bytes) -> bool:
+    """Return whether an error response may be about one of the messages: an image that cannot be read, or that the
+    model cannot see, a field of the wrong type.
+
+    Ollama does not say which message, and uses 400 for faults of the whole request, too.
+    """
+    if status == HTTPStatus.BAD_REQUEST:
+        return not is_window_exceeded(status, body)
+    return status == HTTPStatus.INTERNAL_SERVER_ERROR and is_refused_input(body.decode(errors="replace"))
+
+
+def is_refused_input(error: str) -> bool:
+    """Return whether an error's text is about a message that cannot be used."""
+    return _REFUSED_INPUT.search(error[:MAX_LENGTH]) is not None
 
 
 def _phrase(status: int) -> str:

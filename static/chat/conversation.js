@@ -8,6 +8,8 @@ import { makeAlert, makeButton } from "../shared/dom.js";
 import { onConversationChange, onResume } from "../shared/page_events.js";
 import { randomUUID } from "../shared/polyfills.js";
 
+const WITHOUT_IMAGES = "Send without images";
+
 /** @typedef {import("./messages/message_item.js").MessageItem} MessageItem */
 /** @typedef {import("../shared/api.js").Message} Message */
 
@@ -132,8 +134,14 @@ export class Conversation {
     this.#deliver(this.#makeUnsent([], item.seq));
   }
 
-  /** Replace a prompt and the reply to it. @param {MessageItem} item @param {string} text */
-  async #edit(item, text) {
+  /**
+   * Replace a prompt and the reply to it.
+   *
+   * @param {MessageItem} item
+   * @param {string} text
+   * @param {string[]} [images] by default those of the prompt
+   */
+  async #edit(item, text, images) {
     if (item.seq === null) await this.#refresh();
     const { transcript, composer } = this.#parts;
     if (item.seq === null) {
@@ -141,7 +149,7 @@ export class Conversation {
       transcript.showNotice(makeAlert("Cannot reach the server. Try again in a moment."));
       return;
     }
-    this.#deliver(this.#makeUnsent(this.#composeMessages(text, item.message.images), item.seq));
+    this.#deliver(this.#makeUnsent(this.#composeMessages(text, images ?? item.message.images), item.seq));
   }
 
   /** @param {string} text @param {string[]} [images] */
@@ -318,9 +326,19 @@ export class Conversation {
     const item = transcript.last;
     this.#resumeDelivery();
     if (this.#pending) return;
-    transcript.setUnanswered(item?.role === "user" ? () => this.#requestReply() : null);
+    const withoutImages = this.#withoutImages(last);
+    const alternatives = withoutImages ? [makeButton(WITHOUT_IMAGES, withoutImages)] : [];
+    transcript.setUnanswered(item?.role === "user" ? () => this.#requestReply() : null, alternatives);
+    if (item?.view && item.seq === null) item.status.setAlternative(WITHOUT_IMAGES, withoutImages);
     if (last?.error && item.id === last.id) item.status.setAction("Try again", () => this.#requestReply());
     if (last?.status === "stopped" && item.id === last.id) item.status.setAction("Continue", () => this.#requestReply());
+  }
+
+  /** How to send a prompt without its images, which may be why it has no reply. @param {Message} [prompt] the last message */
+  #withoutImages(prompt) {
+    if (prompt?.role !== "user" || !prompt.images?.length) return null;
+    const item = this.#parts.transcript.find(prompt.id);
+    return item ? () => this.#edit(item, prompt.content, []) : null;
   }
 
   /** @param {string} location @param {MessageItem} item */

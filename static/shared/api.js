@@ -67,7 +67,17 @@ export async function fetchHistory(appID, before = null, limit = null) {
   const query = new URLSearchParams({ appID });
   if (limit !== null) query.set("limit", String(limit));
   if (before !== null) query.set("before", String(before));
-  return readJSON(await request(`/llmchat?${query}`));
+  const history = await readJSON(await request(`/llmchat?${query}`));
+  return { ...history, messages: history.messages.map(withKnownTypes) };
+}
+
+/** Leave out the fields of a message that are not of the types above: a client may have sent anything. */
+function withKnownTypes({ images, thinking, ...message }) {
+  return {
+    ...message,
+    ...(typeof thinking === "string" && { thinking }),
+    ...(Array.isArray(images) && { images: images.filter((image) => typeof image === "string") }),
+  };
 }
 
 /**

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relay.ollama.upstream_error import describe, is_retryable_status, is_runner_failure, readable
+from relay.ollama.upstream_error import (
+    describe,
+    is_retryable_status,
+    is_runner_failure,
+    may_refuse_a_message,
+    readable,
+)
 
 
 def body(error: object) -> bytes:
@@ -202,3 +208,22 @@ def test_a_long_text_does_not_take_long(part: str) -> None:
 def test_any_text_is_readable(text: str) -> None:
     assert readable(refusal(text) if text else "a")
     assert isinstance(is_runner_failure(readable(text)), bool)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "may"),
+    [
+        (400, "illegal base64 data at input byte 0", True),
+        (400, "Multimodal data provided, but model does not support multimodal requests.", True),
+        (400, "json: cannot unmarshal string into Go struct field ChatRequest.messages.tool_calls", True),
+        (400, '"smollm2" does not support thinking', True),  # one more request tells
+        (400, "the input length exceeds the context length", False),
+        (404, "model 'nope' not found", False),
+        (500, "Failed to create new sequence: failed to process inputs: image: unknown format", True),
+        (500, 'option "temperature" must be of type float32', False),
+        (500, "an error was encountered while running the model: unexpected EOF", False),
+        (503, "illegal base64 data at input byte 0", False),
+    ],
+)
+def test_which_errors_may_be_about_a_message(status: int, error: str, may: bool) -> None:
+    assert may_refuse_a_message(status, body(error)) == may
