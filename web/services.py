@@ -9,7 +9,7 @@ from auth.rate_limit import RequestLimiter
 from db.pool import Database
 from relay.factory import Relay
 from relay.metrics import Metrics
-from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from relay.reporting.health import HealthMonitor
 from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
@@ -28,7 +28,7 @@ class Services:
 
     settings: Settings
     database: Database
-    ollama: OllamaClient
+    upstreams: Upstreams
     replies: ReplyService
     health: HealthMonitor
     status: StatusSampler
@@ -45,7 +45,7 @@ class Services:
 def create_services(
     settings: Settings,
     database: Database,
-    ollama: OllamaClient,
+    upstreams: Upstreams,
     relay: Relay,
     metrics: Metrics,
     identity: IdentityProvider | None,
@@ -58,7 +58,7 @@ def create_services(
     return Services(
         settings=settings,
         database=database,
-        ollama=ollama,
+        upstreams=upstreams,
         replies=relay.replies,
         health=relay.health,
         status=relay.status,

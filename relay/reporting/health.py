@@ -7,13 +7,18 @@ from time import monotonic
 from db import processes
 from db.pool import Database
 from db.processes import Process
-from errors import ServiceUnavailable, UpstreamUnreachable
+from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.generation.journal import Journal
-from relay.ollama.client import OllamaClient
+from relay.ollama import foreign_server
+from relay.ollama.foreign_server import OllamaState
+from relay.ollama.upstreams import Upstreams
 
 DATABASE_TIMEOUT = 3.0
-"""Seconds for the database to respond; Ollama's client has the same timeout."""
+"""Seconds for the database to respond."""
+
+OLLAMA_TIMEOUT = 3.0
+"""Seconds for Ollama to respond; then it is reported as silent."""
 
 MAX_AGE = 1.0
 """Seconds for which :meth:`HealthMonitor.check_if_outdated` uses the result of the previous check."""
@@ -28,7 +33,8 @@ OK, UNREACHABLE, UNKNOWN = "ok", "unreachable", "unknown"
 class ComponentState:
     """The state of the database or of Ollama.
 
-    :ivar name: ``ok``, ``unreachable``, ``unknown``, or ``answered <status>``.
+    :ivar name: ``ok``, ``unreachable``, ``unknown``, or another one of :mod:`relay.ollama.foreign_server`.
+    :ivar problem: see :class:`relay.ollama.foreign_server.OllamaState`.
     :ivar since: when this state began, by ``time.monotonic``.
     :ivar response_time: of the last check, in seconds; None without response.
     """
@@ -36,12 +42,14 @@ class ComponentState:
     name: str = UNKNOWN
     since: float = 0.0
     response_time: float | None = None
+    problem: str = ""
 
-    def update(self, name: str, now: float, response_time: float | None = None) -> None:
+    def update(self, name: str, now: float, response_time: float | None = None, problem: str = "") -> None:
         """Set the state; ``since`` is kept if it is the same state as before."""
         if name != self.name:
             self.name, self.since = name, now
         self.response_time = response_time
+        self.problem = problem
 
 
 class HealthMonitor:
@@ -50,12 +58,12 @@ class HealthMonitor:
     :ivar processes: all registered processes; None if unknown.
     """
 
-    def __init__(self, database: Database, ollama: OllamaClient, journal: Journal, lease: ProcessLease) -> None:
+    def __init__(self, database: Database, upstreams: Upstreams, journal: Journal, lease: ProcessLease) -> None:
         self.database = ComponentState()
         self.ollama = ComponentState()
         self.processes: list[Process] | None = None
         self._database = database
-        self._ollama = ollama
+        self._upstreams = upstreams
         self._journal = journal
         self._lease = lease
         self._checked_at = -UNKNOWN_AFTER
@@ -63,8 +71,8 @@ class HealthMonitor:
 
     @property
     def healthy(self) -> bool:
-        """Whether the database and Ollama responded."""
-        return self.database.name == OK and self.ollama.name == OK
+        """Whether the database and Ollama, or its stand-in, responded."""
+        return self.database.name == OK and self.ollama.name in (OK, foreign_server.STAND_IN)
 
     async def check(self) -> None:
         """Check the database and Ollama."""
@@ -107,12 +115,10 @@ class HealthMonitor:
 
     async def _check_ollama(self) -> None:
         started = monotonic()
-        try:
-            name = await self._ollama.state()
-            response_time = monotonic() - started
-        except UpstreamUnreachable:
-            name, response_time = UNREACHABLE, None
-        self.ollama.update(name, monotonic(), response_time)
+        state = await self._upstreams.state(OLLAMA_TIMEOUT)
+        now = monotonic()
+        responded = state.name not in (foreign_server.UNREACHABLE, foreign_server.SILENT, foreign_server.STAND_IN)
+        self.ollama.update(state.name, now, now - started if responded else None, state.problem)
 
     async def ping_database(self) -> str:
         """Return ``ok`` or ``unreachable``; execute a statement now."""
@@ -123,15 +129,9 @@ class HealthMonitor:
             return UNREACHABLE
         return OK
 
-    async def ping_ollama(self, seconds: float) -> str:
-        """Return ``ok``, ``unreachable`` or ``answered <status>``; send a request now.
+    async def ping_ollama(self, seconds: float) -> OllamaState:
+        """Return Ollama's state; send a request now.
 
-        :param seconds: time after which ``silent`` is returned.
+        :param seconds: how long to wait for its response.
         """
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._ollama.state()
-        except UpstreamUnreachable:
-            return UNREACHABLE
-        except TimeoutError:
-            return "silent"
+        return await self._upstreams.state(seconds)
