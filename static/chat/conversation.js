@@ -16,6 +16,8 @@ import { randomUUID } from "../shared/polyfills.js";
  * @property {import("./messages/transcript.js").Transcript} transcript
  * @property {import("./composer/composer.js").Composer} composer
  * @property {() => string} model the selected model; empty if there is none
+ * @property {() => void} askForModel
+ * @property {() => void} onReplyFailed
  * @property {() => Object<string, number>} options of the model
  * @property {import("./settings/conversation_settings.js").ConversationSettings} settings
  * @property {(message: string) => void} announce for screen readers
@@ -123,12 +125,13 @@ export class Conversation {
   async #requestReply() {
     const { last } = this.#parts.transcript;
     if (last?.role === "assistant" && last.seq === null) await this.#refresh(); // is its text stored?
-    if (this.#isClosed || this.#pending || this.#reply) return;
+    if (this.#isClosed || this.#pending || this.#reply || !this.#hasModel()) return;
     this.#deliver(this.#makeUnsent([]));
   }
 
   /** Replace a reply by a new one. @param {MessageItem} item */
   #regenerate(item) {
+    if (!this.#hasModel()) return;
     this.#deliver(this.#makeUnsent([], item.seq));
   }
 
@@ -141,7 +144,15 @@ export class Conversation {
       transcript.showNotice(makeAlert("Cannot reach the server. Try again in a moment."));
       return;
     }
-    this.#deliver(this.#makeUnsent(this.#composeMessages(text, item.message.images), item.seq));
+    if (!this.#hasModel()) composer.restore(text);
+    else this.#deliver(this.#makeUnsent(this.#composeMessages(text, item.message.images), item.seq));
+  }
+
+  /** Ask for a model if none is selected. @returns {boolean} whether one is */
+  #hasModel() {
+    const { model, askForModel } = this.#parts;
+    if (!model()) askForModel();
+    return model() !== "";
   }
 
   /** @param {string} text @param {string[]} [images] */
@@ -344,8 +355,10 @@ export class Conversation {
     this.#replyItem = null;
     this.#stopRequested = false;
     this.#update();
-    if (failed) item.status.setAction("Try again", () => this.#requestReply());
-    else if (canContinue) item.status.setAction("Continue", () => this.#requestReply());
+    if (failed) {
+      item.status.setAction("Try again", () => this.#requestReply());
+      this.#parts.onReplyFailed();
+    } else if (canContinue) item.status.setAction("Continue", () => this.#requestReply());
     if (!failed) this.#parts.announce(item.view.newSource);
     this.#pending?.delivery.retryNow();
     this.#refresh();
