@@ -20,8 +20,10 @@ MAX_TITLE = 100
 MAX_EXAMINED = 65_536
 """Bytes of a body in which a title is searched."""
 
-CHATTERD_NOT_FOUND = "There is nothing at this address."
+CHATTERD_NOT_FOUND = b"There is nothing at this address."
 """What chatterd answers to Ollama's paths (``handlers/not_found.py``)."""
+
+CHATTERD = "The server at Ollama's address is chatterd, not Ollama. Set OLLAMA_HOST to the address of Ollama."
 
 _ELEMENTS = ("title", "h1")
 
@@ -88,6 +90,11 @@ def describe_page(status: int, body: bytes) -> str:
     return f"The server at Ollama's address answered {phrase(status)} with {page}."
 
 
+def is_chatterd(status: int, body: bytes) -> bool:
+    """Return whether a response is how chatterd answers to a path of Ollama's API."""
+    return status == HTTPStatus.NOT_FOUND and CHATTERD_NOT_FOUND in body
+
+
 def describe_redirect(status: int) -> str:
     """Describe a redirect (RFC 9110, section 15.4): Ollama's API sends none, and none is followed."""
     return (
@@ -128,7 +135,7 @@ def models_problem(status: int, body: bytes) -> str:
 
     A status 401 is a proxy's: Ollama's list needs no authentication.
     """
-    if status == HTTPStatus.UNAUTHORIZED:
+    if status == HTTPStatus.UNAUTHORIZED or is_chatterd(status, body):
         return _problem(status, body)
     try:
         _decode_error(body)
@@ -142,8 +149,8 @@ def _problem(status: int, body: bytes) -> str:
         return describe_redirect(status)
     if is_page(body):
         return describe_page(status, body)
-    if status == HTTPStatus.NOT_FOUND and CHATTERD_NOT_FOUND.encode() in body:
-        return "The server at Ollama's address is chatterd, not Ollama. Set OLLAMA_HOST to the address of Ollama."
+    if is_chatterd(status, body):
+        return CHATTERD
     if status == HTTPStatus.UNAUTHORIZED:
         return (
             "The server at Ollama's address wants a user and a password (401 Unauthorized). Set them in OLLAMA_HOST: "

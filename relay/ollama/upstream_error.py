@@ -119,6 +119,8 @@ def describe(status: int, body: bytes) -> str:
     text = _error_of(raw)
     if text is None:
         return _describe_foreign(status, body, raw)
+    if foreign_server.is_chatterd(status, body):
+        return foreign_server.CHATTERD
     if sentence := _context_exceeded(raw):
         return sentence
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and _REQUEST_FAULT.match(text):

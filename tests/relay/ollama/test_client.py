@@ -156,3 +156,22 @@ async def test_user_and_password_are_sent_as_basic_authorization(peer: Peer, cre
     call.cancel()
     fetch.cancel()
     client.close()
+
+
+async def test_https_to_a_server_without_tls_is_said_to_be_that(peer: Peer) -> None:
+    client = OllamaClient(peer.url("").replace("http://", "https://"), 10, 1.0)
+    probing = asyncio.create_task(client.state())
+    connection = await peer.accept()
+    await connection.read()
+    connection.say(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    state = await probing
+    assert state.name == "unreachable" and "must begin with http://" in state.problem
+    client.close()
+
+
+async def test_a_server_that_is_silent_is_not_called_unreachable(peer: Peer) -> None:
+    client = OllamaClient(peer.url(""), 10, 1.0)
+    assert (await client.state(0.05)).name == "silent"
+    with pytest.raises(UpstreamSilent, match=r"has not responded within 0\.05 seconds"):
+        await client.get("/api/tags", 0.05)
+    client.close()
