@@ -158,3 +158,21 @@ def test_the_log_of_the_toy_has_the_format_of_the_server(late: ScriptedOllama, d
         assert program.terminate() == 0
         for one in program.log.splitlines():
             assert {"time", "level", "logger", "message"} <= json.loads(one).keys()
+
+
+@pytest.mark.extended
+def test_processes_side_by_side_decide_alike(late: ScriptedOllama, database_url: str) -> None:
+    with (
+        StandInProgram(host(late), database_url=database_url) as first,
+        StandInProgram(host(late), database_url=database_url) as second,
+        Client(first.url) as client,
+        Client(second.url, client.appid) as other,
+    ):
+        assert models(client) == models(other) == [TOY]
+        client.ask("hi", model=TOY, options=GREEDY)
+        late.listen_again()
+        for program in (first, second):
+            program.wait_log("from now on it is used")
+        assert models(client) == models(other) == ["fake"]
+        assert text(other.ask("again", model="fake")) == "w0 w1 w2 w3 w4 "
+        assert not [*first.alarms([]), *second.alarms([])]

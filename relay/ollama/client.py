@@ -104,7 +104,8 @@ class StreamingCall:
         elif isinstance(error, RemoteProtocolError):
             self.done.set_exception(UpstreamDisconnected("Ollama closed the connection without an answer."))
         else:
-            self.done.set_exception(_unreachable(self._request.url, error))
+            _log_unreachable(self._request.url, error)
+            self.done.set_exception(_unreachable(error))
 
 
 class OllamaClient:
@@ -195,10 +196,11 @@ class OllamaClient:
         )
         return StreamingCall(client, request, on_chunk)
 
-    async def get(self, path: str, seconds: float | None = None) -> HTTPResponse:
+    async def get(self, path: str, seconds: float | None = None, quiet: bool = False) -> HTTPResponse:
         """GET a small response.
 
         :param seconds: how long to wait for it; by default :data:`SHORT_REQUEST_TIMEOUT`.
+        :param quiet: whether a failure is not logged, because the caller asks again and again.
         :raises UpstreamSilent: there is no complete response in time.
         :raises UpstreamUnreachable: there is no connection, or it broke.
         """
@@ -212,22 +214,22 @@ class OllamaClient:
                     fetch
                 )  # Tornado logs an error when a fetch fails after its future was cancelled
         except TimeoutError as error:
-            _log_unreachable(self.url, f"no response within {seconds:g} s")
+            if not quiet:
+                _log_unreachable(self.url, f"no response within {seconds:g} s")
             raise UpstreamSilent(
                 f"Ollama has not responded within {seconds:g} seconds. It may be starting, or busy. Try again soon."
             ) from error
         except (OSError, RemoteProtocolError) as error:
-            raise _unreachable(self.url, error) from error
+            if not quiet:
+                _log_unreachable(self.url, error)
+            raise _unreachable(error) from error
         finally:
             self._short_requests.cancel(request)
 
-    async def state(self, seconds: float | None = None) -> OllamaState:
-        """Send ``GET /api/version`` and tell what answers.
-
-        :param seconds: how long to wait for the response; see :meth:`get`.
-        """
+    async def state(self, seconds: float | None = None, quiet: bool = False) -> OllamaState:
+        """Send ``GET /api/version`` and tell what answers. The parameters are those of :meth:`get`."""
         try:
-            response = await self.get("/api/version", seconds)
+            response = await self.get("/api/version", seconds, quiet)
         except UpstreamSilent:
             return OllamaState(foreign_server.SILENT)
         except UpstreamUntrusted as error:
@@ -265,9 +267,8 @@ def _log_unreachable(url: str, reason: object) -> None:
         log.info("Cannot reach Ollama at %s: %s", url, reason)
 
 
-def _unreachable(url: str, error: BaseException) -> UpstreamUnreachable:
-    """Log the cause, and return the error for the client."""
-    _log_unreachable(url, error)
+def _unreachable(error: BaseException) -> UpstreamUnreachable:
+    """Return the error for the client."""
     if isinstance(error, SSLCertVerificationError):
         return UpstreamUntrusted(
             "Ollama's certificate is not trusted. Check that it is valid and that its issuer is in the server's trust "

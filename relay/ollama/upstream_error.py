@@ -26,11 +26,15 @@ UNAVAILABLE = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE,
 
 _CANNOT_REACH = "It may be a proxy that cannot reach Ollama: check that Ollama is running."
 
+_NO_SUCH_PATH = "Check whether OLLAMA_HOST is the address of an Ollama, without /api or /v1 at its end."
+
 _HINTS: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: (
         "A proxy before Ollama wants a user and a password. Set them in OLLAMA_HOST: http://user:password@host."
     ),
     HTTPStatus.FORBIDDEN: "A proxy before Ollama does not let this server in.",
+    HTTPStatus.NOT_FOUND: _NO_SUCH_PATH,
+    HTTPStatus.METHOD_NOT_ALLOWED: _NO_SUCH_PATH,
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "A proxy on the way to Ollama wants this server to sign in.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
         "A proxy before Ollama limits the size of requests (nginx: client_max_body_size). Raise the limit, or begin a "

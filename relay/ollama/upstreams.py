@@ -113,6 +113,7 @@ class Upstreams:
         """
         if self._stand_in is None or not self._stand_in.serves(model) or await self._has_model(model):
             return self.ollama
+        log.info("A reply of %s goes on with the embedded model: Ollama does not have this model.", model)
         self._stand_in_requests += 1
         client = None
         try:
@@ -138,7 +139,7 @@ class Upstreams:
             self.release(client)
 
     async def _wait_for_ollama(self, state: OllamaState) -> None:
-        while not (found := await self.ollama.state()).ok:
+        while not (found := await self.ollama.state(quiet=True)).ok:
             if found != state:
                 log.info("%s", _describe(found, self.ollama.url))
             state = found

@@ -4,7 +4,7 @@ import { fetchModels } from "../../shared/api.js";
 import { localStore } from "../../shared/storage.js";
 
 const LAST_MODEL_KEY = "model";
-const POLL_INTERVAL = 3000; // milliseconds between two requests while no Ollama lists models
+const POLL_INTERVAL = 5000; // milliseconds between two requests while no Ollama lists models
 const MAX_CHOICES = 5;
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 const VISION_FAMILIES = /^(clip|mllama|llama4|mistral3|gemma4|qwen\d+(\.\d+)?vl.*)$/i;
@@ -87,7 +87,7 @@ export class ModelPicker {
     this.#showState();
   }
 
-  /** Load the list of models; again and again while no Ollama has any. */
+  /** Load the list of models, and go on until an Ollama has any. */
   async load() {
     clearTimeout(this.#pollTimer);
     const before = JSON.stringify(this.#models);
@@ -97,7 +97,7 @@ export class ModelPicker {
       this.#failure = "";
       this.#found ||= stoodIn && !this.#standsIn;
     } catch (error) {
-      if (!stoodIn) this.#models = []; // else the list of a moment ago serves until the next attempt
+      // The last list, if there is one, serves until the next attempt: Ollama may be restarting.
       this.#failure = error.status === 503 ? "No models available. Start Ollama, then refresh." : error.message;
     }
     const changed = !this.#isLoaded || JSON.stringify(this.#models) !== before;

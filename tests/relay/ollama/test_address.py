@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.client import Client
-from tests.fakes.ollama import Answer, Gate, ScriptedOllama, Step, Whole
+from tests.fakes.ollama import Answer, ScriptedOllama, Step, Whole
+from tests.fakes.script import Pause
 from tests.program import ROOT, Program
 from tests.status_watcher import watch
 
@@ -97,23 +98,19 @@ def test_another_chatterd_at_the_address_is_said_to_be_one(
         assert "is chatterd, not Ollama" in client.ask("hi")[-1].json["error"]
 
 
-class HeldList(Step):
-    """A list of models that is sent when the test opens the gate."""
+class SlowList(Step):
+    """A list of models from a slow disk: it takes 4 s."""
 
     ends = True
 
-    def __init__(self) -> None:
-        self.gate = Gate("the list of models")
-
     async def play(self, answer: Answer) -> None:
-        await self.gate.play(answer)
+        await Pause(4).play(answer)
         await Whole(200, b'{"models":[]}').play(answer)
 
 
 @pytest.mark.extended
-def test_a_list_of_models_that_takes_long_is_waited_for(client: Client, ollama: ScriptedOllama) -> None:
-    held = ollama.probed = HeldList()
-    with client.http.stream("GET", "/readyz") as response:  # takes its own 0.5 s
-        assert b'"silent"' in response.read()
-    held.gate.open()
-    assert client.http.get("/models").json() == {"models": []}
+def test_a_list_of_models_that_takes_4_seconds_is_waited_for(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.probed = SlowList()
+    assert client.http.get("/readyz").json()["ollama"] == "silent"  # it has 0.5 s there, and is not called unreachable
+    response = client.http.get("/models")
+    assert (response.status_code, response.json()) == (200, {"models": []})

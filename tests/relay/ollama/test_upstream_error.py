@@ -150,8 +150,9 @@ def nginx(text: str) -> bytes:
         (522, CLOUDFLARE, '522 with a web page, "gpu.example | 522: Connection timed out"', "check that Ollama is"),
         (530, b"error code: 1033", "error code: 1033 (Ollama answered 530)", "check that Ollama is running"),
         (302, b'<a href="https://sso.example/?key=1">Found</a>.', "redirects to another address (302 Found)", "login"),
-        (404, nginx("404 Not Found"), '404 Not Found with a web page, "404 Not Found"', "server at Ollama's address"),
-        (404, b"404 page not found", "404 page not found (Ollama answered 404 Not Found)", ""),
+        (404, nginx("404 Not Found"), '404 Not Found with a web page, "404 Not Found"', "without /api or /v1"),
+        (404, b"404 page not found", "404 page not found (Ollama answered 404 Not Found)", "without /api or /v1"),
+        (405, b'{"detail":"Method Not Allowed"}', "Ollama answered 405", "is the address of an Ollama"),
     ],
 )  # fmt: skip
 def test_an_error_that_is_not_ollamas_says_what_sent_it_and_what_to_do(
