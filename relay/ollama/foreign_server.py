@@ -5,7 +5,6 @@ Written from the answers of nginx, Caddy, HAProxy and Traefik without a server b
 """
 
 import html
-from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -49,16 +48,11 @@ class _Version(msgspec.Struct):
     version: str
 
 
-class _Models(msgspec.Struct):
-    models: list[dict[str, object]] | None
-
-
 class _Error(msgspec.Struct):
     error: object
 
 
 _decode_version = msgspec.json.Decoder(_Version).decode
-_decode_models = msgspec.json.Decoder(_Models).decode
 _decode_error = msgspec.json.Decoder(_Error).decode
 
 _NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -124,23 +118,31 @@ def page_title(body: bytes) -> str:
 
 def state_of(status: int, body: bytes) -> OllamaState:
     """Return what a response to ``GET /api/version`` says of the server (ollama ``server/routes.go``)."""
-    problem = _problem(status, body) or _unless_readable(_decode_version, body)
-    if not problem:
-        return OllamaState(OK)
-    return OllamaState(FOREIGN if status == HTTPStatus.OK else f"answered {status}", problem)
+    if problem := _problem(status, body):
+        return OllamaState(FOREIGN if status == HTTPStatus.OK else f"answered {status}", problem)
+    try:
+        _decode_version(body)
+    except _NOT_JSON:
+        return OllamaState(
+            FOREIGN, "The server at Ollama's address is not Ollama: its answer is not one of Ollama's API."
+        )
+    return OllamaState(OK)
 
 
 def models_problem(status: int, body: bytes) -> str:
-    """Return why a response to ``GET /api/tags`` is not Ollama's list of models; empty if it is, or is its error.
+    """Return why a response to ``GET /api/tags`` is a server's that is not Ollama; empty if it can be passed on.
 
-    A status 401 is a proxy's: Ollama's list needs no authentication.
+    Only what is surely not Ollama's counts: a page, an error without the field ``error``, and a status 401, which is a
+    proxy's, since Ollama's list needs no authentication.
     """
-    if status == HTTPStatus.UNAUTHORIZED or is_chatterd(status, body):
+    if status == HTTPStatus.UNAUTHORIZED or is_chatterd(status, body) or is_page(body):
         return _problem(status, body)
+    if status < HTTPStatus.BAD_REQUEST:
+        return ""
     try:
         _decode_error(body)
     except _NOT_JSON:
-        return _problem(status, body) or _unless_readable(_decode_models, body)
+        return _problem(status, body)
     return ""
 
 
@@ -158,12 +160,4 @@ def _problem(status: int, body: bytes) -> str:
         )
     if status != HTTPStatus.OK:
         return f"The server at Ollama's address answered {phrase(status)}."
-    return ""
-
-
-def _unless_readable(decode: Callable[[bytes], object], body: bytes) -> str:
-    try:
-        decode(body)
-    except _NOT_JSON:
-        return "The server at Ollama's address is not Ollama: its answer is not one of Ollama's API."
     return ""

@@ -48,7 +48,7 @@ def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iter
     async def stop() -> None:
         await created.replies.drain(0)
         await stack.aclose()
-        created.ollama.close()
+        created.upstreams.ollama.close()
         await database.close()
 
     created = io_loop.run_sync(start)

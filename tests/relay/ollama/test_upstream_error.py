@@ -208,7 +208,8 @@ def test_a_list_of_models_or_an_error_of_ollama_is_passed_on() -> None:
     assert not models_problem(200, b'{"models":[{"name":"a"}]}')
     assert not models_problem(200, b'{"models":null}')
     assert not models_problem(500, body("disk full"))
-    assert "not one of Ollama's API" in models_problem(200, b'{"data":[]}')
+    assert not models_problem(204, b"")
+    assert "a user and a password" in models_problem(401, body("unauthorized"))
     assert '"Sign in"' in models_problem(200, b"<title>Sign in</title>")
     assert "502" in models_problem(502, b"")
 
