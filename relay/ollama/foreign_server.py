@@ -5,6 +5,7 @@ Written from the answers of nginx, Caddy, HAProxy and Traefik without a server b
 """
 
 import html
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -24,7 +25,7 @@ CHATTERD_NOT_FOUND = b"There is nothing at this address."
 
 CHATTERD = "The server at Ollama's address is chatterd, not Ollama. Set OLLAMA_HOST to the address of Ollama."
 
-_ELEMENTS = ("title", "h1")
+_ELEMENTS = (re.compile(r"<title\b", re.IGNORECASE), re.compile(r"<h1\b", re.IGNORECASE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,10 @@ def is_redirect(status: int) -> bool:
 def page_title(body: bytes) -> str:
     """Return the text of a page's title, or of its first heading; empty if it has neither."""
     text = body[:MAX_EXAMINED].decode(errors="replace")
-    lower = text.lower()
     for element in _ELEMENTS:
-        if (start := lower.find(f"<{element}")) < 0 or (start := lower.find(">", start)) < 0:
+        if (found := element.search(text)) is None or (start := text.find(">", found.end())) < 0:
             continue
-        end = lower.find("<", start)
+        end = text.find("<", start)
         title = " ".join(html.unescape(text[start + 1 : end if end >= 0 else None]).split())
         if title := "".join(character for character in title if character.isprintable()):
             return title if len(title) <= MAX_TITLE else title[:MAX_TITLE] + " ..."

@@ -173,6 +173,7 @@ def test_an_error_that_is_not_ollamas_says_what_sent_it_and_what_to_do(
         (b"<html>", ""),
         (b"<title", ""),
         (b"<title>", ""),
+        ("<p>\u0130\u0130\u0130\u0130<title>A</title>".encode(), "A"),
         (b"<title>" + b"x" * 1000, "x" * 100 + " ..."),
         (b"<title>\xff\x00\x1b[31m</title>", "\ufffd[31m"),
         (b"<title" * 20_000, ""),
