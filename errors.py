@@ -64,15 +64,15 @@ class NotAcceptable(ChatterdError):
 
 
 class Conflict(ChatterdError):
-    """The conversation already has a reply in progress.
+    """The conversation already has a reply in progress, or is not in the state that the request assumes.
 
-    :param location: path of that reply, for the header ``Location``.
+    :param location: path of that reply, for the header ``Location``; None if there is none.
     """
 
     status = 409
 
-    def __init__(self, message: str, location: str) -> None:
-        super().__init__(message, {"Location": location})
+    def __init__(self, message: str, location: str | None = None) -> None:
+        super().__init__(message, {"Location": location} if location else None)
 
 
 class ContentTooLarge(ChatterdError):

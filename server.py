@@ -1,23 +1,28 @@
 """The command ``server.py``: loads the settings, creates the components, serves until SIGTERM or SIGINT, and drains."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends without a traceback
+
 import asyncio
 import gc
 import logging
 import resource
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 import tornado.options
 import uvloop
-from tornado.netutil import bind_sockets
 
+import listening
 import logging_setup
-import settings as configuration
 from auth import identity_provider
 from auth.origins import parse_origins
+from command_line import load_settings
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
@@ -28,14 +33,12 @@ from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
 from relay.ollama.upstreams import Upstreams
 from settings import Settings, ollama_url
+from stop_signals import StopSignals
 from web.http_server import ChatterdServer
 from web.services import create_services
 from web.tls import KeyPair
 
 log = logging.getLogger("chatterd")
-
-BACKLOG = 4_096
-"""Connections waiting to be accepted. Linux drops the SYN of further ones; TCP repeats it after 1 s (RFC 6298)."""
 
 MACOS_OPEN_MAX = 10_240
 """Largest soft limit of open files that macOS accepts in any case (its setrlimit(2), ``OPEN_MAX``)."""
@@ -44,28 +47,42 @@ MACOS_OPEN_MAX = 10_240
 def main() -> None:
     """Run the server until SIGTERM or SIGINT. Exit with status 1 and a message if it cannot start."""
     try:
-        settings = configuration.load(sys.argv[1:])
+        settings = load_settings(sys.argv[1:])
         logging_setup.configure(settings.log_format)
         identity_provider.validate_settings(settings)
         _raise_open_file_limit()
-        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
+        sys.exit(asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run(settings)))
     except tornado.options.Error as error:
         sys.exit(f"chatterd: {error}. `server.py --help` lists the settings.")
     except (StartupError, OSError) as error:
         sys.exit(f"chatterd cannot start: {error}")
 
 
-async def serve(settings: Settings) -> None:
+async def run(settings: Settings) -> int:
+    """Serve until a signal, and return the exit status: 0 unless a second signal ended the server at once.
+
+    :raises OSError, StartupError, tornado.options.Error: as :func:`serve`.
+    """
+    signals = StopSignals(cast("asyncio.Task[int]", asyncio.current_task()))
+    try:
+        await serve(settings, signals)
+    except asyncio.CancelledError:
+        if not signals.cancelled:
+            raise
+    log.info("chatterd has stopped.")
+    return signals.exit_status
+
+
+async def serve(settings: Settings, signals: StopSignals) -> None:
     """Start all components, serve, and stop the components in reverse order.
 
-    :raises OSError: the address is in use, or an embedded component cannot start.
-    :raises StartupError: a setting can never work.
+    :raises OSError: an embedded component cannot start.
+    :raises StartupError: a setting can never work, or its address cannot be used.
     :raises tornado.options.Error: a file named by a setting is invalid.
     """
     asyncio.get_running_loop().set_exception_handler(logging_setup.log_loop_error)
-    stopping = _handle_stop_signals()
-    reloads = _handle_reload_signal(stopping)
-    _check_address(settings)
+    reloads = _handle_reload_signal(signals.received)
+    listening.check(settings.address, settings.port)
     ollama_url(settings.ollama_host)  # fail before anything is started
     key_pair = KeyPair(settings.certfile, settings.keyfile) if settings.certfile or settings.keyfile else None
     if key_pair:
@@ -91,18 +108,17 @@ async def serve(settings: Settings) -> None:
         if identity:
             reloads.append(identity.reload)
         # Bind only now: a balancer retries a refused connection on another server, but not one that was accepted here.
-        sockets = bind_sockets(settings.port, settings.address, backlog=BACKLOG)
+        sockets = listening.listen(settings.address, settings.port)
         server.add_sockets(sockets)
-        host, port = sockets[0].getsockname()[:2]
         _tune_garbage_collection()
-        scheme = "https" if key_pair else "http"
-        log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C stops it.", scheme, host, port)
-        await stopping.wait()
+        signals.started()
+        url = listening.url("https" if key_pair else "http", sockets[0]) + settings.base_path
+        log.info("chatterd is ready: open %s/ in a browser. Ctrl-C stops it.", url)
+        await signals.received.wait()
         await relay.replies.drain(settings.drain_timeout)
         await relay.status.end()
         server.stop()
         await server.close_all_connections()
-    log.info("chatterd has stopped.")
 
 
 def _raise_open_file_limit() -> None:
@@ -121,19 +137,6 @@ def _tune_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
-
-
-def _check_address(settings: Settings) -> None:
-    """Raise OSError if the address is in use, before any component is started."""
-    for unused in bind_sockets(settings.port, settings.address):
-        unused.close()
-
-
-def _handle_stop_signals() -> asyncio.Event:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    return stopping
 
 
 def _handle_reload_signal(stopping: asyncio.Event) -> list[Callable[[], None]]:

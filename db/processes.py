@@ -117,3 +117,15 @@ async def notify(connection: asyncpg.Connection, payload: str) -> None:
     :param payload: a kind and the id of a reply (see :mod:`relay.cluster.notifications`); less than 8,000 bytes.
     """
     await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
+
+
+async def ask_others(connection: asyncpg.Connection, own: int, payload: str) -> bool:
+    """Send a notification if other processes are registered.
+
+    :param own: id of the calling process.
+    :returns: whether there are others, which may answer.
+    """
+    others = await connection.fetchval(
+        "SELECT pg_notify($2, $3) IS NOT NULL FROM processes WHERE owner <> $1 LIMIT 1", own, CHANNEL, payload
+    )
+    return others is not None

@@ -1,5 +1,6 @@
 """The table ``replies``: one row per generation. :mod:`db.reply_begin` inserts it, :mod:`db.reply_end` finishes it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -124,6 +125,45 @@ async def find_streaming(connection: asyncpg.Connection, tenant: str, appid: str
     """Find the reply that is streaming in a conversation."""
     reply: UUID | None = await connection.fetchval(
         "SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'", tenant, appid
+    )
+    return reply
+
+
+async def find_newest(
+    connection: asyncpg.Connection, tenant: str, appid: str, model: str, prompt: Sequence[Message]
+) -> UUID | None:
+    """Find the newest reply of a conversation, if this prompt began it.
+
+    :param prompt: the messages that were sent; if there are none, the newest reply counts.
+    :returns: None if the conversation has no reply, or another prompt began the newest.
+    """
+    reply: UUID | None = await connection.fetchval(
+        """
+        SELECT id FROM (
+            SELECT id, model, context_last FROM replies WHERE tenant = $1 AND appid = $2
+            ORDER BY started DESC LIMIT 1
+        ) AS newest
+        WHERE model = $3 AND NOT EXISTS (
+            SELECT FROM (
+                SELECT row_number() OVER (ORDER BY seq DESC) AS n, username, message, extra
+                FROM (
+                    SELECT * FROM chatts WHERE tenant = $1 AND appid = $2
+                    AND seq <= coalesce(newest.context_last, 9223372036854775807)
+                    ORDER BY seq DESC LIMIT $4
+                ) AS last
+            ) AS recorded
+            FULL JOIN unnest($5::text[], $6::text[], $7::json[])
+                WITH ORDINALITY AS sent (role, content, extra, n) ON sent.n = recorded.n
+            WHERE (username, message, recorded.extra::text) IS DISTINCT FROM (role, content, sent.extra::text)
+        )
+        """,
+        tenant,
+        appid,
+        model,
+        len(prompt),
+        [message.role for message in reversed(prompt)],
+        [message.content for message in reversed(prompt)],
+        [message.extra for message in reversed(prompt)],
     )
     return reply
 

@@ -19,6 +19,7 @@ class NewReply:
     :ivar messages: the prompt, which is recorded.
     :ivar context_messages: maximum number of earlier messages to read.
     :ivar context_bytes: maximum bytes of earlier messages to read.
+    :ivar plain_client: whether the next prompt of the conversation may supersede the reply (:mod:`relay.supersession`).
     :ivar unsent: number of the prompt's oldest messages, system messages not counted, that are not sent to the model.
     """
 
@@ -33,6 +34,7 @@ class NewReply:
     context_messages: int
     context_bytes: int
     unsent: int = 0
+    plain_client: bool = False
 
     def sent(self) -> list[bool]:
         """Return for each message of the prompt whether it is sent to the model."""
@@ -80,6 +82,7 @@ async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list
         [reply.context_messages for reply in new],
         [reply.context_bytes for reply in new],
         [0 if reply.messages else 1 for reply in new],
+        [reply.plain_client for reply in new],
         [reply.id for reply in new for _ in reply.messages],
         [message.role for reply in new for message in reply.messages],
         [message.content for reply in new for message in reply.messages],
@@ -109,9 +112,9 @@ _BEGIN = f"""
         SELECT new.*, running.id IS NULL AND existing.id IS NULL AS settled, existing.id AS existing
         FROM unnest(
             $1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::bigint[], $7::text[], $8::int[],
-            $9::bigint[], $10::int[]
+            $9::bigint[], $10::int[], $11::boolean[]
         ) WITH ORDINALITY AS new (
-            id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, n
+            id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, plain_client, n
         )
         LEFT JOIN LATERAL (
             SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid AND status = 'streaming' LIMIT 1
@@ -122,7 +125,7 @@ _BEGIN = f"""
         ) AS existing ON true
     ), prompt AS MATERIALIZED (
         SELECT nextval('chatts_seq_seq') AS seq, ordered.* FROM (
-            SELECT * FROM unnest($11::uuid[], $12::text[], $13::text[], $14::json[], $15::boolean[])
+            SELECT * FROM unnest($12::uuid[], $13::text[], $14::text[], $15::json[], $16::boolean[])
                 WITH ORDINALITY AS prompt (reply, role, content, extra, sent, n)
             ORDER BY n
         ) AS ordered
@@ -139,10 +142,10 @@ _BEGIN = f"""
 }) AS context WHERE new.settled
     ), begun AS (
         INSERT INTO replies (
-            id, tenant, appid, model, request, owner, idempotency_key,
+            id, tenant, appid, model, request, owner, idempotency_key, plain_client,
             context_first, context_last, continues_seq, continues_at
         )
-        SELECT new.id, new.tenant, new.appid, model, request, owner, idempotency_key,
+        SELECT new.id, new.tenant, new.appid, model, request, owner, idempotency_key, plain_client,
                CASE WHEN settled THEN coalesce(earlier.first, own.first) END,
                CASE WHEN settled THEN coalesce(own.last, earlier.last, 0) END,
                continued.seq, continued.length

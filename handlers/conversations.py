@@ -45,7 +45,7 @@ class ConversationHandler(BaseHandler):
 
     async def delete(self) -> None:
         """Stop the conversation's reply, then delete the conversation, or its messages from ``from`` on."""
-        await self.services.replies.delete_conversation(self.tenant, self._appid(), self._number("from", 0))
+        await self.services.conversations.delete(self.tenant, self._appid(), self._number("from", 0))
         self.set_status(204)
 
     def _appid(self) -> str:

@@ -22,6 +22,8 @@ class LivenessHandler(BaseHandler):
         """Respond with 200."""
         self.write_json({"status": "alive"})
 
+    head = get
+
 
 class ReadinessHandler(BaseHandler):
     """Whether a balancer should send requests here."""
@@ -43,6 +45,8 @@ class ReadinessHandler(BaseHandler):
         if ollama.problem:
             document["ollama_problem"] = ollama.problem
         self.write_json(document, 200 if ready else 503)
+
+    head = get
 
 
 ROUTES = [

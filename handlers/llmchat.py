@@ -1,5 +1,6 @@
 """``POST /llmchat`` begins a reply and streams it; ``/llmchat/{reply id}`` streams it again, and stops it."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID
 
@@ -12,8 +13,12 @@ from handlers.conversations import ConversationHandler
 from handlers.reply_stream import ReplyStreamHandler
 from relay.generation.prompt import Prompt
 from relay.stream.cursor import Cursor
+from relay.waiting import WaitingPrompt
 from web.chat_request import parse_chat_request
-from web.validation import count_characters, parse_whole_number, query_argument
+from web.validation import count_characters
+
+Begin = Callable[[Prompt], Awaitable[Cursor | WaitingPrompt]]
+"""Records a prompt and starts its reply, or lets the prompt wait."""
 
 
 class ChatHandler(ConversationHandler, ReplyStreamHandler):
@@ -22,18 +27,38 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
     route = "/llmchat"
 
     async def post(self) -> None:
-        """Begin a reply, and stream it or, with ``Prefer: respond-async`` (RFC 7240), respond with its location."""
-        prompt = self._parse_prompt()
-        if not self._prefers_async():
+        """Begin a reply, and stream it or, with ``Prefer: respond-async`` (RFC 7240), respond with its location.
+
+        A prompt of a plain client, which can neither follow nor stop a reply, waits while another reply of the
+        conversation is generated. A repeated prompt (``Last-Event-ID``) begins nothing.
+        """
+        prompt, replies = self._parse_prompt(), self.services.replies
+        if (first := self.first_line()) is not None:
+            cursor = await replies.reconnect(prompt, first)
+            if self._prefers_async():
+                self._respond_with_location(cursor.id)
+            else:
+                await self.show(cursor)
+        elif self._prefers_async():
+            self._respond_with_location((await self._begin(prompt, replies.begin)).id)
+        else:
             with self.viewer_slot():
-                await self.stream(await self._begin(prompt))
-            return
-        cursor = await self._begin(prompt)
-        self.log_fields["reply"] = str(cursor.id)
-        location = f"/llmchat/{cursor.id}"
+                begin = replies.begin_or_wait if prompt.plain_client else replies.begin
+                await self._stream_in_turn(await self._begin(prompt, begin))
+
+    def _respond_with_location(self, id: UUID) -> None:
+        self.log_fields["reply"] = str(id)
+        location = f"/llmchat/{id}"
         self.set_header("Location", location)
         self.set_header("Preference-Applied", "respond-async")
-        self.write_json({"id": str(cursor.id), "location": location}, 202)
+        self.write_json({"id": str(id), "location": self.public_path(location)}, 202)
+
+    async def _stream_in_turn(self, cursor: Cursor | WaitingPrompt) -> None:
+        try:
+            await self.stream(cursor)
+        finally:
+            if isinstance(cursor, WaitingPrompt):
+                cursor.leave()
 
     def _parse_prompt(self) -> Prompt:
         body, limits, settings = self.json_body(), self.services.limits, self.services.settings
@@ -42,9 +67,9 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         if limits.max_prompt_characters(self.principal):
             limits.check_prompt(self.principal, count_characters(msgspec.json.decode(body)))
         address = limits.concurrency_key(str(self.request.remote_ip))
-        return replace(prompt, address=address) if address else prompt
+        return replace(prompt, address=address, plain_client=key is None and not self._prefers_async())
 
-    async def _begin(self, prompt: Prompt) -> Cursor:
+    async def _begin(self, prompt: Prompt, begin: Begin) -> Cursor | WaitingPrompt:
         replies = self.services.replies
         concurrency = replies.concurrency
         try:
@@ -54,8 +79,10 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         except TooManyRequests:
             if existing := await replies.find_by_idempotency_key(prompt):
                 return existing
+            if prompt.plain_client and (waiting := await replies.wait_for_own(prompt)):
+                return waiting
             raise
-        return await replies.begin(prompt)
+        return await begin(prompt)
 
     def _prefers_async(self) -> bool:
         preferences = ",".join(self.request.headers.get_list("Prefer"))
@@ -69,24 +96,14 @@ class ReplyHandler(ReplyStreamHandler):
     access = Access.AUTHENTICATED
 
     async def get(self, reply_id: str) -> None:
-        """Stream the lines after ``Last-Event-ID``, or all; 204 if there are no more, which makes an EventSource stop
-        reconnecting (WHATWG HTML, section 9.2.3)."""
-        cursor = await self.services.replies.follow(self.tenant, _parse_id(reply_id), self._first_line())
-        if cursor.exhausted:
-            self.set_status(204)
-        else:
-            with self.viewer_slot():
-                await self.stream(cursor)
+        """Stream the lines after ``Last-Event-ID``, or all; 204 if there are no more."""
+        await self.show(await self.services.replies.follow(self.tenant, _parse_id(reply_id), self.first_line() or 0))
 
     async def delete(self, reply_id: str) -> None:
         """Stop the reply: 202, or 204 if it has ended already."""
         stopping = await self.services.replies.stop(self.tenant, _parse_id(reply_id))
         self.set_status(202 if stopping else 204)
         self.clear_header("Content-Type")
-
-    def _first_line(self) -> int:
-        last = self.request.headers.get("Last-Event-ID") or query_argument(self.request, "lastEventId")
-        return parse_whole_number("Last-Event-ID", last) + 1 if last else 0
 
 
 def _parse_id(text: str) -> UUID:

@@ -29,5 +29,7 @@ class ModelsHandler(BaseHandler):
         self.set_header("Content-Security-Policy", "sandbox")
         self.finish(response.body or None)  # with a 204 Tornado refuses even an empty body
 
+    head = get
+
 
 ROUTES = [Rule(PathMatches(r"/models/?"), ModelsHandler)]

@@ -10,8 +10,10 @@ from errors import ServiceUnavailable
 from relay.metrics import Metrics
 from relay.stream import sse
 from relay.stream.cursor import Cursor, CursorInvalidated
+from relay.waiting import WaitingPrompt
 from web.base import BaseHandler
 from web.sse_writer import ClientWriter
+from web.validation import parse_whole_number, query_argument
 
 WRITE_LIMIT = 32_768
 """Bytes given to a socket at once, and so the memory of a viewer that does not read."""
@@ -61,8 +63,33 @@ class ReplyStreamHandler(BaseHandler):
         """Return a context manager within which the reply may be streamed."""
         return ViewerSlot(self.services.metrics, self.services.settings.max_viewers)
 
-    async def stream(self, cursor: Cursor) -> None:
+    def first_line(self) -> int | None:
+        """Return the number of the first line after ``Last-Event-ID``; None without this header or its query argument.
+
+        :raises BadRequest: it is not a whole number.
+        """
+        last = self.request.headers.get("Last-Event-ID") or query_argument(self.request, "lastEventId")
+        return parse_whole_number("Last-Event-ID", last) + 1 if last else None
+
+    async def show(self, cursor: Cursor) -> None:
+        """Stream the rest of a reply; 204 if there is none, which makes an EventSource stop reconnecting (WHATWG HTML,
+        section 9.2.3)."""
+        if cursor.exhausted:
+            self.set_status(204)
+        else:
+            with self.viewer_slot():
+                await self.stream(cursor)
+
+    async def stream(self, cursor: Cursor | WaitingPrompt) -> None:
         """Stream the lines from the cursor on, as they are committed, until the reply ends or the client leaves."""
+        viewers = self.services.replies.viewers
+        viewers.add(cursor.id)
+        try:
+            await self._stream(cursor)
+        finally:
+            viewers.remove(cursor.id)
+
+    async def _stream(self, cursor: Cursor | WaitingPrompt) -> None:
         self.start_stream("text/event-stream; charset=utf-8")
         self.log_fields["reply"] = reply = str(cursor.id)
         self.set_header("Content-Location", f"/llmchat/{reply}")
@@ -79,7 +106,7 @@ class ReplyStreamHandler(BaseHandler):
             self.services.metrics.viewers_dropped += 1
             self.abort_stream("client too slow" if isinstance(error, TimeoutError) else "handed over")
 
-    async def _write_lines(self, cursor: Cursor) -> None:
+    async def _write_lines(self, cursor: Cursor | WaitingPrompt) -> None:
         while True:
             found = await cursor.next(self.services.settings.heartbeat_interval, self._try_write)
             if found is None:

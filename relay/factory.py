@@ -15,6 +15,7 @@ from db.reply_begin import BeginResult, NewReply
 from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import NotificationRouter, Notifier
+from relay.conversations import ConversationService
 from relay.failover import Failover
 from relay.generation.context import RelayContext
 from relay.generation.journal import Journal
@@ -26,7 +27,9 @@ from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
 from relay.reporting.status_document import StatusDocument
 from relay.service import ReplyService
+from relay.supersession import Supersession, ViewerCounts
 from relay.sweeper import Sweeper
+from relay.waiting import PromptQueue
 from settings import Settings
 
 Item = TypeVar("Item")
@@ -48,6 +51,7 @@ class Relay:
     """The components that handlers use."""
 
     replies: ReplyService
+    conversations: ConversationService
     health: HealthMonitor
     status: StatusSampler
     prometheus: PrometheusCollector
@@ -71,11 +75,20 @@ async def create_relay(
         yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
     )
     context = RelayContext(upstreams, database, notifier, journal, begin_batcher, finish_batcher, settings, metrics)
-    registry = GenerationRegistry(journal, metrics)
+    registry = GenerationRegistry(journal, metrics, on_ended=notifier.wake)
     failover = Failover(context, lease, registry)
-    service = ReplyService(context, lease, registry, failover)
+    viewers = ViewerCounts(notifier)
+    supersession = Supersession(database, notifier, lease, registry, viewers, metrics)
+    queue = PromptQueue(context, supersession, registry.concurrency, settings.max_waiting_prompts)
+    service = ReplyService(context, lease, registry, failover, queue, viewers)
     sweeper = Sweeper(context, registry, failover)
-    router = NotificationRouter(notifier, on_stop=registry.stop, on_orphan=failover.on_orphan)
+    router = NotificationRouter(
+        notifier,
+        on_stop=registry.stop,
+        on_orphan=failover.on_orphan,
+        on_supersede=supersession.on_request,
+        on_viewers=supersession.on_viewers_question,
+    )
 
     stack.push_async_callback(lease.stop)
     await lease.start(on_notification=router.dispatch, on_lost=registry.abandon_all)
@@ -88,7 +101,8 @@ async def create_relay(
     sampler = StatusSampler(metrics, health, registry, document)
     stack.push_async_callback(sampler.end)
     sampler.start()
-    return Relay(service, health, sampler, PrometheusCollector(metrics, database, settings, health, registry, service))
+    prometheus = PrometheusCollector(metrics, database, settings, health, registry, service)
+    return Relay(service, ConversationService(database, service), health, sampler, prometheus)
 
 
 def _begin_while_registered(lease: ProcessLease) -> Statement[NewReply, BeginResult]:

@@ -113,7 +113,7 @@ class Failover:
         self._relay.notifier.mark_watched(adopted.id)
         reply = ReplyBuffer(adopted.id, adopted.tenant, adopted.model, owner, base=line_count)
         key = conversation_key(adopted.tenant, adopted.appid)
-        generation = Generation(reply, self._relay, transcript, conversation_key=key)
+        generation = Generation(reply, self._relay, transcript, conversation_key=key, plain_client=adopted.plain_client)
         if adopted.stop:
             generation.stop()
         elif adopted.attempts > resume.MAX_ATTEMPTS:

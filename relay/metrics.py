@@ -79,6 +79,8 @@ class Metrics:
     :ivar replies_begun: replies begun by a prompt.
     :ivar replies_adopted: replies adopted from a dead process.
     :ivar replies_continued: continuations of replies in this process after Ollama, or its runner, died.
+    :ivar replies_superseded: replies without viewers that the next prompt of a plain client has stopped.
+    :ivar prompts_waiting: prompts of plain clients that wait for their conversation's reply to end.
     :ivar replies_handed_over: replies that another process has adopted, or will adopt.
     :ivar replies_ended: replies that ended in this process, by status.
     :ivar reply_duration: from the prompt's arrival, or the adoption, to the reply's end, by status.
@@ -103,6 +105,8 @@ class Metrics:
         self.replies_begun = 0
         self.replies_adopted = 0
         self.replies_continued = 0
+        self.replies_superseded = 0
+        self.prompts_waiting = 0
         self.replies_handed_over = 0
         self.replies_ended = dict.fromkeys(STATUSES, 0)
         self.reply_duration = {status: Histogram(REPLY_SECONDS) for status in STATUSES}

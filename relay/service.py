@@ -1,4 +1,4 @@
-"""The reply service, the handlers' interface to replies: begin, follow, stop, delete, drain."""
+"""The reply service, the handlers' interface to replies: begin, follow, reconnect, stop, drain."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from db import messages, ownership, replies, reply_lines
+from db import ownership, replies, reply_lines
 from db.replies import StoredReply
 from db.reply_begin import BeginResult, NewReply
 from errors import Conflict, NotFound, ServiceUnavailable
@@ -20,11 +20,11 @@ from relay.generation.prompt import Prompt, chat_body, conversation_key, trim_to
 from relay.generation.registry import ConcurrencyCounter, GenerationRegistry
 from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
 from relay.ollama import chat_line
-from relay.stream.cursor import PAGE_BYTES, Cursor, CursorContext, CursorInvalidated
+from relay.stream.cursor import PAGE_BYTES, Cursor, CursorContext
+from relay.supersession import ViewerCounts
+from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
 
 log = logging.getLogger("chatterd.relay")
-
-RESTARTING = "The server is being restarted. Try again in a moment."
 
 RELEASE_TIMEOUT = 1.0
 """Seconds at most for each of the last steps of a shutdown: abandon replies, release them in the database."""
@@ -35,10 +35,17 @@ class ReplyService:
 
     :ivar draining: no reply is begun or adopted any more.
     :ivar leaving: no reply is shown any more either.
+    :ivar viewers: the viewers that this process serves.
     """
 
     def __init__(
-        self, relay: RelayContext, lease: ProcessLease, registry: GenerationRegistry, failover: Failover
+        self,
+        relay: RelayContext,
+        lease: ProcessLease,
+        registry: GenerationRegistry,
+        failover: Failover,
+        queue: PromptQueue,
+        viewers: ViewerCounts,
     ) -> None:
         self.draining = False
         self.leaving = False
@@ -46,6 +53,8 @@ class ReplyService:
         self._lease = lease
         self._registry = registry
         self._failover = failover
+        self._queue = queue
+        self.viewers = viewers
         self._database = relay.database
         self._settings = relay.settings
         self._cursor_context = CursorContext(self, relay.database, relay.notifier, relay.settings)
@@ -60,9 +69,35 @@ class ReplyService:
         """The number of replies that this process generates now, per tenant and address."""
         return self._registry.concurrency
 
-    async def begin(self, prompt: Prompt) -> Cursor:
+    async def begin_or_wait(self, prompt: Prompt) -> Cursor | WaitingPrompt:
+        """Begin as :meth:`begin` does. While a reply is being generated for this conversation, let the prompt wait.
+
+        :raises ServiceUnavailable: see :meth:`begin`; or too many prompts wait.
+        :raises NotAcceptable: the database cannot store the text.
+        """
+        if prompt.conversation not in self._queue:
+            try:
+                return await self.begin(prompt)
+            except Conflict:
+                pass
+        return self._queue.add(prompt, self.begin)
+
+    async def wait_for_own(self, prompt: Prompt) -> WaitingPrompt | None:
+        """Let a prompt wait that exceeds a limit of concurrent replies, if one of them is its own conversation's.
+
+        :returns: None if there is none, or another prompt waits for its end already.
+        :raises ServiceUnavailable: the database is unavailable, or too many prompts wait.
+        """
+        async with self._database.acquire() as connection:
+            running = await replies.find_streaming(connection, prompt.tenant, prompt.appid)
+        if running is None or prompt.conversation in self._queue:
+            return None
+        return self._queue.add(prompt, self.begin)
+
+    async def begin(self, prompt: Prompt, id: UUID | None = None) -> Cursor:
         """Record a prompt and start its reply, or find the reply begun with the same idempotency key.
 
+        :param id: the reply's id, if it was reserved.
         :returns: a cursor at the reply's first line.
         :raises Conflict: a reply is being generated for this conversation.
         :raises ServiceUnavailable: the database is unavailable, there are too many replies, or the process drains.
@@ -74,12 +109,13 @@ class ReplyService:
             if existing := await self.find_by_idempotency_key(prompt):
                 return existing
             raise ServiceUnavailable("The server is generating as many replies as it can. Try again in a moment.")
-        reply = ReplyBuffer(uuid4(), prompt.tenant, prompt.model, self._lease.owner)
+        reply = ReplyBuffer(id or uuid4(), prompt.tenant, prompt.model, self._lease.owner)
         generation = Generation(
             reply,
             self._relay,
             address=prompt.address,
             conversation_key=conversation_key(prompt.tenant, prompt.appid),
+            plain_client=prompt.plain_client,
         )
         own_messages, messages_remaining, bytes_remaining = trim_to_context(
             prompt.messages, self._settings.context_messages, self._settings.context_bytes
@@ -127,6 +163,28 @@ class ReplyService:
             )
         return None if existing is None else await self.follow(prompt.tenant, existing, 0)
 
+    async def reconnect(self, prompt: Prompt, first: int) -> Cursor:
+        """Find the reply that a repeated prompt began the first time, and begin nothing.
+
+        :param first: number of the first line to show.
+        :raises Conflict: there is none, or the conversation has gone on since.
+        :raises ServiceUnavailable: the database is unavailable.
+        """
+        async with self._database.acquire() as connection:
+            if prompt.idempotency_key is None:
+                found = await replies.find_newest(
+                    connection, prompt.tenant, prompt.appid, prompt.model, prompt.messages
+                )
+            else:
+                found = await replies.find_by_idempotency_key(
+                    connection, prompt.tenant, prompt.appid, prompt.idempotency_key
+                )
+        if found is None:
+            raise Conflict(
+                "There is no reply of this prompt to go on with. Send it without Last-Event-ID to begin a new reply."
+            )
+        return await self.follow(prompt.tenant, found, first)
+
     async def follow(self, tenant: str, id: UUID, first: int) -> Cursor:
         """Find a reply to show, whichever process generates or generated it.
 
@@ -168,26 +226,6 @@ class ReplyService:
             self._registry.spawn(self.adopt_from_dead())  # if the owner is dead, an adopter stops the reply
         return requested
 
-    async def delete_conversation(self, tenant: str, appid: str, since: int) -> None:
-        """Stop a conversation's reply, then delete its messages from seq ``since`` on."""
-        while True:
-            async with self._database.acquire() as connection:
-                running = await messages.delete_conversation_messages(connection, tenant, appid, since)
-            if running is None:
-                return
-            cursor = await self.follow(tenant, running, 0)
-            await self.stop(tenant, running)
-            await self._wait_for_end(cursor)
-
-    async def _wait_for_end(self, cursor: Cursor) -> None:
-        try:
-            while await cursor.next(self._settings.heartbeat_interval) is not None:
-                pass
-        except CursorInvalidated as error:
-            if self.leaving:
-                raise ServiceUnavailable(RESTARTING) from error
-            # else another request has deleted the reply
-
     def find_local(self, tenant: str, id: UUID) -> ReplyBuffer | None:
         """Return the tenant's reply, if this process generates it."""
         generation = self._registry.get(id)
@@ -204,6 +242,7 @@ class ReplyService:
         """
         self.draining = True
         self._failover.accepting = False
+        self._queue.close()
         if self._registry:
             log.info("Waiting %g s at most for %d replies to end.", seconds, len(self._registry))
         await self._registry.wait(seconds)
@@ -240,6 +279,7 @@ def _new_reply(reply: ReplyBuffer, prompt: Prompt, context_messages: int, contex
         context_messages,
         context_bytes,
         unsent,
+        prompt.plain_client,
     )
 
 

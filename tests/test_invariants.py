@@ -393,7 +393,7 @@ def test_invariant_3_every_process_rejects_a_second_prompt_while_a_reply_runs(
     path = clients[0].begin("hi")
     gate.reached.wait()
     for client in clients:
-        answer = client.http.post("/llmchat", json=client.body("too soon"))
+        answer = client.http.post("/llmchat", json=client.body("too soon"), headers={"Prefer": "respond-async"})
         assert (answer.status_code, answer.headers["Location"]) == (409, path)
     gate.open()
     processes.check(path, clients[1].view(path), words(5))

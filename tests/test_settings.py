@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from ollama._client import _parse_host
 
-import settings
+from command_line import load_settings
 from errors import StartupError
 from settings import Settings, ollama_url
 
@@ -41,11 +41,13 @@ def another(field: "dataclasses.Field[Any]") -> tuple[str, Any]:
     """Return a value other than the field's default, as text and parsed."""
     if isinstance(field.default, bool):
         return str(not field.default).lower(), not field.default
-    return {int: ("7", 7), float: ("0.25", 0.25), str: ("a b=c", "a b=c")}[type(field.default)]
+    if field.name == "base_path":
+        return "/a/b", "/a/b"
+    return {int: ("7", 7), float: ("2.5", 2.5), str: ("a b=c", "a b=c")}[type(field.default)]
 
 
 def test_without_arguments_and_environment_all_settings_have_their_defaults() -> None:
-    assert settings.load([], {}) == Settings()
+    assert load_settings([], {}) == Settings()
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
@@ -54,7 +56,7 @@ def test_every_setting_can_be_set_on_the_command_line(
 ) -> None:
     text, value = another(field)
     for name in (field.name, field.name.replace("_", "-")):
-        loaded = settings.load([f"--{name}={text}"], {})
+        loaded = load_settings([f"--{name}={text}"], {})
         assert loaded == dataclasses.replace(Settings(), **{field.name: value})
 
 
@@ -63,7 +65,7 @@ def test_every_setting_has_help_that_names_its_environment_variable(
     field: "dataclasses.Field[Any]", capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exited:
-        settings.load(["--help"], {})
+        load_settings(["--help"], {})
     assert not exited.value.code
     output = " ".join("".join(capsys.readouterr()).split())
     option = "--" + field.name.replace("_", "-")
@@ -92,22 +94,22 @@ def test_every_setting_has_help_that_names_its_environment_variable(
 def test_the_command_line_takes_precedence_over_the_environment_and_the_default(
     arguments: list[str], environment: dict[str, str], port: int
 ) -> None:
-    assert settings.load(arguments, environment) == dataclasses.replace(Settings(), port=port)
+    assert load_settings(arguments, environment) == dataclasses.replace(Settings(), port=port)
 
 
 def test_a_value_from_the_environment_is_not_modified() -> None:
     url = "postgresql://me:--p=w:1,2@host:5432/db?options=-c%20a%3Db"
-    assert settings.load([], {"DATABASE_URL": url}).database_url == url
+    assert load_settings([], {"DATABASE_URL": url}).database_url == url
 
 
 def test_an_empty_value_on_the_command_line_overrides_the_environment() -> None:
-    assert settings.load(["--database-url="], {"DATABASE_URL": "postgresql://host/db"}).database_url == ""
+    assert load_settings(["--database-url="], {"DATABASE_URL": "postgresql://host/db"}).database_url == ""
 
 
 @pytest.mark.parametrize("arguments", [["--prot=1"], ["--x"], ["--port=1", "--no-such"]])
 def test_an_unknown_option_is_rejected(arguments: list[str]) -> None:
     with pytest.raises(tornado.options.Error):
-        settings.load(arguments, {})
+        load_settings(arguments, {})
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_an_unknown_option_is_rejected(arguments: list[str]) -> None:
 )
 def test_a_value_of_the_wrong_type_is_rejected(arguments: list[str], environment: dict[str, str]) -> None:
     with pytest.raises(tornado.options.Error):
-        settings.load(arguments, environment)
+        load_settings(arguments, environment)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ MIN_WRITE_RATE = 1_024
 """Bytes a second that a client must read of a response, beyond ``--client-write-timeout``."""
 
 
+LOCATIONS = ("Location", "Content-Location")
+"""Headers that contain a path of this server."""
+
+
 class BaseHandler(RequestBodyMixin, RequestHandler):
     """A handler of the API. Errors raised in its methods become JSON.
 
@@ -75,7 +79,9 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         if cors.is_preflight(self.request, self.services.origins):
             return
         cors.check_origin(self.request, self.services.origins)
-        self.principal = await authentication.authenticate(self.request, self.access, self.services.identity)
+        self.principal = await authentication.authenticate(
+            self.request, self.access, self.services.identity, self.services.settings.base_path
+        )
         if self.rate_limited and self.principal is not UNAUTHENTICATED:
             self.services.limits.check_tenant(self.principal)
         authentication.authorize(self.access, self.principal)
@@ -127,6 +133,15 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
     delete: Callable[..., Awaitable[None] | None] = _unsupported
 
     # Responses.
+
+    def set_header(self, name: str, value: Any) -> None:
+        """Set a header of the response; the path in ``Location`` or ``Content-Location`` is one of this server."""
+        super().set_header(name, self.public_path(value) if name in LOCATIONS else value)
+
+    def public_path(self, path: str) -> str:
+        """Return a path of this server as clients see it, below ``--base-path``; a relative one unchanged."""
+        base: str = self.settings["services"].settings.base_path
+        return base + path if path.startswith("/") else path
 
     def write_json(self, value: object, status: int = 200) -> None:
         """Respond with JSON, and end the request."""

@@ -78,6 +78,7 @@ class ChatterdServer(HTTPServer):
             idle_connection_timeout=settings.idle_connection_timeout,
         )
         self._key_pair = key_pair
+        self._base_path = settings.base_path
         self._tls = key_pair.load() if key_pair else None
         self._limit = connection_limit(settings.max_replies + settings.pool_size)
         self._open_connections = 0
@@ -121,7 +122,7 @@ class ChatterdServer(HTTPServer):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Return a delegate for a request (called by Tornado)."""
-        return _HostChecker(super().start_request(server_conn, request_conn))
+        return _HeadFilter(super().start_request(server_conn, request_conn), self._base_path)
 
     def on_close(self, server_conn: object) -> None:
         """Count a connection that has ended (called by Tornado)."""
@@ -160,11 +161,15 @@ class ChatterdServer(HTTPServer):
         self.handle_stream(SSLIOStream(secure), address)
 
 
-class _HostChecker(HTTPMessageDelegate):
-    """Rejects a request with a Host header that Tornado would fail to parse, with an error in the log."""
+class _HeadFilter(HTTPMessageDelegate):
+    """Rejects a request with a Host header that Tornado would fail to parse, with an error in the log.
 
-    def __init__(self, delegate: HTTPMessageDelegate) -> None:
+    Removes ``--base-path`` from the request's path; a proxy may have removed it already.
+    """
+
+    def __init__(self, delegate: HTTPMessageDelegate, base_path: str) -> None:
         self._delegate = delegate
+        self._base_path = base_path
         self.data_received = delegate.data_received  # type: ignore[method-assign]
         self.finish = delegate.finish  # type: ignore[method-assign]
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
@@ -178,6 +183,11 @@ class _HostChecker(HTTPMessageDelegate):
         """
         if len(headers.get("Host", "")) > MAX_HOST_LENGTH:
             raise HTTPInputError("The Host header is too long")
+        if self._base_path and isinstance(start_line, RequestStartLine):
+            method, path, version = start_line
+            rest = path.removeprefix(self._base_path)
+            if rest[:1] in ("", "/", "?"):
+                start_line = RequestStartLine(method, rest, version)
         return self._delegate.headers_received(start_line, headers)
 
 

@@ -7,6 +7,7 @@ from auth.identity_provider import IdentityProvider
 from auth.origins import AllowedOrigins
 from auth.rate_limit import RequestLimiter
 from db.pool import Database
+from relay.conversations import ConversationService
 from relay.factory import Relay
 from relay.metrics import Metrics
 from relay.ollama.upstreams import Upstreams
@@ -30,6 +31,7 @@ class Services:
     database: Database
     upstreams: Upstreams
     replies: ReplyService
+    conversations: ConversationService
     health: HealthMonitor
     status: StatusSampler
     prometheus: PrometheusCollector
@@ -60,6 +62,7 @@ def create_services(
         database=database,
         upstreams=upstreams,
         replies=relay.replies,
+        conversations=relay.conversations,
         health=relay.health,
         status=relay.status,
         prometheus=relay.prometheus,

@@ -2,7 +2,9 @@
 
 A payload is ``<kind> <reply id>``. Kinds: ``watch`` (another process has a viewer that waits for this reply), ``lines``
 (the reply has more lines, or has ended), ``stop`` (the reply is to be stopped), ``orphan`` (no process generates the
-reply any more). Payloads carry ids only, never text: NOTIFY is limited to 8,000 bytes.
+reply any more), ``supersede`` (a prompt waits for the reply's end, which may be stopped if it has no viewers),
+``viewers`` (processes with viewers of the reply are to answer with ``watch``). Payloads carry ids only, never text:
+NOTIFY is limited to 8,000 bytes.
 """
 
 import asyncio
@@ -28,6 +30,7 @@ class Notifier:
         self._database = database
         self._loop = asyncio.get_running_loop()
         self._watched_until: dict[UUID, float] = {}
+        self._awaited_until: dict[UUID, float] = {}
         self._watch_sent_until: dict[UUID, float] = {}
         self._waiters: dict[UUID, set[asyncio.Future[None]]] = {}
         self._pending: set[UUID] = set()
@@ -36,6 +39,16 @@ class Notifier:
     def mark_watched(self, id: UUID) -> None:
         """Notify other processes of new lines of a reply for the next :data:`WATCH_DURATION` seconds."""
         self._watched_until[id] = self._loop.time() + WATCH_DURATION
+
+    def watched_since(self, id: UUID, time: float) -> bool:
+        """Return whether a ``watch`` for a reply has arrived since ``time``, by the event loop's clock."""
+        return self._watched_until.get(id, 0.0) >= time + WATCH_DURATION
+
+    def mark_awaited(self, id: UUID) -> None:
+        """Notify other processes of a reply's end if it ends within the next :data:`WATCH_DURATION` seconds."""
+        now = self._loop.time()
+        self._awaited_until = {other: until for other, until in self._awaited_until.items() if until > now}
+        self._awaited_until[id] = now + WATCH_DURATION
 
     @contextmanager
     def subscribe(self, id: UUID) -> Iterator["asyncio.Future[None]"]:
@@ -90,7 +103,8 @@ class Notifier:
 
     def end_notifications(self, id: UUID) -> list[str]:
         """Return the payloads to send with the commit of a reply's end."""
-        return [f"lines {id}"] if self._watched_until.pop(id, 0.0) > self._loop.time() else []
+        until = max(self._watched_until.pop(id, 0.0), self._awaited_until.pop(id, 0.0))
+        return [f"lines {id}"] if until > self._loop.time() else []
 
     def due_notifications(self, ids: Iterable[UUID]) -> tuple[list[str], float | None]:
         """Return the payloads to send with a batch that writes lines of the given replies.
@@ -118,14 +132,23 @@ class NotificationRouter:
 
     :param on_stop: called with the id of a reply that is to be stopped.
     :param on_orphan: called with the id of a reply that no process generates any more.
+    :param on_supersede: called with the id of a reply for whose end a prompt waits.
+    :param on_viewers: called with the id of a reply of which another process asks whether it has viewers here.
     """
 
     def __init__(
-        self, notifier: Notifier, on_stop: Callable[[UUID], object], on_orphan: Callable[[UUID], object]
+        self,
+        notifier: Notifier,
+        on_stop: Callable[[UUID], object],
+        on_orphan: Callable[[UUID], object],
+        on_supersede: Callable[[UUID], object],
+        on_viewers: Callable[[UUID], object],
     ) -> None:
         self._notifier = notifier
         self._on_stop = on_stop
         self._on_orphan = on_orphan
+        self._on_supersede = on_supersede
+        self._on_viewers = on_viewers
 
     def dispatch(self, payload: str) -> None:
         """Handle one notification."""
@@ -140,3 +163,7 @@ class NotificationRouter:
         elif kind == "orphan":
             self._on_orphan(id)
             self._notifier.wake(id)
+        elif kind == "supersede":
+            self._on_supersede(id)
+        elif kind == "viewers":
+            self._on_viewers(id)

@@ -47,6 +47,7 @@ class Generation:
 
     :param transcript: what the log holds of the reply, if it is resumed.
     :param address: client address for which the reply is counted, beside its tenant; empty if none is.
+    :param plain_client: whether the reply may be superseded (:mod:`relay.supersession`).
     :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     """
 
@@ -57,9 +58,11 @@ class Generation:
         transcript: Transcript | None = None,
         address: str = "",
         conversation_key: str = "",
+        plain_client: bool = False,
     ) -> None:
         self.reply = reply
         self.address = address
+        self.plain_client = plain_client
         self._relay = relay
         self._conversation_key = conversation_key
         self._outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()

@@ -14,6 +14,7 @@ class Prompt:
     """A validated request for a reply.
 
     :param options: the request's other fields (options, format, tools, stream, ...), each as the client sent it.
+    :param plain_client: whether the client can neither follow nor stop a reply: the reply may be superseded.
     :param address: client address for which the reply is counted, beside its tenant; empty if none is.
     """
 
@@ -24,6 +25,12 @@ class Prompt:
     options: dict[str, msgspec.Raw]
     idempotency_key: str | None = None
     address: str = ""
+    plain_client: bool = False
+
+    @property
+    def conversation(self) -> tuple[str, str]:
+        """The key of its conversation."""
+        return self.tenant, self.appid
 
     def stored_request(self) -> str:
         """Return the JSON object stored in ``replies.request``: the request to Ollama without the messages."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -62,12 +62,16 @@ class GenerationRegistry:
     """Generations by reply id, from before the reply is recorded until it has ended or is lost.
 
     :ivar concurrency: how many there are per tenant and address.
+    :param on_ended: called with the id of a reply whose generation has ended here, in whatever way.
     """
 
-    def __init__(self, journal: Journal, metrics: Metrics) -> None:
+    def __init__(
+        self, journal: Journal, metrics: Metrics, on_ended: Callable[[UUID], object] = lambda id: None
+    ) -> None:
         self.concurrency = ConcurrencyCounter()
         self._journal = journal
         self._metrics = metrics
+        self._on_ended = on_ended
         self._generations: dict[UUID, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -118,6 +122,7 @@ class GenerationRegistry:
             if not generation.reply.ended:
                 self._metrics.replies_handed_over += 1
                 generation.reply.mark_lost()
+            self._on_ended(generation.reply.id)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in a task of its own and log its errors."""

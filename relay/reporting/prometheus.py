@@ -85,6 +85,8 @@ def _replies(metrics: Metrics) -> Iterator[Metric]:
     yield _counter("replies_begun", "Replies begun by a prompt.", metrics.replies_begun)
     yield _counter("replies_adopted", "Replies adopted from dead processes.", metrics.replies_adopted)
     yield _counter("replies_continued", "Continuations of replies whose Ollama died.", metrics.replies_continued)
+    yield _counter("replies_superseded", "Replies stopped for the next prompt.", metrics.replies_superseded)
+    yield _gauge("prompts_waiting", "Prompts that wait for the end of another reply.", metrics.prompts_waiting)
     yield _counter("replies_handed_over", "Replies handed over to other processes.", metrics.replies_handed_over)
     yield _labelled(
         CounterMetricFamily("chatterd_replies_ended", "Replies that ended in this process.", labels=["status"]),

@@ -1,5 +1,6 @@
 // Client for chatterd's HTTP API. Failures throw an ApiError whose message can be shown to the user.
 
+import { urlOfPath } from "./base_path.js";
 import { redirectToSignIn } from "./session.js";
 
 /**
@@ -36,8 +37,9 @@ export class ApiError extends Error {
   constructor(message, status = 0, headers = new Headers()) {
     super(message);
     this.status = status;
+    const location = headers.get("Location");
     /** The running reply that caused the conflict (409). @type {string | null} */
-    this.location = headers.get("Location");
+    this.location = location && replyLocation(replyId(location));
     /** Seconds to wait before a retry (429, 503). */
     this.retryAfter = Number.parseInt(headers.get("Retry-After") ?? "0", 10) || 0;
   }
@@ -77,7 +79,7 @@ export async function fetchHistory(appID, before = null, limit = null) {
  * @param {{role: string, content: string, images?: string[]}[]} messages may be empty: the model then replies to the conversation as it is
  * @param {string} key the Idempotency-Key, the same for all attempts: only one of them starts a reply
  * @param {Object<string, number>} options Ollama's options by name; others keep the model's defaults
- * @returns {Promise<string>} the URL of the reply's stream
+ * @returns {Promise<string>} the path of the reply's stream
  */
 export async function startReply(appID, model, messages, key, options = {}) {
   const body = JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) });
@@ -87,12 +89,13 @@ export async function startReply(appID, model, messages, key, options = {}) {
     body,
     signal: AbortSignal.timeout(REQUEST_TIMEOUT + body.length / UPLOAD_BYTES_PER_MILLISECOND),
   });
-  return response.headers.get("Location") ?? (await readJSON(response)).location;
+  const location = response.headers.get("Location") ?? (await readJSON(response)).location;
+  return replyLocation(replyId(location)); // a proxy may have removed the base path, of which the server need not know
 }
 
 /** @param {string} location */
 export async function stopReply(location) {
-  await request(location, { method: "DELETE" });
+  await request(`/llmchat/${replyId(location)}`, { method: "DELETE" });
 }
 
 /** Works while the page is being unloaded, too. @param {string} appID */
@@ -127,14 +130,14 @@ export function replyId(location) {
 
 /** @param {string} id @returns {string} */
 export function replyLocation(id) {
-  return `/llmchat/${id}`;
+  return urlOfPath(`/llmchat/${id}`);
 }
 
-/** @param {string} path @param {RequestInit} [options] */
+/** @param {string} path of the API @param {RequestInit} [options] */
 async function request(path, options) {
   let response;
   try {
-    response = await fetch(path, { signal: AbortSignal.timeout(REQUEST_TIMEOUT), ...options });
+    response = await fetch(urlOfPath(path), { signal: AbortSignal.timeout(REQUEST_TIMEOUT), ...options });
   } catch {
     throw new ApiError(UNREACHABLE);
   }

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import messages, ownership, replies, reply_begin, reply_end, reply_lines
+from db import course, messages, ownership, replies, reply_begin, reply_end, reply_lines
 from db.messages import Message
 from db.migrate import migrate
 from db.pool import DIRECT_OPTIONS, SESSION_SETTINGS
@@ -112,6 +112,8 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await replies.find_streaming(connection, "", "missing")
     await replies.request_stop(connection, "", missing)
     await replies.find_source(connection, "", missing)
+    await replies.find_newest(connection, "", "missing", "m", [Message("user", "hi")])
+    await course.replace_conversation(connection, "", "missing", [])
     await messages.read_page(connection, "", "missing", 51, None)
     await messages.context_between(connection, "", "missing", 1, 2)
     await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
@@ -238,6 +240,9 @@ def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
         assert await replies.find_streaming(connection, "", "running1")
         assert await replies.request_stop(connection, "", id)
         assert await replies.find_source(connection, "", id)
+        newest = await replies.find_newest(connection, "", "running1", "m", [])
+        assert newest == await replies.find_streaming(connection, "", "running1")
+        assert await replies.find_newest(connection, "", "app7", "m", [Message("user", "hi")]) is None
         page = await messages.read_page(connection, "", "app7", 51, None)
         assert len(page) == 20
         assert len(await messages.context_between(connection, "", "app7", page[5].seq, page[-1].seq)) == 15
@@ -246,8 +251,9 @@ def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
         await ownership.release(connection, 2, [id])
         assert await messages.delete_conversation_messages(connection, "", "running1", 0)
         assert await messages.delete_conversation_messages(connection, "", "app7", 0) is None
+        assert await course.replace_conversation(connection, "", "app8", [Message("user", "hi")]) is None
 
-    assert scene.rows_read(work) <= 200
+    assert scene.rows_read(work) <= 320
 
 
 @pytest.mark.parametrize("retention", [0, 3600])

@@ -145,13 +145,14 @@ def test_prefer_respond_async_responds_with_the_location_of_the_reply(client: Cl
     assert len(client.view(response.headers["Location"])) == 6
 
 
+@pytest.mark.parametrize("headers", [{"Prefer": "respond-async"}, {"Idempotency-Key": "1"}], ids=str)
 def test_a_second_reply_in_a_conversation_is_409_with_the_location_of_the_first(
-    client: Client, ollama: ScriptedOllama
+    client: Client, ollama: ScriptedOllama, headers: dict[str, str]
 ) -> None:
     gate = Gate()
     ollama.script(Head(), gate, Lines(last_line("x")))
     path = client.begin("one")
-    rejected = client.http.post("/llmchat", json=client.body("two"))
+    rejected = client.http.post("/llmchat", json=client.body("two"), headers=headers)
     assert rejected.status_code == 409
     assert rejected.headers["Location"] == path
     assert "error" in rejected.json()

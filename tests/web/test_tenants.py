@@ -73,6 +73,7 @@ def resources(cluster: Cluster, ollama: ScriptedOllama) -> Iterator[Resources]:
         messages = [{"role": "system", "content": "secret rules"}, {"role": "user", "content": "secret"}]
         ended = client.begin(messages=messages, headers={"Idempotency-Key": "key"})
         client.view(ended)
+        client.http.post("/postchatt", json={"name": "alice", "message": "secret"})
         seq = client.history()["messages"][-1]["seq"]
         gate = Gate()
         ollama.script(Head(), Lines(line("a")), gate, Lines(line("b"), last_line()))
@@ -105,6 +106,14 @@ def check_deleted(response: httpx.Response) -> None:
 
 def check_own(response: httpx.Response) -> None:
     """The request began a conversation of its own tenant, with the same appID."""
+    assert response.status_code == 200 and "secret" not in response.text
+
+
+def check_nothing_to_repeat(response: httpx.Response) -> None:
+    assert response.status_code == 409 and "location" not in response.headers
+
+
+def check_no_chatts(response: httpx.Response) -> None:
     assert response.status_code == 200 and "secret" not in response.text
 
 
@@ -164,6 +173,22 @@ ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
         lambda c, a: c.http.post("/llmchat", json=a.client.body("hi"), headers={"Idempotency-Key": "running"}),
         check_own,
     ),
+    "repeat the prompt of a running reply": (
+        "beginReply",
+        lambda c, a: c.http.post("/llmchat", json=a.client.body("more"), headers={"Last-Event-ID": "0"}),
+        check_nothing_to_repeat,
+    ),
+    "prepare a conversation": (
+        "prepareConversation",
+        lambda c, a: c.http.post("/llmprep", json=a.client.body("x")),
+        check_ok,
+    ),
+    "the messages without an appID": ("getChatts", lambda c, a: c.http.get("/getchatts"), check_no_chatts),
+    "a message without an appID": (
+        "postChatt",
+        lambda c, a: c.http.post("/postchatt", json={"name": "bob", "message": "x"}),
+        check_ok,
+    ),
     "generate": (
         "generate",
         lambda c, a: c.http.post("/llmprompt", json={"model": "fake", "prompt": "x"}),
@@ -220,7 +245,7 @@ def test_tenants_may_use_the_same_appid_concurrently(
         running = bob.begin("mine", headers={"Idempotency-Key": "running"})
         assert running != resources.running
         for client, own_reply in ((bob, running), (resources.client, resources.running)):
-            for headers in ({}, {"Idempotency-Key": "unused key"}):
+            for headers in ({"Prefer": "respond-async"}, {"Idempotency-Key": "unused key"}):
                 rejected = client.http.post("/llmchat", json=client.body("another"), headers=headers)
                 assert (rejected.status_code, rejected.headers["Location"]) == (409, own_reply)
         rejected = bob.http.post("/llmchat", json=bob.body("another"), headers={"Idempotency-Key": "key"})

@@ -1,0 +1,13 @@
+-- appIDs of up to 155 characters in tables whose column was made for fewer. PostgreSQL does
+-- not rewrite a table for a longer varchar.
+
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'chatts'::regclass AND attname = 'appid'
+        AND (atttypid = 'bpchar'::regtype OR (atttypid = 'varchar'::regtype AND atttypmod BETWEEN 0 AND 158))
+    ) THEN
+        ALTER TABLE chatts ALTER COLUMN appid TYPE varchar(155);
+    END IF;
+END
+$$;

@@ -1,0 +1,93 @@
+"""The routes of the tutorial's course beside ``/llmchat``: ``/llmprep``, ``/getchatts`` and ``/postchatt``."""
+
+import msgspec
+from tornado.routing import PathMatches, Rule
+
+from auth.principal import Access
+from db import course
+from errors import BadRequest, UnprocessableContent
+from web.base import BaseHandler
+from web.chat_request import parse_chat_request
+from web.validation import count_characters
+
+MAX_NAME_BYTES = 255
+"""Bytes of the name of a message's author, in UTF-8: the width of the course's column."""
+
+MAX_CHATTS = 10_000
+"""Messages in one response of ``/getchatts``, the newest."""
+
+
+class PrepareHandler(BaseHandler):
+    """The messages with which a conversation begins anew: the course's apps send their system prompt at each launch."""
+
+    route = "/llmprep"
+    access = Access.AUTHENTICATED
+
+    async def post(self) -> None:
+        """Stop the conversation's reply, forget the conversation and record the messages. No model is asked."""
+        body, limits, settings = self.json_body(), self.services.limits, self.services.settings
+        prompt = parse_chat_request(body, self.tenant, None, settings.max_messages, settings.max_json_depth)
+        if limits.max_prompt_characters(self.principal):
+            limits.check_prompt(self.principal, count_characters(msgspec.json.decode(body)))
+        await self.services.conversations.replace(prompt)
+        self.write_json({})
+
+
+class ChattsHandler(BaseHandler):
+    """The messages that people send each other. Those of conversations are not among them."""
+
+    route = "/getchatts"
+    access = Access.AUTHENTICATED
+
+    async def get(self) -> None:
+        """Respond with the newest messages, oldest first: name, message, id and time (ISO 8601) of each."""
+        async with self.services.database.acquire() as connection:
+            chatts = await course.read_chatts(connection, self.tenant, MAX_CHATTS)
+        self.write_json([[name, message, str(id), time.isoformat()] for name, message, id, time in chatts])
+
+
+class PostChattHandler(BaseHandler):
+    """A message that a person sends to all others."""
+
+    route = "/postchatt"
+    access = Access.AUTHENTICATED
+
+    async def post(self) -> None:
+        """Record the message.
+
+        :raises UnprocessableContent: name (or username, as earlier editions call it) or message is missing or no text.
+        :raises BadRequest: the body is not a JSON object, or the name is too long.
+        """
+        body = _parse_object(self.json_body())
+        name = _text(body, "name" if "name" in body else "username", "name")
+        message = _text(body, "message", "message")
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise BadRequest(f"name is too long: it may have {MAX_NAME_BYTES} bytes.")
+        self.services.limits.check_prompt(self.principal, len(message))
+        async with self.services.database.acquire() as connection:
+            await course.insert_chatt(connection, self.tenant, name, message)
+        self.write_json({})
+
+
+def _parse_object(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest("The body must be a JSON object with name and message.") from error
+
+
+def _text(body: dict[str, msgspec.Raw], field: str, name: str) -> str:
+    try:
+        return msgspec.json.decode(body[field], type=str)
+    except KeyError as error:
+        raise UnprocessableContent(f"{name} is missing.") from error
+    except msgspec.DecodeError as error:
+        raise UnprocessableContent(f"{field} must be a string.") from error
+
+
+ROUTES = [
+    Rule(PathMatches(r"/llmprep/?"), PrepareHandler),
+    Rule(PathMatches(r"/getchatts/?"), ChattsHandler),
+    Rule(PathMatches(r"/postchatt/?"), PostChattHandler),
+]
+"""Without and with a slash at the end: editions of the course differ."""

@@ -1,0 +1,237 @@
+"""The prompts of plain clients, which can neither follow nor stop a reply: never refused because a reply runs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from tests.client import Client, Event, Stream
+from tests.database import eventually, reply_row, rows
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
+from tests.program import Program
+
+LEFT = "client left"
+
+
+def text(events: list[Event]) -> str:
+    return "".join(event.json["message"]["content"] for event in events)
+
+
+def waiting(client: Client) -> float:
+    """Return the number of prompts that wait in the client's process."""
+    metrics = client.http.get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in metrics if line.startswith("chatterd_prompts_waiting "))
+
+
+@contextmanager
+def waiting_prompt(client: Client, text: str, **fields: Any) -> Iterator[Stream]:
+    """POST a prompt that has to wait, with a client of its own."""
+    count = waiting(client)
+    with Client(str(client.http.base_url), client.appid) as other, other.prompt(text, **fields) as stream:
+        eventually("the prompt waits", lambda: waiting(client) == count + 1)
+        yield stream
+
+
+def running(client: Client) -> Any:
+    return client.history()["reply"]
+
+
+def test_an_abandoned_reply_is_stopped_for_the_next_prompt(client: Client, ollama: ScriptedOllama) -> None:
+    """An app that was closed in mid-reply, and opened again."""
+    ollama.script(Head(), Lines(line("half ")), Gate("never"))
+    with client.prompt("one") as stream:
+        path = stream.response.headers["Content-Location"]
+        assert text([stream.next() or pytest.fail("no event")]) == "half "
+    assert client.ask("two")[-1].json["done"] is True
+    assert client.messages()[:3] == [("user", "one"), ("assistant", "half "), ("user", "two")]
+    assert client.view(path)[-1].json["done_reason"] == "stopped"
+    assert [message["content"] for message in ollama.generations[1].json["messages"]] == ["one", "half ", "two"]
+
+
+def test_a_prompt_waits_while_the_running_reply_is_watched(client: Client, ollama: ScriptedOllama) -> None:
+    """An app that sends while its own first request runs; two devices with one app."""
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
+    with client.prompt("one") as first, waiting_prompt(client, "two", options={"num_predict": 1}) as second:
+        reserved = second.response.headers["Content-Location"]
+        assert client.http.get(reserved).status_code == 404
+        assert client.messages() == [("user", "one")]
+        gate.open()
+        assert text(first.rest()) == "ab"
+        assert [event.id for event in second.rest()] == [0, 1]
+    assert client.messages() == [("user", "one"), ("assistant", "ab"), ("user", "two"), ("assistant", "w0 ")]
+    assert text(client.view(reserved)) == "w0 "
+
+
+def test_a_prompt_takes_its_turn_when_the_last_viewer_leaves(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("a")), Gate("never"))
+    with ExitStack() as first:
+        stream = first.enter_context(client.prompt("one"))
+        assert stream.next()
+        with waiting_prompt(client, "two", options={"num_predict": 1}) as second:
+            first.close()
+            assert text(second.rest()) == "w0 "
+    assert client.messages()[1] == ("assistant", "a")
+
+
+@pytest.mark.parametrize("headers", [{"Prefer": "respond-async"}, {"Idempotency-Key": "key"}], ids=str)
+def test_the_reply_of_a_client_that_can_follow_it_is_never_superseded(
+    client: Client, ollama: ScriptedOllama, headers: dict[str, str]
+) -> None:
+    """Hidden tabs, long polls and the moment between 202 and EventSource leave such replies without viewers."""
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
+    with client.http.stream("POST", "/llmchat", json=client.body("one"), headers=headers) as response:
+        path = response.headers.get("Location") or response.headers["Content-Location"]
+    gate.reached.wait()
+    with waiting_prompt(client, "two", options={"num_predict": 1}) as second:
+        gate.open()
+        assert text(second.rest()) == "w0 "
+    assert text(client.view(path)) == "ab"
+
+
+def test_a_reply_that_others_follow_is_not_superseded(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
+    with ExitStack() as first, Client(str(client.http.base_url), client.appid) as page:
+        stream = first.enter_context(client.prompt("one"))
+        assert stream.next()
+        with page.follow(stream.response.headers["Content-Location"]) as follower:
+            assert follower.next()
+            first.close()
+            with waiting_prompt(client, "two", options={"num_predict": 1}) as second:
+                gate.open()
+                assert text(follower.rest()) == "b"
+                assert text(second.rest()) == "w0 "
+
+
+def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
+    with client.prompt("one") as first:
+        with waiting_prompt(client, "two") as second:
+            reserved = second.response.headers["Content-Location"]
+        eventually("it does not wait any more", lambda: waiting(client) == 0)
+        gate.open()
+        assert text(first.rest()) == "ab"
+    assert client.messages() == [("user", "one"), ("assistant", "ab")]
+    assert client.http.get(reserved).status_code == 404
+    assert len(ollama.generations) == 1
+
+
+def test_prompts_begin_in_the_order_of_their_arrival(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
+    numbers = [str(number) for number in range(2, 7)]
+    with ExitStack() as stack:
+        first = stack.enter_context(client.prompt("1"))
+        streams = [
+            stack.enter_context(waiting_prompt(client, number, options={"num_predict": 1})) for number in numbers
+        ]
+        left = stack.enter_context(ExitStack())
+        left.enter_context(waiting_prompt(client, "left"))
+        left.close()
+        gate.open()
+        first.rest()
+        assert [text(stream.rest()) for stream in streams] == ["w0 "] * 5
+    assert [content for role, content in client.messages() if role == "user"] == ["1", *numbers]
+
+
+def test_a_prompt_that_waits_gets_heartbeats_and_is_no_viewer(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url, heartbeat_interval=0.05)
+    ollama.script(Head(), gate := Gate(), Lines(last_line("a")))
+    with Client(program.url) as client:
+        path = client.begin("one")
+        with waiting_prompt(client, "two", options={"num_predict": 1}) as second:
+            assert [second.comment() for _ in range(3)] == [": waiting"] * 3
+            gate.open()
+            assert text(second.rest()) == "w0 "
+        assert reply_row(database_url, path)["status"] == "done"
+
+
+def test_the_number_of_prompts_that_wait_is_limited(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url, max_waiting_prompts=1)
+    ollama.script(Head(), gate := Gate(), Lines(last_line("a")))
+    with Client(program.url) as client:
+        client.begin("one")
+        with waiting_prompt(client, "two") as second:
+            refused = client.http.post("/llmchat", json=client.body("three"))
+            assert refused.status_code == 503 and refused.headers["Retry-After"]
+            gate.open()
+            second.rest()
+        assert [content for role, content in client.messages() if role == "user"] == ["one", "two"]
+
+
+def test_a_drain_ends_the_waiting_with_an_error_outside_the_log(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url)
+    ollama.script(Head(), Gate("never"))
+    with Client(program.url) as client:
+        client.begin("one")
+        with waiting_prompt(client, "two") as second:
+            program.process.terminate()
+            [event] = second.rest()
+    assert (event.id, event.name) == (0, "error")
+    assert event.json["error"] == "The server is being restarted. Try again in a moment."
+    assert [row["message"] for row in rows(database_url, "SELECT message FROM chatts")] == ["one"]
+    assert program.terminate() == 0
+
+
+def test_a_prompt_beyond_the_limit_of_concurrent_replies_waits_for_its_own_conversation(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url, max_replies_per_address=1)
+    ollama.script(Head(), Lines(line("half ")), Gate("never"))
+    with Client(program.url) as client:
+        with client.prompt("one") as stream:
+            assert stream.next()
+            with Client(program.url) as another:
+                assert another.http.post("/llmchat", json=another.body("hi")).status_code == 429
+        assert client.ask("two")[-1].json["done"] is True
+        assert client.messages()[1] == ("assistant", "half ")
+
+
+def test_a_reply_is_superseded_by_a_prompt_to_another_process(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    owner, other = start_chatterd(database_url=database_url), start_chatterd(database_url=database_url)
+    ollama.script(Head(), Lines(line("half ")), Gate("never"))
+    with Client(owner.url) as client, Client(other.url, client.appid) as elsewhere:
+        with client.prompt("one") as stream:
+            assert stream.next()
+        assert elsewhere.ask("two")[-1].json["done"] is True
+        assert client.messages()[:2] == [("user", "one"), ("assistant", "half ")]
+
+
+def test_viewers_in_other_processes_protect_a_reply(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    owner, other = start_chatterd(database_url=database_url), start_chatterd(database_url=database_url)
+    ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
+    with Client(owner.url) as client, Client(other.url, client.appid) as elsewhere, ExitStack() as first:
+        stream = first.enter_context(client.prompt("one"))
+        assert stream.next()
+        with elsewhere.follow(stream.response.headers["Content-Location"]) as follower:
+            assert follower.next()
+            first.close()
+            with waiting_prompt(client, "two", options={"num_predict": 1}) as second:
+                owner.wait_log(LEFT)
+                assert waiting(client) == 1
+                gate.open()
+                assert text(follower.rest()) == "b"
+                assert text(second.rest()) == "w0 "
+
+
+def test_a_dead_process_does_not_hold_up_the_next_prompt(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    owner, other = start_chatterd(database_url=database_url), start_chatterd(database_url=database_url)
+    ollama.script(Head(), Lines(line("half ")), Gate("never"))
+    with Client(owner.url) as client, Client(other.url, client.appid) as elsewhere:
+        with client.prompt("one") as stream:
+            assert stream.next()
+            owner.kill()
+        ollama.script(Head(), Gate("never, too"))  # how the adopted reply goes on
+        assert elsewhere.ask("two")[-1].json["done"] is True
+        assert elsewhere.messages()[:3] == [("user", "one"), ("assistant", "half "), ("user", "two")]
