@@ -175,15 +175,13 @@ async def _find_ollama(stack: AsyncExitStack, settings: Settings) -> Upstreams:
     """
     client = OllamaClient(ollama_url(settings.ollama_host), settings.max_replies, settings.connect_timeout)
     stack.callback(client.close)
-    stand_in = None
-    if settings.embedded_model and not settings.ollama_host.strip():
-        if EmbeddedModel.installed():
-            stand_in = EmbeddedModel(settings.log_format)
-        else:
-            log.info("The embedded model is not installed (`make run` installs it if no Ollama answers).")
-    upstreams = Upstreams(client, stand_in)
+    may_stand_in = settings.embedded_model and not settings.ollama_host.strip()
+    installed = may_stand_in and EmbeddedModel.installed()
+    upstreams = Upstreams(client, EmbeddedModel(settings.log_format) if installed else None)
     stack.push_async_callback(upstreams.stop)
-    await upstreams.start()
+    state = await upstreams.start()
+    if may_stand_in and not installed and not state.ok:
+        log.warning("The embedded model cannot stand in, since it is not installed (`make run` installs it).")
     return upstreams
 
 

@@ -65,8 +65,8 @@ class Upstreams:
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def start(self) -> None:
-        """Look for Ollama, and let the stand-in take its place until it answers."""
+    async def start(self) -> OllamaState:
+        """Look for Ollama, let the stand-in take its place until it answers, and return what was found."""
         state = await self.ollama.state(START_TIMEOUT)
         if state.ok:
             log.info("Using Ollama at %s", self.ollama.url)
@@ -79,6 +79,7 @@ class Upstreams:
             log.info("Until Ollama answers, the embedded SmolLM2-135M does: a toy, whose answers are often wrong.")
             log.info("For real models start Ollama, which is found within seconds, or set OLLAMA_HOST to its address.")
             self._spawn(self._wait_for_ollama(state))
+        return state
 
     async def stop(self) -> None:
         """Stop the stand-in and what this object does in the background."""
