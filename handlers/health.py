@@ -42,9 +42,11 @@ class ReadinessHandler(BaseHandler):
             self.set_header("Retry-After", "2")
         draining = self.services.replies.draining
         database = "ok" if reason is None else "unreachable"
-        document = {"ready": ready, "draining": draining, "database": database, "ollama": ollama}
+        document = {"ready": ready, "draining": draining, "database": database, "ollama": ollama.name}
         if reason:
             document["reason"] = reason.value
+        if ollama.problem:
+            document["ollama_problem"] = ollama.problem
         self.write_json(document, 200 if ready else 503)
 
     head = get

@@ -21,7 +21,7 @@ from relay.generation.context import RelayContext
 from relay.generation.journal import Journal
 from relay.generation.registry import GenerationRegistry
 from relay.metrics import Histogram, Metrics
-from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from relay.reporting.health import HealthMonitor
 from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
@@ -61,7 +61,7 @@ class Relay:
 
 
 async def create_relay(
-    stack: AsyncExitStack, database: Database, ollama: OllamaClient, settings: Settings, metrics: Metrics
+    stack: AsyncExitStack, database: Database, upstreams: Upstreams, settings: Settings, metrics: Metrics
 ) -> Relay:
     """Create and start the relay, and adopt orphaned replies. ``stack`` stops it in reverse order."""
     notifier = Notifier(database)
@@ -80,7 +80,7 @@ async def create_relay(
         FINISH_BATCH,
         yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
     )
-    context = RelayContext(ollama, database, notifier, journal, begin_batcher, finish_batcher, settings, metrics)
+    context = RelayContext(upstreams, database, notifier, journal, begin_batcher, finish_batcher, settings, metrics)
     registry = GenerationRegistry(journal, metrics, on_ended=notifier.wake)
     failover = Failover(context, lease, registry)
     viewers = ViewerCounts(notifier)
@@ -102,7 +102,7 @@ async def create_relay(
     await journal.start()
     stack.push_async_callback(sweeper.stop)
     await sweeper.start()
-    health = HealthMonitor(database, ollama, journal, lease)
+    health = HealthMonitor(database, upstreams, journal, lease)
     document = StatusDocument(settings, metrics, health, lease, registry, service)
     sampler = StatusSampler(metrics, health, registry, document)
     stack.push_async_callback(sampler.end)

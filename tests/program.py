@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ PATIENCE = 60.0
 """Default timeout of :meth:`Program.wait_log`, in seconds."""
 
 BUSY = (
-    r"Ollama is unreachable at \S+; replies wait for it",
+    r"Ollama (is unreachable|has not answered yet) at \S+; replies wait for it",
     r"\d+ replies could not be released; they are adopted when this process has ended\.",
 )
 """Warnings after a fixed timeout of 3 s or 1 s in the program, which a busy machine may exceed. They fail no test; the
@@ -68,10 +69,12 @@ class Program:
 
     :param settings: by name, with underscores: ``Program(database_url=..., heartbeat_interval=1)``.
     :cvar root: the folder of its code.
+    :cvar command: what Python runs.
     :ivar busy: log lines that :data:`BUSY` matches, up to the last call of :meth:`alarms`.
     """
 
     root = ROOT
+    command: Sequence[str] = ("server.py",)
 
     def __init__(self, **settings: object) -> None:
         url = settings.get("database_url")
@@ -84,7 +87,7 @@ class Program:
         self._changed = threading.Condition()
         environment = {name: value for name, value in os.environ.items() if name not in NAMED_BY_OPTIONS}
         self.process = subprocess.Popen(
-            [sys.executable, "server.py", *arguments],
+            [sys.executable, *self.command, *arguments],
             cwd=self.root,
             env=environment,
             stderr=subprocess.PIPE,

@@ -18,7 +18,7 @@ from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line, upstream_error
-from relay.ollama.client import CHAT, GENERATE, SHOW
+from relay.ollama.client import CHAT, GENERATE, SHOW, OllamaClient
 from relay.ollama.echo import EchoFilter
 from relay.ollama.generate_line import as_chat_line
 
@@ -69,10 +69,17 @@ async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> SentR
 
 
 async def next_call(
-    relay: RelayContext, sent: SentRequest, transcript: Transcript, model: str, key: str, shorten: bool
+    relay: RelayContext,
+    ollama: OllamaClient,
+    sent: SentRequest,
+    transcript: Transcript,
+    model: str,
+    key: str,
+    shorten: bool,
 ) -> OllamaCall | AttemptResult:
     """Return the call that generates the rest of a reply.
 
+    :param ollama: the client of the Ollama that is to generate it.
     :param transcript: what the reply has said so far.
     :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :param shorten: whether Ollama may leave out the oldest messages, as it did at first if they do not fit.
@@ -87,7 +94,7 @@ async def next_call(
     if request is None:
         return Outcome("done", None, chat_line.own_line(model, {"content": ""}, "length"))
     try:
-        return await _ContinuationFinder(relay, sent, transcript, request, key, shorten).find()
+        return await _ContinuationFinder(relay, ollama, sent, transcript, request, key, shorten).find()
     except _Ends as end:
         return end.result
 
@@ -135,9 +142,17 @@ class _ContinuationFinder:
     """
 
     def __init__(
-        self, relay: RelayContext, sent: SentRequest, transcript: Transcript, request: str, key: str, shorten: bool
+        self,
+        relay: RelayContext,
+        ollama: OllamaClient,
+        sent: SentRequest,
+        transcript: Transcript,
+        request: str,
+        key: str,
+        shorten: bool,
     ) -> None:
         self._relay = relay
+        self._ollama = ollama
         self._sent = sent
         self._transcript = transcript
         self._request = request
@@ -217,7 +232,7 @@ class _ContinuationFinder:
         """
         timeout = self._relay.settings.first_line_timeout
         try:
-            return await self._relay.ollama.post(path, body, timeout, self._key)
+            return await self._ollama.post(path, body, timeout, self._key)
         except TimeoutError:
             raise _Ends(
                 failure("truncated", f"Ollama sent nothing for {timeout:g} seconds before the first line.")

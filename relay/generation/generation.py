@@ -32,6 +32,7 @@ from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line
+from relay.ollama.client import OllamaClient
 
 log = logging.getLogger("chatterd.relay")
 
@@ -80,6 +81,8 @@ class Generation:
         self._finisher = Finisher(reply, self._transcript, self._timer, relay)
         self._unavailable_since: float | None = None
         self._current: Attempt | None = None
+        self._ollama: OllamaClient | None = None
+        self._is_resumed = transcript is not None
         self._sent: SentRequest | None = None
         self._shorten = False
         self._breakdowns = 0
@@ -119,7 +122,11 @@ class Generation:
             self._relay.journal.track(self.reply)
             if not self.reply.count:
                 self._timer.measure_first_event()
-            await self._generate(None if body is None else OllamaCall(body))
+            try:
+                await self._generate(None if body is None else OllamaCall(body))
+            finally:
+                if self._ollama:
+                    self._relay.upstreams.release(self._ollama)
         outcome = self._outcome.result()
         if outcome is not None:
             await self._finisher.finish(outcome)
@@ -173,7 +180,8 @@ class Generation:
         """
         if call.from_beginning and self._transcript.thinking:
             self._restart_thinking()
-        attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, self._conversation_key)
+        ollama = await self._choose_ollama()
+        attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, ollama, self._conversation_key)
         self._current = attempt
         try:
             result = await attempt.ended
@@ -208,9 +216,17 @@ class Generation:
             return None
         except ReplyDeleted:
             return failure("interrupted", "The reply was deleted.")
+        ollama = await self._choose_ollama()
         return await next_call(
-            self._relay, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
+            self._relay, ollama, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
         )
+
+    async def _choose_ollama(self) -> OllamaClient:
+        """Return the client of the Ollama that generates this reply: the same one up to its end."""
+        if self._ollama is None:
+            upstreams, model = self._relay.upstreams, self.reply.model
+            self._ollama = await upstreams.acquire_to_resume(model) if self._is_resumed else upstreams.acquire(model)
+        return self._ollama
 
     def _restart_thinking(self) -> None:
         line = chat_line.thinking_restarted_line(self.reply.model)

@@ -9,13 +9,18 @@ from db import processes
 from db.connection.reasons import Reason
 from db.pool import Database
 from db.processes import Process
-from errors import ServiceUnavailable, UpstreamUnreachable
+from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.generation.journal import Journal
-from relay.ollama.client import OllamaClient
+from relay.ollama import foreign_server
+from relay.ollama.foreign_server import OllamaState
+from relay.ollama.upstreams import Upstreams
 
 DATABASE_TIMEOUT = 3.0
-"""Seconds for the database to respond; Ollama's client has the same timeout."""
+"""Seconds for the database to respond."""
+
+OLLAMA_TIMEOUT = 3.0
+"""Seconds for Ollama to respond; then it is reported as silent."""
 
 MAX_AGE = 1.0
 """Seconds for which :meth:`HealthMonitor.check_if_outdated` uses the result of the previous check."""
@@ -30,7 +35,8 @@ OK, UNREACHABLE, UNKNOWN = "ok", "unreachable", "unknown"
 class ComponentState:
     """The state of the database or of Ollama.
 
-    :ivar name: ``ok``, ``unreachable``, ``unknown``, or ``answered <status>``.
+    :ivar name: ``ok``, ``unreachable``, ``unknown``, or another one of :mod:`relay.ollama.foreign_server`.
+    :ivar problem: see :class:`relay.ollama.foreign_server.OllamaState`.
     :ivar since: when this state began, by ``time.monotonic``.
     :ivar response_time: of the last check, in seconds; None without response.
     :ivar reason: why it is unreachable, in words; empty if unknown.
@@ -40,13 +46,17 @@ class ComponentState:
     since: float = 0.0
     response_time: float | None = None
     reason: str = ""
+    problem: str = ""
 
-    def update(self, name: str, now: float, response_time: float | None = None, reason: str = "") -> None:
+    def update(
+        self, name: str, now: float, response_time: float | None = None, reason: str = "", problem: str = ""
+    ) -> None:
         """Set the state; ``since`` is kept if it is the same state as before."""
         self.reason = reason
         if name != self.name:
             self.name, self.since = name, now
         self.response_time = response_time
+        self.problem = problem
 
 
 class HealthMonitor:
@@ -55,12 +65,12 @@ class HealthMonitor:
     :ivar processes: all registered processes; None if unknown.
     """
 
-    def __init__(self, database: Database, ollama: OllamaClient, journal: Journal, lease: ProcessLease) -> None:
+    def __init__(self, database: Database, upstreams: Upstreams, journal: Journal, lease: ProcessLease) -> None:
         self.database = ComponentState()
         self.ollama = ComponentState()
         self.processes: list[Process] | None = None
         self._database = database
-        self._ollama = ollama
+        self._upstreams = upstreams
         self._journal = journal
         self._lease = lease
         self._checked_at = -UNKNOWN_AFTER
@@ -68,8 +78,8 @@ class HealthMonitor:
 
     @property
     def healthy(self) -> bool:
-        """Whether the database and Ollama responded."""
-        return self.database.name == OK and self.ollama.name == OK
+        """Whether the database and Ollama, or its stand-in, responded."""
+        return self.database.name == OK and self.ollama.name in (OK, foreign_server.STAND_IN)
 
     async def check(self) -> None:
         """Check the database and Ollama."""
@@ -114,12 +124,10 @@ class HealthMonitor:
 
     async def _check_ollama(self) -> None:
         started = monotonic()
-        try:
-            name = await self._ollama.state()
-            response_time = monotonic() - started
-        except UpstreamUnreachable:
-            name, response_time = UNREACHABLE, None
-        self.ollama.update(name, monotonic(), response_time)
+        state = await self._upstreams.state(OLLAMA_TIMEOUT)
+        now = monotonic()
+        responded = state.name not in (foreign_server.UNREACHABLE, foreign_server.SILENT, foreign_server.STAND_IN)
+        self.ollama.update(state.name, now, now - started if responded else None, problem=state.problem)
 
     def _unavailable_reason(self) -> Reason | None:
         """Return why no prompt can be answered, from what this process knows; None if one can."""
@@ -139,15 +147,9 @@ class HealthMonitor:
             return self._unavailable_reason() or Reason.NO_RESPONSE
         return self._unavailable_reason()
 
-    async def ping_ollama(self, seconds: float) -> str:
-        """Return ``ok``, ``unreachable`` or ``answered <status>``; send a request now.
+    async def ping_ollama(self, seconds: float) -> OllamaState:
+        """Return Ollama's state; send a request now.
 
-        :param seconds: time after which ``silent`` is returned.
+        :param seconds: how long to wait for its response.
         """
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._ollama.state()
-        except UpstreamUnreachable:
-            return UNREACHABLE
-        except TimeoutError:
-            return "silent"
+        return await self._upstreams.state(seconds)

@@ -32,7 +32,8 @@ class ProcessCondition:
     :ivar database: ``ok``, ``unreachable``, or ``unknown`` if it was not checked.
     :ivar database_seconds: for how long it has been in this state.
     :ivar database_reason: why it is unreachable, in words, or empty.
-    :ivar ollama: likewise, or ``answered <status>``.
+    :ivar ollama: likewise, or another state of :mod:`relay.ollama.foreign_server`.
+    :ivar ollama_problem: what answers at Ollama's address instead of it; empty if nothing does.
     :ivar loop_lag: maximum lag of the event loop in the last seconds, in seconds.
     :ivar last_minute: measurements of the last minute.
     """
@@ -45,6 +46,7 @@ class ProcessCondition:
     database_reason: str
     ollama: str
     ollama_seconds: float
+    ollama_problem: str
     loop_lag: float
     last_minute: Measurements
 
@@ -55,12 +57,18 @@ def find_problems(condition: ProcessCondition) -> Iterator[Problem]:
         time = format_duration(condition.database_seconds)
         reason = f" ({condition.database_reason})" if condition.database_reason not in ("", "unreachable") else ""
         yield Problem("database", True, f"The database has been unreachable for {time}{reason}: replies are paused.")
-    if condition.ollama == "unreachable":
+    if condition.ollama_problem:
+        yield Problem("ollama", True, condition.ollama_problem)
+    elif condition.ollama == "unreachable":
         time = format_duration(condition.ollama_seconds)
         yield Problem("ollama", True, f"Ollama has been unreachable for {time}: new replies fail.")
-    elif condition.ollama.startswith("answered"):
-        status = condition.ollama.removeprefix("answered ")
-        yield Problem("ollama", True, f"The server at Ollama's address responds with status {status}.")
+    elif condition.ollama == "silent":
+        time = format_duration(condition.ollama_seconds)
+        yield Problem("ollama", True, f"Ollama has not responded for {time}: new replies may fail.")
+    elif condition.ollama == "stand-in":
+        yield Problem(
+            "stand-in", False, "No Ollama answers: a small embedded model replies until one does. It is a toy."
+        )
     if condition.draining:
         yield Problem("draining", True, "This process is shutting down and accepts no new prompts.")
     if condition.streaming >= condition.max_replies:

@@ -85,6 +85,7 @@ class StatusDocument:
             database_reason=health.database.reason,
             ollama=health.ollama.name,
             ollama_seconds=now - health.ollama.since,
+            ollama_problem=health.ollama.problem,
             loop_lag=loop_lag,
             last_minute=last_minute,
         )

@@ -18,6 +18,8 @@ const WITHOUT_IMAGES = "Send without images";
  * @property {import("./messages/transcript.js").Transcript} transcript
  * @property {import("./composer/composer.js").Composer} composer
  * @property {() => string} model the selected model; empty if there is none
+ * @property {() => void} askForModel
+ * @property {() => void} onReplyFailed
  * @property {() => Object<string, number>} options of the model
  * @property {import("./settings/conversation_settings.js").ConversationSettings} settings
  * @property {(message: string) => void} announce for screen readers
@@ -125,12 +127,13 @@ export class Conversation {
   async #requestReply() {
     const { last } = this.#parts.transcript;
     if (last?.role === "assistant" && last.seq === null) await this.#refresh(); // is its text stored?
-    if (this.#isClosed || this.#pending || this.#reply) return;
+    if (this.#isClosed || this.#pending || this.#reply || !this.#hasModel()) return;
     this.#deliver(this.#makeUnsent([]));
   }
 
   /** Replace a reply by a new one. @param {MessageItem} item */
   #regenerate(item) {
+    if (!this.#hasModel()) return;
     this.#deliver(this.#makeUnsent([], item.seq));
   }
 
@@ -149,7 +152,16 @@ export class Conversation {
       transcript.showNotice(makeAlert("Cannot reach the server. Try again in a moment."));
       return;
     }
-    this.#deliver(this.#makeUnsent(this.#composeMessages(text, images ?? item.message.images), item.seq));
+    const sent = images ?? item.message.images;
+    if (!this.#hasModel()) composer.restore(text);
+    else this.#deliver(this.#makeUnsent(this.#composeMessages(text, sent), item.seq));
+  }
+
+  /** Ask for a model if none is selected. @returns {boolean} whether one is */
+  #hasModel() {
+    const { model, askForModel } = this.#parts;
+    if (!model()) askForModel();
+    return model() !== "";
   }
 
   /** @param {string} text @param {string[]} [images] */
@@ -362,8 +374,10 @@ export class Conversation {
     this.#replyItem = null;
     this.#stopRequested = false;
     this.#update();
-    if (failed) item.status.setAction("Try again", () => this.#requestReply());
-    else if (canContinue) item.status.setAction("Continue", () => this.#requestReply());
+    if (failed) {
+      item.status.setAction("Try again", () => this.#requestReply());
+      this.#parts.onReplyFailed();
+    } else if (canContinue) item.status.setAction("Continue", () => this.#requestReply());
     if (!failed) this.#parts.announce(item.view.newSource);
     this.#pending?.delivery.retryNow();
     this.#refresh();

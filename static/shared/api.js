@@ -18,6 +18,7 @@ import { redirectToSignIn } from "./session.js";
  * @typedef {object} Model
  * @property {string} name
  * @property {number} [size] on disk, in bytes
+ * @property {boolean} [stand_in] it replies only until an Ollama answers
  * @property {string[]} [capabilities] as newer versions of Ollama report them: "completion", "vision", "embedding", ...
  * @property {{parameter_size?: string, family?: string, families?: string[] | null, context_length?: number}} [details]
  */
