@@ -39,6 +39,7 @@ def load_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         if env and environment.get(env):
             values[field.name] = _parse(field, environment[env], f"the environment variable {env}")
     logging_options = []
+    arguments = ["--help" if argument == "-h" else argument for argument in arguments]
     for place, argument in enumerate(arguments):
         name, equals, text = argument.lstrip("-").partition("=")
         _check_known(parser, argument, name)

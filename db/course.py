@@ -7,6 +7,8 @@ from uuid import UUID
 import asyncpg
 
 from db.messages import CHECKED_EXTRA, Message
+from db.processes import CHANNEL
+from db.replies import find_streaming
 
 
 async def read_chatts(connection: asyncpg.Connection, tenant: str, limit: int) -> list[tuple[str, str, UUID, datetime]]:
@@ -34,38 +36,76 @@ async def insert_chatt(connection: asyncpg.Connection, tenant: str, name: str, m
     )
 
 
-async def replace_conversation(
-    connection: asyncpg.Connection, tenant: str, appid: str, messages: Sequence[Message]
+async def claim_conversation(
+    connection: asyncpg.Connection, tenant: str, appid: str, claim: UUID, owner: int
 ) -> UUID | None:
-    """Delete a conversation with its replies and record messages in its place, unless a reply is streaming.
+    """Insert a streaming reply that asks no model, unless one is streaming: until it ends, no prompt is recorded.
 
-    :returns: the reply that is streaming, in which case nothing was changed; otherwise None.
+    Its stop was requested: if this process dies, or forgets it, the reply is adopted and ends.
+
+    :param claim: the id of the reply.
+    :returns: the reply that is streaming, in which case nothing was inserted; otherwise None.
+    """
+    while True:
+        claimed = await connection.fetchval(
+            """
+            INSERT INTO replies (id, tenant, appid, model, request, owner, stop, context_last)
+            VALUES ($1, $2, $3, '', '{}', $4, true, 0)
+            ON CONFLICT DO NOTHING
+            RETURNING id
+            """,
+            claim,
+            tenant,
+            appid,
+            owner,
+        )
+        if claimed is not None:
+            return None
+        if streaming := await find_streaming(connection, tenant, appid):
+            return streaming
+
+
+async def release_conversation(connection: asyncpg.Connection, tenant: str, claim: UUID) -> None:
+    """Undo :func:`claim_conversation`."""
+    await connection.execute("DELETE FROM replies WHERE tenant = $1 AND id = $2", tenant, claim)
+
+
+async def replace_conversation(
+    connection: asyncpg.Connection, tenant: str, appid: str, messages: Sequence[Message], claim: UUID
+) -> bool:
+    """Delete a conversation with its replies, record messages in its place, and give up the claim.
+
+    :param claim: see :func:`claim_conversation`. Without it a prompt that is recorded at the same time would neither be
+        deleted (it is not in the snapshot of this statement) nor come after the new messages.
+    :returns: False if the claim has ended, in which case nothing was changed.
     :raises asyncpg.DataError: PostgreSQL cannot store a text.
     """
-    streaming: UUID | None = await connection.fetchval(
+    replaced = await connection.fetchval(
         f"""
-        WITH streaming AS (
-            SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'
+        WITH claimed AS MATERIALIZED (
+            SELECT id FROM replies WHERE tenant = $1 AND id = $6 AND finished IS NULL FOR UPDATE
         ), deleted_replies AS (
-            DELETE FROM replies WHERE tenant = $1 AND appid = $2 AND NOT EXISTS (SELECT FROM streaming)
+            DELETE FROM replies WHERE tenant = $1 AND appid = $2 AND EXISTS (SELECT FROM claimed)
         ), deleted_messages AS (
-            DELETE FROM chatts WHERE tenant = $1 AND appid = $2 AND NOT EXISTS (SELECT FROM streaming)
+            DELETE FROM chatts WHERE tenant = $1 AND appid = $2 AND EXISTS (SELECT FROM claimed)
         ), recorded AS (
             INSERT INTO chatts (seq, tenant, appid, username, message, extra)
             SELECT nextval('chatts_seq_seq'), $1, $2, role, content, {CHECKED_EXTRA.format(extra="extra")}
             FROM (
                 SELECT * FROM unnest($3::text[], $4::text[], $5::json[])
                     WITH ORDINALITY AS message (role, content, extra, n)
-                WHERE NOT EXISTS (SELECT FROM streaming)
+                WHERE EXISTS (SELECT FROM claimed)
                 ORDER BY n
             ) AS ordered
         )
-        SELECT id FROM streaming
+        SELECT pg_notify($7, 'lines ' || id) IS NOT NULL FROM claimed
         """,
         tenant,
         appid,
         [message.role for message in messages],
         [message.content for message in messages],
         [message.extra for message in messages],
+        claim,
+        CHANNEL,
     )
-    return streaming
+    return replaced is not None

@@ -6,9 +6,9 @@ from pathlib import Path
 import asyncpg
 
 from db.tutorial_table import upgrade
+from db.tutorial_table.alteration import limit_lock_waits, locked_table
 from db.tutorial_table.catalog import find_table
 from db.tutorial_table.equal_columns import keep_columns_equal
-from db.tutorial_table.locks import limit_lock_waits, locked_table
 from db.tutorial_table.privileges import check_privileges, missing_privileges, share_sequence
 from errors import StartupError
 

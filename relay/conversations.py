@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
 from db import course, messages
 from db.pool import Database
 from errors import NotFound, ServiceUnavailable
+from relay.cluster.lease import ProcessLease
 from relay.generation.prompt import Prompt
 from relay.service import ReplyService
 from relay.stream.cursor import CursorInvalidated
@@ -29,8 +30,9 @@ Statement = Callable[[asyncpg.Connection], Awaitable[UUID | None]]
 class ConversationService:
     """Changes conversations."""
 
-    def __init__(self, database: Database, replies: ReplyService) -> None:
+    def __init__(self, database: Database, lease: ProcessLease, replies: ReplyService) -> None:
         self._database = database
+        self._lease = lease
         self._replies = replies
 
     async def delete(self, tenant: str, appid: str, since: int) -> None:
@@ -48,10 +50,19 @@ class ConversationService:
         :raises ServiceUnavailable: see :meth:`delete`.
         :raises NotAcceptable: the database cannot store the text.
         """
-        await self._change(
-            prompt.tenant,
-            lambda connection: course.replace_conversation(connection, prompt.tenant, prompt.appid, prompt.messages),
-        )
+        await self._change(prompt.tenant, lambda connection: self._replace(connection, prompt))
+
+    async def _replace(self, connection: asyncpg.Connection, prompt: Prompt) -> UUID | None:
+        tenant, appid, claim = prompt.tenant, prompt.appid, uuid4()
+        running = await course.claim_conversation(connection, tenant, appid, claim, self._lease.owner)
+        if running is not None:
+            return running
+        try:
+            replaced = await course.replace_conversation(connection, tenant, appid, prompt.messages, claim)
+        except asyncpg.DataError:
+            await course.release_conversation(connection, tenant, claim)
+            raise
+        return None if replaced else claim
 
     async def _change(self, tenant: str, statement: Statement) -> None:
         try:

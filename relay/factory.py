@@ -85,7 +85,7 @@ async def create_relay(
     failover = Failover(context, lease, registry)
     viewers = ViewerCounts(notifier)
     supersession = Supersession(database, notifier, lease, registry, viewers, metrics)
-    queue = PromptQueue(context, supersession, registry.concurrency, settings.max_waiting_prompts)
+    queue = PromptQueue(context, supersession, registry.concurrency)
     service = ReplyService(context, lease, registry, failover, queue, viewers)
     sweeper = Sweeper(context, registry, failover)
     router = NotificationRouter(
@@ -108,7 +108,7 @@ async def create_relay(
     stack.push_async_callback(sampler.end)
     sampler.start()
     prometheus = PrometheusCollector(metrics, database, settings, health, registry, service)
-    return Relay(service, ConversationService(database, service), health, sampler, prometheus)
+    return Relay(service, ConversationService(database, lease, service), health, sampler, prometheus)
 
 
 def _begin_while_ready(lease: ProcessLease, journal: Journal) -> Statement[NewReply, BeginResult]:

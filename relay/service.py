@@ -83,7 +83,7 @@ class ReplyService:
                 return await self.begin(prompt)
             except Conflict:
                 pass
-        return self._queue.add(prompt, self.begin)
+        return self._queue.add(prompt, self)
 
     async def wait_for_own(self, prompt: Prompt) -> WaitingPrompt | None:
         """Let a prompt wait that exceeds a limit of concurrent replies, if one of them is its own conversation's.
@@ -95,7 +95,7 @@ class ReplyService:
             running = await replies.find_streaming(connection, prompt.tenant, prompt.appid)
         if running is None or prompt.conversation in self._queue:
             return None
-        return self._queue.add(prompt, self.begin)
+        return self._queue.add(prompt, self)
 
     async def begin(self, prompt: Prompt, id: UUID | None = None) -> Cursor:
         """Record a prompt and start its reply, or find the reply begun with the same idempotency key.

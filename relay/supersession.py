@@ -95,7 +95,7 @@ class Supersession:
     async def _decide(self, generation: Generation) -> None:
         id = generation.reply.id
         try:
-            if await self._has_viewers_elsewhere(id) or id in self._viewers or self._registry.get(id) is None:
+            if await self._has_viewers_elsewhere(id) or id in self._viewers or self._registry.get(id) is not generation:
                 return
         finally:
             self._deciding.discard(id)

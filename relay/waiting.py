@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import monotonic
+from typing import Protocol
 from uuid import UUID, uuid4
 
 from db import replies
-from errors import ChatterdError, Conflict, ServiceUnavailable
+from errors import ChatterdError, Conflict, NotFound, ServiceUnavailable
 from relay.generation.context import RelayContext
 from relay.generation.prompt import Prompt
 from relay.generation.registry import ConcurrencyCounter
@@ -25,8 +26,15 @@ other processes leave without a notification, and notifications can be lost."""
 
 INTERNAL_ERROR = "Internal server error. The server's log has the details."
 
-Begin = Callable[[Prompt, UUID], Awaitable[Cursor]]
-"""Records a prompt and starts its reply under an id; raises Conflict if a reply is being generated."""
+
+class PromptStarter(Protocol):
+    """What the queue needs of :class:`relay.service.ReplyService`."""
+
+    async def begin(self, prompt: Prompt, id: UUID | None = None) -> Cursor:
+        """Record a prompt and start its reply under an id; raises Conflict if a reply is being generated."""
+
+    async def follow(self, tenant: str, id: UUID, first: int) -> Cursor:
+        """Find a reply to show; raises NotFound if there is none."""
 
 
 class WaitingPrompt:
@@ -55,6 +63,7 @@ class WaitingPrompt:
         if self._failed:
             return None
         if self._cursor is None:
+            deadline = monotonic() + seconds
             await asyncio.wait([self.turn], timeout=seconds)
             if not self.turn.done():
                 return 0, []
@@ -62,6 +71,7 @@ class WaitingPrompt:
                 self._failed = True
                 return 0, [chat_line.error_line(str(error) if isinstance(error, ChatterdError) else INTERNAL_ERROR)]
             self._cursor = self.turn.result()
+            seconds = max(0.0, deadline - monotonic())
         return await self._cursor.next(seconds, try_write)
 
     def leave(self) -> None:
@@ -69,57 +79,65 @@ class WaitingPrompt:
         self.left = True
         if not self.beginning:
             self.turn.cancel()
+        # The traceback of its error leads back to this object. Such a cycle would keep the prompt in memory until
+        # Python's cyclic garbage collector runs, which ignores sizes.
+        del self.turn
 
 
 class _Line:
     """The prompts of one conversation that wait.
 
     :ivar lock: held by the first of them. (asyncio.Lock serves its waiters in order of arrival.)
+    :ivar unavailable_since: since when the first of them could not begin although no reply may be running; None if it
+        was not tried, or another reply is running.
     """
 
-    __slots__ = ("lock", "size")
+    __slots__ = ("lock", "size", "unavailable_since")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.size = 0
+        self.unavailable_since: float | None = None
 
 
 class PromptQueue:
     """The prompts that wait, by conversation.
 
-    :param limit: prompts at most.
+    At most ``--max-waiting-prompts`` wait, which take ``--max-total-body-bytes`` of memory at most.
     """
 
-    def __init__(
-        self, relay: RelayContext, supersession: Supersession, concurrency: ConcurrencyCounter, limit: int
-    ) -> None:
+    def __init__(self, relay: RelayContext, supersession: Supersession, concurrency: ConcurrencyCounter) -> None:
         self._database = relay.database
         self._notifier = relay.notifier
         self._metrics = relay.metrics
         self._retry_timeout = relay.settings.db_retry_timeout
         self._supersession = supersession
         self._concurrency = concurrency
-        self._limit = limit
+        self._limit = relay.settings.max_waiting_prompts
+        self._max_bytes = relay.settings.max_total_body_bytes
+        self._bytes = 0
         self._lines: dict[tuple[str, str], _Line] = {}
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __contains__(self, conversation: object) -> bool:
         return conversation in self._lines
 
-    def add(self, prompt: Prompt, begin: Begin) -> WaitingPrompt:
+    def add(self, prompt: Prompt, starter: PromptStarter) -> WaitingPrompt:
         """Let a prompt wait behind those of its conversation that wait already.
 
-        :param begin: called when its turn has come.
-        :raises ServiceUnavailable: as many prompts wait as the limit allows.
+        :param starter: begins its reply when its turn has come.
+        :raises ServiceUnavailable: as many prompts wait as the limits allow.
         """
-        if self._metrics.prompts_waiting >= self._limit:
+        size = prompt.memory_size
+        if self._metrics.prompts_waiting >= self._limit or self._bytes + size > self._max_bytes:
             raise ServiceUnavailable("Too many prompts wait for the end of other replies. Try again in a moment.")
         self._metrics.prompts_waiting += 1
+        self._bytes += size
         line = self._lines.setdefault(prompt.conversation, _Line())
         line.size += 1
         waiting = WaitingPrompt()
-        waiting.turn = asyncio.create_task(self._take_turn(prompt, waiting, line.lock, begin))
-        waiting.turn.add_done_callback(lambda turn: self._on_done(prompt.conversation, turn))
+        waiting.turn = asyncio.create_task(self._take_turn(prompt, waiting, line, starter))
+        waiting.turn.add_done_callback(lambda turn: self._on_done(prompt.conversation, size, turn))
         return waiting
 
     def close(self) -> None:
@@ -127,8 +145,9 @@ class PromptQueue:
         if not self._closed.done():
             self._closed.set_result(None)
 
-    def _on_done(self, conversation: tuple[str, str], turn: "asyncio.Task[Cursor]") -> None:
+    def _on_done(self, conversation: tuple[str, str], size: int, turn: "asyncio.Task[Cursor]") -> None:
         self._metrics.prompts_waiting -= 1
+        self._bytes -= size
         line = self._lines[conversation]
         line.size -= 1
         if not line.size:
@@ -137,49 +156,65 @@ class PromptQueue:
         if error and not isinstance(error, ChatterdError):
             log.error("A prompt that waited could not begin its reply.", exc_info=error)
 
-    async def _take_turn(self, prompt: Prompt, waiting: WaitingPrompt, lock: asyncio.Lock, begin: Begin) -> Cursor:
+    async def _take_turn(self, prompt: Prompt, waiting: WaitingPrompt, line: _Line, starter: PromptStarter) -> Cursor:
         with self._concurrency.counted(prompt.tenant, prompt.address):
-            async with lock:
+            async with line.lock:
+                uncertain = False
                 while True:
-                    await self._wait_for_end(prompt.tenant, prompt.appid)
-                    waiting.beginning = True
+                    await self._wait_for_end(prompt, waiting.id, line)
                     try:
-                        return await begin(prompt, waiting.id)
-                    except Conflict:  # a prompt elsewhere was faster
+                        if uncertain:
+                            with suppress(NotFound):
+                                return await starter.follow(prompt.tenant, waiting.id, 0)
+                        waiting.beginning = True
+                        cursor = await starter.begin(prompt, waiting.id)
+                    except (Conflict, ServiceUnavailable) as error:
                         if waiting.left:
                             raise
                         waiting.beginning = False
+                        if isinstance(error, ServiceUnavailable):  # a Conflict: a prompt elsewhere was faster
+                            uncertain = True  # the reply may have been begun: the result of a statement can be lost
+                            await self._wait_until_available(line, error)
+                    else:
+                        line.unavailable_since = None
+                        return cursor
 
-    async def _wait_for_end(self, tenant: str, appid: str) -> None:
+    async def _wait_for_end(self, prompt: Prompt, id: UUID, line: _Line) -> None:
         """Wait until no reply is generated in a conversation, and let the one that is be superseded if possible.
 
+        :param id: the id reserved for the prompt's reply; it may have been begun, although the result was lost.
         :raises ServiceUnavailable: the database was unavailable for ``--db-retry-timeout``, or the process drains.
         """
-        unavailable_since: float | None = None
         while not self._closed.done():
             try:
-                if await self._has_ended(tenant, appid):
+                running = await self._find_running(prompt)
+                if running is None or running == id:
                     return
-                unavailable_since = None
-            except ServiceUnavailable:
-                unavailable_since = unavailable_since or monotonic()
-                if monotonic() - unavailable_since > self._retry_timeout:
-                    raise
-                await asyncio.wait([self._closed], timeout=RECHECK_INTERVAL)
+                await self._wait_for_change(prompt, running)
+                line.unavailable_since = None
+            except ServiceUnavailable as error:
+                await self._wait_until_available(line, error)
         raise ServiceUnavailable(RESTARTING)
 
-    async def _has_ended(self, tenant: str, appid: str) -> bool:
-        """Return whether no reply is generated; otherwise wait for a change, :data:`RECHECK_INTERVAL` at most."""
-        running = await self._find_running(tenant, appid)
-        if running is None:
-            return True
+    async def _wait_until_available(self, line: _Line, error: ServiceUnavailable) -> None:
+        """Wait for :data:`RECHECK_INTERVAL`.
+
+        :raises ServiceUnavailable: ``error``, if nothing could begin for ``--db-retry-timeout``. All prompts of the
+            conversation share this time.
+        """
+        line.unavailable_since = line.unavailable_since or monotonic()
+        if monotonic() - line.unavailable_since > self._retry_timeout:
+            raise error
+        await asyncio.wait([self._closed], timeout=RECHECK_INTERVAL)
+
+    async def _wait_for_change(self, prompt: Prompt, running: UUID) -> None:
+        """Request that a reply be superseded, and wait until it may have ended, :data:`RECHECK_INTERVAL` at most."""
         with self._notifier.subscribe(running) as changed:
-            if await self._find_running(tenant, appid) == running:
+            if await self._find_running(prompt) == running:
                 await self._supersession.request(running)
                 waiting = [changed, self._closed]
                 await asyncio.wait(waiting, timeout=RECHECK_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
-        return False
 
-    async def _find_running(self, tenant: str, appid: str) -> UUID | None:
+    async def _find_running(self, prompt: Prompt) -> UUID | None:
         async with self._database.acquire() as connection:
-            return await replies.find_streaming(connection, tenant, appid)
+            return await replies.find_streaming(connection, prompt.tenant, prompt.appid)

@@ -5,6 +5,7 @@ The checkout's path holds blanks, quotes and what a shell would run.
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -286,9 +287,8 @@ def wrapper(folder: Path, hidden: str) -> str:
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     file = folder / "python"
-    file.write_text(
-        f'#!/bin/sh\n[ "$1" = -I ] || exec {sys.executable} "$@"\nshift\nexec {sys.executable} -I -c "{program}" "$@"\n'
-    )
+    python = shlex.quote(sys.executable)
+    file.write_text(f'#!/bin/sh\n[ "$1" = -I ] || exec {python} "$@"\nshift\nexec {python} -I -c "{program}" "$@"\n')
     file.chmod(0o755)
     return str(file)
 

@@ -9,10 +9,9 @@ import logging
 
 import asyncpg
 
+from db.tutorial_table.alteration import limit_lock_waits, without_triggers
 from db.tutorial_table.catalog import Column, Table, find_table
 from db.tutorial_table.column_types import COMPARED_AS, TYPE_CHANGES, alter_type
-from db.tutorial_table.locks import limit_lock_waits
-from db.tutorial_table.triggers import without_triggers
 
 log = logging.getLogger("chatterd.db")
 
@@ -47,7 +46,7 @@ async def keep_columns_equal(connection: asyncpg.Connection) -> None:
         table.oid,
         FUNCTION,
     )
-    pairs = await twins(connection, table, known=installed or "")
+    pairs = await find_pairs(connection, table, known=installed or "")
     calls = _tool_calls_column(table)
     body = _function_body(pairs, calls) if pairs or calls else None
     if body == installed:
@@ -82,7 +81,7 @@ async def _install(
         )
 
 
-async def twins(connection: asyncpg.Connection, table: Table, known: str = "") -> list[Pair]:
+async def find_pairs(connection: asyncpg.Connection, table: Table, known: str = "") -> list[Pair]:
     """Return the columns that mean the same as one of chatterd's.
 
     A column that holds other values than chatterd's in some row has a meaning of its own.

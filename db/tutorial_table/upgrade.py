@@ -4,10 +4,10 @@ import logging
 
 import asyncpg
 
+from db.tutorial_table.alteration import without_triggers
 from db.tutorial_table.catalog import Column, Table
 from db.tutorial_table.column_types import COMPARED_AS, TYPE_CHANGES, alter_type
-from db.tutorial_table.equal_columns import Pair, twins
-from db.tutorial_table.triggers import without_triggers
+from db.tutorial_table.equal_columns import Pair, find_pairs
 from errors import StartupError
 
 log = logging.getLogger("chatterd.db")
@@ -87,7 +87,7 @@ async def put_back(connection: asyncpg.Connection, table: Table) -> None:
     """
     name = table.identifier
     await connection.execute(f"DROP TABLE {name}; ALTER TABLE {table.schema}.{ASIDE} RENAME TO chatts")
-    pairs = await twins(connection, table)
+    pairs = await find_pairs(connection, table)
     async with without_triggers(connection, table):
         try:
             await connection.execute(f"ALTER TABLE {name} {', '.join(_column_clauses(table, pairs))}")
@@ -112,7 +112,7 @@ def _column_clauses(table: Table, pairs: list[Pair]) -> list[str]:
     clauses += [
         f"ALTER COLUMN {column.quoted} DROP NOT NULL"
         for column in table.columns.values()
-        if _lacks_value(column) and column.name not in {twin.name for _, twin in pairs}
+        if _lacks_value(column) and column.name not in {other.name for _, other in pairs}
     ]
     return [*clauses, "ADD COLUMN tenant text NOT NULL DEFAULT ''", "ADD COLUMN extra jsonb", "ADD COLUMN seq bigint"]
 
@@ -129,7 +129,7 @@ def _number_rows(table: Table, pairs: list[Pair]) -> str:
     for name, default in defaults.items():
         columns = [
             f"target.{name}",
-            *(f"target.{twin.quoted}::{COMPARED_AS[name]}" for own, twin in pairs if own == name),
+            *(f"target.{other.quoted}::{COMPARED_AS[name]}" for own, other in pairs if own == name),
         ]
         values.append(f"{name} = coalesce({', '.join(columns)}, {default})")
     return f"""

@@ -6,9 +6,9 @@ the folder ``postgres-run`` names it for all processes that share the data.
 
 import os
 import re
-import shutil
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -44,9 +44,13 @@ def prepare(folder: DataFolder) -> Path:
     :raises StartupError: it cannot be created.
     """
     path = find(folder) or _create_again(folder) or _create(folder)
+    _empty(path)
+    return path
+
+
+def _empty(path: Path) -> None:
     for name in (SOCKET, f"{SOCKET}.lock"):
         (path / name).unlink(missing_ok=True)
-    return path
 
 
 def _create_again(folder: DataFolder) -> Path | None:
@@ -90,7 +94,9 @@ def _create(folder: DataFolder) -> Path:
 def remove(folder: DataFolder) -> None:
     """Remove the folder, when PostgreSQL has stopped."""
     if path := find(folder):
-        shutil.rmtree(path, ignore_errors=True)
+        _empty(path)
+        with suppress(OSError):  # it contains a file of somebody
+            path.rmdir()
     folder.socket_link.unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from db.migrate import FOLDER, migrate
-from db.tutorial_table import locks
+from db.tutorial_table import alteration
 from errors import StartupError
 from tests.course import CourseServer
 from tests.database import execute, rows, with_connection
@@ -370,7 +370,7 @@ def test_no_message_is_lost_that_a_server_writes_during_the_upgrade(database_url
 
 def test_a_transaction_that_does_not_end_is_named(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(database_url, create())
-    monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(alteration, "LOCK_TIMEOUT", 0.1)
 
     async def run(connection: asyncpg.Connection) -> int:
         async with connection.transaction():

@@ -113,7 +113,9 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await replies.request_stop(connection, "", missing)
     await replies.find_source(connection, "", missing)
     await replies.find_newest(connection, "", "missing", "m", [Message("user", "hi")])
-    await course.replace_conversation(connection, "", "missing", [])
+    await course.claim_conversation(connection, "", "missing", missing, OWNER)
+    await course.replace_conversation(connection, "", "missing", [], missing)
+    await course.release_conversation(connection, "", missing)
     await messages.read_page(connection, "", "missing", 51, None)
     await messages.context_between(connection, "", "missing", ContextBounds(1, 2))
     await messages.reduce_context(connection, "", missing, OWNER, 1)
@@ -282,7 +284,10 @@ def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
         await ownership.release(connection, 2, [id])
         assert await messages.delete_conversation_messages(connection, "", "running1", 0)
         assert await messages.delete_conversation_messages(connection, "", "app7", 0) is None
-        assert await course.replace_conversation(connection, "", "app8", [Message("user", "hi")]) is None
+        claim = UUID(int=1)
+        assert await course.claim_conversation(connection, "", "app8", claim, OWNER) is None
+        assert await course.replace_conversation(connection, "", "app8", [Message("user", "hi")], claim)
+        await course.release_conversation(connection, "", claim)
 
     assert scene.rows_read(work) <= 320
 

@@ -67,12 +67,13 @@ class InProcess(Upstream):
     """A scripted Ollama in a thread of this process.
 
     :param pause: seconds between two words of the model.
+    :param model: the model's class.
     """
 
-    def __init__(self, pause: float) -> None:
+    def __init__(self, pause: float, model: type[TimedWords] = TimedWords) -> None:
         super().__init__()
         self._ollama = ScriptedOllama()
-        self._words = TimedWords(pause=pause)
+        self._words = model(pause=pause)
         self.asked = self._words.asked
 
     def start(self, ports: Sequence[int]) -> None:

@@ -1,7 +1,11 @@
-"""Limits how long an upgrade of ``chatts`` waits for sessions that use the table, and tells which ones they are."""
+"""Around changes of ``chatts``: the limit of waiting for sessions that use the table, and users' triggers disabled."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 
+from db.tutorial_table.catalog import Table
 from errors import StartupError
 
 LOCK_TIMEOUT = 30.0
@@ -30,3 +34,25 @@ async def locked_table(connection: asyncpg.Connection) -> StartupError:
         f"the table chatts cannot be upgraded while other sessions use it; waited for {LOCK_TIMEOUT:g} s. End their "
         f"transactions and start again: {named or 'they have ended meanwhile'}. {end}".rstrip()
     )
+
+
+@asynccontextmanager
+async def without_triggers(connection: asyncpg.Connection, table: Table, but: str = "") -> AsyncIterator[None]:
+    """Disable the triggers that users made, for the ``async with`` block: they are meant for new rows.
+
+    :param but: name of a trigger to leave as it is.
+    """
+    triggers = await connection.fetch(
+        """
+        SELECT quote_ident(tgname) AS name,
+               CASE tgenabled WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE' END AS enable
+        FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D' AND tgname <> $2
+        """,
+        table.oid,
+        but,
+    )
+    for trigger in triggers:
+        await connection.execute(f"ALTER TABLE {table.identifier} DISABLE TRIGGER {trigger['name']}")
+    yield
+    for trigger in triggers:
+        await connection.execute(f"ALTER TABLE {table.identifier} {trigger['enable']} TRIGGER {trigger['name']}")
