@@ -113,10 +113,10 @@ _REPEATED = """
         SELECT seq FROM chatts WHERE tenant = {tenant} AND appid = {appid} AND seq < {before} ORDER BY seq DESC LIMIT 1
     ) AS newest
     CROSS JOIN LATERAL (
-        SELECT status FROM replies
-        WHERE appid = {appid} AND tenant = {tenant} AND message_seq IS NULL AND context_last = newest.seq
+        SELECT status, context_last, message_seq FROM replies
+        WHERE appid = {appid} AND tenant = {tenant} AND id <> {reply}
         ORDER BY started DESC LIMIT 1
-    ) AS unanswered
+    ) AS last
     CROSS JOIN LATERAL (
         SELECT min(stored.seq) AS first
         FROM (
@@ -128,12 +128,14 @@ _REPEATED = """
         ) AS stored
         JOIN {prompt} ON n = {count} - from_end + 1 AND role = username AND content = message
         AND prompt.extra::text IS NOT DISTINCT FROM stored.extra::text
-        WHERE unanswered.status IN ('failed', 'truncated', 'interrupted', 'stopped')
+        WHERE last.context_last = newest.seq AND last.message_seq IS NULL
+        AND last.status IN ('failed', 'truncated', 'interrupted', 'stopped')
         HAVING count(*) = {count}
     ) AS same
 """
 """A query for the ``seq`` from which on a conversation consists of the prompt's own messages, recorded by an earlier
-attempt whose reply ended without a word; no row if it does not. The parameters are SQL expressions: ``before``, a seq;
+attempt whose reply, the last one, ended without a word; no row if it does not. The parameters are SQL expressions:
+``reply``, the id of the one to begin; ``before``, a seq;
 ``prompt``, a relation of that name with role, content, extra and n from 1 to ``count``."""
 
 # LATERAL and scalar subqueries look up `running` and `existing` by key for each row: the planner assumes few streaming
@@ -172,6 +174,7 @@ _BEGIN = f"""
     _REPEATED.format(
         tenant="new.tenant",
         appid="new.appid",
+        reply="new.id",
         before=MAX_SEQ,
         count="new.prompt_count",
         prompt="(SELECT * FROM prompt WHERE reply = new.id) AS prompt",
@@ -301,6 +304,7 @@ _READ_CONTEXT_AGAIN = f"""
     _REPEATED.format(
         tenant="$1",
         appid="$2",
+        reply="$9",
         before="$6",
         count="$12::int",
         prompt='''unnest($13::text[], $14::text[], $15::json[])

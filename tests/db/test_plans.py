@@ -182,8 +182,9 @@ def test_a_repeated_prompt_is_found_by_key(scene: Scene) -> None:
     async def fail_often(connection: asyncpg.Connection) -> None:
         await connection.execute(
             """
-            INSERT INTO replies (id, tenant, appid, model, request, owner, status, finished, context_last)
-            SELECT gen_random_uuid(), '', 'app9', 'm', '{}', 1, 'failed', now(), n FROM generate_series(1, 1000) AS n
+            INSERT INTO replies (id, tenant, appid, model, request, owner, status, finished, context_last, started)
+            SELECT gen_random_uuid(), '', 'app9', 'm', '{}', 1, 'failed', now(), n, now() - n * interval '1 s'
+            FROM generate_series(1, 1000) AS n
             """
         )
 
