@@ -104,10 +104,10 @@ class Settings:
     context_bytes: int = _bytes(
         1_000_000, "maximum bytes of a conversation's text sent to the model, newest first", maximum=MAX_COUNT
     )
-    context_image_bytes: int = _bytes(
+    context_image_bytes: int = _count(
         10_000_000,
         "bytes of a conversation's images (base64), newest first, after which older ones are not sent",
-        maximum=MAX_COUNT,
+        minimum=0,
     )
     collapse_whitespace: bool = _setting(False, "replace each run of white space in a stored reply by one space")
 
