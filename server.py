@@ -11,7 +11,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +23,7 @@ import logging_setup
 from auth import identity_provider
 from auth.origins import parse_origins
 from command_line import load_settings
+from db.connection.availability import Availability
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
@@ -31,6 +32,7 @@ from handlers import create_application
 from relay.factory import create_relay
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from settings import Settings, ollama_url
 from stop_signals import StopSignals
 from web.http_server import ChatterdServer
@@ -82,6 +84,7 @@ async def serve(settings: Settings, signals: StopSignals) -> None:
     asyncio.get_running_loop().set_exception_handler(logging_setup.log_loop_error)
     reloads = _handle_reload_signal(signals.received)
     listening.check(settings.address, settings.port)
+    ollama_url(settings.ollama_host)  # fail before anything is started
     key_pair = KeyPair(settings.certfile, settings.keyfile) if settings.certfile or settings.keyfile else None
     if key_pair:
         key_pair.load()  # fail before anything is started
@@ -95,13 +98,13 @@ async def serve(settings: Settings, signals: StopSignals) -> None:
             settings.acquire_timeout,
             settings.session_database_url,
             on_acquired=metrics.database_wait.observe,
+            on_startup_error=signals.received.set,
         )
         stack.push_async_callback(database.close)
         await database.open()
-        ollama = OllamaClient(await _find_ollama(stack, settings), settings.max_replies, settings.connect_timeout)
-        stack.callback(ollama.close)
-        relay = await create_relay(stack, database, ollama, settings, metrics)
-        services = create_services(settings, database, ollama, relay, metrics, identity, origins)
+        upstreams = await _find_ollama(stack, settings)
+        relay = await create_relay(stack, database, upstreams, settings, metrics)
+        services = create_services(settings, database, upstreams, relay, metrics, identity, origins)
         server = ChatterdServer(create_application(services), settings=settings, key_pair=key_pair)
         reloads.append(server.reload_certificate)
         if identity:
@@ -112,12 +115,23 @@ async def serve(settings: Settings, signals: StopSignals) -> None:
         _tune_garbage_collection()
         signals.started()
         url = listening.url("https" if key_pair else "http", sockets[0]) + settings.base_path
-        log.info("chatterd is ready: open %s/ in a browser. Ctrl-C stops it.", url)
+        announcing = asyncio.create_task(_announce(database.availability, f"{url}/"))
         await signals.received.wait()
+        announcing.cancel()
         await relay.replies.drain(settings.drain_timeout)
         await relay.status.end()
         server.stop()
         await server.close_all_connections()
+    if database.startup_error:
+        raise database.startup_error
+
+
+async def _announce(availability: Availability, url: str) -> None:
+    """Log the address, and that the server is ready as soon as it is."""
+    if reason := availability.reason:
+        log.info("chatterd listens and waits for the database (%s): open %s in a browser.", reason.value, url)
+        await availability.wait()
+    log.info("chatterd is ready: open %s in a browser. Ctrl-C stops it.", url)
 
 
 def _raise_open_file_limit() -> None:
@@ -164,37 +178,26 @@ async def _start_postgres(stack: AsyncExitStack, settings: Settings) -> str:
     log.info("--database-url is not set: starting the embedded PostgreSQL with its data in %s", directory)
     postgres = EmbeddedPostgres(directory)
     stack.push_async_callback(asyncio.to_thread, postgres.stop)
-    start = asyncio.create_task(asyncio.to_thread(postgres.start))
-    try:
-        url = await asyncio.shield(start)
-    except asyncio.CancelledError:
-        postgres.interrupt()
-        with suppress(StartupError, OSError):
-            await start  # a thread cannot be cancelled
-        raise
+    url = await asyncio.to_thread(postgres.start)
     postgres.supervise()
     return url
 
 
-async def _find_ollama(stack: AsyncExitStack, settings: Settings) -> str:
-    """Return the URL of Ollama, or of the embedded model, started here, if Ollama is unreachable and it is enabled."""
-    url = ollama_url(settings.ollama_host)
-    if await OllamaClient.is_reachable(url):
-        log.info("Using Ollama at %s", url)
-        return url
-    if not settings.embedded_model:
-        log.warning("Ollama is unreachable at %s; replies wait for it, up to --ollama-retry-timeout.", url)
-        return url
-    if not EmbeddedModel.installed():
-        log.warning(
-            "Ollama is unreachable at %s, and the embedded model is not installed (`make run` installs it).", url
-        )
-        return url
-    log.info("Ollama is unreachable at %s: starting the embedded model SmolLM2-135M, for demonstration only.", url)
-    log.info("To use other models, start Ollama or set OLLAMA_HOST, then restart chatterd.")
-    model = EmbeddedModel()
-    stack.push_async_callback(model.stop)
-    return await model.start()
+async def _find_ollama(stack: AsyncExitStack, settings: Settings) -> Upstreams:
+    """Look for Ollama. Where no address is set, let the embedded model stand in until Ollama answers.
+
+    :raises StartupError: ``--ollama-host`` can never work.
+    """
+    client = OllamaClient(ollama_url(settings.ollama_host), settings.max_replies, settings.connect_timeout)
+    stack.callback(client.close)
+    may_stand_in = settings.embedded_model and not settings.ollama_host.strip()
+    installed = may_stand_in and EmbeddedModel.installed()
+    upstreams = Upstreams(client, EmbeddedModel(settings.log_format) if installed else None)
+    stack.push_async_callback(upstreams.stop)
+    state = await upstreams.start()
+    if may_stand_in and not installed and not state.ok:
+        log.warning("The embedded model cannot stand in, since it is not installed (`make run` installs it).")
+    return upstreams
 
 
 if __name__ == "__main__":

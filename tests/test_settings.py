@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import string
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from ollama._client import _parse_host
 
 from command_line import load_settings
+from errors import StartupError
 from settings import Settings, ollama_url
 
 FIELDS = dataclasses.fields(Settings)
@@ -154,14 +156,51 @@ def test_a_value_of_the_wrong_type_is_rejected(arguments: list[str], environment
         ("'http://gpu'", "http://gpu:80"),
         ("gpu:", "http://gpu:11434"),
         ("gpu:65535", "http://gpu:65535"),
-        ("gpu:65536", "http://gpu:11434"),
-        ("gpu:-1", "http://gpu:11434"),
-        ("gpu:abc", "http://gpu:11434"),
-        ("http://gpu:abc", "http://gpu:80"),
+        ("HTTPS://gpu", "https://gpu:443"),
+        ("user:password@gpu", "http://user:password@gpu:11434"),
+        ("https://user:p%40ss%2Fw%3Ard@gpu/a", "https://user:p%40ss%2Fw%3Ard@gpu:443/a"),
+        ("http://us@er:p@ss:w\u00f6rd@[::1]:1234", "http://us%40er:p%40ss%3Aw%C3%B6rd@[::1]:1234"),
+        ("http://key@gpu", "http://key@gpu:80"),
+        ("b\u00fccher.example", "http://b\u00fccher.example:11434"),
+        ("[fe80::1%eth0]:1", "http://[fe80::1%eth0]:1"),
     ],
 )
 def test_ollama_host_is_parsed_in_ollamas_own_notation(host: str, url: str) -> None:
     assert ollama_url(host) == url
+
+
+SECRET = "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("gpu:65536", "port in OLLAMA_HOST must be a number from 1 to 65535"),
+        ("gpu:0", "port"),
+        ("gpu:-1", "port"),
+        ("gpu:abc", "port"),
+        ("http://gpu:1 1434", "white space"),
+        (f"http://user:{SECRET}/x@gpu", "%2F"),
+        (f"http://user:{SECRET}#x@gpu", "%23"),
+        (f"user:{SECRET}?@gpu", "%3F"),
+        ("http://gpu/?x=1", "%3F"),
+        ("ftp://gpu", "http:// or https://"),
+        ("unix:///run/ollama.sock", "http:// or https://"),
+        (f"user:{SECRET}://gpu", "http:// or https://"),
+        ("1:2:3", "host"),
+        ("[gpu]", "host"),
+        ("[::1", "host"),
+        ("http://a%20b", "host"),
+        ("x" * 64, "host"),
+        ("a..b", "host"),
+    ],
+)
+def test_an_address_that_can_never_work_is_rejected_without_its_password(host: str, words: str) -> None:
+    with pytest.raises(StartupError) as raised:
+        ollama_url(host)
+    assert words in str(raised.value)
+    assert SECRET not in str(raised.value)
+    assert not re.search(r"\n", str(raised.value))
 
 
 names = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8).map(lambda name: "h" + name)

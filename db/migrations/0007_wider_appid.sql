@@ -1,5 +1,5 @@
--- appIDs of up to 155 characters in tables whose column was made for fewer. PostgreSQL does
--- not rewrite a table for a longer varchar.
+-- appIDs of up to 155 characters in tables whose column was made for fewer, and messages without one. PostgreSQL does not
+-- rewrite a table for a longer varchar.
 
 DO $$
 BEGIN
@@ -8,6 +8,12 @@ BEGIN
         AND (atttypid = 'bpchar'::regtype OR (atttypid = 'varchar'::regtype AND atttypmod BETWEEN 0 AND 158))
     ) THEN
         ALTER TABLE chatts ALTER COLUMN appid TYPE varchar(155);
+    END IF;
+    IF EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'chatts'::regclass AND attname = 'appid' AND attnotnull
+        AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = attrelid AND indisprimary AND attnum = ANY(indkey))
+    ) THEN
+        ALTER TABLE chatts ALTER COLUMN appid DROP NOT NULL;
     END IF;
 END
 $$;

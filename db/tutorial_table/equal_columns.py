@@ -132,6 +132,8 @@ def _column_clauses(table: Table, pairs: list[Pair], calls: Column | None) -> li
     for own, column in pairs:
         if change := TYPE_CHANGES[own][1](column):
             clauses += alter_type(column, change)
+        if own == "appid" and column.not_null and not column.in_key:  # messages without an appID have none
+            clauses.append(f"ALTER COLUMN {column.quoted} DROP NOT NULL")
         if column.default is not None:
             clauses.append(f"ALTER COLUMN {column.quoted} DROP DEFAULT")
             if table.columns[own].default is None and own != "username":  # a role that is null must be rejected

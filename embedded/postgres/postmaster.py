@@ -159,7 +159,7 @@ class Postmaster:
         path = socket_folder.find(self._folder)
         if path is None or not (path / socket_folder.SOCKET).exists():
             return False
-        arguments = ["--quiet", f"--host={path}", f"--port={socket_folder.PORT}"]
+        arguments = ["--quiet", "--timeout=1", f"--host={path}", f"--port={socket_folder.PORT}"]
         return self._folder.account.succeeds([self._programs.path("pg_isready"), *arguments])
 
     def _reap(self) -> None:

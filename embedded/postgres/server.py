@@ -42,6 +42,7 @@ class EmbeddedPostgres:
         self._postmaster: Postmaster | None = None
         self._use: int | None = None
         self._supervisor: threading.Thread | None = None
+        self._changing = threading.Lock()
 
     @staticmethod
     def installed() -> bool:
@@ -53,8 +54,12 @@ class EmbeddedPostgres:
 
         May be called again after its end.
 
-        :raises StartupError: it cannot be started, or :meth:`interrupt` was called.
+        :raises StartupError: it cannot be started, or :meth:`stop` was called in another thread.
         """
+        with self._changing:
+            return self._start()
+
+    def _start(self) -> str:
         path = self._path.absolute().resolve()
         account = accounts.find(path)
         if account.switch and not account.may("-x", _nearest(path)):
@@ -88,30 +93,34 @@ class EmbeddedPostgres:
         self._supervisor = threading.Thread(target=self._supervise, args=(self._folder, self._postmaster), daemon=True)
         self._supervisor.start()
 
-    def interrupt(self) -> None:
-        """End a :meth:`start` that waits in another thread, and the supervision."""
-        self._interrupted.set()
-
     def stop(self) -> None:
-        """Stop it, unless another process uses it. Blocks until it has stopped."""
-        self.interrupt()
-        if self._supervisor:
-            self._supervisor.join()
-            self._supervisor = None
-        if self._folder and self._postmaster and self._use is not None:
-            try:
-                with exclusive(self._folder.start_lock, self._folder.account, NEVER, LEAVE_TIMEOUT):
-                    if try_lock(self._use, fcntl.LOCK_EX):
-                        self._postmaster.stop()
-            except StartupError as error:
-                log.warning("The embedded PostgreSQL was not stopped: %s", error)
-            except LockTimeout:
-                pass  # a process that starts the server uses it, and stops it
-            finally:
-                os.close(self._use)
-                self._use = None
-        self._interrupted = threading.Event()
-        self._postmaster = None
+        """Stop it, unless another process uses it. Blocks until it has stopped.
+
+        A :meth:`start` that waits in another thread ends with StartupError before.
+        """
+        self._interrupted.set()
+        with self._changing:
+            if self._supervisor:
+                self._supervisor.join()
+                self._supervisor = None
+            if self._folder and self._postmaster and self._use is not None:
+                self._leave(self._folder, self._postmaster, self._use)
+            self._use = None
+            self._postmaster = None
+            self._interrupted = threading.Event()
+
+    def _leave(self, folder: DataFolder, postmaster: Postmaster, use: int) -> None:
+        """Release the lock of the users, and stop the server if no other process holds it."""
+        try:
+            with exclusive(folder.start_lock, folder.account, NEVER, LEAVE_TIMEOUT):
+                if try_lock(use, fcntl.LOCK_EX):
+                    postmaster.stop()
+        except LockTimeout:
+            pass  # the process that has it is starting the server, uses it, and will stop it
+        except StartupError as error:
+            log.warning("The embedded PostgreSQL was not stopped: %s", error)
+        finally:
+            os.close(use)
 
     def _supervise(self, folder: DataFolder, postmaster: Postmaster) -> None:
         pause, problem = CHECK_INTERVAL, ""

@@ -18,6 +18,7 @@ import { redirectToSignIn } from "./session.js";
  * @typedef {object} Model
  * @property {string} name
  * @property {number} [size] on disk, in bytes
+ * @property {boolean} [stand_in] it replies only until an Ollama answers
  * @property {string[]} [capabilities] as newer versions of Ollama report them: "completion", "vision", "embedding", ...
  * @property {{parameter_size?: string, family?: string, families?: string[] | null, context_length?: number}} [details]
  */
@@ -67,7 +68,17 @@ export async function fetchHistory(appID, before = null, limit = null) {
   const query = new URLSearchParams({ appID });
   if (limit !== null) query.set("limit", String(limit));
   if (before !== null) query.set("before", String(before));
-  return readJSON(await request(`/llmchat?${query}`));
+  const history = await readJSON(await request(`/llmchat?${query}`));
+  return { ...history, messages: history.messages.map(withKnownTypes) };
+}
+
+/** Leave out the fields of a message that are not of the types above: a client may have sent anything. */
+function withKnownTypes({ images, thinking, ...message }) {
+  return {
+    ...message,
+    ...(typeof thinking === "string" && { thinking }),
+    ...(Array.isArray(images) && { images: images.filter((image) => typeof image === "string") }),
+  };
 }
 
 /**

@@ -53,12 +53,14 @@ class Scene:
     :param name: of the model, whose name tells the scripted Ollama what to do.
     :param method: POST: the library sends the prompt, if it can. GET: it follows a reply.
     :param cuts: number of cut connections.
+    :param closes: whether the library is told to stop at the last event.
     :param at_once: number of libraries that run at the same time.
     """
 
     name: str
     method: str
     cuts: int = 0
+    closes: bool = True
     at_once: int = AT_ONCE
 
 
@@ -68,6 +70,7 @@ SCENES = {
         Scene("words", "POST"),
         Scene("cuts", "GET", cuts=CUTS),
         Scene("cut-post", "POST", cuts=CUTS),
+        Scene("left-open", "POST", closes=False),
         Scene("silence", "POST", at_once=SILENT_AT_ONCE),
         Scene("long-line", "POST"),
     )
@@ -161,6 +164,7 @@ class Runner:
                 "method": "GET" if body is None else "POST",
                 "url": cutter.url + path,
                 "body": body,
+                "closes": scene.closes,
                 "page": self._pages,
             }
             done = subprocess.run(

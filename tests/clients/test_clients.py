@@ -65,3 +65,11 @@ def test_a_library_that_repeats_its_post_goes_on_with_the_same_reply(library: Li
     requests = [one for one in run.requests if one.method != "OPTIONS"]
     assert [one.method for one in requests] == ["POST"] * (CUTS + 1)
     assert [one.last_event_id is None for one in requests] == [True] + [False] * CUTS
+
+
+@pytest.mark.parametrize(("library", "scene"), each("left-open", repeating=True))
+def test_a_library_that_reconnects_after_the_end_begins_nothing(library: Library, scene: str, run: Run) -> None:
+    check_whole(run)
+    first, *repeated = [one for one in run.requests if one.method != "OPTIONS"]
+    assert first.last_event_id is None
+    assert repeated and {one.last_event_id for one in repeated} == {run.log[-1][0]}

@@ -356,7 +356,9 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_older_ones(
 ) -> None:
     async def pages_read(connection: asyncpg.Connection) -> int:
         statement = messages._CONTEXT if query == "context" else PAGE
-        arguments = ("", "long", 500, 1_000_000, 1, messages.MAX_SEQ) if query == "context" else ("", "long", 500)
+        arguments = (
+            ("", "long", 500, 1_000_000, 1, messages.MAX_SEQ, 10_000_000) if query == "context" else ("", "long", 500)
+        )
         explained = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *arguments)
         plan = json.loads(explained)[0]["Plan"]
         return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])

@@ -89,7 +89,7 @@ def test_a_locked_start_is_logged_and_can_be_interrupted(
         thread = threading.Thread(target=start)
         thread.start()
         eventually("it is said", lambda: "Waiting for another process" in caplog.text)
-        server.interrupt()
+        server.stop()
         thread.join(60)
     assert errors and errors[0].startswith("interrupted. Waiting for another process")
 

@@ -7,6 +7,8 @@ from threading import Thread
 import httpx
 import pytest
 
+from tests.client import NO_TLS
+
 from .event_cutter import EventCutter
 
 EVENTS = [b"id: %d\n\n" % number for number in range(10)]
@@ -21,6 +23,7 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = b"".join(EVENTS)
         self.send_response(200)
+        self.send_header("Connection", "close")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
@@ -43,11 +46,11 @@ def url() -> Iterator[str]:
 
 
 def test_the_first_responses_to_each_request_are_cut_within_an_event(url: str) -> None:
-    with EventCutter(url, 4, 3) as cutter:
+    with EventCutter(url, 4, 3) as cutter, httpx.Client(verify=NO_TLS) as client:
         requests: list[Callable[[], httpx.Response]] = [
-            lambda: httpx.get(f"{cutter.url}/a?lastEventId=5"),
-            lambda: httpx.post(f"{cutter.url}/a", content=b"one", headers={"Last-Event-ID": "7"}),
-            lambda: httpx.post(f"{cutter.url}/a", content=b"two"),
+            lambda: client.get(f"{cutter.url}/a?lastEventId=5"),
+            lambda: client.post(f"{cutter.url}/a", content=b"one", headers={"Last-Event-ID": "7"}),
+            lambda: client.post(f"{cutter.url}/a", content=b"two"),
         ]
         for send in requests:
             for _ in range(3):
@@ -60,7 +63,11 @@ def test_the_first_responses_to_each_request_are_cut_within_an_event(url: str) -
 
 
 def test_a_cut_response_has_the_events_before(url: str) -> None:
-    with EventCutter(url, 4, 1) as cutter, httpx.stream("GET", cutter.url) as response:
+    with (
+        EventCutter(url, 4, 1) as cutter,
+        httpx.Client(verify=NO_TLS) as client,
+        client.stream("GET", cutter.url) as response,
+    ):
         received = b""
         with pytest.raises(httpx.RemoteProtocolError):
             for piece in response.iter_raw():

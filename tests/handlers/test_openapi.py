@@ -17,7 +17,7 @@ from tornado.routing import PathMatches
 
 from handlers import ROUTES
 from tests.client import NO_TLS, Client
-from tests.fakes.ollama import Answer, Close, Gate, Head, Lines, ScriptedOllama, Step, failure, last_line, line
+from tests.fakes.ollama import Answer, Close, Gate, Head, Lines, ScriptedOllama, Step, Whole, failure, last_line, line
 from tests.fakes.proxy import CuttingProxy
 from tests.program import ROOT, Program
 from web.base import BaseHandler
@@ -266,6 +266,14 @@ def without_ollama(client: Client, ollama: ScriptedOllama, method: str, path: st
     return response
 
 
+def with_a_page_for_ollama(client: Client, ollama: ScriptedOllama) -> httpx.Response:
+    ollama.probed = Whole(200, b"<title>Sign in</title>", "text/html")
+    try:
+        return client.http.get("/models")
+    finally:
+        ollama.probed = None
+
+
 def rejected_by_ollama(client: Client, ollama: ScriptedOllama, step: Step) -> httpx.Response:
     ollama.script(step)
     return post(client, "/llmprompt")
@@ -319,6 +327,7 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
     ("generate", "503"): lambda c, o: without_ollama(c, o, "POST", "/llmprompt"),
     ("listModels", "200"): lambda c, o: c.http.get("/models"),
     ("listModels", "304"): lambda c, o: revalidate(c, "/models"),
+    ("listModels", "502"): lambda c, o: with_a_page_for_ollama(c, o),
     ("listModels", "503"): lambda c, o: without_ollama(c, o, "GET", "/models"),
     ("getHealth", "200"): lambda c, o: c.http.get("/healthz"),
     ("getHealth", "304"): lambda c, o: revalidate(c, "/healthz"),

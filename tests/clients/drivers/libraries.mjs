@@ -3,6 +3,9 @@
 
 const RETRY_PAUSE = 200; // milliseconds
 
+/** Rejections after which a library that was not closed is stopped. */
+const MAX_REJECTIONS = 3;
+
 /** Whether an event is the last one of a reply. */
 const ends = ([, name, data]) => name === "error" || JSON.parse(data).done === true;
 
@@ -35,13 +38,17 @@ export function readWithEventSource(EventSource, { url }) {
 export async function readWithFetchEventSource({ fetchEventSource }, options) {
   const events = [];
   const done = new AbortController();
+  let rejections = 0;
   await fetchEventSource(options.url, {
     ...init(options),
     signal: done.signal,
     openWhenHidden: true,
     onmessage({ id, event, data }) {
       events.push([id, event || "message", data]);
-      if (ends(events.at(-1))) done.abort();
+      if (options.closes && ends(events.at(-1))) done.abort();
+    },
+    onerror() {
+      if (!options.closes && ++rejections > MAX_REJECTIONS) done.abort();
     },
     onclose() {
       throw new Error("closed before the end"); // makes it reconnect
@@ -55,7 +62,7 @@ export async function readWithEventSourceClient({ createEventSource }, options) 
   const source = createEventSource({ url: options.url, ...init(options) });
   for await (const { id, event, data } of source) {
     events.push([id, event ?? "message", data]);
-    if (ends(events.at(-1))) source.close();
+    if (options.closes && ends(events.at(-1))) source.close();
   }
   return events;
 }

@@ -1,7 +1,8 @@
 """Reads a reply with a Python library, or curl, and prints the events as JSON: a list of [id, name, data].
 
-Argument: JSON with ``library``, ``method``, ``url``, ``body`` (null for GET). Libraries that do not reconnect are
-called again, with GET and the id of the last event, as docs/clients.md says. Time limits are the libraries' own.
+Argument: JSON with ``library``, ``method``, ``url``, ``body`` (null for GET), ``closes`` (whether to stop at the last
+event; else the library decides). Libraries that do not reconnect are called again, with GET and the id of the last
+event, as docs/clients.md says. Time limits are the libraries' own.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -169,16 +171,19 @@ def read_large_chunks(response: Any, **_: Any) -> None:
 
 
 def read_requests_sse(request: Request) -> Iterator[Event]:
-    from requests_sse import EventSource
+    from requests_sse import EventSource, InvalidStatusCodeError
 
-    with EventSource(
-        request.url,
-        method=request.method,
-        json=request.body,
-        headers={**request.headers},
-        reconnection_time=timedelta(seconds=RETRY_PAUSE),
-        hooks={"response": read_large_chunks},
-    ) as source:
+    with (
+        EventSource(
+            request.url,
+            method=request.method,
+            json=request.body,
+            headers={**request.headers},
+            reconnection_time=timedelta(seconds=RETRY_PAUSE),
+            hooks={"response": read_large_chunks},
+        ) as source,
+        suppress(InvalidStatusCodeError),
+    ):  # 204
         for event in source:
             yield Event(event.last_event_id, event.type or "message", event.data or "")
 
@@ -204,12 +209,12 @@ async def read_aiohttp_sse_client(request: Request, _: Callable[[str], None]) ->
         raise Disconnected from error
 
 
-def until_end(events: Iterator[Event]) -> list[Event]:
+def until_end(events: Iterator[Event], closes: bool) -> list[Event]:
     """Read to the last event of the reply."""
     read = []
     for event in events:
         read.append(event)
-        if event.ends:
+        if event.ends and closes:
             break
     return read
 
@@ -269,7 +274,7 @@ def main() -> None:
     request = Request(options["method"], options["url"], options["body"], {})
     match options["library"]:
         case "requests-sse":
-            events = until_end(read_requests_sse(request))
+            events = until_end(read_requests_sse(request), options["closes"])
         case library:
             events = follow(READERS[library], request)
     json.dump(events, sys.stdout)

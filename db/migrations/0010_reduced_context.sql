@@ -1,0 +1,8 @@
+-- What was left out of the conversation that a reply was sent: a reply is continued with the same. And an index that finds
+-- the reply without a word that a prompt has begun: a client may try again all night.
+
+ALTER TABLE replies
+    ADD COLUMN images_after bigint, -- only messages with a greater chatts.seq were sent with their images; null: all were
+    ADD COLUMN fields_after bigint; -- only those were sent with more than role and content; null: all were
+
+CREATE INDEX replies_unanswered ON replies (appid, tenant, context_last) WHERE message_seq IS NULL;
