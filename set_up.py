@@ -130,7 +130,8 @@ class Environment:
         :raises SetUpError: it cannot be created.
         """
         abi = self._identify()
-        if abi and self._read().get("python", abi) == abi and not self._unfinished.exists():
+        made_with = self._read().get("python") or (abi if self._has_working_pip() else None)
+        if abi and abi == made_with and not self._unfinished.exists():
             return
         if Path(sys.prefix) == self._folder:
             raise SetUpError(f"{self._name} is not complete. Run the command again.")
@@ -192,6 +193,13 @@ class Environment:
         except OSError:
             return None
         return None if abi in ("", "None", "cpython-310", "cpython-39", "cpython-38") else abi
+
+    def _has_working_pip(self) -> bool:
+        """Return whether pip runs, which it does not in an environment whose creation was interrupted."""
+        try:
+            return _run([self._python, "-I", "-m", "pip", "list"]).returncode == 0
+        except OSError:
+            return False
 
     def _read(self) -> dict[str, str]:
         try:
