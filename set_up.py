@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Install packages into a virtual environment.")
     parser.add_argument("--environment", default=".venv", help="its folder (default: .venv)")
     parser.add_argument("--retries", type=int, help="how often pip repeats a download that failed")
+    parser.add_argument("--again", action="store_true", help="install what is installed, too")
     parser.add_argument("--message", help="what to print before something is installed")
     parser.add_argument("files", nargs="+", metavar="FILE", help="requirements file")
     arguments = parser.parse_args()
@@ -84,7 +85,7 @@ def main() -> None:
         with locked(ROOT):
             environment.create()
             for name in arguments.files:
-                environment.install(name, arguments.message, arguments.retries)
+                environment.install(name, arguments.message, arguments.retries, arguments.again)
     except SetUpError as error:
         sys.exit(str(error))
     except OSError as error:
@@ -129,7 +130,8 @@ class Environment:
         :raises SetUpError: it cannot be created.
         """
         abi = self._identify()
-        if abi and self._read().get("python", abi) == abi and not self._unfinished.exists():
+        made_with = self._read().get("python") or (abi if self._has_working_pip() else None)
+        if abi and abi == made_with and not self._unfinished.exists():
             return
         if Path(sys.prefix) == self._folder:
             raise SetUpError(f"{self._name} is not complete. Run the command again.")
@@ -144,19 +146,21 @@ class Environment:
             raise SetUpError(f"{done.stdout}{done.stderr}\n{self._name} could not be created; the reason is above.")
         self._write({"python": abi})
 
-    def install(self, name: str, message: str | None = None, retries: int | None = None) -> None:
+    def install(self, name: str, message: str | None = None, retries: int | None = None, again: bool = False) -> None:
         """Install the packages of a requirements file, unless that was done with the same content.
 
         :param retries: how often pip repeats a download that failed; None: as pip is configured.
+        :param again: whether to install over what is there, which may be damaged.
         :raises SetUpError: pip has failed.
         """
         state = self._read()
         hashes = {file: self._hash(file) for file in self._included(name)}
-        if hashes.items() <= state.items():
+        if hashes.items() <= state.items() and not again:
             return
         print(message or f"Setting up the packages of {name} in {self._name} (once) ...", flush=True)
         self._unfinished.touch()
-        done = _run([*self._pip(name, retries), "-r", str(self._root / name)])
+        command = self._pip(name, retries) + (["--ignore-installed"] if again else [])
+        done = _run([*command, "-r", str(self._root / name)])
         if done.returncode < 0:
             raise SetUpError(f"pip was ended by signal {-done.returncode}. Run the command again.")
         self._unfinished.unlink()
@@ -189,6 +193,13 @@ class Environment:
         except OSError:
             return None
         return None if abi in ("", "None", "cpython-310", "cpython-39", "cpython-38") else abi
+
+    def _has_working_pip(self) -> bool:
+        """Return whether pip runs, which it does not in an environment whose creation was interrupted."""
+        try:
+            return _run([self._python, "-I", "-m", "pip", "list"]).returncode == 0
+        except OSError:
+            return False
 
     def _read(self) -> dict[str, str]:
         try:

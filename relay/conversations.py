@@ -14,7 +14,7 @@ from relay.cluster.lease import ProcessLease
 from relay.generation.prompt import Prompt
 from relay.service import ReplyService
 from relay.stream.cursor import CursorInvalidated
-from relay.waiting import RESTARTING
+from relay.waiting import RESTARTING, PromptQueue
 
 STOP_TIMEOUT = 20.0
 """Seconds at most to stop a conversation's reply. A dead process is noticed after some seconds at most; its reply is
@@ -30,8 +30,9 @@ Statement = Callable[[asyncpg.Connection], Awaitable[UUID | None]]
 class ConversationService:
     """Changes conversations."""
 
-    def __init__(self, database: Database, lease: ProcessLease, replies: ReplyService) -> None:
+    def __init__(self, database: Database, lease: ProcessLease, queue: PromptQueue, replies: ReplyService) -> None:
         self._database = database
+        self._queue = queue
         self._lease = lease
         self._replies = replies
 
@@ -41,7 +42,7 @@ class ConversationService:
         :raises ServiceUnavailable: the database is unavailable, or the reply could not be stopped in time.
         """
         await self._change(
-            tenant, lambda connection: messages.delete_conversation_messages(connection, tenant, appid, since)
+            tenant, appid, lambda connection: messages.delete_conversation_messages(connection, tenant, appid, since)
         )
 
     async def replace(self, prompt: Prompt) -> None:
@@ -50,7 +51,7 @@ class ConversationService:
         :raises ServiceUnavailable: see :meth:`delete`.
         :raises NotAcceptable: the database cannot store the text.
         """
-        await self._change(prompt.tenant, lambda connection: self._replace(connection, prompt))
+        await self._change(prompt.tenant, prompt.appid, lambda connection: self._replace(connection, prompt))
 
     async def _replace(self, connection: asyncpg.Connection, prompt: Prompt) -> UUID | None:
         tenant, appid, claim = prompt.tenant, prompt.appid, uuid4()
@@ -64,18 +65,22 @@ class ConversationService:
             raise
         return None if replaced else claim
 
-    async def _change(self, tenant: str, statement: Statement) -> None:
+    async def _change(self, tenant: str, appid: str, statement: Statement) -> None:
         try:
-            async with asyncio.timeout(STOP_TIMEOUT):
-                while True:
-                    async with self._database.acquire() as connection:
-                        running = await statement(connection)
-                    if running is None:
-                        return
-                    with suppress(NotFound):  # another request has deleted the reply
-                        await self._stop_and_wait(tenant, running)
+            with self._queue.hold((tenant, appid)):
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await self._stop_and_change(tenant, statement)
         except TimeoutError as error:
             raise ServiceUnavailable("The conversation's reply could not be stopped in time. Try again.") from error
+
+    async def _stop_and_change(self, tenant: str, statement: Statement) -> None:
+        while True:
+            async with self._database.acquire() as connection:
+                running = await statement(connection)
+            if running is None:
+                return
+            with suppress(NotFound):  # another request has deleted the reply
+                await self._stop_and_wait(tenant, running)
 
     async def _stop_and_wait(self, tenant: str, reply: UUID) -> None:
         cursor = await self._replies.follow(tenant, reply, 0)

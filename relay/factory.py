@@ -108,7 +108,7 @@ async def create_relay(
     stack.push_async_callback(sampler.end)
     sampler.start()
     prometheus = PrometheusCollector(metrics, database, settings, health, registry, service)
-    return Relay(service, ConversationService(database, lease, service), health, sampler, prometheus)
+    return Relay(service, ConversationService(database, lease, queue, service), health, sampler, prometheus)
 
 
 def _begin_while_ready(lease: ProcessLease, journal: Journal) -> Statement[NewReply, BeginResult]:

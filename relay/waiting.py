@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -100,6 +101,19 @@ class _Line:
         self.unavailable_since: float | None = None
 
 
+class _Hold:
+    """Changes of a conversation in progress, before whose end none of its prompts begins.
+
+    :ivar count: how many there are.
+    """
+
+    __slots__ = ("count", "released")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.released = asyncio.Event()
+
+
 class PromptQueue:
     """The prompts that wait, by conversation.
 
@@ -117,6 +131,7 @@ class PromptQueue:
         self._max_bytes = relay.settings.max_total_body_bytes
         self._bytes = 0
         self._lines: dict[tuple[str, str], _Line] = {}
+        self._holds: dict[tuple[str, str], _Hold] = {}
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __contains__(self, conversation: object) -> bool:
@@ -139,6 +154,20 @@ class PromptQueue:
         waiting.turn = asyncio.create_task(self._take_turn(prompt, waiting, line, starter))
         waiting.turn.add_done_callback(lambda turn: self._on_done(prompt.conversation, size, turn))
         return waiting
+
+    @contextmanager
+    def hold(self, conversation: tuple[str, str]) -> Iterator[None]:
+        """Let no prompt of a conversation that waits begin within the block, which stops the running reply to change
+        the conversation: the prompts begin afterwards, instead of being stopped one after the other."""
+        hold = self._holds.setdefault(conversation, _Hold())
+        hold.count += 1
+        try:
+            yield
+        finally:
+            hold.count -= 1
+            if not hold.count:
+                del self._holds[conversation]
+                hold.released.set()
 
     def close(self) -> None:
         """End all waiting with an error: no reply is begun any more."""
@@ -186,8 +215,12 @@ class PromptQueue:
         :raises ServiceUnavailable: the database was unavailable for ``--db-retry-timeout``, or the process drains.
         """
         while not self._closed.done():
+            if hold := self._holds.get(prompt.conversation):
+                await hold.released.wait()  # relay.conversations.STOP_TIMEOUT at most
             try:
                 running = await self._find_running(prompt)
+                if prompt.conversation in self._holds:
+                    continue
                 if running is None or running == id:
                     return
                 await self._wait_for_change(prompt, running)

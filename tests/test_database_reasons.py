@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -92,7 +93,7 @@ def test_too_many_connections_are_told_and_retried(start_chatterd: Callable[...,
     """The server has no connection left for the journal, without which no reply can be stored."""
     name = rows(database_url, "SELECT current_database()")[0][0]
     execute(database_url, f"CREATE ROLE {name}_user LOGIN; GRANT ALL ON SCHEMA public TO {name}_user")
-    url = database_url.replace("postgres:@", f"{name}_user@")
+    url = urlunsplit(urlsplit(database_url)._replace(netloc=f"{name}_user@"))
     others = [url] * 2
 
     async def occupied(connection: asyncpg.Connection) -> None:

@@ -263,6 +263,16 @@ def test_settings_that_postgresql_rejects(server: SecurePostgres) -> None:
     assert "needs a root certificate" in refused(server, "plain", "sslmode=verify-full")
 
 
+def test_settings_that_asyncpg_rejects(server: SecurePostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused(server, "plain", "sslmode=prefer&sslnegotiation=direct") == (
+        "--database-url cannot be used: direct TLS requires sslmode=require, verify-ca, or verify-full."
+    )
+    monkeypatch.setenv("PGPORT", "many")
+    assert "PGPORT or another of libpq's environment variables has no valid value" in refused(
+        server, "plain", host="127.0.0.1"
+    )
+
+
 def test_a_pooler_named_by_its_url(server: SecurePostgres) -> None:
     assert refused(server, "plain", "pgbouncer=true").startswith("--database-url leads to a pooler in transaction mode")
 

@@ -178,6 +178,23 @@ def test_an_environment_whose_python_is_gone_is_made_again(checkout: Checkout) -
     assert checkout.installed() == "1.0"
 
 
+def test_a_package_that_was_damaged_is_installed_again(checkout: Checkout) -> None:
+    [module] = checkout.folder.glob(".venv/lib/python3.*/site-packages/tiny.py")
+    module.write_text("")
+    command = ["sh", ".ci/set-up", "--again", "requirements.txt"]
+    subprocess.run(command, cwd=checkout.folder, env=checkout.environment(), check=True)
+    assert checkout.installed() == "1.0"
+
+
+@pytest.mark.extended
+def test_an_environment_whose_creation_was_interrupted_is_made_again(checkout: Checkout) -> None:
+    (checkout.folder / ".venv/set-up.json").unlink()
+    [pip] = checkout.folder.glob(".venv/lib/python3.*/site-packages/pip")
+    shutil.rmtree(pip / "_vendor")
+    assert checkout.make().returncode == 0
+    assert checkout.installed() == "1.0"
+
+
 class Index(ThreadingHTTPServer):
     """A package index that holds its responses until ``go`` is set, and tells by ``asked`` that it was asked."""
 

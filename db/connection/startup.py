@@ -6,6 +6,7 @@ import ssl
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
+from os import environ
 
 import asyncpg
 
@@ -132,7 +133,9 @@ async def final_error(error: Exception, connector: Connector) -> StartupError | 
         return StartupError(f"TLS with PostgreSQL fails ({error.reason or error}). Check sslmode in {options.setting}.")
     for kind, sentence in _FINAL:
         if isinstance(error, kind):
-            message = describe(error).partition(": ")[2] or describe(error)
+            # Of its own errors asyncpg's text is quoted; it names parameters and variables, no passwords.
+            own = isinstance(error, ValueError) and error.args
+            message = str(error.args[0]) if own else describe(error).partition(": ")[2] or describe(error)
             return StartupError(
                 sentence.format(
                     user=options.user, database=options.database, setting=options.setting, error=message.rstrip(".")
@@ -175,11 +178,12 @@ async def _probe(connector: Connector) -> StartupError | None:
     for host, port in options.hosts:
         if host is None or host.startswith("/"):
             continue
-        response = await _first_byte(host, port or 5432)
+        port = port or int(environ.get("PGPORT", 5432))
+        response = await _first_byte(host, port)
         if response == b"N" and options.arguments.get("ssl") not in (None, "disable", "allow", "prefer"):
             return StartupError(f"PostgreSQL at {host} offers no TLS. Enable it there, or change sslmode.")
         if response not in (b"", b"S", b"N", b"E"):
-            return StartupError(f"what listens at {host}:{port or 5432} is not PostgreSQL. Correct {options.setting}.")
+            return StartupError(f"what listens at {host}:{port} is not PostgreSQL. Correct {options.setting}.")
     return None
 
 

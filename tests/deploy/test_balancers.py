@@ -18,7 +18,7 @@ import pytest
 from tests.balancers import DEPLOY, Balancer, command, free_ports
 from tests.client import NO_TLS, Client, Event
 from tests.database import eventually
-from tests.fakes.ollama import Gate, ScriptedOllama, Words
+from tests.fakes.ollama import Gate, Head, ScriptedOllama, Words
 from tests.program import Program
 
 BALANCERS = ("haproxy", "nginx")
@@ -272,3 +272,19 @@ def test_without_servers_the_balancer_answers_with_a_json_error(name: str) -> No
     assert list(answer.json()) == ["error"]
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize("name", EACH_BALANCER)
+def test_a_client_that_leaves_a_silent_stream_is_noticed_before_a_heartbeat(
+    name: str, start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    """Else a prompt that waits goes on waiting, and an app that is opened again waits for its own abandoned reply."""
+    port, *ports = free_ports(4)
+    program = start_chatterd(port=ports[0], database_url=database_url, heartbeat_interval=600)
+    ollama.script(Head(), Gate("never"))
+    with Balancer(name, port, ports) as balancer, Client(balancer.url) as client:
+        eventually("the balancer uses the server", lambda: client.http.get("/readyz").status_code == 200)
+        with client.prompt("one"):
+            ollama.arrival(0).wait()
+        assert client.ask("two")[-1].json["done"] is True
+        assert program.log.count("has no viewers and is stopped") == 1

@@ -1,12 +1,17 @@
 """``/llmprep``, ``/getchatts`` and ``/postchatt``, the routes of the tutorial's course beside ``/llmchat``."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
+from db import reply_begin
+from db.messages import Message
+from db.reply_begin import NewReply
 from tests.client import Client
 from tests.database import execute
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
@@ -43,6 +48,35 @@ def test_llmprep_stops_the_running_reply_first(client: Client, ollama: ScriptedO
     assert client.messages() == [("system", "new")]
     assert ollama.arrival(0).wait().closed.wait() is None
     assert client.http.get(path).status_code == 404
+
+
+def test_llmprep_forgets_a_prompt_that_is_recorded_at_the_same_time(client: Client, session_database_url: str) -> None:
+    """Its reply belongs to no living process: it is adopted, and then stopped."""
+    new = NewReply(uuid4(), "", client.appid, "fake", "{}", 1, None, [Message("user", "old")], 0, 0)
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+
+    async def act() -> None:
+        connection = await asyncpg.connect(session_database_url)
+        try:
+            async with asyncio.timeout(30), asyncio.TaskGroup() as group, connection.transaction():
+                await reply_begin.begin(connection, [new])
+                group.create_task(asyncio.to_thread(prepare, client, ("system", "new")))
+                while not await connection.fetchval(waiting):
+                    await asyncio.sleep(0.005)
+        finally:
+            await connection.close()
+
+    asyncio.run(act())
+    assert client.messages() == [("system", "new")]
+
+
+def test_a_text_that_cannot_be_stored_leaves_the_conversation_as_it_was(client: Client) -> None:
+    client.ask("old")
+    before = client.history()
+    body = client.body("new\0")
+    assert client.http.post("/llmprep", json=body).status_code == 406
+    assert client.history() == before
+    client.ask("next")
 
 
 def test_llmprep_of_a_reply_whose_process_is_dead(

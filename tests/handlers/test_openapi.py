@@ -266,10 +266,10 @@ def without_ollama(client: Client, ollama: ScriptedOllama, method: str, path: st
     return response
 
 
-def with_a_page_for_ollama(client: Client, ollama: ScriptedOllama) -> httpx.Response:
+def with_a_page_for_ollama(client: Client, ollama: ScriptedOllama, method: str, path: str) -> httpx.Response:
     ollama.probed = Whole(200, b"<title>Sign in</title>", "text/html")
     try:
-        return client.http.get("/models")
+        return client.http.request(method, path)
     finally:
         ollama.probed = None
 
@@ -327,7 +327,7 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
     ("generate", "503"): lambda c, o: without_ollama(c, o, "POST", "/llmprompt"),
     ("listModels", "200"): lambda c, o: c.http.get("/models"),
     ("listModels", "304"): lambda c, o: revalidate(c, "/models"),
-    ("listModels", "502"): lambda c, o: with_a_page_for_ollama(c, o),
+    ("listModels", "502"): lambda c, o: with_a_page_for_ollama(c, o, "GET", "/models"),
     ("listModels", "503"): lambda c, o: without_ollama(c, o, "GET", "/models"),
     ("getHealth", "200"): lambda c, o: c.http.get("/healthz"),
     ("getHealth", "304"): lambda c, o: revalidate(c, "/healthz"),
@@ -348,7 +348,7 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
 }
 
 HEADS = {
-    "headModels": ("/models", "listModels", ("200", "304", "503")),
+    "headModels": ("/models", "listModels", ("200", "304", "502", "503")),
     "headHealth": ("/healthz", "getHealth", ("200", "304")),
     "headReadiness": ("/readyz", "getReadiness", ("200", "304")),
     "headMetrics": ("/metrics", "getMetrics", ("200",)),
@@ -362,6 +362,8 @@ for id, (path, _, statuses) in HEADS.items():
         SITUATIONS[id, "304"] = lambda c, o, at=path: c.http.head(  # type: ignore[misc]
             at, headers={"If-None-Match": c.http.head(at).headers["ETag"]}
         )
+    if "502" in statuses:
+        SITUATIONS[id, "502"] = lambda c, o, at=path: with_a_page_for_ollama(c, o, "HEAD", at)  # type: ignore[misc]
     if "503" in statuses:
         SITUATIONS[id, "503"] = lambda c, o, at=path: without_ollama(c, o, "HEAD", at)  # type: ignore[misc]
 

@@ -175,7 +175,7 @@ def test_a_drain_ends_the_waiting_with_an_error_outside_the_log(
     assert (event.id, event.name) == (0, "error")
     assert event.json["error"] == "The server is being restarted. Try again in a moment."
     assert [row["message"] for row in rows(database_url, "SELECT message FROM chatts")] == ["one"]
-    assert program.terminate() == 0
+    assert program.wait() == 0
 
 
 def test_a_prompt_beyond_the_limit_of_concurrent_replies_waits_for_its_own_conversation(
