@@ -232,6 +232,7 @@ def test_a_dead_process_does_not_hold_up_the_next_prompt(
         with client.prompt("one") as stream:
             assert stream.next()
             owner.kill()
-        ollama.script(Head(), Gate("never, too"))  # how the adopted reply goes on
         assert elsewhere.ask("two")[-1].json["done"] is True
-        assert elsewhere.messages()[:3] == [("user", "one"), ("assistant", "half "), ("user", "two")]
+        first, reply, second, _ = elsewhere.messages()
+        assert (first, second) == (("user", "one"), ("user", "two"))
+        assert reply[0] == "assistant" and reply[1].startswith("half ")  # it may go on before it is stopped
