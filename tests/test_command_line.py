@@ -171,7 +171,7 @@ def test_an_address_that_cannot_be_used_is_told(address: str, sentence: str) -> 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up its rights")
 def test_a_privileged_port_is_told() -> None:
-    program = "import os, sys; os.setuid(65534); import listening; listening.check('127.0.0.1', 81)"
+    program = "import listening, os; os.setuid(65534); listening.check('127.0.0.1', 81)"
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 81:
         pytest.skip("no port is privileged here")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
