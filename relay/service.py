@@ -68,12 +68,18 @@ class ReplyService:
         return self._lease.registered and not self.draining
 
     @property
+    def _full(self) -> bool:
+        return len(self._registry) >= self._settings.max_replies
+
+    @property
     def concurrency(self) -> ConcurrencyCounter:
         """The number of replies that this process generates now, per tenant and address."""
         return self._registry.concurrency
 
     async def begin_or_wait(self, prompt: Prompt) -> Cursor | WaitingPrompt:
         """Begin as :meth:`begin` does. While a reply is being generated for this conversation, let the prompt wait.
+
+        It waits for this reply even if there are too many: the reply may be abandoned, and give way.
 
         :raises ServiceUnavailable: see :meth:`begin`; or too many prompts wait.
         :raises NotAcceptable: the database cannot store the text.
@@ -83,6 +89,10 @@ class ReplyService:
                 return await self.begin(prompt)
             except Conflict:
                 pass
+            except ServiceUnavailable:
+                if self._full and (waiting := await self.wait_for_own(prompt)):
+                    return waiting
+                raise
         return self._queue.add(prompt, self)
 
     async def wait_for_own(self, prompt: Prompt) -> WaitingPrompt | None:
@@ -108,7 +118,7 @@ class ReplyService:
         """
         if self.draining:
             raise ServiceUnavailable(RESTARTING)
-        if len(self._registry) >= self._settings.max_replies:
+        if self._full:
             if existing := await self.find_by_idempotency_key(prompt):
                 return existing
             raise ServiceUnavailable("The server is generating as many replies as it can. Try again in a moment.")

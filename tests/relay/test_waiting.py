@@ -11,7 +11,7 @@ from relay.stream.cursor import Cursor, TryWrite, write_nothing
 from relay.waiting import WaitingPrompt
 from tests.client import Client, Stream
 from tests.database import eventually, rows
-from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.fakes.proxy import CuttingProxy
 from tests.program import Program
 
@@ -65,6 +65,19 @@ def test_the_silence_at_the_turn_is_no_longer_than_the_heartbeats_interval() -> 
 
     at_the_turn, later = asyncio.run(act())
     assert at_the_turn < later == 10
+
+
+def test_an_abandoned_reply_gives_way_at_a_full_server(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url, max_replies=1)
+    ollama.script(Head(), Lines(line("half ")), Gate("never"))
+    with Client(program.url) as client, Client(program.url) as another:
+        with client.prompt("one") as stream:
+            assert stream.next()
+            assert another.http.post("/llmchat", json=another.body("hi")).status_code == 503
+        assert client.ask("two")[-1].json["done"] is True
+        assert client.messages()[1] == ("assistant", "half ")
 
 
 def test_a_prompt_whose_turn_comes_at_a_full_server_goes_on_waiting(
@@ -151,11 +164,13 @@ def test_prompts_that_wait_begin_after_llmprep_in_the_new_conversation(
 ) -> None:
     program = start_chatterd(database_url=database_url)
     ollama.script(Head(), Gate("never"))
+    ollama.script(Head(), gate := Gate(), Lines(last_line("w0 ")))
     with Client(program.url) as client, ExitStack() as stack:
         client.begin("one")
         streams = [wait_behind(stack, program, client, text) for text in ("two", "three", "four")]
         system = {"role": "system", "content": "Be brief."}
         assert client.http.post("/llmprep", json=client.body() | {"messages": [system]}).status_code == 200
+        gate.open()
         assert [words(stream) for stream in streams] == ["w0 "] * 3
         asked = [("user", text) for text in ("two", "three", "four")]
         answered = [message for question in asked for message in (question, ("assistant", "w0 "))]

@@ -115,7 +115,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], in
     "cut-viewers": (cut_viewers, 1_000),
     "terminate-servers": (terminate_servers, 100),
     "kill-servers-nginx": (kill_servers_behind_nginx, 10),
-    "plain-clients": (plain_clients.plain_clients, 200),
+    "plain-clients": (plain_clients.plain_clients, 150),
     "kill-ollama": (ollama_deaths.kill_ollama, 20),
     "kill-ollama-of-two": (ollama_deaths.kill_ollama_of_two, 20),
     "kill-old-ollama": (ollama_deaths.kill_old_ollama, 10),

@@ -105,8 +105,8 @@ class Conversation:
 class Crowd:
     """The clients of all conversations; each goes on until :meth:`end`.
 
-    Two plain clients share each conversation; in every third one a page begins replies, too, in every fourth one the
-    clients now and then send ``/llmprep``.
+    Two plain clients share each conversation; in every fourth one they now and then send ``/llmprep``, in every
+    third of the others a page begins replies, too.
     """
 
     def __init__(self, port: int, chance: random.Random) -> None:
@@ -119,7 +119,11 @@ class Crowd:
         self._tasks = [
             asyncio.create_task(client(conversation))
             for number, conversation in enumerate(self.conversations)
-            for client in [self._plain_client, self._plain_client, *[self._page] * (number % 3 == 2)]
+            for client in [
+                self._plain_client,
+                self._plain_client,
+                *[self._page] * (number % 3 == 2 and not conversation.prepares),
+            ]
         ]
 
     async def end(self) -> None:

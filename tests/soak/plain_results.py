@@ -115,9 +115,7 @@ def _check(
 
 
 def _check_page(seen: Any, conversation: "Conversation", replies: Mapping[UUID, Any]) -> str | None:
-    """Check that a page saw its reply whole: it is never superseded. (``/llmprep`` stops and forgets any.)"""
-    if conversation.prepares:
-        return None
+    """Check that a page saw its reply whole: it is never superseded."""
     if not seen.ended:
         return f"{conversation.appid} {seen.name} ({seen.path}) never ended for its page"
     if [event.id for event in seen.events] != list(range(len(seen.events))):
