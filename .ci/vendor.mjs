@@ -5,8 +5,9 @@ import { createHash } from "node:crypto";
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 
-const VENDOR = new URL("../static/vendor/", import.meta.url).pathname;
+const VENDOR = fileURLToPath(new URL("../static/vendor/", import.meta.url));
 
 const { packages } = JSON.parse(readFileSync(join(VENDOR, "vendor.json"), "utf8"));
 const folder = mkdtempSync(join(tmpdir(), "chatterd-vendor-"));

@@ -86,9 +86,15 @@ def _check_length(secret: str, source: str) -> str:
 
 def _create_secret(path: Path) -> str:
     """Create the file atomically. If several processes do so concurrently, all return the secret of the first."""
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        if os.geteuid() == 0:  # one start as root in a user's folder must not lock the user out
+            owner = (missing[-1] if missing else path).parent.stat()
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            for folder in missing:
+                os.chown(folder, owner.st_uid, owner.st_gid, follow_symlinks=False)
         file.write(secrets.token_urlsafe(MIN_SECRET_LENGTH) + "\n")
     try:
         os.link(temporary, path)

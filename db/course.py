@@ -32,7 +32,7 @@ async def insert_chatt(connection: asyncpg.Connection, tenant: str, name: str, m
     :raises asyncpg.DataError: PostgreSQL cannot store the text.
     """
     await connection.execute(
-        "INSERT INTO chatts (tenant, username, message) VALUES ($1, $2, $3)", tenant, name, message
+        "INSERT INTO chatts (tenant, appid, username, message) VALUES ($1, NULL, $2, $3)", tenant, name, message
     )
 
 

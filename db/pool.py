@@ -3,80 +3,56 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 
 import asyncpg
 
-from db import reply_begin, reply_end
-from db.migrate import migrate
-from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavailable
+from db.connection.availability import Availability
+from db.connection.connector import Connector
+from db.connection.opening import (
+    COMMAND_TIMEOUT,
+    DIRECT_OPTIONS,
+    POOLER_ADVICE,
+    SESSION_SETTINGS,
+    open_pool,
+    startup_error,
+)
+from db.connection.parameters import parse_url
+from db.connection.reasons import UNAVAILABLE_ERRORS, WRITE_REASONS, Reason, reason_of
+from db.connection.startup import CATCHABLE_ERRORS
+from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavailable, StartupError
 from logging_setup import describe
 
 log = logging.getLogger("chatterd.db")
 logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # its warnings repeat what is logged here
 
-UNAVAILABLE_ERRORS = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-"""Raised by asyncpg while PostgreSQL is unreachable, starting, stopping, out of resources or not the primary."""
-
 UNAVAILABLE_MESSAGE = "The database cannot be reached. Try again in a moment."
 
+NOTHING_STORED_MESSAGE = "The database cannot store anything at the moment. Try again in a moment."
+
 RETRY_INTERVAL = 1.0
-"""Seconds between two attempts to connect to a database that was unavailable at startup."""
+"""Seconds between two attempts to connect to a database that was unavailable at startup, or failed since."""
 
-COMMAND_TIMEOUT = 10.0
-"""Maximum duration of a statement in seconds; migrations may take longer."""
-
-SESSION_SETTINGS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
-"""All statements select by key, so one generic plan suits all parameters, and JIT compilation never pays.
-
-Sequential scans are disabled because a plan made while the tables are empty stays in use when they have grown.
-"""
-
-DIRECT_OPTIONS: dict[str, Any] = {"server_settings": SESSION_SETTINGS, "max_cached_statement_lifetime": 0}
-"""Arguments of asyncpg for connections to PostgreSQL itself: prepared statements are kept until the session ends."""
-
-POOLER_OPTIONS: dict[str, Any] = {"statement_cache_size": 0}
-"""Arguments of asyncpg for connections to a pooler in transaction mode, where each transaction may use another session.
-
-Prepared statements are not kept, and the pooler sets the session's settings (``connect_query`` in
-deploy/pgbouncer.ini).
-"""
-
-POOLER_HINT = ". If this is a pooler in transaction mode, set --session-database-url to the address of PostgreSQL."
-"""Added to the error by which poolers reject session settings."""
-
-MIN_CONNECTIONS = 4
-"""Connections opened at startup: the number of concurrent statements that begin and finish replies."""
-
-
-class _Connection(asyncpg.Connection):
-    """A pooled connection that is returned without a reset query, since no statement changes the session's state."""
-
-    def get_reset_query(self) -> str:
-        return ""
+POOL = "pool"
+"""The name of the pool among the users of the database (see :class:`Availability`)."""
 
 
 class Database:
     """A pool of connections to a migrated database.
 
     :ivar size: maximum number of pooled connections.
-    :param url: libpq connection URI.
+    :ivar availability: whether the database works for the pool and for the users of :meth:`open_dedicated`.
+    :ivar startup_error: why the database, which was unavailable at startup, can never be used.
+    :param url: connection URL of PostgreSQL or key=value string, as libpq accepts them.
     :param size: maximum number of pooled connections.
     :param acquire_timeout: seconds to wait for a free connection, and for opening one.
-    :param session_url: URI of PostgreSQL itself, if ``url`` leads to a pooler in transaction mode. Used by what needs a
+    :param session_url: URL of PostgreSQL itself, if ``url`` leads to a pooler in transaction mode. Used by what needs a
         session (advisory locks, LISTEN, session settings): migrations and :meth:`open_dedicated`.
     :param on_acquired: called with the seconds that a caller of :meth:`acquire` waited.
+    :param on_startup_error: called when ``startup_error`` is set.
+    :raises StartupError: a URL can never work.
     """
 
     def __init__(
@@ -86,74 +62,61 @@ class Database:
         acquire_timeout: float,
         session_url: str = "",
         on_acquired: Callable[[float], object] = lambda seconds: None,
+        on_startup_error: Callable[[], object] = lambda: None,
     ) -> None:
-        self._url = url
-        self._session_url = session_url or url
-        self._behind_pooler = bool(session_url)
+        self._connector = Connector(parse_url(url, "--database-url"), acquire_timeout)
+        self._session_connector = self._connector
+        if session_url:
+            self._session_connector = Connector(parse_url(session_url, "--session-database-url"), acquire_timeout)
+        elif self._connector.options.is_pooler:
+            raise StartupError(POOLER_ADVICE)
         self.size = size
+        self.availability = Availability()
+        self.availability.expect(POOL)
+        self.startup_error: StartupError | None = None
         self._on_acquired = on_acquired
+        self._on_startup_error = on_startup_error
         self._acquire_timeout = acquire_timeout
         self._pool: Any = None
         self._opening: asyncio.Task[None] | None = None
+        self._rechecking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Connect and migrate. If the database is unavailable, return and retry in the background.
 
-        :raises asyncpg.PostgresError: authentication or a migration failed.
+        :raises StartupError: it can never be used as it is, or a migration failed.
         """
-        try:
-            await self._connect()
-        except UNAVAILABLE_ERRORS as error:
-            hint = POOLER_HINT if isinstance(error, asyncpg.ProtocolViolationError) else ""
-            log.warning("The database cannot be reached; retrying: %s%s", error, hint)
+        for connector in {self._connector, self._session_connector}:
+            if ignored := connector.options.ignored:
+                log.info("%s: without effect here: %s.", connector.options.setting, ", ".join(ignored))
+        if not await self._try_connect():
             self._opening = asyncio.create_task(self._keep_connecting())
 
-    async def _connect(self) -> None:
-        # Sends session settings, which it does not need, to detect a pooler: the lock of migrations needs a session.
-        connection = await asyncpg.connect(
-            self._session_url, timeout=self._acquire_timeout, server_settings=SESSION_SETTINGS
-        )
-        try:
-            if self._behind_pooler:
-                await self._check_same_database(connection)
-            await migrate(connection)
-        finally:
-            await connection.close()
-        pool = await asyncpg.create_pool(
-            self._url,
-            min_size=min(MIN_CONNECTIONS, self.size),
-            max_size=self.size,
-            max_inactive_connection_lifetime=0,
-            timeout=self._acquire_timeout,
-            command_timeout=COMMAND_TIMEOUT,
-            connection_class=_Connection,
-            **(POOLER_OPTIONS if self._behind_pooler else DIRECT_OPTIONS),
-        )
-        try:
-            if not self._behind_pooler:
-                await _warm_plans(pool, min(MIN_CONNECTIONS, self.size))
-        except BaseException:
-            pool.terminate()
-            raise
-        self._pool = pool
+    async def _try_connect(self) -> bool:
+        """Connect; return False if the database is unavailable.
 
-    async def _check_same_database(self, direct: asyncpg.Connection) -> None:
-        pooled = await asyncpg.connect(self._url, timeout=self._acquire_timeout, **POOLER_OPTIONS)
+        :raises StartupError: it can never be used as it is.
+        """
         try:
-            same = await pooled.fetchval(_DATABASE_IDENTITY) == await direct.fetchval(_DATABASE_IDENTITY)
-        finally:
-            await pooled.close()
-        if not same:
-            raise OSError("--session-database-url and --database-url lead to different databases")
+            self._pool = await open_pool(self._connector, self._session_connector, self.size)
+        except CATCHABLE_ERRORS as error:
+            final = await startup_error(error, self._connector, self._session_connector)
+            if final:
+                raise final from error
+            self.availability.failed(POOL, error)
+            return False
+        self.availability.restored(POOL)
+        return True
 
     async def _keep_connecting(self) -> None:
         while self._pool is None:
             await asyncio.sleep(RETRY_INTERVAL)
             try:
-                await self._connect()
-                log.info("The database is reachable now.")
-            except UNAVAILABLE_ERRORS:
-                continue
+                await self._try_connect()
+            except StartupError as error:
+                self.startup_error = error
+                self._on_startup_error()
+                return
             except Exception:
                 log.exception("The database is reachable but cannot be used; retrying.")
 
@@ -181,7 +144,7 @@ class Database:
         try:
             connection = await pool.acquire(timeout=self._acquire_timeout)
         except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:  # any error that prevents a session
-            log.warning("No connection to the database: %s", describe(error))
+            self._report(error, self._all_busy(pool) and isinstance(error, TimeoutError))
             raise ServiceUnavailable(UNAVAILABLE_MESSAGE) from error
         self._on_acquired(monotonic() - started)
         try:
@@ -197,53 +160,69 @@ class Database:
             # If the connection is lost between two steps of a statement, asyncpg may raise any exception.
             if not isinstance(error, UNAVAILABLE_ERRORS) and not _is_lost(connection):
                 raise
-            level = logging.WARNING if self._pool else logging.INFO
-            log.log(level, "The connection to the database was lost: %s", describe(error))
+            self._report(error if isinstance(error, UNAVAILABLE_ERRORS) else ConnectionResetError())
             await pool.expire_connections()  # the others may be lost, too
-            raise ConnectionLost(UNAVAILABLE_MESSAGE) from error
+            stored_nothing = reason_of(error) in WRITE_REASONS
+            raise ConnectionLost(NOTHING_STORED_MESSAGE if stored_nothing else UNAVAILABLE_MESSAGE) from error
         finally:
             await _release(pool, connection)
 
-    async def ping(self) -> None:
-        """Check that the database executes statements.
+    def _all_busy(self, pool: Any) -> bool:
+        return bool(pool.get_size() >= self.size and pool.get_idle_size() == 0)
 
-        :raises ServiceUnavailable: it cannot be reached, or all connections were busy for the acquire timeout.
+    def _report(self, error: BaseException, all_busy: bool = False) -> None:
+        """Report a failure of the pool, and check until it has passed."""
+        if self._pool is None:  # closed
+            return
+        self.availability.failed(POOL, error, Reason.POOL_BUSY if all_busy else None)
+        if self._rechecking is None or self._rechecking.done():
+            self._rechecking = asyncio.create_task(self._recheck())
+
+    async def _recheck(self) -> None:
+        while self.availability.failure(POOL):
+            await asyncio.sleep(RETRY_INTERVAL)
+            with suppress(ServiceUnavailable):
+                await self.ping()
+
+    async def ping(self) -> None:
+        """Check that the database executes statements and, as far as can be told, stores what they write.
+
+        :raises ServiceUnavailable: it does not, or all connections were busy for the acquire timeout.
         """
         async with self.acquire() as connection:
-            await connection.execute("SELECT 1")
+            if await connection.fetchval("SELECT current_setting('transaction_read_only')") == "on":
+                raise asyncpg.ReadOnlySQLTransactionError("sessions are read-only")
+            if self.availability.failure(POOL) in WRITE_REASONS:
+                await _write_to_disk(connection)
+        self.availability.restored(POOL)
 
-    async def open_dedicated(self, **settings: str) -> asyncpg.Connection:
+    async def open_dedicated(self, name: str, **settings: str) -> asyncpg.Connection:
         """Open a connection outside the pool, to PostgreSQL itself even behind a pooler. The caller must close it.
 
+        :param name: of the caller, which reports to ``availability`` whether the connection works.
         :param settings: PostgreSQL's settings of the session.
         :raises ServiceUnavailable: the database is unavailable, or not migrated yet.
         """
         if self._pool is None:
             raise ServiceUnavailable(UNAVAILABLE_MESSAGE)
         try:
-            return await asyncpg.connect(
-                self._session_url,
-                timeout=self._acquire_timeout,
-                command_timeout=COMMAND_TIMEOUT,
-                **DIRECT_OPTIONS | {"server_settings": SESSION_SETTINGS | settings},
+            connection: asyncpg.Connection = await self._session_connector.connect(
+                command_timeout=COMMAND_TIMEOUT, **DIRECT_OPTIONS | {"server_settings": SESSION_SETTINGS | settings}
             )
         except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
+            self.availability.failed(name, error)
             raise ServiceUnavailable(UNAVAILABLE_MESSAGE) from error
+        return connection
 
     async def close(self) -> None:
         """Close all connections, including acquired ones."""
-        if self._opening:
-            self._opening.cancel()
+        self.availability.close()
+        for task in (self._opening, self._rechecking):
+            if task:
+                task.cancel()
         pool, self._pool = self._pool, None
         if pool:
             pool.terminate()
-
-
-_DATABASE_IDENTITY = """
-    SELECT concat(oid, ' ', extract(epoch FROM pg_postmaster_start_time()))
-    FROM pg_database WHERE datname = current_database()
-"""
-"""Identifies a database and the server it belongs to."""
 
 
 def _is_lost(connection: asyncpg.Connection) -> bool:
@@ -257,18 +236,14 @@ async def _release(pool: Any, connection: asyncpg.Connection) -> None:
     try:
         await pool.release(connection)
     except UNAVAILABLE_ERRORS as error:
-        log.info("A connection could not be returned to the pool: %s", error)
+        log.debug("A connection could not be returned to the pool: %s", describe(error))
 
 
-async def _warm_plans(pool: Any, count: int) -> None:
-    """Plan the statements of a prompt on ``count`` connections: a session's first execution takes ten times as long.
+async def _write_to_disk(connection: asyncpg.Connection) -> None:
+    """Write a temporary file of about 400 kB where PostgreSQL keeps its data.
 
-    This is not done whenever a connection opens, because these statements take locks, and a connection that is opened
-    for reading must not wait for them.
+    :raises asyncpg.DiskFullError: there is no room for it.
     """
-    connections = [await pool.acquire() for _ in range(count)]
-    for connection in connections:
-        await reply_begin.begin(connection, [])
-        await reply_end.finish(connection, [])
-    for connection in connections:
-        await pool.release(connection)
+    async with connection.transaction():
+        await connection.execute("SET LOCAL work_mem = '64kB'")  # a function's rows beyond this go to a file
+        await connection.execute("SELECT count(*) FROM generate_series(1, 20000)")

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from db.messages import Message
+from db.messages import ContextBounds, Message
 from db.processes import CHANNEL
 
 STREAMING = "streaming"
@@ -38,16 +38,14 @@ class ReplySource:
     """What a reply was begun with: enough to send its request to Ollama again.
 
     :ivar request: see :class:`db.reply_begin.NewReply`.
-    :ivar context_first: ``seq`` of the first message sent that is not a system message; None if there was none.
-    :ivar context_last: ``seq`` of the last message sent, 0 if none was; None if a version of chatterd before migration
-        0005 began the reply. See :func:`db.messages.context_between`.
+    :ivar bounds: what was sent of the conversation; its ``last`` is 0 if nothing was. None if a version of chatterd
+        before migration 0005 began the reply. See :func:`db.messages.context_between`.
     :ivar continues_at: number of characters of the last message sent, which the reply continues; None for others.
     """
 
     appid: str
     request: str
-    context_first: int | None
-    context_last: int | None
+    bounds: ContextBounds | None
     continues_at: int | None
 
 
@@ -113,12 +111,18 @@ async def find_source(connection: asyncpg.Connection, tenant: str, reply: UUID) 
     """
     row = await connection.fetchrow(
         """
-        SELECT appid, request, context_first, context_last, continues_at FROM replies WHERE tenant = $1 AND id = $2
+        SELECT appid, request, context_first, context_last, images_after, fields_after, continues_at
+        FROM replies WHERE tenant = $1 AND id = $2
         """,
         tenant,
         reply,
     )
-    return ReplySource(**row) if row else None
+    if row is None:
+        return None
+    bounds = None
+    if row["context_last"] is not None:
+        bounds = ContextBounds(row["context_first"], row["context_last"], row["images_after"], row["fields_after"])
+    return ReplySource(row["appid"], row["request"], bounds, row["continues_at"])
 
 
 async def find_streaming(connection: asyncpg.Connection, tenant: str, appid: str) -> UUID | None:

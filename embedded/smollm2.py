@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from embedded.llama import SYSTEM, Weights
+from embedded.llama import BEGINNING, SYSTEM, Weights
 
 Record = dict[str, Any]
 """A JSON object."""
@@ -36,7 +36,7 @@ LENGTHS = {"context_length": INFO["llama.context_length"], "embedding_length": I
 CAPABILITIES = ["completion"]
 PARAMETERS = "temperature                    0.2\ntop_p                          0.9"
 """The options that differ from Ollama's defaults, in the form of `/api/show`."""
-TEMPLATE = f"""{{{{- range $i, $_ := .Messages }}}}{{{{- $last := eq (len (slice $.Messages $i)) 1 }}}}
+TEMPLATE = f"""{BEGINNING}{{{{- range $i, $_ := .Messages }}}}{{{{- $last := eq (len (slice $.Messages $i)) 1 }}}}
 {{{{- if and (eq $i 0) (ne .Role "system") }}}}<|im_start|>system
 {SYSTEM}<|im_end|>
 {{{{ end }}}}<|im_start|>{{{{ .Role }}}}
@@ -48,9 +48,12 @@ TEMPLATE = f"""{{{{- range $i, $_ := .Messages }}}}{{{{- $last := eq (len (slice
 
 
 def tags_response(weights: Weights) -> Record:
-    """Return the answer to GET /api/tags: the installed models."""
+    """Return the answer to GET /api/tags: the installed models.
+
+    Beyond Ollama's fields it has ``stand_in``, which tells the chat page that this model only stands in for others.
+    """
     listed = _identity(weights) | {"details": {**DETAILS, **LENGTHS}, "capabilities": CAPABILITIES}
-    return {"models": [{**listed, "modified_at": _modified(weights)}]}
+    return {"models": [{**listed, "modified_at": _modified(weights), "stand_in": True}]}
 
 
 def ps_response(weights: Weights, window: int) -> Record:

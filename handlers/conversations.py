@@ -16,6 +16,10 @@ DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 """Messages of one page."""
 
+OWN_FIELDS = frozenset({"seq", "id", "role", "content", "time", "status", "error", "extra"})
+"""Fields of a message in the history whose values are the server's. What a client has sent under these names is in
+``extra``: a client that deletes from a message's ``seq`` on must be able to rely on it."""
+
 
 class ConversationHandler(BaseHandler):
     """The conversation that the query argument ``appID`` names."""
@@ -58,13 +62,16 @@ class ConversationHandler(BaseHandler):
 
 def _to_json(stored: StoredMessage) -> dict[str, Any]:
     message = stored.message
+    sent: dict[str, Any] = msgspec.json.decode(message.extra) if message.extra else {}
+    renamed = {name: value for name, value in sent.items() if name in OWN_FIELDS}
     return {
         "seq": stored.seq,
         "id": str(stored.id),
         "role": message.role,
         "content": message.content,
         "time": stored.time.isoformat(),
-        **(msgspec.json.decode(message.extra) if message.extra else {}),
+        **{name: value for name, value in sent.items() if name not in OWN_FIELDS},
+        **({"extra": renamed} if renamed else {}),
         **({"status": stored.status} if stored.status else {}),
         **({"error": stored.error} if stored.error else {}),
     }

@@ -1,5 +1,7 @@
 """The routes of the tutorial's course beside ``/llmchat``: ``/llmprep``, ``/getchatts`` and ``/postchatt``."""
 
+from typing import Any
+
 import msgspec
 from tornado.routing import PathMatches, Rule
 
@@ -8,7 +10,7 @@ from db import course
 from errors import BadRequest, UnprocessableContent
 from web.base import BaseHandler
 from web.chat_request import parse_chat_request
-from web.validation import count_characters
+from web.validation import count_characters, decode_json
 
 MAX_NAME_BYTES = 255
 """Bytes of the name of a message's author, in UTF-8: the width of the course's column."""
@@ -69,20 +71,22 @@ class PostChattHandler(BaseHandler):
         self.write_json({})
 
 
-def _parse_object(body: bytes) -> dict[str, msgspec.Raw]:
+def _parse_object(body: bytes) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest("The body must be a JSON object with name and message.") from error
+        value = decode_json(body)
+    except RecursionError as error:
+        raise BadRequest("The body is nested too deeply.") from error
+    if not isinstance(value, dict):
+        raise BadRequest("The body must be a JSON object with name and message.")
+    return value
 
 
-def _text(body: dict[str, msgspec.Raw], field: str, name: str) -> str:
-    try:
-        return msgspec.json.decode(body[field], type=str)
-    except KeyError as error:
-        raise UnprocessableContent(f"{name} is missing.") from error
-    except msgspec.DecodeError as error:
-        raise UnprocessableContent(f"{field} must be a string.") from error
+def _text(body: dict[str, Any], field: str, name: str) -> str:
+    if field not in body:
+        raise UnprocessableContent(f"{name} is missing.")
+    if not isinstance(body[field], str):
+        raise UnprocessableContent(f"{field} must be a string.")
+    return str(body[field])
 
 
 ROUTES = [

@@ -22,6 +22,8 @@ class LivenessHandler(BaseHandler):
         """Respond with 200."""
         self.write_json({"status": "alive"})
 
+    head = get
+
 
 class ReadinessHandler(BaseHandler):
     """Whether a balancer should send requests here."""
@@ -31,16 +33,23 @@ class ReadinessHandler(BaseHandler):
     access = Access.PUBLIC
 
     async def get(self) -> None:
-        """Respond with 503 while draining or without database. Ollama's absence is reported, but no other process
-        would be better off."""
+        """Respond with 503 while draining or without a database that works. Ollama's absence is reported, but no other
+        process would be better off."""
         health = self.services.health
-        database, ollama = await asyncio.gather(health.ping_database(), health.ping_ollama(OLLAMA_TIMEOUT))
-        ready = database == "ok" and self.services.replies.ready
+        reason, ollama = await asyncio.gather(health.ping_database(), health.ping_ollama(OLLAMA_TIMEOUT))
+        ready = reason is None and self.services.replies.ready
         if not ready:
             self.set_header("Retry-After", "2")
         draining = self.services.replies.draining
-        document = {"ready": ready, "draining": draining, "database": database, "ollama": ollama}
+        database = "ok" if reason is None else "unreachable"
+        document = {"ready": ready, "draining": draining, "database": database, "ollama": ollama.name}
+        if reason:
+            document["reason"] = reason.value
+        if ollama.problem:
+            document["ollama_problem"] = ollama.problem
         self.write_json(document, 200 if ready else 503)
+
+    head = get
 
 
 ROUTES = [

@@ -51,7 +51,7 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         location = f"/llmchat/{id}"
         self.set_header("Location", location)
         self.set_header("Preference-Applied", "respond-async")
-        self.write_json({"id": str(id), "location": location}, 202)
+        self.write_json({"id": str(id), "location": self.public_path(location)}, 202)
 
     async def _stream_in_turn(self, cursor: Cursor | WaitingPrompt) -> None:
         try:

@@ -9,10 +9,10 @@ from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
 from errors import BadRequest, UpstreamDisconnected, UpstreamUnreachable
-from relay.ollama.client import StreamingCall
+from relay.ollama.client import OllamaClient, StreamingCall
 from web.base import BaseHandler
 from web.chat_request import MAX_JSON_TOKENS, TOO_MANY_TOKENS
-from web.validation import count_characters, exceeds_token_count
+from web.validation import count_characters, decode_json, exceeds_token_count
 
 BACKLOG_LIMIT = 67_108_864
 """Bytes that a client may be behind Ollama before its request is aborted: Ollama is always read."""
@@ -53,21 +53,24 @@ class GenerateHandler(BaseHandler):
         self.services.limits.check_concurrent_replies(
             self.principal, concurrency.tenants[self.tenant], concurrency.addresses[address]
         )
-        with concurrency.counted(self.tenant, address):
-            await self._relay(body)
+        with (
+            concurrency.counted(self.tenant, address),
+            self.services.upstreams.serving(_model_of(body)) as ollama,
+        ):
+            await self._relay(ollama, body)
 
     def _check_characters(self, body: bytes) -> None:
         if self.services.limits.max_prompt_characters(self.principal):
             if exceeds_token_count(body, MAX_JSON_TOKENS):
                 raise BadRequest(TOO_MANY_TOKENS)
             try:
-                prompt = msgspec.json.decode(body)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise BadRequest("The body is not JSON, or nested too deeply.") from error
+                prompt = decode_json(body)
+            except RecursionError as error:
+                raise BadRequest("The body is nested too deeply.") from error
             self.services.limits.check_prompt(self.principal, count_characters(prompt))
 
-    async def _relay(self, body: bytes) -> None:
-        call = self._call = self.services.ollama.generate(body, self._on_chunk)
+    async def _relay(self, ollama: OllamaClient, body: bytes) -> None:
+        call = self._call = ollama.generate(body, self._on_chunk)
         call.done.add_done_callback(lambda _: self._arrived.set())
         await asyncio.wait([call.headers, call.done], return_when=asyncio.FIRST_COMPLETED)
         if not call.status:
@@ -99,6 +102,21 @@ class GenerateHandler(BaseHandler):
                 await asyncio.wait_for(self.flush(), self.services.settings.client_write_timeout)
                 self._backlog_size -= len(chunk)
         call.done.result()
+
+
+class _Request(msgspec.Struct):
+    model: str = ""
+
+
+_decode_request = msgspec.json.Decoder(_Request).decode
+
+
+def _model_of(body: bytes) -> str:
+    """Return the model that a request names; empty if that cannot be read, which Ollama reports."""
+    try:
+        return _decode_request(body).model
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 ROUTES = [Rule(PathMatches(r"/llmprompt/?"), GenerateHandler)]

@@ -27,6 +27,8 @@ class MetricsHandler(BaseHandler):
             self.set_header("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)
             self.finish(generate_latest(collector.registry))
 
+    head = get
+
     def compute_etag(self) -> None:
         """Omit the tag: no two responses are equal (called by Tornado)."""
 

@@ -20,6 +20,14 @@ class NotFoundHandler(BaseHandler):
 
     get = head = post = put = patch = delete = respond
 
+    def check_route(self) -> None:
+        """Reject the request before its body arrives, unless it is a preflight request.
+
+        :raises NotFound: it is none.
+        """
+        if not cors.is_preflight(self.request, self.services.origins):
+            self.respond()
+
     def options(self, *path: str) -> None:
         """Respond to a preflight request, so that a page can read the 404.
 

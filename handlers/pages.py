@@ -33,20 +33,25 @@ class FileHandler(BaseHandler):
     rate_limited = False
     access = Access.PUBLIC
 
-    def initialize(self, name: str = "") -> None:
+    def initialize(self, name: str = "", path: str = "") -> None:
         """Set up the handler (called by Tornado).
 
         :param name: the file of a page; empty if the path names it.
+        :param path: the page's own path, in which its relative URLs are resolved; empty if the file has none.
         """
         super().initialize()
         self._name = name
+        self._path = path
         self._etag: str | None = None
 
     def get(self, name: str = "") -> None:
-        """Respond with the file, or with 304 if the client has the current version.
+        """Respond with the file, with 304 if the client has the current version, or with 308 to the page's own path.
 
         :raises NotFound: there is no such file.
         """
+        if self._path not in ("", self.request.path):
+            self._redirect()
+            return
         file = FILES.find(self._name or name)
         if file is None:
             raise NotFound("There is nothing at this address.")
@@ -58,6 +63,16 @@ class FileHandler(BaseHandler):
         self.finish(self._encoded(file))
 
     head = get
+
+    def _redirect(self) -> None:
+        """Redirect from a page's path with a slash at its end, or from ``--base-path`` without one (empty here).
+
+        A relative reference leads to the right place whatever a proxy puts in front of the path.
+        """
+        location = f"..{self._path}" if self.request.path else self._path
+        self.set_status(308)
+        self.set_header("Location", f"{location}?{self.request.query}" if self.request.query else location)
+        self.finish()
 
     def compute_etag(self) -> str | None:
         """Return the entity tag of the response; ``finish`` compares it with ``If-None-Match`` (called by Tornado)."""
@@ -89,11 +104,11 @@ def accepts_gzip(accepted: str) -> bool:
 
 
 def page(path: str, file: str) -> Rule:
-    """Return the route of a page; its path may end with a slash.
+    """Return the route of a page. With a slash at its end it redirects.
 
     :param file: the page's file, relative to ``static/``.
     """
-    return Rule(PathMatches(re.escape(path.rstrip("/")) + "/?"), FileHandler, {"name": file})
+    return Rule(PathMatches(re.escape(path.rstrip("/")) + "/?"), FileHandler, {"name": file, "path": path})
 
 
 ROUTES = [

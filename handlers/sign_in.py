@@ -3,14 +3,14 @@
 import email.utils
 from typing import Any
 
-import msgspec
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access, Principal
 from errors import BadRequest, NotFound, UnprocessableContent
 from handlers.pages import FileHandler
-from web.authentication import COOKIE, HOST_COOKIE
+from web.authentication import cookie_name
 from web.base import BaseHandler
+from web.validation import decode_json
 
 
 class SignInHandler(FileHandler):
@@ -25,21 +25,19 @@ class SignInHandler(FileHandler):
         if self.services.identity is None:
             raise NotFound("This server does not require signing in.")
         principal, session, expires = await self.services.identity.sign_in(token)
-        self._set_session_cookie(HOST_COOKIE if self._uses_tls() else COOKIE, session, expires)
+        self._set_session_cookie(self._uses_tls(), session, expires)
         self.write_json(_to_json(principal) | {"until": expires})
 
     def delete(self) -> None:
         """Delete the session cookie."""
-        for name in (HOST_COOKIE, COOKIE):
-            self._set_session_cookie(name, "", 0.0)
+        for tls in (True, False):
+            self._set_session_cookie(tls, "", 0.0)
         self.set_status(204)
         self.clear_header("Content-Type")
 
     def _parse_token(self) -> str:
         try:
-            body: Any = msgspec.json.decode(self.json_body())
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRequest("The body is not JSON.") from error
+            body: Any = decode_json(self.json_body())
         except RecursionError as error:
             raise BadRequest("The body is nested too deeply.") from error
         token = body.get("token") if isinstance(body, dict) else None
@@ -51,11 +49,12 @@ class SignInHandler(FileHandler):
         """Whether the browser uses TLS, to this server or to a balancer, as the page's origin shows."""
         return self.request.protocol == "https" or self.request.headers.get("Origin", "").lower().startswith("https:")
 
-    def _set_session_cookie(self, name: str, value: str, expires: float) -> None:
+    def _set_session_cookie(self, tls: bool, value: str, expires: float) -> None:
+        name = cookie_name(tls, self.services.settings.base_path)
         self.add_header(
             "Set-Cookie",
-            f"{name}={value}; Expires={email.utils.formatdate(expires, usegmt=True)}; Path=/; HttpOnly; SameSite=Strict"
-            + ("; Secure" if name == HOST_COOKIE else ""),
+            f"{name}={value}; Expires={email.utils.formatdate(expires, usegmt=True)}; Path={self.public_path('/')}; "
+            f"HttpOnly; SameSite=Strict{'; Secure' if tls else ''}",
         )
 
 
@@ -69,12 +68,14 @@ class WhoAmIHandler(BaseHandler):
         """Respond with the principal; its name is empty where signing in is not required."""
         self.write_json(_to_json(self.principal))
 
+    head = get
+
 
 def _to_json(principal: Principal) -> dict[str, Any]:
     return {"name": principal.name, "tenant": principal.tenant, "operator": principal.operator}
 
 
 ROUTES = [
-    Rule(PathMatches(r"/sign-in/?"), SignInHandler, {"name": "sign_in.html"}),
+    Rule(PathMatches(r"/sign-in/?"), SignInHandler, {"name": "sign_in.html", "path": "/sign-in"}),
     Rule(PathMatches(r"/sign-in/me"), WhoAmIHandler),
 ]

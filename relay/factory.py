@@ -21,7 +21,7 @@ from relay.generation.context import RelayContext
 from relay.generation.journal import Journal
 from relay.generation.registry import GenerationRegistry
 from relay.metrics import Histogram, Metrics
-from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from relay.reporting.health import HealthMonitor
 from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
@@ -45,6 +45,9 @@ BEGIN_BATCH = 16
 FINISH_BATCH = 64
 """Replies finished by one statement at most."""
 
+JOURNAL_GRACE = 2.0
+"""Seconds for which prompts are accepted while the journal cannot write: it may just be connecting again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Relay:
@@ -58,14 +61,17 @@ class Relay:
 
 
 async def create_relay(
-    stack: AsyncExitStack, database: Database, ollama: OllamaClient, settings: Settings, metrics: Metrics
+    stack: AsyncExitStack, database: Database, upstreams: Upstreams, settings: Settings, metrics: Metrics
 ) -> Relay:
     """Create and start the relay, and adopt orphaned replies. ``stack`` stops it in reverse order."""
     notifier = Notifier(database)
     lease = ProcessLease(database)
     journal = Journal(database, lease, notifier, settings.journal_interval, metrics)
     begin_batcher = StatementBatcher(
-        database, _timed(_begin_while_registered(lease), metrics.begin_statement), CONCURRENT_STATEMENTS, BEGIN_BATCH
+        database,
+        _timed(_begin_while_ready(lease, journal), metrics.begin_statement),
+        CONCURRENT_STATEMENTS,
+        BEGIN_BATCH,
     )
     finish_batcher = StatementBatcher(
         database,
@@ -74,7 +80,7 @@ async def create_relay(
         FINISH_BATCH,
         yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
     )
-    context = RelayContext(ollama, database, notifier, journal, begin_batcher, finish_batcher, settings, metrics)
+    context = RelayContext(upstreams, database, notifier, journal, begin_batcher, finish_batcher, settings, metrics)
     registry = GenerationRegistry(journal, metrics, on_ended=notifier.wake)
     failover = Failover(context, lease, registry)
     viewers = ViewerCounts(notifier)
@@ -93,10 +99,10 @@ async def create_relay(
     stack.push_async_callback(lease.stop)
     await lease.start(on_notification=router.dispatch, on_lost=registry.abandon_all)
     stack.push_async_callback(journal.stop)
-    journal.start()
+    await journal.start()
     stack.push_async_callback(sweeper.stop)
     await sweeper.start()
-    health = HealthMonitor(database, ollama, journal, lease)
+    health = HealthMonitor(database, upstreams, journal, lease)
     document = StatusDocument(settings, metrics, health, lease, registry, service)
     sampler = StatusSampler(metrics, health, registry, document)
     stack.push_async_callback(sampler.end)
@@ -105,9 +111,11 @@ async def create_relay(
     return Relay(service, ConversationService(database, lease, queue, service), health, sampler, prometheus)
 
 
-def _begin_while_registered(lease: ProcessLease) -> Statement[NewReply, BeginResult]:
+def _begin_while_ready(lease: ProcessLease, journal: Journal) -> Statement[NewReply, BeginResult]:
     async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> Sequence[BeginResult]:
-        if not lease.registered:  # a process without a row in ``processes`` cannot own replies
+        # A process without a row in ``processes`` cannot own replies, and one whose journal cannot write shows none.
+        since = journal.unavailable_since
+        if not lease.registered or (since is not None and monotonic() - since > JOURNAL_GRACE):
             raise ServiceUnavailable("The server is not ready yet. Try again in a moment.")
         return await reply_begin.begin(connection, new)
 

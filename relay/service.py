@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +18,7 @@ from relay.cluster.lease import ProcessLease
 from relay.failover import Failover
 from relay.generation.context import RelayContext
 from relay.generation.generation import Generation
-from relay.generation.prompt import Prompt, chat_body, conversation_key, trim_to_context
+from relay.generation.prompt import Prompt, chat_body, conversation_key, remaining_image_bytes, trim_to_context
 from relay.generation.registry import ConcurrencyCounter, GenerationRegistry
 from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
 from relay.ollama import chat_line
@@ -26,6 +27,8 @@ from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
 
 log = logging.getLogger("chatterd.relay")
+
+LEFT_OUT = "Reply %s: %d earlier messages are sent without their images, which exceed --context-image-bytes."
 
 RELEASE_TIMEOUT = 1.0
 """Seconds at most for each of the last steps of a shutdown: abandon replies, release them in the database."""
@@ -132,9 +135,16 @@ class ReplyService:
             prompt.messages, self._settings.context_messages, self._settings.context_bytes
         )
         unsent = len(prompt.messages) - len(own_messages)
-        result = await self._record(generation, _new_reply(reply, prompt, messages_remaining, bytes_remaining, unsent))
+        new = replace(
+            _new_reply(reply, prompt, messages_remaining, bytes_remaining, unsent),
+            context_image_bytes=remaining_image_bytes(own_messages, self._settings.context_image_bytes),
+        )
+        result = await self._record(generation, new)
         if result.context is not None:
             self._relay.metrics.replies_begun += 1
+            generation.prompt_messages = max(len(own_messages), 1)
+            if result.without_images:
+                log.info(LEFT_OUT, reply.id, result.without_images)
             body = None
             if result.continues_at is None:
                 body = chat_body(prompt.stored_request(), [*result.context, *own_messages])
@@ -300,7 +310,7 @@ def _from_message(tenant: str, stored: StoredReply) -> ReplyBuffer:
     reply = ReplyBuffer(stored.id, tenant, stored.model, owner=0)
     message: dict[str, Any] = {"content": ""}
     if stored.message is not None:
-        message = {"content": stored.message.content, **msgspec.json.decode(stored.message.extra or "{}")}
+        message = {**msgspec.json.decode(stored.message.extra or "{}"), "content": stored.message.content}
     if stored.error is None:
         reply.append(chat_line.own_line(stored.model, message, "stopped" if stored.status == "stopped" else "stop"))
     else:

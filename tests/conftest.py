@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
@@ -33,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PATH"] += ":/usr/sbin"  # where Debian keeps HAProxy, nginx and PgBouncer, and users do not look
     if pgbouncer.EVERYTHING:
         pgbouncer.put_everything_behind()
+    # How fast inputs are generated says nothing about the code under test on a busy machine.
+    patient = hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+    hypothesis.settings.register_profile("suite", patient)
+    hypothesis.settings.load_profile("suite")
     asyncio.set_event_loop(None)  # else Tornado's first request for a current loop creates one that is never closed
 
 
@@ -62,7 +67,9 @@ def pytest_unconfigure() -> None:
 
 
 FIRST = (
+    "clients/test_clients.py",
     "test_database_trouble.py",
+    "test_database_start.py",
     "browser/test_hostile_replies.py",
     "browser/test_sidebar.py",
     "handlers/test_status.py",

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -41,6 +42,11 @@ def reply_row(url: str, path: str) -> dict[str, Any]:
     """Return the row in ``replies`` of the reply at ``path``."""
     [row] = rows(url, "SELECT * FROM replies WHERE id = $1", UUID(path.removeprefix("/llmchat/")))
     return dict(row)
+
+
+def postmaster_pid(folder: Path) -> int:
+    """Return the process id of the PostgreSQL that runs on the data in ``folder``."""
+    return int((folder / "postmaster.pid").read_text().split("\n")[0])
 
 
 def eventually(what: str, holds: Callable[[], Any], timeout: float = PATIENCE) -> Any:

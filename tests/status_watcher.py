@@ -77,5 +77,5 @@ def watch(url: str, last_event_id: str | None = None) -> Iterator[Watcher]:
     ):
         assert response.status_code == 200
         assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["Cache-Control"] == "no-store, no-transform"
         yield Watcher(response)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 NODE_MODULES = Path(__file__).parent / "node_modules"
-"""Made by ``npm ci``: the event stream parser and axe-core."""
+"""Made by ``npm ci``: what tests/package.json names."""
 
 ALL_MUST_RUN = os.environ.get("CI") == "true"
 """Whether a test fails, instead of being skipped, where the machine lacks what it needs."""
@@ -17,11 +17,23 @@ ALL_MUST_RUN = os.environ.get("CI") == "true"
 REASON = "this machine lacks "
 
 
+LIBRARIES = {
+    "golang-github-donovanhide-eventsource-dev": Path("/usr/share/gocode/src/github.com/donovanhide/eventsource"),
+    "libokhttp-java": Path("/usr/share/java/okhttp.jar"),
+}
+"""Where Debian packages without a command put what they contain."""
+
+COMMANDS = {"default-jdk-headless": "javac", "golang-go": "go"}
+"""Commands of Debian packages that are named otherwise."""
+
+
 def is_installed(package: str) -> bool:
-    """Return whether a Debian package is there: the command of its name, or what npm has installed."""
+    """Return whether a Debian package is there: its command, its library, or what npm has installed."""
     if package == "npm":
         return shutil.which("node") is not None and (NODE_MODULES / ".package-lock.json").exists()
-    return shutil.which(package) is not None
+    if package in LIBRARIES:
+        return LIBRARIES[package].exists()
+    return shutil.which(COMMANDS.get(package, package)) is not None
 
 
 def check(item: pytest.Item) -> None:

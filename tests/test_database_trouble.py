@@ -72,6 +72,13 @@ def check_refused(client: Client, method: str, path: str, **request: Any) -> Non
     assert re.search("database cannot be reached|server is not ready yet", answer.json()["error"])
 
 
+def check_not_ready(client: Client, reason: str) -> None:
+    answer = client.http.get("/readyz")
+    expected = READY | {"ready": False, "database": "unreachable", "reason": reason}
+    assert (answer.status_code, answer.json()) == (503, expected)
+    assert int(answer.headers["Retry-After"]) > 0
+
+
 def wait_ready(client: Client) -> None:
     eventually("ready", lambda: client.http.get("/readyz").json() == READY)
 
@@ -82,9 +89,7 @@ def test_a_program_started_without_its_database_reports_it_and_recovers(
     with CuttingProxy(database_url, away=True) as proxy:
         client = Client(start_chatterd(database_url=proxy.url, acquire_timeout=1).url)
         with client.http:
-            answer = client.http.get("/readyz")
-            assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "database": "unreachable"})
-            assert int(answer.headers["Retry-After"]) > 0
+            check_not_ready(client, "unreachable")
             assert client.http.get("/healthz").status_code == 200
             check_refused(client, "POST", "/llmchat", json=client.body("hi"))
             check_refused(client, "GET", "/llmchat", params={"appID": client.appid})
@@ -107,8 +112,7 @@ def test_an_outage_of_the_database_is_reported_and_recovered_from(
         proxy.cut()
         check_refused(client, "POST", "/llmchat", json=client.body("refused"))
         check_refused(client, "GET", "/llmchat", params={"appID": client.appid})
-        answer = client.http.get("/readyz")
-        assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "database": "unreachable"})
+        check_not_ready(client, "unreachable")
         assert client.http.get("/healthz").status_code == 200
         proxy.restore()
         wait_ready(client)
@@ -142,8 +146,7 @@ def test_a_database_that_rejects_new_sessions_counts_as_unavailable(
         wait_ready(client)
         with_connection(postgres, refuse)
         try:
-            answer = client.http.get("/readyz")
-            assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "database": "unreachable"})
+            check_not_ready(client, "not accepting connections")
             check_refused(client, "POST", "/llmchat", json=client.body("hi"))
         finally:
             with_connection(postgres, lambda c: c.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'))
@@ -452,8 +455,7 @@ def test_a_database_that_does_not_respond_counts_as_unavailable(
     client.ask("one")
     proxy.swallow()
     assert client.http.get("/healthz").status_code == 200
-    answer = client.http.get("/readyz")
-    assert (answer.status_code, answer.json()) == (503, READY | {"ready": False, "database": "unreachable"})
+    check_not_ready(client, "no response in time")
     check_refused(client, "POST", "/llmchat", json=client.body("refused"))
     check_refused(client, "GET", "/llmchat", params={"appID": client.appid})
     proxy.restore()

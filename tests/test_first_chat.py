@@ -10,6 +10,7 @@ import pytest
 
 from tests.client import Client, Event
 from tests.program import Program
+from tests.stand_in import StandInProgram
 
 MODEL = "smollm2:135m"
 BRIEF = {"num_predict": 12, "temperature": 0}
@@ -29,8 +30,7 @@ def data_dir() -> Iterator[Path]:
 
 
 def start(data_dir: Path) -> Program:
-    # Port 1 is reserved (tcpmux): no Ollama listens there.
-    return Program(data_dir=data_dir, ollama_host="127.0.0.1:1")
+    return StandInProgram(data_dir=data_dir)
 
 
 def text(events: list[Event]) -> str:

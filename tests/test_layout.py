@@ -32,11 +32,15 @@ LAYERS = [
     ["db"],
     ["auth"],
     ["logging_setup"],
-    ["errors", "settings"],
+    ["command_line", "listening", "stop_signals"],
+    ["errors", "settings", "set_up"],
 ]
 """Modules and packages from the top down. A module may import from its own layer and from those below."""
 
-INDEPENDENT = {"auth": {"errors", "settings"}, "embedded": {"errors", "logging_setup", "relay", "settings"}}
+INDEPENDENT = {
+    "auth": {"errors", "settings"},
+    "embedded": {"auth", "command_line", "errors", "listening", "logging_setup", "relay", "settings"},
+}
 """Packages that may only import themselves and these."""
 
 FOLDER_LIMIT = 13

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import string
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from ollama._client import _parse_host
 
-import settings
+from command_line import load_settings
+from errors import StartupError
 from settings import Settings, ollama_url
 
 FIELDS = dataclasses.fields(Settings)
@@ -39,11 +41,13 @@ def another(field: "dataclasses.Field[Any]") -> tuple[str, Any]:
     """Return a value other than the field's default, as text and parsed."""
     if isinstance(field.default, bool):
         return str(not field.default).lower(), not field.default
-    return {int: ("7", 7), float: ("0.25", 0.25), str: ("a b=c", "a b=c")}[type(field.default)]
+    if field.name == "base_path":
+        return "/a/b", "/a/b"
+    return {int: ("7", 7), float: ("2.5", 2.5), str: ("a b=c", "a b=c")}[type(field.default)]
 
 
 def test_without_arguments_and_environment_all_settings_have_their_defaults() -> None:
-    assert settings.load([], {}) == Settings()
+    assert load_settings([], {}) == Settings()
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
@@ -52,7 +56,7 @@ def test_every_setting_can_be_set_on_the_command_line(
 ) -> None:
     text, value = another(field)
     for name in (field.name, field.name.replace("_", "-")):
-        loaded = settings.load([f"--{name}={text}"], {})
+        loaded = load_settings([f"--{name}={text}"], {})
         assert loaded == dataclasses.replace(Settings(), **{field.name: value})
 
 
@@ -61,7 +65,7 @@ def test_every_setting_has_help_that_names_its_environment_variable(
     field: "dataclasses.Field[Any]", capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exited:
-        settings.load(["--help"], {})
+        load_settings(["--help"], {})
     assert not exited.value.code
     output = " ".join("".join(capsys.readouterr()).split())
     option = "--" + field.name.replace("_", "-")
@@ -90,22 +94,22 @@ def test_every_setting_has_help_that_names_its_environment_variable(
 def test_the_command_line_takes_precedence_over_the_environment_and_the_default(
     arguments: list[str], environment: dict[str, str], port: int
 ) -> None:
-    assert settings.load(arguments, environment) == dataclasses.replace(Settings(), port=port)
+    assert load_settings(arguments, environment) == dataclasses.replace(Settings(), port=port)
 
 
 def test_a_value_from_the_environment_is_not_modified() -> None:
     url = "postgresql://me:--p=w:1,2@host:5432/db?options=-c%20a%3Db"
-    assert settings.load([], {"DATABASE_URL": url}).database_url == url
+    assert load_settings([], {"DATABASE_URL": url}).database_url == url
 
 
 def test_an_empty_value_on_the_command_line_overrides_the_environment() -> None:
-    assert settings.load(["--database-url="], {"DATABASE_URL": "postgresql://host/db"}).database_url == ""
+    assert load_settings(["--database-url="], {"DATABASE_URL": "postgresql://host/db"}).database_url == ""
 
 
 @pytest.mark.parametrize("arguments", [["--prot=1"], ["--x"], ["--port=1", "--no-such"]])
 def test_an_unknown_option_is_rejected(arguments: list[str]) -> None:
     with pytest.raises(tornado.options.Error):
-        settings.load(arguments, {})
+        load_settings(arguments, {})
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,7 @@ def test_an_unknown_option_is_rejected(arguments: list[str]) -> None:
 )
 def test_a_value_of_the_wrong_type_is_rejected(arguments: list[str], environment: dict[str, str]) -> None:
     with pytest.raises(tornado.options.Error):
-        settings.load(arguments, environment)
+        load_settings(arguments, environment)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +156,51 @@ def test_a_value_of_the_wrong_type_is_rejected(arguments: list[str], environment
         ("'http://gpu'", "http://gpu:80"),
         ("gpu:", "http://gpu:11434"),
         ("gpu:65535", "http://gpu:65535"),
-        ("gpu:65536", "http://gpu:11434"),
-        ("gpu:-1", "http://gpu:11434"),
-        ("gpu:abc", "http://gpu:11434"),
-        ("http://gpu:abc", "http://gpu:80"),
+        ("HTTPS://gpu", "https://gpu:443"),
+        ("user:password@gpu", "http://user:password@gpu:11434"),
+        ("https://user:p%40ss%2Fw%3Ard@gpu/a", "https://user:p%40ss%2Fw%3Ard@gpu:443/a"),
+        ("http://us@er:p@ss:w\u00f6rd@[::1]:1234", "http://us%40er:p%40ss%3Aw%C3%B6rd@[::1]:1234"),
+        ("http://key@gpu", "http://key@gpu:80"),
+        ("b\u00fccher.example", "http://b\u00fccher.example:11434"),
+        ("[fe80::1%eth0]:1", "http://[fe80::1%eth0]:1"),
     ],
 )
 def test_ollama_host_is_parsed_in_ollamas_own_notation(host: str, url: str) -> None:
     assert ollama_url(host) == url
+
+
+SECRET = "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("gpu:65536", "port in OLLAMA_HOST must be a number from 1 to 65535"),
+        ("gpu:0", "port"),
+        ("gpu:-1", "port"),
+        ("gpu:abc", "port"),
+        ("http://gpu:1 1434", "white space"),
+        (f"http://user:{SECRET}/x@gpu", "%2F"),
+        (f"http://user:{SECRET}#x@gpu", "%23"),
+        (f"user:{SECRET}?@gpu", "%3F"),
+        ("http://gpu/?x=1", "%3F"),
+        ("ftp://gpu", "http:// or https://"),
+        ("unix:///run/ollama.sock", "http:// or https://"),
+        (f"user:{SECRET}://gpu", "http:// or https://"),
+        ("1:2:3", "host"),
+        ("[gpu]", "host"),
+        ("[::1", "host"),
+        ("http://a%20b", "host"),
+        ("x" * 64, "host"),
+        ("a..b", "host"),
+    ],
+)
+def test_an_address_that_can_never_work_is_rejected_without_its_password(host: str, words: str) -> None:
+    with pytest.raises(StartupError) as raised:
+        ollama_url(host)
+    assert words in str(raised.value)
+    assert SECRET not in str(raised.value)
+    assert not re.search(r"\n", str(raised.value))
 
 
 names = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8).map(lambda name: "h" + name)

@@ -89,9 +89,7 @@ class Viewer:
 
     def _keep(self, held: bytes) -> bytes:
         *whole, rest = held.split(b"\n\n")
-        for event in whole:
-            if event.startswith(b":"):
-                continue
+        for event in map(without_comments, whole):
             assert event.startswith(b"id: %d\n" % self.next_id), f"line {self.next_id} was due, but came {event!r}"
             self.shown += event + b"\n\n"
             self.next_id += 1
@@ -99,6 +97,13 @@ class Viewer:
             self.pauses.append(now - self._heard)
             self._heard = now
         return rest
+
+
+def without_comments(event: bytes) -> bytes:
+    """Return an event without the heartbeats before it, which no blank line ends."""
+    while event.startswith(b": "):
+        event = event.partition(b"\n")[2]
+    return event
 
 
 def log_of(url: str, path: str) -> list[str]:

@@ -14,9 +14,23 @@ HOST_COOKIE = "__Host-chatterd"
 """The cookie's name over TLS: no other host can set a cookie of this name (RFC 6265bis, section 4.1.3.2)."""
 
 
-async def authenticate(request: HTTPServerRequest, access: Access, identity: IdentityProvider | None) -> Principal:
+def cookie_name(tls: bool, base_path: str) -> str:
+    """Return the name of the session cookie.
+
+    Below ``--base-path`` it is not sent to other servers of the same host, which a ``__Host-`` cookie is. Its name
+    distinguishes it from the cookies of other chatterds there.
+    """
+    if not base_path:
+        return HOST_COOKIE if tls else COOKIE
+    return ("__Secure-" if tls else "") + COOKIE + base_path.replace("/", ".")
+
+
+async def authenticate(
+    request: HTTPServerRequest, access: Access, identity: IdentityProvider | None, base_path: str = ""
+) -> Principal:
     """Find the sender of a request by its bearer token or its session cookie.
 
+    :param base_path: ``--base-path``, on which the cookie's name depends.
     :raises Unauthorized: the route requires authentication, and the request has no valid token or cookie.
     :raises ServiceUnavailable: the token cannot be verified now.
     """
@@ -25,7 +39,7 @@ async def authenticate(request: HTTPServerRequest, access: Access, identity: Ide
     if access is Access.PUBLIC:
         return UNAUTHENTICATED
     token = parse_bearer(request.headers.get("Authorization", ""))
-    known = identity.authenticate_now(token, _session_cookie(request) if token is None else None)
+    known = identity.authenticate_now(token, _session_cookie(request, base_path) if token is None else None)
     return known or await identity.authenticate(token or "")
 
 
@@ -44,13 +58,14 @@ def parse_bearer(authorization: str) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def _session_cookie(request: HTTPServerRequest) -> str | None:
+def _session_cookie(request: HTTPServerRequest, base_path: str) -> str | None:
     """Return the session cookie's value.
 
-    Over TLS only the ``__Host-`` cookie is accepted: a neighbouring host or an attacker on plain HTTP could have set
+    Over TLS only the cookie for TLS is accepted: a neighbouring host or an attacker on plain HTTP could have set
     the other one, to make a browser write into their session.
     """
-    for name in (HOST_COOKIE,) if request.protocol == "https" else (HOST_COOKIE, COOKIE):
+    for tls in (True,) if request.protocol == "https" else (True, False):
+        name = cookie_name(tls, base_path)
         if name in request.cookies:
             return request.cookies[name].value
     return None

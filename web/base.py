@@ -14,15 +14,22 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from auth.principal import UNAUTHENTICATED, Access, Principal
-from errors import ChatterdError, URITooLong
+from errors import ChatterdError, HeadersTooLarge, URITooLong
 from web import access_log, authentication, cors
-from web.request_body import RequestBodyMixin
+from web.request_body import METHODS_WITH_BODY, RequestBodyMixin
 from web.services import Services
 
 log = logging.getLogger("chatterd.http")
 
+FIELD_OVERHEAD = 4
+"""Bytes of a header field besides its name and value: colon, space, CR and LF."""
+
 MIN_WRITE_RATE = 1_024
 """Bytes a second that a client must read of a response, beyond ``--client-write-timeout``."""
+
+
+LOCATIONS = ("Location", "Content-Location")
+"""Headers that contain a path of this server."""
 
 
 class BaseHandler(RequestBodyMixin, RequestHandler):
@@ -62,23 +69,50 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         self.check_body(self.services.body_limits)
         try:
             await self._check_request()
+            self.check_route()
+            if self.has_body and self.request.method in METHODS_WITH_BODY and self._is_implemented:
+                self.check_media_type()
         except ChatterdError as error:
             self.reject(error)
         self.start_body_timer()
         self._prepared = True
 
     async def _check_request(self) -> None:
-        if len(str(self.request.uri)) > self.services.settings.max_url_bytes:
-            raise URITooLong(f"The URL is longer than {self.services.settings.max_url_bytes} bytes.")
         if self.rate_limited:
             self.services.limits.check_address(str(self.request.remote_ip))
         if cors.is_preflight(self.request, self.services.origins):
-            return
+            return  # even of a URL that is too long: a page cannot read why its preflight request failed
+        self._check_head()
         cors.check_origin(self.request, self.services.origins)
-        self.principal = await authentication.authenticate(self.request, self.access, self.services.identity)
+        self.principal = await authentication.authenticate(
+            self.request, self.access, self.services.identity, self.services.settings.base_path
+        )
         if self.rate_limited and self.principal is not UNAUTHENTICATED:
             self.services.limits.check_tenant(self.principal)
         authentication.authorize(self.access, self.principal)
+
+    def _check_head(self) -> None:
+        request, settings = self.request, self.services.settings
+        url_size = len(str(request.uri))
+        if url_size > settings.max_url_bytes:
+            raise URITooLong(f"The URL is longer than {settings.max_url_bytes} bytes.")
+        size = url_size + sum(len(name) + len(value) + FIELD_OVERHEAD for name, value in request.headers.get_all())
+        if size > settings.max_header_bytes:
+            raise HeadersTooLarge(
+                f"The request's headers are larger than {settings.max_header_bytes} bytes; delete this site's cookies."
+            )
+
+    def check_route(self) -> None:
+        """Reject a request that is wrong whatever its body, before a client sends one that it announces.
+
+        :raises HTTPError: 405.
+        """
+        if self.awaits_permission and not self._is_implemented:
+            raise HTTPError(405)
+
+    @property
+    def _is_implemented(self) -> bool:
+        return str(self.request.method) in self.allowed_methods()
 
     @property
     def tenant(self) -> str:
@@ -128,6 +162,15 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
 
     # Responses.
 
+    def set_header(self, name: str, value: Any) -> None:
+        """Set a header of the response; the path in ``Location`` or ``Content-Location`` is one of this server."""
+        super().set_header(name, self.public_path(value) if name in LOCATIONS else value)
+
+    def public_path(self, path: str) -> str:
+        """Return a path of this server as clients see it, below ``--base-path``; a relative one unchanged."""
+        base: str = self.settings["services"].settings.base_path
+        return base + path if path.startswith("/") else path
+
     def write_json(self, value: object, status: int = 200) -> None:
         """Respond with JSON, and end the request."""
         self.set_status(status)
@@ -159,8 +202,11 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
             stream.write(b"").add_done_callback(lambda _: stream.close())
 
     def start_stream(self, content_type: str) -> None:
-        """Prepare a response that is read while it is written: no proxy may store or delay it."""
+        """Prepare a response that is read while it is written: no proxy may store, compress or delay it."""
         self.streams = True
+        # Compressors such as Express' hold back what they were given until they have a block of it, or see no-transform
+        # (RFC 9111, section 5.2.2.6).
+        self.set_header("Cache-Control", "no-store, no-transform")
         self.set_header("Content-Type", content_type)
         self.set_header("X-Accel-Buffering", "no")  # nginx
         # Nagle's algorithm (RFC 896) would hold back each small event until the previous one is acknowledged: 40 ms.

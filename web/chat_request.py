@@ -1,6 +1,8 @@
 """Parses and validates the body of ``POST /llmchat``. Pure: no request, no database."""
 
+import codecs
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,7 +10,7 @@ import msgspec
 from db.messages import Message
 from errors import BadRequest, UnprocessableContent
 from relay.generation.prompt import Prompt
-from web.validation import exceeds_depth, exceeds_token_count
+from web.validation import decode_json, exceeds_depth, exceeds_token_count
 
 MAX_APPID_LENGTH = 155
 """Characters of an appID: the width of the tutorial's column."""
@@ -17,6 +19,10 @@ MAX_JSON_TOKENS = 500_000
 """Strings, brackets and commas of a body: they, not its size, determine the memory of the decoded value."""
 
 TOO_MANY_TOKENS = "The body has too many values. Send it in parts."
+
+NAMES_IN_REQUEST = ("model", "messages")
+NAMES_IN_MESSAGE = ("role", "content")
+"""Fields that Ollama must not find under another spelling; see :func:`_reject_other_spellings`."""
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -30,6 +36,8 @@ def parse_chat_request(
 
     :param max_messages: number of messages at most.
     :param max_depth: levels of nesting at most.
+    Of a field that is there twice the last one counts, and only it is passed on.
+
     :raises BadRequest: the body is not a JSON object in UTF-8, is nested too deeply or has too many values.
     :raises UnprocessableContent: a field is missing or invalid; the sentence names it.
     """
@@ -39,6 +47,7 @@ def parse_chat_request(
     if not isinstance(model, str) or not model:
         raise UnprocessableContent("model is missing: name the model that is to answer.")
     messages = _parse_messages(fields.pop("messages", None), max_messages)
+    _reject_other_spellings(fields, NAMES_IN_REQUEST, "")
     return Prompt(tenant, appid, model, messages, fields, _check_idempotency_key(idempotency_key))
 
 
@@ -63,20 +72,28 @@ def _check_idempotency_key(key: str | None) -> str | None:
 
 
 def _parse_object(body: bytes, max_depth: int) -> Fields:
+    body = body.removeprefix(codecs.BOM_UTF8)  # which RFC 8259 lets a receiver ignore, and editors on Windows write
+    if exceeds_token_count(body, MAX_JSON_TOKENS):
+        raise BadRequest(TOO_MANY_TOKENS)
     try:
-        body.decode()  # msgspec does not validate the UTF-8 of what it returns as msgspec.Raw
-        if exceeds_token_count(body, MAX_JSON_TOKENS):
-            raise BadRequest(TOO_MANY_TOKENS)
-        value = msgspec.json.decode(body)
-        if body.count(b"{") + body.count(b"[") > max_depth and exceeds_depth(value, max_depth):
-            raise BadRequest(f"The body is nested too deeply: at most {max_depth} levels are allowed.")
-        if isinstance(value, dict):
-            return msgspec.json.decode(body, type=Fields)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest("The body is not JSON.") from error
+        value = decode_json(body)
     except RecursionError as error:
         raise BadRequest(f"The body is nested too deeply: at most {max_depth} levels are allowed.") from error
+    if body.count(b"{") + body.count(b"[") > max_depth and exceeds_depth(value, max_depth):
+        raise BadRequest(f"The body is nested too deeply: at most {max_depth} levels are allowed.")
+    if isinstance(value, dict):
+        return msgspec.json.decode(body, type=Fields)
     raise BadRequest("The body must be a JSON object.")
+
+
+def _reject_other_spellings(fields: Fields, names: Sequence[str], where: str) -> None:
+    """Reject ``Content`` beside ``content``: Ollama would answer another text than the one that is recorded.
+
+    Go's encoding/json, which reads Ollama's requests, matches the names of fields without regard to case.
+    """
+    for field in fields:
+        if field.casefold() in names:
+            raise UnprocessableContent(f"{where}{field} must be written {field.casefold()}.")
 
 
 def _decode(raw: msgspec.Raw | None) -> Any:
@@ -102,6 +119,7 @@ def _parse_message(index: int, raw: msgspec.Raw) -> Message:
     role = _decode(fields.pop("role", None))
     given = fields.pop("content", None)
     content = _decode(given)
+    _reject_other_spellings(fields, NAMES_IN_MESSAGE, f"{name}.")
     if role not in ROLES:
         raise UnprocessableContent(f"{name}.role must be one of {', '.join(ROLES)}.")
     if content is None and (given is not None or "tool_calls" in fields):

@@ -11,8 +11,11 @@ from errors import Forbidden
 EXPOSED_HEADERS = "Content-Location, Location, Preference-Applied, Retry-After, WWW-Authenticate, X-Request-ID"
 """Response headers that a page may read besides the CORS-safelisted ones."""
 
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-Request-ID"
-"""Request headers that a page may send."""
+ALLOWED_HEADERS = (
+    "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Pragma, Prefer, User-Agent, "
+    "X-Request-ID, X-Requested-With"
+)
+"""Request headers that a page may send: those of the API, and those that libraries for event streams set by script."""
 
 PREFLIGHT_MAX_AGE = "600"
 """Seconds for which a browser may cache the response to a preflight request."""

@@ -40,6 +40,9 @@ WARNING_INTERVAL = 60.0
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors of accept(2) when resources are exhausted; the client keeps waiting in the backlog."""
 
+HARD_LIMIT_FACTOR = 2
+"""How many times ``--max-header-bytes`` are read, so that a client can be told that it exceeds them."""
+
 MAX_HOST_LENGTH = 1_024
 """Characters of a Host header. Tornado converts its port to a number, which Python does not do with 4,301 digits."""
 
@@ -73,11 +76,13 @@ class ChatterdServer(HTTPServer):
         """
         super().initialize(
             application,
-            max_header_size=settings.max_header_bytes,
+            # Beyond this Tornado closes the connection without a response; up to it web.base responds with 431.
+            max_header_size=HARD_LIMIT_FACTOR * settings.max_header_bytes,
             max_body_size=sys.maxsize,  # web.request_body has limits that are answered with JSON
             idle_connection_timeout=settings.idle_connection_timeout,
         )
         self._key_pair = key_pair
+        self._base_path = settings.base_path
         self._tls = key_pair.load() if key_pair else None
         self._limit = connection_limit(settings.max_replies + settings.pool_size)
         self._open_connections = 0
@@ -121,7 +126,7 @@ class ChatterdServer(HTTPServer):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Return a delegate for a request (called by Tornado)."""
-        return _HostChecker(super().start_request(server_conn, request_conn))
+        return _HeadFilter(super().start_request(server_conn, request_conn), self._base_path)
 
     def on_close(self, server_conn: object) -> None:
         """Count a connection that has ended (called by Tornado)."""
@@ -160,11 +165,15 @@ class ChatterdServer(HTTPServer):
         self.handle_stream(SSLIOStream(secure), address)
 
 
-class _HostChecker(HTTPMessageDelegate):
-    """Rejects a request with a Host header that Tornado would fail to parse, with an error in the log."""
+class _HeadFilter(HTTPMessageDelegate):
+    """Rejects a request with a Host header that Tornado would fail to parse, with an error in the log.
 
-    def __init__(self, delegate: HTTPMessageDelegate) -> None:
+    Removes ``--base-path`` from the request's path; a proxy may have removed it already.
+    """
+
+    def __init__(self, delegate: HTTPMessageDelegate, base_path: str) -> None:
         self._delegate = delegate
+        self._base_path = base_path
         self.data_received = delegate.data_received  # type: ignore[method-assign]
         self.finish = delegate.finish  # type: ignore[method-assign]
         self.on_connection_close = delegate.on_connection_close  # type: ignore[method-assign]
@@ -178,6 +187,11 @@ class _HostChecker(HTTPMessageDelegate):
         """
         if len(headers.get("Host", "")) > MAX_HOST_LENGTH:
             raise HTTPInputError("The Host header is too long")
+        if self._base_path and isinstance(start_line, RequestStartLine):
+            method, path, version = start_line
+            rest = path.removeprefix(self._base_path)
+            if rest[:1] in ("", "/", "?"):
+                start_line = RequestStartLine(method, rest, version)
         return self._delegate.headers_received(start_line, headers)
 
 

@@ -29,6 +29,9 @@ DROP_LIMIT = 67_108_864
 MAX_DIGITS = 15
 """Digits of a Content-Length; a longer number is larger than any limit, and slow to convert."""
 
+MAX_CODING_LENGTH = 50
+"""Characters of a content coding that an error repeats."""
+
 METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 """Methods whose bodies are kept. That of another method has no meaning (RFC 9110, section 9.3) and is dropped."""
 
@@ -102,6 +105,11 @@ class RequestBodyMixin(RequestHandler):
         return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
 
     @property
+    def awaits_permission(self) -> bool:
+        """Whether the client waits for permission to send the body (RFC 9110, section 10.1.1)."""
+        return self.request.headers.get("Expect", "").lower() == "100-continue"
+
+    @property
     def body_pending(self) -> bool:
         """Whether the request was not read to its end. Tornado closes the connection after a response sent then."""
         return not self._body_complete
@@ -131,10 +139,9 @@ class RequestBodyMixin(RequestHandler):
 
         Tornado closes the connection after a response that is sent before the body was read, even if there is none.
 
-        :raises ChatterdError: ``error`` at once, if the client waits for permission to send the body (RFC 9110, section
-            10.1.1).
+        :raises ChatterdError: ``error`` at once, if the client waits for permission to send the body.
         """
-        if self.request.headers.get("Expect", "").lower() == "100-continue":
+        if self.awaits_permission:
             raise error
         self._drop_body(error)
 
@@ -167,6 +174,23 @@ class RequestBodyMixin(RequestHandler):
         if self._body is not None:
             self._body_limits.budget.release(len(self._body))
             self._body = None
+
+    def check_media_type(self) -> None:
+        """Check that the body is declared as JSON without a content coding.
+
+        :raises UnsupportedMediaType: it is not. The response names what is accepted (RFC 9110, section 15.5.16).
+        """
+        headers = self.request.headers
+        codings = [coding.strip().lower() for coding in headers.get("Content-Encoding", "").split(",")]
+        if coding := ", ".join(coding for coding in codings if coding not in ("", "identity")):
+            raise UnsupportedMediaType(
+                f"The body has the content encoding {coding[:MAX_CODING_LENGTH]}. Send it uncompressed.",
+                {"Accept-Encoding": "identity"},
+            )
+        if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+            raise UnsupportedMediaType(
+                "Send the body as JSON, with the header Content-Type: application/json.", {"Accept": "application/json"}
+            )
 
     def start_body_timer(self) -> None:
         """Start the timeout of the body, which Tornado reads once ``prepare`` has returned."""
@@ -221,9 +245,7 @@ class RequestBodyMixin(RequestHandler):
 
         :raises UnsupportedMediaType: the content type is another.
         """
-        media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
+        self.check_media_type()
         body = bytes(self._body or b"")
         self._release_body()
         return body

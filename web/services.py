@@ -10,7 +10,7 @@ from db.pool import Database
 from relay.conversations import ConversationService
 from relay.factory import Relay
 from relay.metrics import Metrics
-from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from relay.reporting.health import HealthMonitor
 from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
@@ -29,7 +29,7 @@ class Services:
 
     settings: Settings
     database: Database
-    ollama: OllamaClient
+    upstreams: Upstreams
     replies: ReplyService
     conversations: ConversationService
     health: HealthMonitor
@@ -47,7 +47,7 @@ class Services:
 def create_services(
     settings: Settings,
     database: Database,
-    ollama: OllamaClient,
+    upstreams: Upstreams,
     relay: Relay,
     metrics: Metrics,
     identity: IdentityProvider | None,
@@ -60,7 +60,7 @@ def create_services(
     return Services(
         settings=settings,
         database=database,
-        ollama=ollama,
+        upstreams=upstreams,
         replies=relay.replies,
         conversations=relay.conversations,
         health=relay.health,

@@ -1,11 +1,9 @@
 """The PostgreSQL that all servers under test share: a database for each, and messages to fill it with."""
 
-import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -45,8 +43,6 @@ class Postgres:
     def _stop(self) -> None:
         try:
             self._server.stop()
-            with suppress(OSError, ValueError):  # Ctrl-C during the start: it runs, but has no registered user
-                os.kill(self._find_pid(), signal.SIGQUIT)
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 

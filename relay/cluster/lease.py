@@ -11,7 +11,8 @@ from collections.abc import Callable
 import asyncpg
 
 from db import processes
-from db.pool import UNAVAILABLE_ERRORS, Database
+from db.connection.reasons import UNAVAILABLE_ERRORS
+from db.pool import Database
 from errors import ServiceUnavailable
 
 log = logging.getLogger("chatterd.relay")
@@ -27,6 +28,9 @@ REAP_INTERVAL = 0.2
 
 UNREGISTER_TIMEOUT = 1.0
 """Seconds at most to unregister."""
+
+LEASE = "lease"
+"""The name of the lease among the users of the database."""
 
 KEEPALIVE = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 """PostgreSQL detects within seconds that a whole machine is gone, and releases the locks of its sessions."""
@@ -59,6 +63,7 @@ class ProcessLease:
         """
         self._on_notification = on_notification
         self._on_lost = on_lost
+        self._database.availability.expect(LEASE)
         await self._register()
         self._task = asyncio.create_task(self._keep_registered())
 
@@ -67,7 +72,6 @@ class ProcessLease:
             if self.connected:
                 await self._session_lost.wait()
                 self.connected = False
-                log.info("The lease's session was lost; registering again.")
                 # A crash of PostgreSQL ends the sessions of all processes; let them register again first.
                 self._next_reap = asyncio.get_running_loop().time() + processes.RECOVERY_GRACE
             else:
@@ -81,14 +85,15 @@ class ProcessLease:
     async def _register(self) -> None:
         self._session_lost.clear()
         try:
-            connection = await self._database.open_dedicated(**KEEPALIVE)
-        except ServiceUnavailable as error:
-            log.info("This process cannot be registered: %s", error)
+            connection = await self._database.open_dedicated(LEASE, **KEEPALIVE)
+        except ServiceUnavailable:
             return
         try:
             await self._register_in(connection)
-        except UNAVAILABLE_ERRORS as error:
-            log.info("This process cannot be registered: %s", error)
+        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
+            self._database.availability.failed(LEASE, error)
+        else:
+            self._database.availability.restored(LEASE)
         finally:
             if self._connection is not connection:
                 connection.terminate()

@@ -12,8 +12,8 @@ from relay.generation.finisher import Outcome, failure
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import NOT_CONTINUABLE
 from relay.generation.transcript import Transcript
-from relay.ollama import chat_line, ndjson, upstream_error
-from relay.ollama.client import CHAT, ERROR_BODY_LIMIT, GENERATE
+from relay.ollama import chat_line, foreign_server, ndjson, upstream_error
+from relay.ollama.client import CHAT, ERROR_BODY_LIMIT, GENERATE, OllamaClient
 from relay.ollama.echo import NotContinued
 from settings import Settings
 
@@ -24,6 +24,9 @@ DONE_GRACE = 5.0
 
 ACCEPTED = (500, 504)
 """Statuses after which Ollama has had the request, and after a proxy's timeout (504) may still work on it."""
+
+MAX_FRAGMENT = 100
+"""Bytes of a single line of markup that is quoted as it is; more than that is a web page."""
 
 LineFilter = Callable[[bytes], bytes | None]
 """Changes a line before it is read; returns None if nothing is left of it."""
@@ -67,12 +70,24 @@ class WindowExceeded:
     outcome: Outcome
 
 
-AttemptResult = Outcome | Breakdown | WindowExceeded
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Ollama refused the request, perhaps because of an image or another field of a message.
+
+    :ivar outcome: how the reply ends if there is no other attempt.
+    """
+
+    outcome: Outcome
 
 
-def failed_response(status: int, body: bytes) -> Outcome | Breakdown:
+AttemptResult = Outcome | Breakdown | WindowExceeded | Refusal
+
+
+def failed_response(status: int, body: bytes) -> Outcome | Breakdown | Refusal:
     """Return what an error response of Ollama means for a reply."""
     outcome = failure("failed", upstream_error.describe(status, body), f"Ollama answered {status}.")
+    if upstream_error.may_refuse_a_message(status, body):
+        return Refusal(outcome)
     if not upstream_error.is_retryable_status(status, body):
         return outcome
     return Breakdown(outcome, accepted=status in ACCEPTED)
@@ -114,6 +129,7 @@ def took_too_long(settings: Settings) -> Outcome:
 class Attempt:
     """Calls Ollama and appends the lines of its response to a reply.
 
+    :param ollama: the client of the Ollama to call.
     :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :ivar ended: future of the outcome of the reply, or of why this attempt failed; None if it was cancelled.
     :ivar progressed: whether a line was received.
@@ -126,6 +142,7 @@ class Attempt:
         transcript: Transcript,
         limits: Limits,
         relay: RelayContext,
+        ollama: OllamaClient,
         key: str,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -142,9 +159,11 @@ class Attempt:
         self._decoder = ndjson.NDJSONDecoder(self._settings.max_line_bytes)
         self._error_body = bytearray()
         self._last_error: str | None = None
+        self._read_a_line = False
+        self._page: bytearray | None = None
         self._runner_error: bytes | None = None
         self._last_chunk_at = monotonic()
-        self._call = relay.ollama.stream(call.path, call.body, self._on_chunk, key)
+        self._call = ollama.stream(call.path, call.body, self._on_chunk, key)
         self._call.done.add_done_callback(lambda _: self._on_end())
         self._check_timeouts()
 
@@ -220,8 +239,11 @@ class Attempt:
         try:
             parsed = chat_line.read(line)
         except UnreadableLine:
-            self._append(chat_line.unreadable_line(line))
+            self._on_unreadable_line(line)
             return
+        if self._page is not None:
+            self._end_page()
+        self._read_a_line = True
         if parsed.error is not None:
             self._on_error_line(parsed.error)
             return
@@ -233,6 +255,26 @@ class Attempt:
             self._append(line)
             if parsed.content or parsed.thinking:
                 self._count_token()
+
+    def _on_unreadable_line(self, line: bytes) -> None:
+        """Quote a line in an error event, but collect the lines of a web page: they become one event."""
+        if self._page is None and foreign_server.is_page(line):
+            self._page = bytearray()
+        if self._page is None:
+            self._append(chat_line.unreadable_line(line))
+        else:
+            self._page += line[: ERROR_BODY_LIMIT - len(self._page)] + b"\n"
+
+    def _end_page(self) -> None:
+        """Report the web page whose lines were received."""
+        if self._page is None:
+            return
+        page, self._page = bytes(self._page), None
+        if len(page) <= MAX_FRAGMENT and page.count(b"\n") == 1 and not foreign_server.page_title(page):
+            self._append(chat_line.unreadable_line(page[:-1]))
+            return
+        self._last_error = foreign_server.describe_page(200, page)
+        self._append(chat_line.error_line(self._last_error))
 
     def _count_token(self) -> None:
         if self._remaining_tokens is None:
@@ -253,6 +295,8 @@ class Attempt:
         line = chat_line.error_line(self._last_error)
         if upstream_error.is_runner_failure(error):
             self._runner_error = line  # not shown if the reply goes on
+        elif upstream_error.is_refused_input(error) and self._transcript.empty:
+            self._end(Refusal(failure("failed", self._last_error, "Ollama sent an error.")))
         else:
             self._append(line)
 
@@ -268,6 +312,7 @@ class Attempt:
         error = self._call.done.exception()
         if error is None:  # else the last line is incomplete
             self._on_lines(self._decoder.flush())
+        self._end_page()
         if self.ended.done():
             return
         if self._call.status not in (0, 200):
@@ -291,5 +336,7 @@ class Attempt:
     def _why_incomplete(self) -> str:
         if not self.progressed:
             return "Ollama's answer ended before it was complete: it was empty."
+        if not self._read_a_line:
+            return "None of the answer could be read. Check whether OLLAMA_HOST is the address of an Ollama."
         # ollama llm/server.go, Completion: a response in which a token is repeated too often ends without "done".
         return "Ollama's answer ended before it was complete. Ollama does this when a model repeats itself."

@@ -9,7 +9,7 @@ from db.reply_end import FinishRequest, FinishResult
 from relay.cluster.notifications import Notifier
 from relay.generation.journal import Journal
 from relay.metrics import Metrics
-from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from settings import Settings
 
 
@@ -17,7 +17,7 @@ from settings import Settings
 class RelayContext:
     """The components that generate replies and store them; see :mod:`relay.factory`."""
 
-    ollama: OllamaClient
+    upstreams: Upstreams
     database: Database
     notifier: Notifier
     journal: Journal

@@ -1,22 +1,31 @@
 """Decides, with Ollama's help, how a reply is continued: as a raw prompt, as a chat, from its beginning, or not."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
 import msgspec
 
 from db import messages, replies
+from db.messages import Message
 from errors import ChatterdError
 from relay.generation import resume
 from relay.generation.attempt import AttemptResult, OllamaCall, failed_connection, failed_response, window_exceeded
 from relay.generation.context import RelayContext
 from relay.generation.finisher import Outcome, failure
+from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line, upstream_error
-from relay.ollama.client import CHAT, GENERATE, SHOW
+from relay.ollama.client import CHAT, GENERATE, SHOW, OllamaClient
 from relay.ollama.echo import EchoFilter
 from relay.ollama.generate_line import as_chat_line
+
+log = logging.getLogger("chatterd.relay")
+
+QUOTED_LENGTH = 40
+"""Characters of a message that an error quotes."""
 
 
 class ReplyDeleted(Exception):
@@ -44,15 +53,13 @@ async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> SentR
         source = await replies.find_source(connection, tenant, id)
         if source is None:
             raise ReplyDeleted
-        if source.context_last is None:  # begun by a version that did not store it
+        if source.bounds is None:  # begun by a version that did not store it
             settings = relay.settings
             context = await messages.context(
                 connection, tenant, source.appid, settings.context_messages, settings.context_bytes
             )
         else:
-            context = await messages.context_between(
-                connection, tenant, source.appid, source.context_first, source.context_last
-            )
+            context = await messages.context_between(connection, tenant, source.appid, source.bounds)
     if source.continues_at is None:
         return SentRequest(source.request, context)
     if not context or context[-1].role != "assistant":
@@ -62,10 +69,17 @@ async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> SentR
 
 
 async def next_call(
-    relay: RelayContext, sent: SentRequest, transcript: Transcript, model: str, key: str, shorten: bool
+    relay: RelayContext,
+    ollama: OllamaClient,
+    sent: SentRequest,
+    transcript: Transcript,
+    model: str,
+    key: str,
+    shorten: bool,
 ) -> OllamaCall | AttemptResult:
     """Return the call that generates the rest of a reply.
 
+    :param ollama: the client of the Ollama that is to generate it.
     :param transcript: what the reply has said so far.
     :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :param shorten: whether Ollama may leave out the oldest messages, as it did at first if they do not fit.
@@ -80,9 +94,45 @@ async def next_call(
     if request is None:
         return Outcome("done", None, chat_line.own_line(model, {"content": ""}, "length"))
     try:
-        return await _ContinuationFinder(relay, sent, transcript, request, key, shorten).find()
+        return await _ContinuationFinder(relay, ollama, sent, transcript, request, key, shorten).find()
     except _Ends as end:
         return end.result
+
+
+async def leave_out_refused(relay: RelayContext, reply: ReplyBuffer, prompt_messages: int) -> bool:
+    """Leave out of the conversation, for this reply, what Ollama may have refused before the prompt.
+
+    :param prompt_messages: number of messages at its end that are the prompt.
+    :returns: False if there is nothing left, or another process owns the reply.
+    :raises ServiceUnavailable: the database is unavailable.
+    """
+    async with relay.database.acquire() as connection:
+        left_out = await messages.reduce_context(connection, reply.tenant, reply.id, reply.owner, prompt_messages)
+    if left_out is not None:
+        log.info("Reply %s: Ollama refused the conversation. Sending it without earlier %s.", reply.id, left_out)
+    return left_out is not None
+
+
+def explain_refusal(outcome: Outcome, prompt: Sequence[Message]) -> Outcome:
+    """Return the outcome of a reply whose prompt Ollama refuses, with what may be done about it.
+
+    :param prompt: the messages of the prompt. Without fields that can be refused, the request itself is the reason.
+    """
+    for message in prompt:
+        if fields := resume.refusable_fields(message):
+            what = " and ".join(fields)
+            error = (
+                f"{outcome.error}. If the {what} of the message '{shortened(message.content)}' are the reason, send it "
+                f"again without, or choose another model. Later prompts are answered without the {what}."
+            )
+            return failure(outcome.status, error, outcome.reason)
+    return outcome
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text, in one line."""
+    line = " ".join(text[: 2 * QUOTED_LENGTH].split())
+    return line if len(line) <= QUOTED_LENGTH else f"{line[:QUOTED_LENGTH]}…"
 
 
 class _ContinuationFinder:
@@ -92,9 +142,17 @@ class _ContinuationFinder:
     """
 
     def __init__(
-        self, relay: RelayContext, sent: SentRequest, transcript: Transcript, request: str, key: str, shorten: bool
+        self,
+        relay: RelayContext,
+        ollama: OllamaClient,
+        sent: SentRequest,
+        transcript: Transcript,
+        request: str,
+        key: str,
+        shorten: bool,
     ) -> None:
         self._relay = relay
+        self._ollama = ollama
         self._sent = sent
         self._transcript = transcript
         self._request = request
@@ -174,7 +232,7 @@ class _ContinuationFinder:
         """
         timeout = self._relay.settings.first_line_timeout
         try:
-            return await self._relay.ollama.post(path, body, timeout, self._key)
+            return await self._ollama.post(path, body, timeout, self._key)
         except TimeoutError:
             raise _Ends(
                 failure("truncated", f"Ollama sent nothing for {timeout:g} seconds before the first line.")

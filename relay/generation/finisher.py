@@ -189,7 +189,7 @@ class Finisher:
 
         :returns: the outcome to store as soon as the database is available.
         """
-        outcome = failure("failed", "The reply could not be saved: the database cannot be reached.")
+        outcome = failure("failed", "The reply could not be saved: the database is unavailable.")
         self._reply.discard_uncommitted()
         self._unstored_from = self._reply.count
         self._show_end(outcome)

@@ -15,16 +15,24 @@ from relay.generation.attempt import (
     Breakdown,
     Limits,
     OllamaCall,
+    Refusal,
     WindowExceeded,
     took_too_long,
 )
 from relay.generation.context import RelayContext
-from relay.generation.continuation import ReplyDeleted, load_sent_request, next_call
+from relay.generation.continuation import (
+    ReplyDeleted,
+    explain_refusal,
+    leave_out_refused,
+    load_sent_request,
+    next_call,
+)
 from relay.generation.finisher import Finisher, Outcome, ReplyTimer, failure
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line
+from relay.ollama.client import OllamaClient
 
 log = logging.getLogger("chatterd.relay")
 
@@ -48,6 +56,7 @@ class Generation:
     :param address: client address for which the reply is counted, beside its tenant; empty if none is.
     :param plain_client: whether the reply may be superseded (:mod:`relay.supersession`).
     :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
+    :ivar prompt_messages: number of messages at the end of the conversation that are the prompt.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class Generation:
         self.reply = reply
         self.address = address
         self.plain_client = plain_client
+        self.prompt_messages = 1
         self._relay = relay
         self._conversation_key = conversation_key
         self._outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
@@ -71,6 +81,8 @@ class Generation:
         self._finisher = Finisher(reply, self._transcript, self._timer, relay)
         self._unavailable_since: float | None = None
         self._current: Attempt | None = None
+        self._ollama: OllamaClient | None = None
+        self._is_resumed = transcript is not None
         self._sent: SentRequest | None = None
         self._shorten = False
         self._breakdowns = 0
@@ -110,7 +122,11 @@ class Generation:
             self._relay.journal.track(self.reply)
             if not self.reply.count:
                 self._timer.measure_first_event()
-            await self._generate(None if body is None else OllamaCall(body))
+            try:
+                await self._generate(None if body is None else OllamaCall(body))
+            finally:
+                if self._ollama:
+                    self._relay.upstreams.release(self._ollama)
         outcome = self._outcome.result()
         if outcome is not None:
             await self._finisher.finish(outcome)
@@ -124,12 +140,32 @@ class Generation:
             started = monotonic()
             result = await self._attempt(call) if call else await self._prepare()
             call = result if isinstance(result, OllamaCall) else None
+            if isinstance(result, Refusal):
+                result = await self._handle_refusal(result.outcome)
             if isinstance(result, Outcome):
                 self._set_outcome(result)
             elif isinstance(result, Breakdown | WindowExceeded) and not await self._may_try_again(
                 result, monotonic() - started
             ):
                 self._set_outcome(result.outcome)
+
+    async def _handle_refusal(self, outcome: Outcome) -> Outcome | None:
+        """Leave out what Ollama may have refused, so that one message does not refuse all later prompts.
+
+        :returns: how the reply ends; None if the next attempt sends another conversation, or there is an outcome.
+        """
+        while self._transcript.empty and not self._outcome.done():
+            try:
+                self._sent = None
+                if await leave_out_refused(self._relay, self.reply, self.prompt_messages):
+                    return None
+                self._sent = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
+                return explain_refusal(outcome, self._sent.messages[-self.prompt_messages :])
+            except ServiceUnavailable:
+                await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+            except ReplyDeleted:
+                break
+        return outcome
 
     async def _may_try_again(self, result: Breakdown | WindowExceeded, lasted: float) -> bool:
         if isinstance(result, Breakdown):
@@ -144,7 +180,8 @@ class Generation:
         """
         if call.from_beginning and self._transcript.thinking:
             self._restart_thinking()
-        attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, self._conversation_key)
+        ollama = await self._choose_ollama()
+        attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, ollama, self._conversation_key)
         self._current = attempt
         try:
             result = await attempt.ended
@@ -179,9 +216,17 @@ class Generation:
             return None
         except ReplyDeleted:
             return failure("interrupted", "The reply was deleted.")
+        ollama = await self._choose_ollama()
         return await next_call(
-            self._relay, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
+            self._relay, ollama, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
         )
+
+    async def _choose_ollama(self) -> OllamaClient:
+        """Return the client of the Ollama that generates this reply: the same one up to its end."""
+        if self._ollama is None:
+            upstreams, model = self._relay.upstreams, self.reply.model
+            self._ollama = await upstreams.acquire_to_resume(model) if self._is_resumed else upstreams.acquire(model)
+        return self._ollama
 
     def _restart_thinking(self) -> None:
         line = chat_line.thinking_restarted_line(self.reply.model)

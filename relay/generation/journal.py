@@ -7,7 +7,8 @@ from time import monotonic
 import asyncpg
 
 from db import reply_lines
-from db.pool import UNAVAILABLE_ERRORS, Database
+from db.connection.reasons import UNAVAILABLE_ERRORS
+from db.pool import Database
 from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import Notifier
@@ -25,6 +26,9 @@ PROBE_INTERVAL = 1.0
 
 RETRY_INTERVAL = 0.25
 """Seconds between two attempts to write while the database is unavailable."""
+
+JOURNAL = "journal"
+"""The name of the journal among the users of the database."""
 
 STOP_TIMEOUT = 1.0
 """Seconds at most for the batch in progress to be cancelled."""
@@ -61,9 +65,10 @@ class Journal:
         self._connection: asyncpg.Connection | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Start writing. The first batch is empty and opens the connection."""
-        self._wakeup.set()
+    async def start(self) -> None:
+        """Start writing. The first batch is empty and opens the connection; if that fails, retry in the background."""
+        self._database.availability.expect(JOURNAL)
+        await self._write()
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -105,25 +110,34 @@ class Journal:
         while True:
             await self._wakeup.wait()
             self._wakeup.clear()
-            started = monotonic()
-            try:
-                async with self._flush_lock:
-                    await self._flush()
-            except (ServiceUnavailable, *UNAVAILABLE_ERRORS) as error:
-                self._on_unavailable(started)
-                log.info("The journal cannot write: %s", error)
-                await asyncio.sleep(RETRY_INTERVAL)
-            except Exception:
-                # asyncpg raises other errors, too, if a connection is lost inside a call.
-                level = logging.INFO if self._connection and self._connection.is_closed() else logging.ERROR
-                log.log(level, "The journal cannot write; retrying.", exc_info=True)
-                self._on_unavailable(started)
-                await asyncio.sleep(RETRY_INTERVAL)
+            # At least one iteration of the event loop, so that lines read in the meantime share one batch.
+            await asyncio.sleep(await self._write())
+
+    async def _write(self) -> float:
+        """Write one batch; return the seconds until the next one."""
+        started = monotonic()
+        try:
+            async with self._flush_lock:
+                await self._flush()
+        except ServiceUnavailable:  # reported already
+            self._on_unavailable(started)
+        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
+            self._database.availability.failed(JOURNAL, error)
+            self._on_unavailable(started)
+        except Exception as error:
+            # asyncpg raises other errors, too, if a connection is lost inside a call.
+            if self._connection and self._connection.is_closed():
+                self._database.availability.failed(JOURNAL, ConnectionResetError())
             else:
-                self.unavailable_since = None
-                self._schedule_probe()
-                # At least one iteration of the event loop, so that lines read in the meantime share one batch.
-                await asyncio.sleep(max(0.0, started + self._interval - monotonic()))
+                log.exception("The journal cannot write; retrying.")
+                self._database.availability.failed(JOURNAL, error)
+            self._on_unavailable(started)
+        else:
+            self.unavailable_since = None
+            self._database.availability.restored(JOURNAL)
+            self._schedule_probe()
+            return max(0.0, started + self._interval - monotonic())
+        return RETRY_INTERVAL
 
     def _on_unavailable(self, since: float) -> None:
         if self._connection:
@@ -131,7 +145,6 @@ class Journal:
             self._connection = None
         if self.unavailable_since is None:
             self.unavailable_since = since
-            log.warning("The database takes no lines; all replies are paused until it does.")
         self._wakeup.set()
 
     def _schedule_probe(self) -> None:
@@ -169,8 +182,9 @@ class Journal:
         """Return the journal's own connection. After a reconnection all lines in memory are written again."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._database.open_dedicated(
-                synchronous_commit="off", statement_timeout=STATEMENT_TIMEOUT
+                JOURNAL, synchronous_commit="off", statement_timeout=STATEMENT_TIMEOUT
             )
+            self._connection.add_termination_listener(lambda _: self._wakeup.set())  # to open another one at once
             for reply in self._tracked:
                 reply.written = reply.base
                 self._dirty[reply] = None

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import msgspec
 
-from db.messages import Message
+from db.messages import IMAGES_MIN_BYTES, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +63,31 @@ def trim_to_context(
     messages: Sequence[Message], context_messages: int, context_bytes: int
 ) -> tuple[list[Message], int, int]:
     """Select the prompt's own messages that fit into the context: the newest ones up to the limits, always the last
-    one, and all system messages.
+    one, and all system messages. They keep their images, which do not count.
 
     :returns: the messages, oldest first, and what remains of both limits for the earlier conversation.
     """
     selected: list[Message] = []
     full = False
     for message in reversed(messages):
-        size = len(message.content.encode()) + len(message.extra or "")
+        size = len(message.content.encode()) + len(message.extra or "") - _image_bytes(message)
         full = full or (bool(selected) and (context_messages < 1 or context_bytes < size))
         if message.role == "system" or not full:
             selected.append(message)
             context_messages -= 1
             context_bytes -= size
     return selected[::-1], 0 if full else max(context_messages, 0), max(context_bytes, 0)
+
+
+def remaining_image_bytes(messages: Sequence[Message], context_image_bytes: int) -> int:
+    """Return what the images of the prompt's own messages leave of the limit for those of the earlier conversation."""
+    return max(context_image_bytes - sum(map(_image_bytes, messages)), 0)
+
+
+def _image_bytes(message: Message) -> int:
+    """Return the bytes that count as images; see :data:`db.messages.IMAGES_MIN_BYTES`."""
+    size = len(message.extra or "")
+    return size if message.role != "assistant" and size > IMAGES_MIN_BYTES else 0
 
 
 def _as_json(message: Message) -> dict[str, object]:

@@ -160,7 +160,7 @@ class GenerationRegistry:
 async def _log_errors(coroutine: Coroutine[Any, Any, None]) -> None:
     try:
         await coroutine
-    except ServiceUnavailable as error:
-        log.info("Postponed until the database is available: %s", error)
+    except ServiceUnavailable:
+        pass  # logged already; a sweep makes up for it
     except Exception:
         log.exception("A background task failed.")

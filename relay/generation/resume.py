@@ -26,6 +26,9 @@ NOT_CONTINUABLE = "The reply was interrupted where it could not be continued."
 GENERATE_FIELDS = ("model", "options", "keep_alive", "stream", "shift", "logprobs", "top_logprobs")
 """Fields of a chat request that ``/api/generate`` has, too, with the same meaning (ollama ``api/types.go``)."""
 
+MESSAGE_FIELDS = ("images", "tool_calls", "tool_name", "tool_call_id", "thinking")
+"""Fields of a message, besides role and content (ollama ``api/types.go``, ``Message``)."""
+
 BOS_TEXTS = ("<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "[gMASK]<sop>")
 """Texts of beginning-of-sequence tokens with which known templates begin a prompt."""
 
@@ -81,6 +84,12 @@ def why_not_continuable(sent: SentRequest, transcript: Transcript) -> str | None
     return NOT_CONTINUABLE if has_format or has_pictures or transcript.has_tool_calls else None
 
 
+def refusable_fields(message: Message) -> list[str]:
+    """Return the names of a message's fields, besides role and content, that Ollama reads and may refuse."""
+    fields = _decode_object(message.extra or "{}")
+    return [name for name in MESSAGE_FIELDS if not _is_empty(fields.get(name))]
+
+
 def has_tools(request: str) -> bool:
     """Return whether the model may call tools: a raw response would show the calls as markup."""
     return not _is_empty(_decode_object(request).get("tools"))
@@ -134,7 +143,8 @@ def chat_to_continue(request: str, sent: SentRequest, transcript: Transcript, ma
     last = sent.continued or Message("assistant", "")
     if thinking := transcript.thinking:
         extra = msgspec.json.decode(last.extra or "{}")
-        extra["thinking"] = extra.get("thinking", "") + thinking  # as the message is stored
+        earlier = extra.get("thinking")
+        extra["thinking"] = (earlier if isinstance(earlier, str) else "") + thinking  # as the message is stored
         last = replace(last, extra=msgspec.json.encode(extra).decode())
     last = replace(last, content=sent.words(transcript) + marker)
     return chat_body(request, [*sent.messages, last])

@@ -2,21 +2,27 @@
 
 import asyncio
 import logging
+from base64 import b64encode
 from collections.abc import Callable
-from ssl import SSLCertVerificationError
+from ssl import SSLCertVerificationError, SSLError
 from time import monotonic
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from tornado.httpclient import HTTPRequest, HTTPResponse
 
-from errors import ChatterdError, UpstreamDisconnected, UpstreamUnreachable, UpstreamUntrusted
+from errors import ChatterdError, UpstreamDisconnected, UpstreamSilent, UpstreamUnreachable, UpstreamUntrusted
+from relay.ollama import foreign_server
+from relay.ollama.foreign_server import OllamaState
 from relay.ollama.http_client import StreamingClient
 from relay.ollama.response_parser import RemoteProtocolError
+from settings import without_user_info
 
 log = logging.getLogger("chatterd.relay")
 
-SHORT_REQUEST_TIMEOUT = 3.0
-"""Seconds until a short request (version, list of models) fails."""
+SHORT_REQUEST_TIMEOUT = 10.0
+"""Seconds until a short request (version, list of models) fails. A machine that wakes up, or lists models from a slow
+disk, needs some; the page waits for 15 s (``static/shared/api.js``, ``REQUEST_TIMEOUT``)."""
 
 MAX_SHORT_REQUESTS = 10
 """Maximum number of concurrent short requests; further ones are queued."""
@@ -36,6 +42,9 @@ LOG_INTERVAL = 1.0
 
 _logged_at: dict[str, float] = {}
 """When each URL was logged as unreachable, by ``time.monotonic``."""
+
+NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+"""OpenSSL's reasons for a failed handshake with a server that speaks plain HTTP (``openssl/sslerr.h``)."""
 
 CHAT, GENERATE, SHOW = "/api/chat", "/api/generate", "/api/show"
 """Paths of Ollama's API."""
@@ -95,23 +104,32 @@ class StreamingCall:
         elif isinstance(error, RemoteProtocolError):
             self.done.set_exception(UpstreamDisconnected("Ollama closed the connection without an answer."))
         else:
-            self.done.set_exception(_unreachable(self._request.url, error))
+            _log_unreachable(self._request.url, error)
+            self.done.set_exception(_unreachable(error))
 
 
 class OllamaClient:
     """Client of the Ollama at one URL.
 
-    :param url: base URL without a trailing slash.
+    :param url: base URL without a trailing slash. Its user and password, if any, are sent as ``Authorization: Basic``
+        (RFC 7617), and are nowhere else: no log line and no error contains them.
     :param max_chats: maximum number of concurrent chats; further ones are queued.
     :param connect_timeout: seconds until connecting for a streaming call fails.
+    :ivar url: the URL without user and password.
     """
 
     def __init__(self, url: str, max_chats: int, connect_timeout: float) -> None:
-        self.url = url
+        self.url = without_user_info(url)
+        self._authorization = _basic_authorization(url)
+        self._max_chats = max_chats
         self._connect_timeout = connect_timeout
         self._chats = StreamingClient(force_instance=True, max_clients=max_chats)
         self._generates = StreamingClient(force_instance=True, max_clients=MAX_GENERATES)
         self._short_requests = StreamingClient(force_instance=True, max_clients=MAX_SHORT_REQUESTS)
+
+    def at(self, url: str) -> "OllamaClient":
+        """Return a client of another Ollama with the same limits."""
+        return OllamaClient(url, self._max_chats, self._connect_timeout)
 
     def stream(self, path: str, body: bytes, on_chunk: Callable[[bytes], None], conversation_key: str) -> StreamingCall:
         """POST a request whose response belongs to a reply.
@@ -165,7 +183,7 @@ class OllamaClient:
         on_chunk: Callable[[bytes], None],
         conversation_key: str = "",
     ) -> StreamingCall:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self._authorization}
         if conversation_key:
             headers["X-Conversation-Key"] = conversation_key
         request = HTTPRequest(
@@ -178,42 +196,47 @@ class OllamaClient:
         )
         return StreamingCall(client, request, on_chunk)
 
-    async def get(self, path: str) -> HTTPResponse:
+    async def get(self, path: str, seconds: float | None = None, quiet: bool = False) -> HTTPResponse:
         """GET a small response.
 
-        :raises UpstreamUnreachable: no complete response within :data:`SHORT_REQUEST_TIMEOUT`.
+        :param seconds: how long to wait for it; by default :data:`SHORT_REQUEST_TIMEOUT`.
+        :param quiet: whether a failure is not logged, because the caller asks again and again.
+        :raises UpstreamSilent: there is no complete response in time.
+        :raises UpstreamUnreachable: there is no connection, or it broke.
         """
-        request = HTTPRequest(self.url + path, connect_timeout=0, request_timeout=0)
+        seconds = SHORT_REQUEST_TIMEOUT if seconds is None else seconds
+        request = HTTPRequest(self.url + path, headers=dict(self._authorization), connect_timeout=0, request_timeout=0)
         fetch = self._short_requests.fetch(request, raise_error=False)
         fetch.add_done_callback(_retrieve_exception)
         try:
-            async with asyncio.timeout(SHORT_REQUEST_TIMEOUT):
+            async with asyncio.timeout(seconds):
                 return await asyncio.shield(
                     fetch
                 )  # Tornado logs an error when a fetch fails after its future was cancelled
+        except TimeoutError as error:
+            if not quiet:
+                _log_unreachable(self.url, f"no response within {seconds:g} s")
+            raise UpstreamSilent(
+                f"Ollama has not responded within {seconds:g} seconds. It may be starting, or busy. Try again soon."
+            ) from error
         except (OSError, RemoteProtocolError) as error:
-            raise _unreachable(self.url, error) from error
+            if not quiet:
+                _log_unreachable(self.url, error)
+            raise _unreachable(error) from error
         finally:
             self._short_requests.cancel(request)
 
-    async def state(self) -> str:
-        """Request Ollama's version. Return ``ok`` if the status is 200, else ``answered <status>``.
-
-        :raises UpstreamUnreachable: no complete response within :data:`SHORT_REQUEST_TIMEOUT`.
-        """
-        response = await self.get("/api/version")
-        return "ok" if response.code == 200 else f"answered {response.code}"
-
-    @classmethod
-    async def is_reachable(cls, url: str) -> bool:
-        """Check whether the Ollama at ``url`` responds with its version."""
-        client = cls(url, 1, SHORT_REQUEST_TIMEOUT)
+    async def state(self, seconds: float | None = None, quiet: bool = False) -> OllamaState:
+        """Send ``GET /api/version`` and tell what answers. The parameters are those of :meth:`get`."""
         try:
-            return await client.state() == "ok"
+            response = await self.get("/api/version", seconds, quiet)
+        except UpstreamSilent:
+            return OllamaState(foreign_server.SILENT)
+        except UpstreamUntrusted as error:
+            return OllamaState(foreign_server.UNREACHABLE, str(error))
         except UpstreamUnreachable:
-            return False
-        finally:
-            client.close()
+            return OllamaState(foreign_server.UNREACHABLE)
+        return foreign_server.state_of(response.code, response.body)
 
     def close(self) -> None:
         """Close all connections; pending calls fail."""
@@ -228,15 +251,32 @@ def _retrieve_exception(future: "asyncio.Future[Any]") -> None:
         future.exception()
 
 
-def _unreachable(url: str, error: BaseException) -> UpstreamUnreachable:
-    """Log the URL and the cause, which clients must not see, and return the error for the client."""
+def _basic_authorization(url: str) -> dict[str, str]:
+    parts = urlsplit(url)
+    if parts.username is None:
+        return {}
+    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {b64encode(credentials.encode()).decode()}"}
+
+
+def _log_unreachable(url: str, reason: object) -> None:
+    """Log the URL and the cause, which clients must not see."""
     now = monotonic()
     if now - _logged_at.get(url, -LOG_INTERVAL) >= LOG_INTERVAL:
         _logged_at[url] = now
-        log.info("Cannot reach Ollama at %s: %s", url, error)
+        log.info("Cannot reach Ollama at %s: %s", url, reason)
+
+
+def _unreachable(error: BaseException) -> UpstreamUnreachable:
+    """Return the error for the client."""
     if isinstance(error, SSLCertVerificationError):
         return UpstreamUntrusted(
             "Ollama's certificate is not trusted. Check that it is valid and that its issuer is in the server's trust "
             "store (SSL_CERT_FILE)."
+        )
+    if isinstance(error, SSLError) and error.reason in NOT_TLS:
+        return UpstreamUntrusted(
+            "The server at Ollama's address does not speak TLS as it should. Check whether OLLAMA_HOST must begin with "
+            "http:// instead of https://."
         )
     return UpstreamUnreachable("Ollama cannot be reached. Check that it is running.")

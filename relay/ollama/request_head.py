@@ -1,10 +1,9 @@
 """Format the head of an HTTP/1.1 request (RFC 9112, section 3). Pure: text in, bytes out."""
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable
 from functools import lru_cache
-from urllib.parse import SplitResult, unquote
+from urllib.parse import SplitResult
 
 from tornado.httputil import HTTPHeaders
 
@@ -18,7 +17,7 @@ _FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~\x80-\xff]*")
 def request_head(method: str, url: SplitResult, headers: HTTPHeaders, length: int | None) -> bytes:
     """Format the head of a request whose connection is closed after the response.
 
-    :param url: its user and password are sent as ``Authorization: Basic``.
+    :param url: its user and password are not sent.
     :param length: length of the body in bytes; None if there is no body.
     :raises ValueError: the method, the target or a header contains characters that HTTP does not allow there.
     """
@@ -35,7 +34,7 @@ def _constant_lines(method: str, url: SplitResult) -> list[str]:
     request_line = f"{method} {url.path or '/'}{'?' if url.query else ''}{url.query} HTTP/1.1"
     if not _REQUEST_LINE.fullmatch(request_line):
         raise ValueError(f"invalid request line: {request_line!r}")
-    fields = [f"Host: {_host(url)}", "Connection: close", *_authorization(url)]
+    fields = [f"Host: {_host(url)}", "Connection: close"]
     _check(fields)
     return [request_line, *fields]
 
@@ -51,10 +50,3 @@ def _host(url: SplitResult) -> str:
     name = (url.hostname or "").partition("%")[0]
     host = f"[{name}]" if ":" in name else name.encode("idna").decode()
     return host if url.port is None else f"{host}:{url.port}"
-
-
-def _authorization(url: SplitResult) -> list[str]:
-    if url.username is None:
-        return []
-    credentials = f"{unquote(url.username)}:{unquote(url.password or '')}"
-    return [f"Authorization: Basic {b64encode(credentials.encode()).decode()}"]

@@ -6,12 +6,14 @@ runner, has refused comes as JSON inside the text (ollama ``llm/llama_server.go`
 
 import json
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import ujson
 
-from relay.ollama import chat_line
+from relay.ollama import chat_line, foreign_server
+from relay.ollama.foreign_server import phrase
 
 MAX_NESTING = 4
 """Layers of JSON that :func:`readable` opens. Ollama makes one, a proxy of Ollama's API a second."""
@@ -21,6 +23,38 @@ MAX_LENGTH = 65_536
 
 UNAVAILABLE = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 """Statuses of a proxy without a server, and of an Ollama whose queue is full (``server/sched.go``, ``ErrMaxQueue``)."""
+
+_CANNOT_REACH = "It may be a proxy that cannot reach Ollama: check that Ollama is running."
+
+_NO_SUCH_PATH = "Check whether OLLAMA_HOST is the address of an Ollama, without /api or /v1 at its end."
+
+_HINTS: Mapping[int, str] = {
+    HTTPStatus.UNAUTHORIZED: (
+        "A proxy before Ollama wants a user and a password. Set them in OLLAMA_HOST: http://user:password@host."
+    ),
+    HTTPStatus.FORBIDDEN: "A proxy before Ollama does not let this server in.",
+    HTTPStatus.NOT_FOUND: _NO_SUCH_PATH,
+    HTTPStatus.METHOD_NOT_ALLOWED: _NO_SUCH_PATH,
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "A proxy on the way to Ollama wants this server to sign in.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+        "A proxy before Ollama limits the size of requests (nginx: client_max_body_size). Raise the limit, or begin a "
+        "new conversation, without large pictures."
+    ),
+    HTTPStatus.TOO_MANY_REQUESTS: "Try again in a while.",
+    HTTPStatus.BAD_GATEWAY: _CANNOT_REACH,
+    HTTPStatus.SERVICE_UNAVAILABLE: _CANNOT_REACH,
+    HTTPStatus.GATEWAY_TIMEOUT: _CANNOT_REACH,
+    **dict.fromkeys(range(520, 531), _CANNOT_REACH),  # Cloudflare's own (developers.cloudflare.com, "5xx errors")
+}
+"""What to do about an error response that is not Ollama's, by status (RFC 9110, section 15.5)."""
+
+_EMPTY_FORBIDDEN = (
+    "Ollama does so if it is asked by a name that it does not know (server/routes.go, allowedHostsMiddleware): set "
+    "OLLAMA_HOST to its IP address here, or to 0.0.0.0 where it is started."
+)
+
+_MODEL_NOT_FOUND = re.compile(r"""model ["']([^"'\s`]{1,200})["'] not found""")
+"""Ollama's text for an unknown model (``server/routes.go``); older versions add ``, try pulling it first``."""
 
 _NESTED = re.compile(r'\{\s*"error"\s*:')
 _GO_MAP = re.compile(r"map\[code:\d+ message:(.*?)(?: n_ctx:\d+ n_prompt_tokens:\d+)? type:\w+\]", re.DOTALL)
@@ -55,6 +89,10 @@ _WINDOW_EXCEEDED = (
     b"longer than the context length",
 )
 
+_REFUSED_INPUT = re.compile(r"failed to process inputs|illegal base64|[Ii]nvalid image|Failed to load image")
+"""Words about a message that Ollama or its runner cannot use (ollama issues 11320, 7388). Versions with a runner of
+their own report it with 500, or in a line after 200."""
+
 _OUT_OF_MEMORY = re.compile(
     r"out[ -]of[ -](?:device[ -])?memory|erroroutofmemory|(?:cuda|hip)malloc failed|failed to allocate"
     r"|allocation failed|not enough memory|insufficient memory|requires more system memory",
@@ -81,17 +119,47 @@ def readable(text: str) -> str:
 
 
 def describe(status: int, body: bytes) -> str:
-    """Describe an error response in one sentence for a viewer: its error's text, or else its body, and its status."""
-    phrase = _phrase(status)
+    """Describe an error response for a viewer: its error's text, or what was sent instead of one, and its status.
+
+    What to do about it follows where the status tells. Of a web page only the title is quoted.
+    """
     raw = chat_line.storable(body.decode(errors="replace").strip())
     text = _error_of(raw)
-    if not text:
-        return f"Ollama answered {phrase} and gave no reason."
+    if text is None:
+        return _describe_foreign(status, body, raw)
+    if foreign_server.is_chatterd(status, body):
+        return foreign_server.CHATTERD
     if sentence := _context_exceeded(raw):
         return sentence
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and _REQUEST_FAULT.match(text):
         return f"Ollama rejected the request: {text}"
-    return f"{text} (Ollama answered {phrase})"
+    if status == HTTPStatus.UNAUTHORIZED:
+        # ollama server/routes.go, streamResponse: {"error":"unauthorized","signin_url":"https://ollama.com/connect?..."}
+        return (
+            "This model runs in Ollama's cloud, and Ollama is not signed in there. Run `ollama signin` on Ollama's "
+            f"machine, then try again. ({text}; Ollama answered {phrase(status)})"
+        )
+    sentence = f"{text} (Ollama answered {phrase(status)})"
+    if status == HTTPStatus.NOT_FOUND and (found := _MODEL_NOT_FOUND.match(text)):
+        return f"{sentence}. Choose another model, or install it: `ollama pull {found[1]}`."
+    return sentence
+
+
+def _describe_foreign(status: int, body: bytes, text: str) -> str:
+    """Describe a response that is not an error of Ollama's making: of a proxy, or of something else."""
+    if foreign_server.is_redirect(status):
+        return foreign_server.describe_redirect(status)
+    if foreign_server.is_page(body):
+        sentence = foreign_server.describe_page(status, body)
+    elif text:
+        words = " ".join(text.split()) if len(text) <= MAX_LENGTH else text
+        sentence = f"{words} (Ollama answered {phrase(status)})"
+    else:
+        sentence = f"Ollama answered {phrase(status)} and gave no reason."
+    hint = _EMPTY_FORBIDDEN if status == HTTPStatus.FORBIDDEN and not text else _HINTS.get(status, "")
+    if not hint:
+        return sentence
+    return f"{sentence}{'' if sentence.endswith('.') else '.'} {hint}"
 
 
 def is_runner_failure(error: str) -> bool:
@@ -132,7 +200,8 @@ def is_retryable_status(status: int, body: bytes) -> bool:
         return True
     if status != HTTPStatus.INTERNAL_SERVER_ERROR:
         return False
-    return is_runner_failure(_error_of(body.decode(errors="replace").strip()))
+    text = body.decode(errors="replace").strip()
+    return is_runner_failure(_error_of(text) or text)
 
 
 def is_window_exceeded(status: int, body: bytes) -> bool:
@@ -143,23 +212,32 @@ def is_window_exceeded(status: int, body: bytes) -> bool:
     return status == HTTPStatus.BAD_REQUEST and any(text in body for text in _WINDOW_EXCEEDED)
 
 
-def _phrase(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
+def may_refuse_a_message(status: int, body: bytes) -> bool:
+    """Return whether an error response may be about one of the messages: an image that cannot be read, or that the
+    model cannot see, a field of the wrong type.
+
+    Ollama does not say which message, and uses 400 for faults of the whole request, too.
+    """
+    if status == HTTPStatus.BAD_REQUEST:
+        return not is_window_exceeded(status, body)
+    return status == HTTPStatus.INTERNAL_SERVER_ERROR and is_refused_input(body.decode(errors="replace"))
 
 
-def _error_of(body: str) -> str:
-    """Return the text of a body ``{"error": ...}``; the body itself if it has none."""
+def is_refused_input(error: str) -> bool:
+    """Return whether an error's text is about a message that cannot be used."""
+    return _REFUSED_INPUT.search(error[:MAX_LENGTH]) is not None
+
+
+def _error_of(body: str) -> str | None:
+    """Return the text of a body ``{"error": ...}``; None if it has none."""
     if len(body) > MAX_LENGTH:
-        return body
+        return None
     try:
         value = ujson.loads(body)
     except (ValueError, RecursionError):
-        return body
+        return None
     if not isinstance(value, dict) or not value.get("error"):
-        return body
+        return None
     return chat_line.storable(readable(_message_of(value) or chat_line.error_text(value["error"])))
 
 

@@ -1,19 +1,26 @@
 """The states of the database, of Ollama and of the other processes, checked on demand."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
 from db import processes
+from db.connection.reasons import Reason
 from db.pool import Database
 from db.processes import Process
-from errors import ServiceUnavailable, UpstreamUnreachable
+from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.generation.journal import Journal
-from relay.ollama.client import OllamaClient
+from relay.ollama import foreign_server
+from relay.ollama.foreign_server import OllamaState
+from relay.ollama.upstreams import Upstreams
 
 DATABASE_TIMEOUT = 3.0
-"""Seconds for the database to respond; Ollama's client has the same timeout."""
+"""Seconds for the database to respond."""
+
+OLLAMA_TIMEOUT = 3.0
+"""Seconds for Ollama to respond; then it is reported as silent."""
 
 MAX_AGE = 1.0
 """Seconds for which :meth:`HealthMonitor.check_if_outdated` uses the result of the previous check."""
@@ -28,20 +35,28 @@ OK, UNREACHABLE, UNKNOWN = "ok", "unreachable", "unknown"
 class ComponentState:
     """The state of the database or of Ollama.
 
-    :ivar name: ``ok``, ``unreachable``, ``unknown``, or ``answered <status>``.
+    :ivar name: ``ok``, ``unreachable``, ``unknown``, or another one of :mod:`relay.ollama.foreign_server`.
+    :ivar problem: see :class:`relay.ollama.foreign_server.OllamaState`.
     :ivar since: when this state began, by ``time.monotonic``.
     :ivar response_time: of the last check, in seconds; None without response.
+    :ivar reason: why it is unreachable, in words; empty if unknown.
     """
 
     name: str = UNKNOWN
     since: float = 0.0
     response_time: float | None = None
+    reason: str = ""
+    problem: str = ""
 
-    def update(self, name: str, now: float, response_time: float | None = None) -> None:
+    def update(
+        self, name: str, now: float, response_time: float | None = None, reason: str = "", problem: str = ""
+    ) -> None:
         """Set the state; ``since`` is kept if it is the same state as before."""
+        self.reason = reason
         if name != self.name:
             self.name, self.since = name, now
         self.response_time = response_time
+        self.problem = problem
 
 
 class HealthMonitor:
@@ -50,12 +65,12 @@ class HealthMonitor:
     :ivar processes: all registered processes; None if unknown.
     """
 
-    def __init__(self, database: Database, ollama: OllamaClient, journal: Journal, lease: ProcessLease) -> None:
+    def __init__(self, database: Database, upstreams: Upstreams, journal: Journal, lease: ProcessLease) -> None:
         self.database = ComponentState()
         self.ollama = ComponentState()
         self.processes: list[Process] | None = None
         self._database = database
-        self._ollama = ollama
+        self._upstreams = upstreams
         self._journal = journal
         self._lease = lease
         self._checked_at = -UNKNOWN_AFTER
@@ -63,8 +78,8 @@ class HealthMonitor:
 
     @property
     def healthy(self) -> bool:
-        """Whether the database and Ollama responded."""
-        return self.database.name == OK and self.ollama.name == OK
+        """Whether the database and Ollama, or its stand-in, responded."""
+        return self.database.name == OK and self.ollama.name in (OK, foreign_server.STAND_IN)
 
     async def check(self) -> None:
         """Check the database and Ollama."""
@@ -82,9 +97,8 @@ class HealthMonitor:
         """Update the states from what this process knows: its own sessions are lost, or the last check is too old."""
         now = monotonic()
         outdated = now - self._checked_at > UNKNOWN_AFTER
-        unavailable_since = self._journal.unavailable_since
-        if unavailable_since is not None or not self._lease.connected:
-            self.database.update(UNREACHABLE, now if unavailable_since is None else unavailable_since)
+        if reason := self._unavailable_reason():
+            self.database.update(UNREACHABLE, self._database.availability.since or now, reason=reason.value)
             self.processes = None
         elif outdated:
             self.database.update(UNKNOWN, now)
@@ -93,45 +107,49 @@ class HealthMonitor:
             self.ollama.update(UNKNOWN, now)
 
     async def _check_database(self) -> None:
-        name, response_time, found = UNREACHABLE, None, None
+        response_time, found = None, None
         if self._lease.connected:  # else it is unreachable, which is logged already
             started = monotonic()
-            try:
+            with suppress(ServiceUnavailable, TimeoutError):
                 async with asyncio.timeout(DATABASE_TIMEOUT), self._database.acquire() as connection:
                     found = await processes.list_processes(connection)
-                name, response_time = OK, monotonic() - started
-            except (ServiceUnavailable, TimeoutError):
-                pass
-        self.database.update(name, monotonic(), response_time)
-        self.processes = found
+                response_time = monotonic() - started
+        reason = self._unavailable_reason()
+        if found is None or reason:
+            self.database.update(UNREACHABLE, monotonic(), reason=reason.value if reason else "")
+            self.processes = None
+        else:
+            self.database.update(OK, monotonic(), response_time)
+            self.processes = found
 
     async def _check_ollama(self) -> None:
         started = monotonic()
-        try:
-            name = await self._ollama.state()
-            response_time = monotonic() - started
-        except UpstreamUnreachable:
-            name, response_time = UNREACHABLE, None
-        self.ollama.update(name, monotonic(), response_time)
+        state = await self._upstreams.state(OLLAMA_TIMEOUT)
+        now = monotonic()
+        responded = state.name not in (foreign_server.UNREACHABLE, foreign_server.SILENT, foreign_server.STAND_IN)
+        self.ollama.update(state.name, now, now - started if responded else None, problem=state.problem)
 
-    async def ping_database(self) -> str:
-        """Return ``ok`` or ``unreachable``; execute a statement now."""
+    def _unavailable_reason(self) -> Reason | None:
+        """Return why no prompt can be answered, from what this process knows; None if one can."""
+        reason = self._database.availability.reason
+        if reason is None and not self._lease.connected:
+            return Reason.CONNECTION_LOST
+        return reason
+
+    async def ping_database(self) -> Reason | None:
+        """Execute a statement now. Return why no prompt can be answered; None if one can."""
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT):
                 await self._database.ping()
-        except (ServiceUnavailable, TimeoutError):
-            return UNREACHABLE
-        return OK
-
-    async def ping_ollama(self, seconds: float) -> str:
-        """Return ``ok``, ``unreachable`` or ``answered <status>``; send a request now.
-
-        :param seconds: time after which ``silent`` is returned.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._ollama.state()
-        except UpstreamUnreachable:
-            return UNREACHABLE
+        except ServiceUnavailable:
+            return self._unavailable_reason() or Reason.UNREACHABLE
         except TimeoutError:
-            return "silent"
+            return self._unavailable_reason() or Reason.NO_RESPONSE
+        return self._unavailable_reason()
+
+    async def ping_ollama(self, seconds: float) -> OllamaState:
+        """Return Ollama's state; send a request now.
+
+        :param seconds: how long to wait for its response.
+        """
+        return await self._upstreams.state(seconds)

@@ -31,7 +31,9 @@ class ProcessCondition:
 
     :ivar database: ``ok``, ``unreachable``, or ``unknown`` if it was not checked.
     :ivar database_seconds: for how long it has been in this state.
-    :ivar ollama: likewise, or ``answered <status>``.
+    :ivar database_reason: why it is unreachable, in words, or empty.
+    :ivar ollama: likewise, or another state of :mod:`relay.ollama.foreign_server`.
+    :ivar ollama_problem: what answers at Ollama's address instead of it; empty if nothing does.
     :ivar loop_lag: maximum lag of the event loop in the last seconds, in seconds.
     :ivar last_minute: measurements of the last minute.
     """
@@ -41,8 +43,10 @@ class ProcessCondition:
     max_replies: int
     database: str
     database_seconds: float
+    database_reason: str
     ollama: str
     ollama_seconds: float
+    ollama_problem: str
     loop_lag: float
     last_minute: Measurements
 
@@ -51,13 +55,20 @@ def find_problems(condition: ProcessCondition) -> Iterator[Problem]:
     """Yield all problems, the most severe first."""
     if condition.database == "unreachable":
         time = format_duration(condition.database_seconds)
-        yield Problem("database", True, f"The database has been unreachable for {time}: replies are paused.")
-    if condition.ollama == "unreachable":
+        reason = f" ({condition.database_reason})" if condition.database_reason not in ("", "unreachable") else ""
+        yield Problem("database", True, f"The database has been unreachable for {time}{reason}: replies are paused.")
+    if condition.ollama_problem:
+        yield Problem("ollama", True, condition.ollama_problem)
+    elif condition.ollama == "unreachable":
         time = format_duration(condition.ollama_seconds)
         yield Problem("ollama", True, f"Ollama has been unreachable for {time}: new replies fail.")
-    elif condition.ollama.startswith("answered"):
-        status = condition.ollama.removeprefix("answered ")
-        yield Problem("ollama", True, f"The server at Ollama's address responds with status {status}.")
+    elif condition.ollama == "silent":
+        time = format_duration(condition.ollama_seconds)
+        yield Problem("ollama", True, f"Ollama has not responded for {time}: new replies may fail.")
+    elif condition.ollama == "stand-in":
+        yield Problem(
+            "stand-in", False, "No Ollama answers: a small embedded model replies until one does. It is a toy."
+        )
     if condition.draining:
         yield Problem("draining", True, "This process is shutting down and accepts no new prompts.")
     if condition.streaming >= condition.max_replies:

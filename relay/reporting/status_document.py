@@ -82,8 +82,10 @@ class StatusDocument:
             max_replies=self._settings.max_replies,
             database=health.database.name,
             database_seconds=now - health.database.since,
+            database_reason=health.database.reason,
             ollama=health.ollama.name,
             ollama_seconds=now - health.ollama.since,
+            ollama_problem=health.ollama.problem,
             loop_lag=loop_lag,
             last_minute=last_minute,
         )

@@ -227,4 +227,4 @@ class Cursor:
         now = monotonic()
         self._unavailable_since = self._unavailable_since or now
         if now - self._unavailable_since > self._context.settings.db_retry_timeout:
-            raise ServiceUnavailable("The database cannot be reached.")
+            raise ServiceUnavailable("The database is unavailable.")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from relay.ollama.chat_line import ERROR_PREFIX
 
-HEARTBEAT = b": waiting\n\n"
-"""A comment, which clients ignore. It shows clients and proxies that the stream is alive."""
+HEARTBEAT = b": waiting\n"
+"""A comment, which clients ignore. It shows clients and proxies that the stream is alive. No blank line follows: some
+libraries (httpx-sse, sseclient, fetch-event-source) take it for the end of an event, which has no data then."""
 
 CR = 0x0D
 """As a number: ``CR in line`` takes a fifth of the time of ``b"\\r" in line``."""

@@ -64,10 +64,13 @@ export class ActiveConversation {
     const appID = this.appID;
     if (!picker.model) await picker.load(); // Ollama may have been started since
     if (appID !== this.appID) saveDraft(appID, text, store.find(appID) !== null);
-    else if (!picker.model) composer.restore(text, images);
-    else {
+    else if (!picker.model) {
+      composer.restore(text, images);
+      picker.ask();
+    } else {
       store.touch(appID, text);
       store.update(appID, { model: picker.model });
+      picker.select(picker.model); // from now on this conversation's model
       replaceUrl(appID);
       this.#conversation.send(text, images);
     }
@@ -105,6 +108,8 @@ export class ActiveConversation {
       composer,
       announce,
       model: () => picker.model,
+      askForModel: () => picker.ask(),
+      onReplyFailed: () => picker.load(), // its model may be gone
       options: () => settings.options,
       settings,
     });

@@ -32,7 +32,7 @@ const store = new ConversationStore();
 const deletions = new DeletionQueue(store);
 const scroll = new AutoScroll(find("scroller"), find("transcript"), find("scroll-to-end"));
 const transcript = new Transcript(find("transcript"), scroll);
-const picker = new ModelPicker(find("model"), { onError: showModelError, onChange: handleModelChange });
+const picker = new ModelPicker(find("model"), { onState: showModelState, onChange: handleModelChange });
 const composer = new Composer(find("composer"), {
   onSend: (text, images) => chat.send(text, images),
   onStop: () => chat.stop(),
@@ -121,10 +121,20 @@ function showSession() {
   if (session) find("sign-out-link").title = `Signed in as ${session.name}`;
 }
 
-/** @param {string | null} message null: no error */
-function showModelError(message) {
-  const alert = message && makeAlert(message, makeButton("Refresh", () => picker.load()));
-  find("model-error").replaceChildren(...(alert ? [alert] : []));
+/** @param {import("./settings/model_picker.js").PickerState} state */
+function showModelState({ error, choices, notice }) {
+  const elements = [];
+  if (notice) {
+    const isError = choices.length > 0 || picker.details?.stand_in; // stays until it is over
+    const element = makeNotice(notice, ...(isError ? [] : [makeButton("Dismiss", () => picker.dismiss())]));
+    element.setAttribute("role", "status");
+    elements.push(element);
+  }
+  if (error) {
+    const buttons = choices.map((model) => makeButton(model, () => picker.choose(model)));
+    elements.push(makeAlert(error, ...buttons, makeButton("Refresh", () => picker.load())));
+  }
+  find("model-error").replaceChildren(...elements);
 }
 
 /** Have screen readers announce a message, or the end of a long one. @param {string} text */

@@ -8,6 +8,8 @@ import { makeAlert, makeButton } from "../shared/dom.js";
 import { onConversationChange, onResume } from "../shared/page_events.js";
 import { randomUUID } from "../shared/polyfills.js";
 
+const WITHOUT_IMAGES = "Send without images";
+
 /** @typedef {import("./messages/message_item.js").MessageItem} MessageItem */
 /** @typedef {import("../shared/api.js").Message} Message */
 
@@ -16,6 +18,8 @@ import { randomUUID } from "../shared/polyfills.js";
  * @property {import("./messages/transcript.js").Transcript} transcript
  * @property {import("./composer/composer.js").Composer} composer
  * @property {() => string} model the selected model; empty if there is none
+ * @property {() => void} askForModel
+ * @property {() => void} onReplyFailed
  * @property {() => Object<string, number>} options of the model
  * @property {import("./settings/conversation_settings.js").ConversationSettings} settings
  * @property {(message: string) => void} announce for screen readers
@@ -123,17 +127,24 @@ export class Conversation {
   async #requestReply() {
     const { last } = this.#parts.transcript;
     if (last?.role === "assistant" && last.seq === null) await this.#refresh(); // is its text stored?
-    if (this.#isClosed || this.#pending || this.#reply) return;
+    if (this.#isClosed || this.#pending || this.#reply || !this.#hasModel()) return;
     this.#deliver(this.#makeUnsent([]));
   }
 
   /** Replace a reply by a new one. @param {MessageItem} item */
   #regenerate(item) {
+    if (!this.#hasModel()) return;
     this.#deliver(this.#makeUnsent([], item.seq));
   }
 
-  /** Replace a prompt and the reply to it. @param {MessageItem} item @param {string} text */
-  async #edit(item, text) {
+  /**
+   * Replace a prompt and the reply to it.
+   *
+   * @param {MessageItem} item
+   * @param {string} text
+   * @param {string[]} [images] by default those of the prompt
+   */
+  async #edit(item, text, images) {
     if (item.seq === null) await this.#refresh();
     const { transcript, composer } = this.#parts;
     if (item.seq === null) {
@@ -141,7 +152,16 @@ export class Conversation {
       transcript.showNotice(makeAlert("Cannot reach the server. Try again in a moment."));
       return;
     }
-    this.#deliver(this.#makeUnsent(this.#composeMessages(text, item.message.images), item.seq));
+    const sent = images ?? item.message.images;
+    if (!this.#hasModel()) composer.restore(text);
+    else this.#deliver(this.#makeUnsent(this.#composeMessages(text, sent), item.seq));
+  }
+
+  /** Ask for a model if none is selected. @returns {boolean} whether one is */
+  #hasModel() {
+    const { model, askForModel } = this.#parts;
+    if (!model()) askForModel();
+    return model() !== "";
   }
 
   /** @param {string} text @param {string[]} [images] */
@@ -318,9 +338,19 @@ export class Conversation {
     const item = transcript.last;
     this.#resumeDelivery();
     if (this.#pending) return;
-    transcript.setUnanswered(item?.role === "user" ? () => this.#requestReply() : null);
+    const withoutImages = this.#withoutImages(last);
+    const alternatives = withoutImages ? [makeButton(WITHOUT_IMAGES, withoutImages)] : [];
+    transcript.setUnanswered(item?.role === "user" ? () => this.#requestReply() : null, alternatives);
+    if (item?.view && item.seq === null) item.status.setAlternative(WITHOUT_IMAGES, withoutImages);
     if (last?.error && item.id === last.id) item.status.setAction("Try again", () => this.#requestReply());
     if (last?.status === "stopped" && item.id === last.id) item.status.setAction("Continue", () => this.#requestReply());
+  }
+
+  /** How to send a prompt without its images, which may be why it has no reply. @param {Message} [prompt] the last message */
+  #withoutImages(prompt) {
+    if (prompt?.role !== "user" || !prompt.images?.length) return null;
+    const item = this.#parts.transcript.find(prompt.id);
+    return item ? () => this.#edit(item, prompt.content, []) : null;
   }
 
   /** @param {string} location @param {MessageItem} item */
@@ -344,8 +374,10 @@ export class Conversation {
     this.#replyItem = null;
     this.#stopRequested = false;
     this.#update();
-    if (failed) item.status.setAction("Try again", () => this.#requestReply());
-    else if (canContinue) item.status.setAction("Continue", () => this.#requestReply());
+    if (failed) {
+      item.status.setAction("Try again", () => this.#requestReply());
+      this.#parts.onReplyFailed();
+    } else if (canContinue) item.status.setAction("Continue", () => this.#requestReply());
     if (!failed) this.#parts.announce(item.view.newSource);
     this.#pending?.delivery.retryNow();
     this.#refresh();

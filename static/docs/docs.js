@@ -4,9 +4,10 @@ import { ApiDocument } from "./openapi_document.js";
 import { OperationView } from "./operation_view.js";
 import { SharedValues } from "./request.js";
 import { makeParagraphs } from "./text.js";
+import { urlOfPath } from "../shared/base_path.js";
 import { make, makeAlert } from "../shared/dom.js";
 
-const SOURCE = "/static/openapi.json";
+const SOURCE = urlOfPath("/static/openapi.json");
 
 const about = document.getElementById("about");
 const contents = document.getElementById("contents");
@@ -58,7 +59,7 @@ function open(id) {
 /** Use an installed model in the examples. */
 async function loadModel() {
   try {
-    sharedValues.set("model", (await (await fetch("/models")).json()).models[0].name);
+    sharedValues.set("model", (await (await fetch(urlOfPath("/models"))).json()).models[0].name);
   } catch {
     // The examples keep their model name. A request that is sent shows the error.
   }

@@ -1,5 +1,7 @@
 // Requests of the API page: sends one with fetch, formats one as a curl command, and shares values between forms.
 
+import { urlOfPath } from "../shared/base_path.js";
+
 /**
  * @typedef {object} FormRequest
  * @property {string} method
@@ -15,7 +17,7 @@ export function urlOf({ path, values }) {
     if (one.in === "path") path = path.replace(`{${one.name}}`, one.value.split("/").map(encodeURIComponent).join("/"));
     if (one.in === "query") query.set(one.name, one.value);
   }
-  return query.size ? `${path}?${query}` : path;
+  return urlOfPath(query.size ? `${path}?${query}` : path);
 }
 
 /** @param {FormRequest} request @returns {Object<string, string>} */

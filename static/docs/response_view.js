@@ -64,7 +64,7 @@ export class ResponseView {
   /** @param {Headers} headers */
   #shareValues(headers) {
     const location = headers.get("Content-Location") ?? headers.get("Location");
-    const id = location?.match(/^\/llmchat\/([^/]+)$/)?.[1];
+    const id = location?.match(/\/llmchat\/([^/]+)$/)?.[1];
     if (id) this.#sharedValues.set("replyId", id);
   }
 

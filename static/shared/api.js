@@ -1,5 +1,6 @@
 // Client for chatterd's HTTP API. Failures throw an ApiError whose message can be shown to the user.
 
+import { urlOfPath } from "./base_path.js";
 import { redirectToSignIn } from "./session.js";
 
 /**
@@ -17,6 +18,7 @@ import { redirectToSignIn } from "./session.js";
  * @typedef {object} Model
  * @property {string} name
  * @property {number} [size] on disk, in bytes
+ * @property {boolean} [stand_in] it replies only until an Ollama answers
  * @property {string[]} [capabilities] as newer versions of Ollama report them: "completion", "vision", "embedding", ...
  * @property {{parameter_size?: string, family?: string, families?: string[] | null, context_length?: number}} [details]
  */
@@ -35,8 +37,9 @@ export class ApiError extends Error {
   constructor(message, status = 0, headers = new Headers()) {
     super(message);
     this.status = status;
+    const location = headers.get("Location");
     /** The running reply that caused the conflict (409). @type {string | null} */
-    this.location = headers.get("Location");
+    this.location = location && replyLocation(replyId(location));
     /** Seconds to wait before a retry (429, 503). */
     this.retryAfter = Number.parseInt(headers.get("Retry-After") ?? "0", 10) || 0;
   }
@@ -65,7 +68,17 @@ export async function fetchHistory(appID, before = null, limit = null) {
   const query = new URLSearchParams({ appID });
   if (limit !== null) query.set("limit", String(limit));
   if (before !== null) query.set("before", String(before));
-  return readJSON(await request(`/llmchat?${query}`));
+  const history = await readJSON(await request(`/llmchat?${query}`));
+  return { ...history, messages: history.messages.map(withKnownTypes) };
+}
+
+/** Leave out the fields of a message that are not of the types above: a client may have sent anything. */
+function withKnownTypes({ images, thinking, ...message }) {
+  return {
+    ...message,
+    ...(typeof thinking === "string" && { thinking }),
+    ...(Array.isArray(images) && { images: images.filter((image) => typeof image === "string") }),
+  };
 }
 
 /**
@@ -76,7 +89,7 @@ export async function fetchHistory(appID, before = null, limit = null) {
  * @param {{role: string, content: string, images?: string[]}[]} messages may be empty: the model then replies to the conversation as it is
  * @param {string} key the Idempotency-Key, the same for all attempts: only one of them starts a reply
  * @param {Object<string, number>} options Ollama's options by name; others keep the model's defaults
- * @returns {Promise<string>} the URL of the reply's stream
+ * @returns {Promise<string>} the path of the reply's stream
  */
 export async function startReply(appID, model, messages, key, options = {}) {
   const body = JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) });
@@ -86,12 +99,13 @@ export async function startReply(appID, model, messages, key, options = {}) {
     body,
     signal: AbortSignal.timeout(REQUEST_TIMEOUT + body.length / UPLOAD_BYTES_PER_MILLISECOND),
   });
-  return response.headers.get("Location") ?? (await readJSON(response)).location;
+  const location = response.headers.get("Location") ?? (await readJSON(response)).location;
+  return replyLocation(replyId(location)); // a proxy may have removed the base path, of which the server need not know
 }
 
 /** @param {string} location */
 export async function stopReply(location) {
-  await request(location, { method: "DELETE" });
+  await request(`/llmchat/${replyId(location)}`, { method: "DELETE" });
 }
 
 /** Works while the page is being unloaded, too. @param {string} appID */
@@ -126,14 +140,14 @@ export function replyId(location) {
 
 /** @param {string} id @returns {string} */
 export function replyLocation(id) {
-  return `/llmchat/${id}`;
+  return urlOfPath(`/llmchat/${id}`);
 }
 
-/** @param {string} path @param {RequestInit} [options] */
+/** @param {string} path of the API @param {RequestInit} [options] */
 async function request(path, options) {
   let response;
   try {
-    response = await fetch(path, { signal: AbortSignal.timeout(REQUEST_TIMEOUT), ...options });
+    response = await fetch(urlOfPath(path), { signal: AbortSignal.timeout(REQUEST_TIMEOUT), ...options });
   } catch {
     throw new ApiError(UNREACHABLE);
   }

@@ -1,9 +1,11 @@
 // The signed-in session as the pages know it. The server uses a cookie that scripts cannot read (HttpOnly).
 
-const SESSION_KEY = "chatterd.session";
-const SIGN_IN = "/sign-in";
-const PUBLIC_PAGES = [SIGN_IN, "/docs"]; // they show no user data
-const ROOT_PREFIX = "chatterd.";
+import { BASE_PATH, urlOfPath } from "./base_path.js";
+
+const SIGN_IN = urlOfPath("/sign-in");
+const PUBLIC_PAGES = [SIGN_IN, urlOfPath("/docs")]; // they show no user data
+const ROOT_PREFIX = BASE_PATH === "/" ? "chatterd." : `chatterd${BASE_PATH}.`; // servers below other paths have the same storage
+const SESSION_KEY = `${ROOT_PREFIX}session`;
 const TENANT_PREFIX = `${ROOT_PREFIX}tenant.`;
 
 /** @typedef {{name: string, tenant: string, until: number}} Session until: expiry time in seconds since 1970 */

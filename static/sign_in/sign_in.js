@@ -1,6 +1,7 @@
 // Entry point of the sign-in page: exchanges a token for a cookie, redirects back, and signs out.
 
 import { fetchMe, signIn, signOut } from "../shared/api.js";
+import { BASE_PATH } from "../shared/base_path.js";
 import { claimAnonymousData, clearStoredData, isExpired, loadSession, saveSession } from "../shared/session.js";
 
 const find = (id) => document.getElementById(id);
@@ -71,9 +72,9 @@ async function leave(cleanUp) {
 /** The page to redirect to: only one of this server, whatever the URL says. @returns {string} */
 function destination() {
   try {
-    const url = new URL(then ?? "/", location.origin);
-    return url.origin === location.origin ? url.href : "/";
+    const url = new URL(then ?? BASE_PATH, location.origin);
+    return url.origin === location.origin ? url.href : BASE_PATH;
   } catch {
-    return "/";
+    return BASE_PATH;
   }
 }

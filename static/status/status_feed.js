@@ -1,10 +1,11 @@
 // Receives /status/events, reconnects when needed, and reports stale data.
 
+import { urlOfPath } from "../shared/base_path.js";
 import { redirectToSignIn } from "../shared/session.js";
 
 const STALE_AFTER = 6; // seconds: three samples
 const RECONNECT_AFTER = 12; // seconds without data: a connection may be dead without notice
-const SOURCE = "/status/events";
+const SOURCE = urlOfPath("/status/events");
 const RETRY_DELAY = 2000; // milliseconds after the server rejected the request
 
 /**

@@ -21,7 +21,7 @@ function tiles({ sample, last_minute: minute, all, totals, database, ollama }) {
 }
 
 function stateLabel({ state }) {
-  return { ok: "reachable", unreachable: "unreachable", unknown: "…" }[state] ?? state;
+  return { ok: "reachable", unreachable: "unreachable", unknown: "…", "stand-in": "embedded model" }[state] ?? state;
 }
 
 function stateNote({ state, seconds, response_time: responseTime }) {
@@ -37,5 +37,5 @@ export function showTiles(update) {
     tile.querySelector(".note").textContent = note;
   }
   document.getElementById("tile-database").classList.toggle("error", update.database.state === "unreachable");
-  document.getElementById("tile-ollama").classList.toggle("error", !["ok", "unknown"].includes(update.ollama.state));
+  document.getElementById("tile-ollama").classList.toggle("error", !["ok", "unknown", "stand-in"].includes(update.ollama.state));
 }

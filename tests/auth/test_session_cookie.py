@@ -1,6 +1,7 @@
 """Session cookies: their principals, their expiry, and that they cannot be forged."""
 
 import asyncio
+import os
 import stat
 import time
 from pathlib import Path
@@ -77,6 +78,14 @@ def test_a_session_of_another_authenticator_is_rejected(tokens: TokenFileAuthent
     assert tokens.from_session(stored) is None
     assert jwt.from_session({"token": "0" * 64}) is None
     assert JWTAuthenticator(Settings(jwt_issuer="other"), JWKSClient.__new__(JWKSClient)).from_session(stored) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can create files of other users")
+def test_the_secret_that_root_generates_in_a_folder_of_a_user_is_the_users(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1, 1)
+    folder = tmp_path / "new" / "data"
+    session_cookie.load_secret(Settings(data_dir=str(folder)))
+    assert {path.stat().st_uid for path in (folder.parent, folder, folder / "cookie-secret")} == {1}
 
 
 def test_the_secret_is_generated_once_for_all_processes(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from playwright.sync_api import ViewportSize, expect, sync_playwright
 
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
-from tests.program import ROOT, Program
+from tests.program import ROOT
+from tests.stand_in import StandInProgram
 
 SIZE: ViewportSize = {"width": 1100, "height": 680}
 
@@ -19,7 +20,7 @@ def main() -> None:
     """Send some prompts, and take screenshots of the chat page and the status page."""
     folder = Path(tempfile.mkdtemp(prefix="chatterd-screenshots-"))
     try:
-        with Program(data_dir=folder, ollama_host="127.0.0.1:1") as program, sync_playwright() as playwright:
+        with StandInProgram(data_dir=folder) as program, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
             page = browser.new_page(base_url=program.url, viewport=SIZE, device_scale_factor=1.5)
             page.goto("/")

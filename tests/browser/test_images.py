@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, Route, expect
 
-from tests.browser.chat_page import messages, prompt_input, send_prompt
-from tests.fakes.ollama import ScriptedOllama
+from tests.browser.chat_page import button, messages, prompt_input, send_prompt
+from tests.client import Client
+from tests.fakes.ollama import ScriptedOllama, failure
+from tests.program import Program
 
 VISION_MODEL = {"name": "fake", "capabilities": ["completion", "vision"]}
 TEXT_MODEL = {"name": "text-only", "capabilities": ["completion"]}
@@ -247,3 +249,35 @@ def test_images_of_a_rejected_prompt_are_restored(
     expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
     assert len(sent(ollama)) == 1
     assert len(browser_errors) == 1 and "413" in browser_errors.pop()
+
+
+def test_a_prompt_whose_image_is_refused_can_be_sent_without_it(page: Page, ollama: ScriptedOllama) -> None:
+    ollama.script(failure(400, "illegal base64 data at input byte 0"))
+    choose(page, image_file())
+    send_prompt(page, "What is this?")
+    expect(page.get_by_role("alert")).to_contain_text("the images of the message 'What is this?'")
+    expect(button(page, "Send without images")).to_have_count(1)
+    ollama.script(failure(400, "illegal base64 data at input byte 0"))
+    button(page, "Try again").click()
+    expect(page.get_by_role("alert")).to_contain_text("illegal base64")
+    page.reload()
+    button(page, "Send without images").click()
+    expect(messages(page).nth(1)).to_have_text("w0 w1 w2 w3 w4")
+    expect(page.get_by_role("article", name="You").get_by_role("img")).to_have_count(0)
+    assert ollama.generations[-1].json["messages"] == [{"role": "user", "content": "What is this?"}]
+    page.reload()
+    expect(messages(page)).to_have_text(["What is this?", "w0 w1 w2 w3 w4"])
+
+
+def test_fields_of_any_type_that_a_client_has_sent_do_not_break_the_page(page: Page, chatterd: Program) -> None:
+    with Client(chatterd.url) as client:
+        own = {"id": "x", "seq": 0, "status": "failed", "error": "none", "time": [], "extra": 1}
+        sent = [
+            {"role": "user", "content": "one", "images": "no list", "thinking": {"a": 1}} | own,
+            {"role": "assistant", "content": "two", "images": [7, None], "thinking": [1]} | own,
+            {"role": "user", "content": "three"} | own,
+        ]
+        client.view(client.begin(messages=sent))
+        page.goto(f"{chatterd.url}/#c/{client.appid}")
+        expect(messages(page)).to_contain_text(["one", "two", "three"])
+        expect(page.get_by_role("alert")).to_have_count(0)

@@ -3,8 +3,8 @@
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.chat_page import messages, prompt_input, send_prompt
-from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, line
+from tests.browser.chat_page import button, messages, prompt_input, send_prompt
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, failure, line
 
 LLAMA = {
     "name": "llama3.2:latest",
@@ -93,8 +93,66 @@ def test_each_conversation_keeps_its_model(page: Page, ollama: ScriptedOllama) -
     assert [request.json["model"] for request in ollama.requests] == ["fake", "other"]
 
     set_models(page, ollama, "fake")
-    expect(page.get_by_role("alert")).to_contain_text("other is no longer available. Using fake instead.")
+    expect(page.get_by_role("alert")).to_contain_text("other is no longer available. Choose another model")
+    expect(picker(page)).to_have_value("")
+    send_prompt(page, "Which model?")
+    expect(picker(page)).to_be_focused()
+    expect(prompt_input(page)).to_have_value("Which model?")
+    assert len(ollama.requests) == 2
+    page.get_by_role("alert").get_by_role("button", name="fake").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
     expect(picker(page)).to_have_value("fake")
+    prompt_input(page).press("Enter")
+    expect(messages(page)).to_have_count(4)
+    expect(messages(page).nth(3)).to_have_text("w0 w1 w2 w3 w4")
+    page.reload()
+    expect(picker(page)).to_have_value("fake")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_reply_that_fails_because_its_model_is_gone_offers_the_others(page: Page, ollama: ScriptedOllama) -> None:
+    ask(page, "Hello")
+    ollama.models = (LLAMA,)
+    ollama.script(failure(404, "model 'fake' not found"))
+    send_prompt(page, "Are you there?")
+    expect(messages(page).last).to_contain_text("Choose another model, or install it: `ollama pull fake`.")
+    expect(page.get_by_role("alert").last).to_contain_text("fake is no longer available. Choose another model")
+    button(page, "llama3.2:latest").click()
+    button(page, "Try again").click()
+    expect(messages(page).last).to_have_text("w0 w1 w2 w3 w4")
+    assert ollama.generations[-1].json["model"] == "llama3.2:latest"
+
+
+def test_a_stand_in_is_called_a_toy_until_ollama_lists_its_models(page: Page, ollama: ScriptedOllama) -> None:
+    toy = {"name": "smollm2:135m", "stand_in": True, "details": {"parameter_size": "135M"}}
+    set_models(page, ollama, toy)
+    expect(picker(page)).to_have_value("smollm2:135m")
+    expect(picker(page).get_by_role("option")).to_have_text("smollm2:135m · toy · 135M · 1 B")
+    notice = page.locator("#model-error").get_by_role("status")
+    expect(notice).to_contain_text("Until one does, a toy replies")
+    ask(page, "Hello")
+    ollama.models = ("fake",)  # without a reload
+    expect(notice).to_contain_text("Ollama answers now")
+    expect(page.get_by_role("alert")).to_contain_text("smollm2:135m is no longer available. Choose another model")
+    button(page, "fake").click()
+    expect(page.locator("#model-error")).to_be_empty()
+    ask(page, "Hello again")
+    assert [request.json["model"] for request in ollama.requests] == ["smollm2:135m", "fake"]
+    page.get_by_role("button", name="New chat", exact=True).click()
+    expect(picker(page)).to_have_value("fake")
+    expect(page.locator("#model-error")).to_be_empty()
+
+
+def test_a_new_chat_takes_a_model_of_the_ollama_that_was_found(page: Page, ollama: ScriptedOllama) -> None:
+    set_models(page, ollama, {"name": "smollm2:135m", "stand_in": True})
+    expect(picker(page)).to_have_value("smollm2:135m")
+    ollama.models = ("fake",)
+    expect(picker(page)).to_have_value("fake")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    notice = page.locator("#model-error").get_by_role("status")
+    expect(notice).to_contain_text("Ollama answers now")
+    notice.get_by_role("button", name="Dismiss").click()
+    expect(page.locator("#model-error")).to_be_empty()
 
 
 def test_only_changed_settings_are_sent(page: Page, ollama: ScriptedOllama) -> None:

@@ -57,10 +57,8 @@ async def source(connection: asyncpg.Connection, reply: NewReply) -> replies.Rep
 
 async def what_was_sent(connection: asyncpg.Connection, reply: NewReply) -> list[Message]:
     found = await source(connection, reply)
-    assert found.context_last is not None
-    return await messages.context_between(
-        connection, reply.tenant, reply.appid, found.context_first, found.context_last
-    )
+    assert found.bounds is not None
+    return await messages.context_between(connection, reply.tenant, reply.appid, found.bounds)
 
 
 async def row(connection: asyncpg.Connection, reply: NewReply) -> asyncpg.Record:
@@ -240,7 +238,7 @@ def test_a_reply_of_an_older_version_has_no_context(url: str) -> None:
             reply.id,
             reply.appid,
         )
-        assert await source(connection, reply) == replies.ReplySource(reply.appid, "{}", None, None, None)
+        assert await source(connection, reply) == replies.ReplySource(reply.appid, "{}", None, None)
         assert await replies.find_source(connection, "other", reply.id) is None
 
     play(url, act)

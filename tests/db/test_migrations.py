@@ -14,6 +14,7 @@ from db import messages, replies, reply_begin, reply_end
 from db.migrate import migrate
 from db.reply_begin import NewReply
 from db.reply_end import FinishRequest, FinishResult
+from errors import StartupError
 from tests.client import Client
 from tests.database import execute, rows, with_connection
 from tests.fakes.ollama import ScriptedOllama
@@ -213,7 +214,7 @@ def test_a_second_migration_changes_nothing(database_url: str) -> None:
         rows(database_url, "SELECT * FROM chatts"),
         rows(database_url, "SELECT * FROM chatterd_migrations"),
     ) == before
-    assert [row["number"] for row in before[1]] == list(range(1, len(before[1]) + 1))
+    assert [row["number"] for row in before[1]] == [number for number, _, _ in db.migrate._migrations()]
 
 
 @pytest.mark.parametrize("existing", [True, False], ids=["existing table", "empty database"])
@@ -258,10 +259,10 @@ def test_a_failed_migration_is_rolled_back(database_url: str) -> None:
     execute(database_url, "INSERT INTO chatts VALUES ('user', 'x', 'no uuid', now())")
     columns = "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'chatts'"
     before = rows(database_url, columns)
-    with pytest.raises(asyncpg.PostgresError):
+    with pytest.raises(StartupError, match='invalid input syntax for type uuid: "no uuid"'):
         upgrade(database_url)
     assert rows(database_url, columns) == before
-    assert rows(database_url, "SELECT FROM chatterd_migrations") == []
+    assert rows(database_url, "SELECT FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'chatts'") == []
     execute(database_url, "UPDATE chatts SET id = NULL")
     upgrade(database_url)
     assert rows(database_url, "SELECT message FROM chatts")[0]["message"] == "x"
@@ -355,7 +356,9 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_older_ones(
 ) -> None:
     async def pages_read(connection: asyncpg.Connection) -> int:
         statement = messages._CONTEXT if query == "context" else PAGE
-        arguments = ("", "long", 500, 1_000_000, 1, messages.MAX_SEQ) if query == "context" else ("", "long", 500)
+        arguments = (
+            ("", "long", 500, 1_000_000, 1, messages.MAX_SEQ, 10_000_000) if query == "context" else ("", "long", 500)
+        )
         explained = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *arguments)
         plan = json.loads(explained)[0]["Plan"]
         return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])

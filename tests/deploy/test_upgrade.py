@@ -9,7 +9,8 @@ import pytest
 from db.migrate import FOLDER
 from tests.client import Client
 from tests.cluster import words
-from tests.database import eventually, rows
+from tests.course import CourseServer
+from tests.database import eventually, execute, rows
 from tests.fakes.ollama import Gate, ScriptedOllama, Words
 from tests.program import ROOT, Program
 
@@ -24,7 +25,10 @@ def git(*arguments: str) -> bytes:
 def version_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the code of the last commit without the newest migration."""
     file = str(NEWEST.relative_to(ROOT))
-    commit = git("log", "--diff-filter=A", "--format=%H", "--", file).decode().split()
+    try:
+        commit = git("log", "--diff-filter=A", "--format=%H", "--", file).decode().split()
+    except (OSError, subprocess.CalledProcessError):  # no git, or a copy of the files without its repository
+        commit = []
     if not commit:
         pytest.skip("the newest migration is not committed, or this checkout has no history")
     folder = tmp_path_factory.mktemp("before")
@@ -32,15 +36,20 @@ def version_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def old(version_before: Path, database_url: str, ollama: ScriptedOllama) -> Iterator[Program]:
-    """A chatterd of that version."""
+def old_program(version_before: Path, database_url: str, ollama: ScriptedOllama) -> Program:
+    """Start a chatterd of that version."""
 
     class Before(Program):
         root = version_before
 
     drain = "drain_timeout" if "drain_timeout" in (version_before / "settings.py").read_text() else "drain"
-    with Before(database_url=database_url, ollama_host=ollama.url, embedded_model=False, **{drain: 0}) as program:
+    return Before(database_url=database_url, ollama_host=ollama.url, embedded_model=False, **{drain: 0})
+
+
+@pytest.fixture
+def old(version_before: Path, database_url: str, ollama: ScriptedOllama) -> Iterator[Program]:
+    """A chatterd of that version, on an empty database."""
+    with old_program(version_before, database_url, ollama) as program:
         yield program
 
 
@@ -69,6 +78,30 @@ def test_the_old_version_streams_during_a_migration_and_releases_its_replies_to_
             eventually("it is stored", lambda: new.http.get("/llmchat", params={"appID": client.appid}).json())
     assert [event.id for event in shown if event] == list(range(7))
     assert "".join(event.json["message"]["content"] for event in shown if event) == words(6)
+
+
+def test_columns_of_other_servers_are_kept_equal_for_the_old_version_too(
+    version_before: Path, start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    """The new version installs a trigger on the table while the old one streams."""
+    columns = 'username varchar(255), message text, id uuid, time timestamptz DEFAULT now(), "appID" varchar(64)'
+    execute(database_url, f"CREATE TABLE chatts ({columns})")
+    gate = Gate()
+    ollama.script(Words(hold={2: gate}))
+    with old_program(version_before, database_url, ollama) as old, Client(old.url) as client:
+        server = CourseServer(database_url, appid='"appID"')
+        with client.prompt("one") as stream:
+            assert stream.next()
+            new = start_chatterd(database_url=database_url)
+            gate.open()
+            assert stream.rest()[-1].json["done"]
+        client.ask("two")
+        server.record("user", "old server's", client.appid)
+        expected = [("user", "one"), ("assistant", words(5)), ("user", "two"), ("assistant", words(5))]
+        expected.append(("user", "old server's"))
+        assert server.history(client.appid) == client.messages() == expected
+        with Client(new.url, client.appid) as now:
+            assert now.messages() == expected
 
 
 PICTURE = {"role": "user", "content": "see", "images": ["QUJD"], "a": {"z": 1, "b": 2}}

@@ -232,7 +232,9 @@ def rendering(client: httpx.Client, messages: Messages) -> str:
 
 def test_a_prompt_is_rendered_without_being_answered(http: httpx.Client) -> None:
     system = {"role": "system", "content": "Be brief."}
-    begins = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    begins = (
+        "<|endoftext|><|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert rendering(http, [system, *ask("Hi")]) == begins
     assert rendering(http, [system, *ask("Hi"), {"role": "assistant", "content": "Hello "}]) == begins + "Hello "
     assert rendering(http, ask("hi " * 9000)).count("hi ") == 9000
@@ -422,3 +424,20 @@ def test_the_process_ends_on_a_signal(tmp_path: Path, number: signal.Signals) ->
     assert running.process.wait(30) == 0
     assert running.ended() == (0, "")
     assert "Traceback" not in running.log.read_text()
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_the_capital_of_france_is_paris_with_default_options(client: ollama.Client, seed: int) -> None:
+    """With the makers' sampling the seed is of little weight: no seed gives another answer or another language."""
+    answer = client.chat(MODEL, ask("What is the capital of France?"), options={"seed": seed})
+    assert (answer.message.content or "").startswith("The capital of France is Paris")
+    assert answer.done_reason == "stop"
+
+
+def test_an_answer_ends_by_default_and_an_option_lets_it_go_on(client: ollama.Client) -> None:
+    options = {"temperature": 0, "repeat_penalty": 1.0, "stop": ["<|im_end|>"]}
+    prompt = "one, two, three, one, two, three, one, two, three, one, two, three,"
+    answer = client.generate(MODEL, prompt, raw=True, options=options)
+    assert (answer.done_reason, answer.eval_count) == ("length", 256)
+    answer = client.generate(MODEL, prompt, raw=True, options={**options, "num_predict": 300})
+    assert (answer.done_reason, answer.eval_count) == ("length", 300)

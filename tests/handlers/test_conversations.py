@@ -158,13 +158,31 @@ def test_a_message_has_the_status_of_its_reply_unless_it_is_done(client: Client,
     assert "error" not in messages[1] and "status" not in messages[7]
 
 
-def test_a_status_field_sent_by_a_client_is_kept_as_sent(client: Client) -> None:
-    body = client.body()
-    body["messages"] = [{"role": "user", "content": "hi", "status": "sent by the client"}]
+def test_a_clients_own_fields_never_stand_for_the_servers(client: Client, ollama: ScriptedOllama) -> None:
+    client.ask("before", options={"num_predict": 1})
+    own = {"id": "mine", "seq": 0, "time": 7, "status": "done", "error": None, "extra": {"a": 1}}
+    message = {"role": "user", "content": "hi", "tool_name": "f", "mood": "good"} | own
+    assert client.http.post("/llmchat", json=client.body() | {"messages": [message]}).status_code == 200
+    assert ollama.generations[1].json["messages"][-1] == message
+    earlier = client.history()["messages"]
+    stored, assistant = earlier[2:]
+    assert UUID(stored["id"]) and datetime.fromisoformat(stored["time"])
+    assert earlier[1]["seq"] < stored["seq"] < assistant["seq"]
+    assert stored["extra"] == own
+    assert (stored["tool_name"], stored["mood"]) == ("f", "good")
+    assert not {"status", "error"} & stored.keys()
+    assert not {"status", "error", "extra"} & assistant.keys()
+    assert delete(client, **{"from": stored["seq"]}) == 204  # followed blindly, the client's own seq deleted everything
+    assert client.history()["messages"] == earlier[:2]
+
+
+def test_fields_of_an_assistants_message_that_a_client_sent_are_data_too(client: Client) -> None:
+    sent = {"role": "assistant", "content": "Hello", "id": "msg-1", "status": "failed", "error": "none of ours"}
+    body = client.body() | {"messages": [sent, {"role": "user", "content": "hi"}]}
     assert client.http.post("/llmchat", json=body).status_code == 200
-    user, assistant = client.history()["messages"]
-    assert user["status"] == "sent by the client"
-    assert "status" not in assistant
+    [first, *_] = client.history()["messages"]
+    assert first["extra"] == {"id": "msg-1", "status": "failed", "error": "none of ours"}
+    assert UUID(first["id"]) and not {"status", "error"} & first.keys()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from relay.factory import create_relay
 from relay.generation import attempt
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from relay.reporting import sampler
 from settings import Settings
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
@@ -41,13 +42,13 @@ def services(io_loop: IOLoop, database_url: str, ollama: ScriptedOllama) -> Iter
         await database.open()
         model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
         metrics = Metrics()
-        relay = await create_relay(stack, database, model, settings, metrics)
-        return create_services(settings, database, model, relay, metrics, None, AllowedOrigins())
+        relay = await create_relay(stack, database, Upstreams(model), settings, metrics)
+        return create_services(settings, database, Upstreams(model), relay, metrics, None, AllowedOrigins())
 
     async def stop() -> None:
         await created.replies.drain(0)
         await stack.aclose()
-        created.ollama.close()
+        created.upstreams.ollama.close()
         await database.close()
 
     created = io_loop.run_sync(start)

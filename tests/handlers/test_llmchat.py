@@ -24,7 +24,7 @@ def test_the_response_has_the_headers_of_an_event_stream(client: Client) -> None
         headers = stream.response.headers
         stream.rest()
     assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
-    assert headers["Cache-Control"] == "no-store"
+    assert headers["Cache-Control"] == "no-store, no-transform"
     assert headers["X-Accel-Buffering"] == "no"
     assert headers["X-Request-ID"] == "abc-1"
     assert headers["Content-Location"].startswith("/llmchat/")

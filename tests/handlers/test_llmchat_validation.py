@@ -1,5 +1,6 @@
 """POST /llmchat with invalid input: the status, the error that names the field, and no stored message."""
 
+import json
 from typing import Any
 
 import pytest
@@ -39,7 +40,6 @@ def test_another_content_type_is_415(client: Client, content_type: str) -> None:
         b"1",
         b'{"appID":"\xff","model":"m","messages":[]}',
         b'{"appID":"a","model":"m","messages":[],"options":{"x":"\xff"}}',
-        rb'{"appID":"a","model":"m","messages":[{"role":"user","content":"\ud800"}]}',
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b'{"appID":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -75,6 +75,20 @@ def test_a_body_that_is_not_a_json_object_is_400(client: Client, body: bytes) ->
 )
 def test_an_invalid_field_is_422_and_named(client: Client, change: dict[str, Any], field: str) -> None:
     assert field in rejected(client, 422, json=client.body("hi") | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"appID": "\ud83d"}, "appID"),
+        ({"messages": [VALID, {"role": "user", "content": "a \ud83d"}]}, "messages[1].content"),
+        ({"options": {"stop": ["\ude00"]}}, "options.stop[0]"),
+    ],
+)
+def test_half_a_surrogate_pair_is_422_and_its_field_named(client: Client, change: dict[str, Any], field: str) -> None:
+    content = json.dumps(client.body("hi") | change).encode()
+    error = rejected(client, 422, content=content, headers={"Content-Type": "application/json"})
+    assert error.startswith(f"{field} contains half of a surrogate pair")
 
 
 @pytest.mark.parametrize("field", ["appID", "model", "messages"])

@@ -37,7 +37,7 @@ def test_the_response_is_ollamas_byte_for_byte(client: Client, ollama: ScriptedO
     response = client.http.post("/llmprompt", json=PROMPT)
     assert (response.status_code, response.content) == (200, body[:60])
     assert response.headers["Content-Type"] == content_type
-    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Cache-Control"] == "no-store, no-transform"
     assert response.headers["X-Accel-Buffering"] == "no"
 
 

@@ -18,6 +18,7 @@ from handlers.pages import FileHandler
 from relay.factory import create_relay
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from settings import VERSION, Settings
 from tests.client import NO_TLS, Client
 from tests.database import eventually
@@ -213,7 +214,7 @@ def test_each_metric_is_exported(database_url: str, ollama: ScriptedOllama) -> N
             model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
             parts.callback(model.close)
             metrics = Metrics()
-            relay = await create_relay(parts, database, model, settings, metrics)
+            relay = await create_relay(parts, database, Upstreams(model), settings, metrics)
             metrics.replies_adopted, metrics.replies_handed_over, metrics.viewers_dropped = 3, 4, 5
             metrics.replies_continued = 6
             metrics.line_latency.spread(0.0005, 0.0015, 3)  # of which 1.5 lie in each of two buckets

@@ -17,7 +17,7 @@ from tornado.routing import PathMatches
 
 from handlers import ROUTES
 from tests.client import NO_TLS, Client
-from tests.fakes.ollama import Answer, Close, Gate, Head, Lines, ScriptedOllama, Step, failure, last_line, line
+from tests.fakes.ollama import Answer, Close, Gate, Head, Lines, ScriptedOllama, Step, Whole, failure, last_line, line
 from tests.fakes.proxy import CuttingProxy
 from tests.program import ROOT, Program
 from web.base import BaseHandler
@@ -73,7 +73,7 @@ def events(stream: str) -> list[dict[str, str]]:
     """Parse a complete stream into the fields of its events, without comments."""
     assert stream.endswith("\n\n")
     blocks = [block.split("\n") for block in stream.removesuffix("\n\n").split("\n\n")]
-    return [dict(line.split(": ", 1) for line in block) for block in blocks if not block[0].startswith(":")]
+    return [dict(line.split(": ", 1) for line in block if not line.startswith(":")) for block in blocks]
 
 
 # The document.
@@ -266,6 +266,14 @@ def without_ollama(client: Client, ollama: ScriptedOllama, method: str, path: st
     return response
 
 
+def with_a_page_for_ollama(client: Client, ollama: ScriptedOllama, method: str, path: str) -> httpx.Response:
+    ollama.probed = Whole(200, b"<title>Sign in</title>", "text/html")
+    try:
+        return client.http.request(method, path)
+    finally:
+        ollama.probed = None
+
+
 def rejected_by_ollama(client: Client, ollama: ScriptedOllama, step: Step) -> httpx.Response:
     ollama.script(step)
     return post(client, "/llmprompt")
@@ -319,6 +327,7 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
     ("generate", "503"): lambda c, o: without_ollama(c, o, "POST", "/llmprompt"),
     ("listModels", "200"): lambda c, o: c.http.get("/models"),
     ("listModels", "304"): lambda c, o: revalidate(c, "/models"),
+    ("listModels", "502"): lambda c, o: with_a_page_for_ollama(c, o, "GET", "/models"),
     ("listModels", "503"): lambda c, o: without_ollama(c, o, "GET", "/models"),
     ("getHealth", "200"): lambda c, o: c.http.get("/healthz"),
     ("getHealth", "304"): lambda c, o: revalidate(c, "/healthz"),
@@ -337,6 +346,40 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
     ("headFile", "400"): lambda c, o: c.http.head("/static/%ff"),
     ("headFile", "404"): lambda c, o: c.http.head("/static/nope.js"),
 }
+
+HEADS = {
+    "headModels": ("/models", "listModels", ("200", "304", "502", "503")),
+    "headHealth": ("/healthz", "getHealth", ("200", "304")),
+    "headReadiness": ("/readyz", "getReadiness", ("200", "304")),
+    "headMetrics": ("/metrics", "getMetrics", ("200",)),
+    "headWhoAmI": ("/sign-in/me", "whoAmI", ("200", "304")),
+}
+"""Operations that monitors use: path, the operation with a body, and statuses."""
+
+for id, (path, _, statuses) in HEADS.items():
+    SITUATIONS[id, "200"] = lambda c, o, at=path: c.http.head(at)  # type: ignore[misc]
+    if "304" in statuses:
+        SITUATIONS[id, "304"] = lambda c, o, at=path: c.http.head(  # type: ignore[misc]
+            at, headers={"If-None-Match": c.http.head(at).headers["ETag"]}
+        )
+    if "502" in statuses:
+        SITUATIONS[id, "502"] = lambda c, o, at=path: with_a_page_for_ollama(c, o, "HEAD", at)  # type: ignore[misc]
+    if "503" in statuses:
+        SITUATIONS[id, "503"] = lambda c, o, at=path: without_ollama(c, o, "HEAD", at)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("id", HEADS)
+def test_head_has_the_status_and_the_headers_of_get_without_its_body(client: Client, id: str) -> None:
+    path, get, _ = HEADS[id]
+    assert operation(id)["responses"].keys() == operation(get)["responses"].keys()
+    headed, got = client.http.head(path), client.http.get(path)
+    assert (headed.status_code, headed.content) == (got.status_code, b"") == (200, b"")
+    varying = {"x-request-id", "date", "content-length"}
+    assert {name: headed.headers[name] for name in headed.headers if name not in varying} == {
+        name: got.headers[name] for name in got.headers if name not in varying
+    }
+    assert int(headed.headers["Content-Length"]) > 0
+
 
 FOREIGN = {"Origin": "https://elsewhere.example"}
 for id, call in {
@@ -375,14 +418,14 @@ def test_a_response_matches_the_document(client: Client, ollama: ScriptedOllama,
     check_response(id, response)
 
 
-LIMITED = {"408", "414", "429"}
+LIMITED = {"408", "414", "429", "431"}
 """Covered below, and 408 in tests/web/test_request_limits.py, which sends requests slowly."""
 
 
 def test_every_documented_response_is_covered() -> None:
     """All but those of a failing server, and those covered by tests/web/test_authentication.py."""
     documented = {(id, status) for id in OPERATIONS.keys() - ENDLESS for status in operation(id)["responses"]}
-    uncovered = documented - SITUATIONS.keys() - {("signIn", "200"), ("getMetrics", "403")}
+    uncovered = documented - SITUATIONS.keys() - {("signIn", "200"), ("getMetrics", "403"), ("headMetrics", "403")}
     assert {status for _, status in uncovered} <= {"401", "413", "500", "503", "default", *LIMITED}, uncovered
 
 
@@ -401,7 +444,7 @@ def test_the_responses_413_and_503_match_the_document(
             check_response(id, response)
 
 
-def test_the_responses_414_and_429_match_the_document(
+def test_the_responses_414_429_and_431_match_the_document(
     start_chatterd: Callable[..., Program], database_url: str
 ) -> None:
     program = start_chatterd(database_url=database_url, requests_per_minute=1)
@@ -411,6 +454,7 @@ def test_the_responses_414_and_429_match_the_document(
             path = path.replace("{", "").replace("}", "")
             statuses: dict[str, Any] = {
                 "414": {"params": {"a": "x" * 9_000}},
+                "431": {"headers": {"Cookie": "x" * 40_000}},
                 "429": {},
             }
             for status in statuses.keys() & operation(id)["responses"].keys():

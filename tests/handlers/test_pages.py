@@ -186,8 +186,8 @@ def test_every_page_has_the_theme_colors(page: Path) -> None:
         '<meta name="color-scheme" content="light dark">',
         f'<meta name="theme-color" content="{light}" media="(prefers-color-scheme: light)">',
         f'<meta name="theme-color" content="{dark}" media="(prefers-color-scheme: dark)">',
-        '<link rel="icon" href="/static/favicon.svg" type="image/svg+xml">',
-        '<link rel="stylesheet" href="/static/shared/theme.css">',
+        '<link rel="icon" href="static/favicon.svg" type="image/svg+xml">',
+        '<link rel="stylesheet" href="static/shared/theme.css">',
     ):
         assert line in page.read_text()
 
@@ -195,8 +195,8 @@ def test_every_page_has_the_theme_colors(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_preloads_exactly_the_modules_that_it_imports(page: Path) -> None:
     """Without preloading, a browser discovers a module only after it has loaded the module that imports it."""
-    preloaded = re.findall(r'<link rel="modulepreload" href="/static/(.+?)">', page.read_text())
-    [entry] = re.findall(r'<script type="module" src="/static/(.+?)"></script>', page.read_text())
+    preloaded = re.findall(r'<link rel="modulepreload" href="static/(.+?)">', page.read_text())
+    [entry] = re.findall(r'<script type="module" src="static/(.+?)"></script>', page.read_text())
     imported: set[Path] = set()
     left = [STATIC / entry]
     while left:

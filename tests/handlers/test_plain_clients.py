@@ -175,7 +175,7 @@ def test_a_drain_ends_the_waiting_with_an_error_outside_the_log(
     assert (event.id, event.name) == (0, "error")
     assert event.json["error"] == "The server is being restarted. Try again in a moment."
     assert [row["message"] for row in rows(database_url, "SELECT message FROM chatts")] == ["one"]
-    assert program.terminate() == 0
+    assert program.wait() == 0
 
 
 def test_a_prompt_beyond_the_limit_of_concurrent_replies_waits_for_its_own_conversation(
@@ -232,6 +232,7 @@ def test_a_dead_process_does_not_hold_up_the_next_prompt(
         with client.prompt("one") as stream:
             assert stream.next()
             owner.kill()
-        ollama.script(Head(), Gate("never, too"))  # how the adopted reply goes on
         assert elsewhere.ask("two")[-1].json["done"] is True
-        assert elsewhere.messages()[:3] == [("user", "one"), ("assistant", "half "), ("user", "two")]
+        first, reply, second, _ = elsewhere.messages()
+        assert (first, second) == (("user", "one"), ("user", "two"))
+        assert reply[0] == "assistant" and reply[1].startswith("half ")  # it may go on before it is stopped

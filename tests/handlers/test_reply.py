@@ -73,7 +73,7 @@ def test_a_resumed_reply_has_the_headers_of_an_event_stream(client: Client) -> N
     with client.follow(path) as stream:
         headers = stream.response.headers
         assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
-        assert headers["Cache-Control"] == "no-store"
+        assert headers["Cache-Control"] == "no-store, no-transform"
         assert headers["X-Accel-Buffering"] == "no"
         assert headers["Content-Location"] == path
 

@@ -29,6 +29,7 @@ from relay.factory import create_relay
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from relay.stream import sse
 from relay.stream.cursor import Cursor, CursorContext
 from settings import Settings
@@ -127,11 +128,10 @@ class View:
     async def events(self) -> bytes:
         """Read to the end of the body, which must be complete; return the events without comments."""
         self.reads.set()
-        *events, rest = (await self._body).split(b"\n\n")
-        assert rest == b""
-        without_comments = [event + b"\n\n" for event in events if not event.startswith(b":")]
-        self.comments = len(events) - len(without_comments)
-        return b"".join(without_comments)
+        lines = (await self._body).split(b"\n")
+        without_comments = [line for line in lines if not line.startswith(b":")]
+        self.comments = len(lines) - len(without_comments)
+        return b"\n".join(without_comments)
 
     async def _read(self) -> bytes:
         body = bytearray()
@@ -179,9 +179,10 @@ async def serve(url: str, certificate: Path | None, changed: dict[str, float]) -
         ollama = OllamaClient("http://127.0.0.1:9", settings.max_replies, settings.connect_timeout)
         parts.callback(ollama.close)
         metrics = Metrics()
-        relay = await create_relay(parts, database, ollama, settings, metrics)
+        relay = await create_relay(parts, database, Upstreams(ollama), settings, metrics)
         server = ReplyServer(
-            create_services(settings, database, ollama, relay, metrics, None, AllowedOrigins()), Notifier(database)
+            create_services(settings, database, Upstreams(ollama), relay, metrics, None, AllowedOrigins()),
+            Notifier(database),
         )
         server_ssl = None
         if certificate:

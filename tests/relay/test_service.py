@@ -18,6 +18,7 @@ from relay.factory import create_relay
 from relay.generation.prompt import Prompt
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
 from relay.service import ReplyService
 from relay.stream.cursor import Cursor
 from settings import Settings
@@ -35,7 +36,7 @@ def play(url: str, ollama: ScriptedOllama, act: Callable[..., Coroutine[Any, Any
             await database.open()
             model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
             stack.callback(model.close)
-            replies = (await create_relay(stack, database, model, settings, Metrics())).replies
+            replies = (await create_relay(stack, database, Upstreams(model), settings, Metrics())).replies
             stack.push_async_callback(replies.drain, 5)
             other = await asyncpg.connect(url)
             stack.push_async_callback(other.close)
@@ -87,7 +88,7 @@ def test_prompt_that_waits_for_another_process_does_not_delay_other_conversation
     play(database_url, ollama, act)
 
 
-@pytest.mark.expects_log("The connection to the database was lost: TimeoutError")
+@pytest.mark.expects_log("The database is unavailable")
 def test_waiting_prompts_time_out_and_can_be_repeated(
     database_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:

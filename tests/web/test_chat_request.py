@@ -1,5 +1,7 @@
 """The parser of prompts: what becomes a message, what is passed on to Ollama, and which error names which field."""
 
+import codecs
+import re
 from typing import Any
 
 import msgspec
@@ -51,8 +53,9 @@ def test_a_message_that_only_calls_tools_has_an_empty_content() -> None:
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b'{"appID":"\xff"}', "not JSON"),
-        (b'{"appID":"a","x":"\xff"}', "not JSON"),
+        (b'{"appID":"\xff"}', "not valid UTF-8: byte 0xFF at position 10"),
+        (b'{"appID":"a","x":"\xff"}', "not valid UTF-8"),
+        (b'{"appID":"\xed\xa0\xbd"}', "not valid UTF-8"),
         (b"[]", "must be a JSON object"),
         (b'"a"', "must be a JSON object"),
         (b"null", "must be a JSON object"),
@@ -63,6 +66,91 @@ def test_a_message_that_only_calls_tools_has_an_empty_content() -> None:
 def test_a_body_that_is_not_a_json_object_is_a_bad_request(encoded: bytes, sentence: str) -> None:
     with pytest.raises(BadRequest, match=sentence):
         parse(encoded)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "sentence"),
+    [
+        (b"", "it is empty"),
+        (b" \r\n", "it is empty"),
+        ('{"appID":"a"}'.encode("utf-16"), "UTF-16.*PowerShell"),
+        ('{"appID":"é"}'.encode("utf-16-le"), "UTF-16"),
+        ('{"appID":"a"}'.encode("utf-16-be"), "UTF-16"),
+        (b"'{appID:a,model:m}'", "single quote.*--data-binary"),
+        (b"{'appID':'a'}", "not in single ones"),
+        (b"{appID:a,model:m,messages:[]}", "not in double quotes.*--data-binary"),
+        (rb"{\"appID\":\"a\"}", "backslashes before its quotes"),
+        (b"appID=a&model=m", "a form"),
+        (b"messages%5B0%5D=a", "a form"),
+        (b'{"appID":"a",}', r"comma stands before the closing bracket \(position 13\)"),
+        (b'{"messages":[1,]}', "comma stands before the closing bracket"),
+        (b'{"appID":NaN}', "NaN and Infinity"),
+        (b'{"appID":-Infinity}', "NaN and Infinity"),
+        (b'{"appID":None}', "lower case"),
+        (b'{"appID":"a" // comment\n}', "no comments"),
+        (b'{"appID":"two\nlines"}', r"line breaks.*position 13"),
+        (rb'{"appID":"C:\temp\x"}', "backslash within a text twice"),
+        (b'{"appID":"a"} {}', "something follows"),
+        (b'{"appID":"a"', "ends too early"),
+        (b'{"appID":1e400}', "out of range"),
+        (rb'{"appID":"\ud83d","appID":"a"}', "half of a surrogate pair"),
+        (b'{"appID" "a"}', r"expected ':' \(position 9\)"),
+    ],
+)
+def test_the_error_of_a_body_that_is_not_json_says_what_is_wrong(encoded: bytes, sentence: str) -> None:
+    with pytest.raises(BadRequest, match=f"(?s)The body is not JSON: .*{sentence}"):
+        parse(encoded)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        (rb'"appID":"\ud83d"', "appID"),
+        (rb'"model":"m\ude00"', "model"),
+        (rb'"messages":[{},{"role":"user","content":"a \ud83d b"}]', "messages[1].content"),
+        (rb'"messages":[{"role":"user","content":"","tool_name":"\uDE00\uD83D"}]', "messages[0].tool_name"),
+        (rb'"options":{"stop":["ok","\uDBFF"]}', "options.stop[1]"),
+        (rb'"options":{"\ud800":1}', "The name of a field of options"),
+        (rb'"\ud800":1', "The name of a field"),
+    ],
+)
+def test_half_a_surrogate_pair_is_reported_with_its_field(changed: bytes, field: str) -> None:
+    with pytest.raises(UnprocessableContent, match=f"^{re.escape(field)} contains half of a surrogate pair"):
+        parse(b'{"appID":"a","model":"m","messages":[],' + changed + b"}")
+
+
+def test_a_whole_surrogate_pair_is_one_character() -> None:
+    encoded = rb'{"appID":"a","model":"m","messages":[{"role":"user","content":"\ud83d\ude00"}]}'
+    assert parse(encoded).messages == [Message("user", "😀")]
+
+
+def test_a_byte_order_mark_of_utf_8_is_ignored() -> None:
+    assert parse(codecs.BOM_UTF8 + msgspec.json.encode(body(x=1))).options == {"x": msgspec.Raw(b"1")}
+
+
+def test_of_a_repeated_field_the_last_one_counts_and_is_passed_on() -> None:
+    encoded = b'{"appID":"a","appID":"b","model":"m","think":1,"think":2,"messages":[{"role":"user","content":"x"}],'
+    encoded += b'"messages":[{"role":"system","role":"user","content":"1","content":"2","n":1,"n":2}]}'
+    prompt = parse(encoded)
+    assert (prompt.appid, prompt.options) == ("b", {"think": msgspec.Raw(b"2")})
+    assert prompt.messages == [Message("user", "2", '{"n":2}')]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"Model": "other"}, "Model must be written model"),
+        ({"MESSAGES": []}, "MESSAGES must be written messages"),
+        ({"meſſages": []}, "must be written messages"),
+        ({"messages": [{"role": "user", "content": "a", "Content": "b"}]}, r"messages\[0\].Content must be"),
+        ({"messages": [{"role": "user", "content": "a", "ROLE": "system"}]}, r"messages\[0\].ROLE must be"),
+    ],
+)
+def test_a_second_spelling_that_ollama_would_take_for_the_field_is_rejected(
+    changed: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(UnprocessableContent, match=field):
+        parse(body(**changed))
 
 
 def test_nesting_up_to_the_limit_is_accepted() -> None:

@@ -1,14 +1,15 @@
 """Cross-origin requests: preflight requests, which origins may send a request, and which may read its response."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from auth.identity_provider import IdentityProvider
 from auth.origins import AllowedOrigins, parse_origins
 from auth.principal import Access
-from errors import Unauthorized
+from errors import ServiceUnavailable, Unauthorized
 from tests.client import Client
 from tests.raw import head
 from tests.web.serving import Response, Routes, run, serving
@@ -43,7 +44,40 @@ class Identity:
         raise Unauthorized("Sign in.")
 
 
-ROUTES: Routes = [("/", Handler), ("/public", PublicHandler)]
+class JSONHandler(PublicHandler):
+    def post(self) -> None:
+        self.write_json(len(self.json_body()))
+
+
+class BrokenHandler(PublicHandler):
+    def get(self) -> None:
+        raise RuntimeError("broken")
+
+
+class BusyHandler(PublicHandler):
+    def get(self) -> None:
+        raise ServiceUnavailable("Try again.")
+
+
+ROUTES: Routes = [
+    ("/", Handler),
+    ("/public", PublicHandler),
+    ("/json", JSONHandler),
+    ("/broken", BrokenHandler),
+    ("/busy", BusyHandler),
+]
+
+LIBRARIES_SEND = (
+    "Last-Event-ID",  # fetch-event-source 2.0.1, eventsource-client 1.2.0, eventsource 4.1.1, sse.js 2.8.0
+    "Cache-Control",  # Chromium's own EventSource, and scripts that repeat what it sends
+    "Pragma",  # sent beside it for HTTP/1.0
+    "X-Requested-With",  # polyfills on XMLHttpRequest
+    "User-Agent",  # the AI SDK 7.0.173; Chromium leaves it out, Firefox and Safari ask for it
+    "Content-Type",
+    "Idempotency-Key",
+    "Prefer",
+)
+"""Request headers that SSE libraries or their users set by script, and that are not CORS-safelisted."""
 
 
 def respond(request: bytes, **settings: Any) -> Response:
@@ -126,10 +160,61 @@ def test_a_preflight_request_with_a_body_leaves_the_connection_usable() -> None:
     run(test)
 
 
-def test_a_rejected_request_of_an_allowed_origin_can_be_read() -> None:
-    response = respond(head("/", f"Origin: {ALLOWED}"))
-    assert (response.status, response.headers["access-control-allow-origin"]) == (401, ALLOWED)
+REJECTED = {
+    401: head("/"),
+    404: head("/nowhere"),
+    405: head("/public", method="PUT"),
+    408: head("/public", "Content-Length: 5"),
+    413: head("/public", "Content-Length: 1001") + b"x" * 1_001,
+    414: head("/public?" + "x" * 9_000, method="GET"),
+    415: head("/json", "Content-Encoding: gzip", "Content-Length: 2") + b"{}",
+    429: head("/public", method="GET"),
+    431: head("/public", "Cookie: " + "x" * 40_000, method="GET"),
+    500: head("/broken", method="GET"),
+    503: head("/busy", method="GET"),
+}
+"""A request that is rejected with each status."""
+
+
+@pytest.mark.parametrize("status", REJECTED)
+@pytest.mark.expects_log("A request failed")
+def test_a_page_of_an_allowed_origin_can_read_every_error(status: int) -> None:
+    limits: dict[str, Any] = {"address_requests_per_minute": 1} if status == 429 else {}
+    responses: list[Response] = []
+
+    async def test() -> None:
+        async with (
+            serving(
+                ROUTES,
+                identity=cast(IdentityProvider, Identity()),
+                origins=ALLOWED,
+                max_body_bytes=1_000,
+                body_timeout=0.2,
+                **limits,
+            ) as server,
+            server.connect() as connection,
+        ):
+            if limits:
+                await connection.send(head("/public", method="GET"))
+                await connection.response()
+            await connection.send(REJECTED[status].replace(b"\r\n", f"\r\nOrigin: {ALLOWED}\r\n".encode(), 1))
+            responses.append(await connection.response())
+
+    run(test)
+    [response] = responses
+    assert (response.status, response.headers["access-control-allow-origin"]) == (status, ALLOWED)
+    assert response.headers["access-control-expose-headers"] == cors.EXPOSED_HEADERS
     assert "access-control-allow-credentials" not in response.headers
+
+
+def test_a_preflight_request_of_a_url_that_is_too_long_is_204_so_that_a_page_can_read_the_414() -> None:
+    assert respond(preflight("/?" + "x" * 9_000)).status == 204
+
+
+@pytest.mark.parametrize("name", LIBRARIES_SEND)
+def test_a_page_may_send_what_sse_libraries_set(name: str) -> None:
+    allowed = respond(preflight("/")).headers["access-control-allow-headers"].lower().split(", ")
+    assert name.lower() in allowed
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])

@@ -43,17 +43,28 @@ MEGABYTE = b"x" * 1_000_000
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        head("/healthz", "X-Request-ID: a", "Cookie: " + "x" * HEADER_BYTES, method="GET"),
+        head("/healthz", "X-Request-ID: a", "Cookie: " + "x" * 2 * HEADER_BYTES, method="GET"),
         head("/healthz", "X-Request-ID: a")[:-2] + b"Cookie: " + MEGABYTE,
-        head("/healthz", "X-Request-ID: a", "Cookie: " + "x" * HEADER_BYTES) + MEGABYTE,
+        head("/healthz", "X-Request-ID: a", "Cookie: " + "x" * 2 * HEADER_BYTES) + MEGABYTE,
         b"GET /" + MEGABYTE,
     ],
     ids=["large", "endless", "large and a body", "endless URL"],
 )
-def test_headers_beyond_the_limit_close_the_connection(tight: Client, request_bytes: bytes) -> None:
+def test_headers_beyond_twice_the_limit_close_the_connection(tight: Client, request_bytes: bytes) -> None:
     with raw(url_of(tight)) as connection:
         assert closed_by_server(connection, request_bytes)
     assert tight.http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("fields", [["Cookie: " + "x" * HEADER_BYTES], ["A: b"] * (HEADER_BYTES // 5)])
+def test_headers_beyond_the_limit_are_431_and_the_connection_stays_usable(tight: Client, fields: list[str]) -> None:
+    with raw(url_of(tight)) as connection:
+        connection.send(head("/llmchat?appID=a", *fields, method="GET"))
+        response = connection.answer()
+        assert response.status == 431
+        assert str(HEADER_BYTES) in response.error
+        connection.send(head("/healthz", method="GET"))
+        assert connection.answer().status == 200
 
 
 def test_a_url_beyond_the_limit_is_414_and_the_connection_stays_usable(tight: Client) -> None:

@@ -175,8 +175,8 @@ def test_a_slow_viewer_receives_everything_and_one_that_does_not_read_is_dropped
             received += piece
         secure.wait_log('abort_reason="client too slow"', TIMEOUT)
         expected = framed([event.data for event in client.view(path)])
-        events = [event for event in received.partition(b"\r\n\r\n")[2].split(b"\n\n") if not event.startswith(b":")]
-        assert b"\n\n".join(events) == expected
+        lines = [line for line in received.partition(b"\r\n\r\n")[2].split(b"\n") if not line.startswith(b":")]
+        assert b"\n".join(lines) == expected
         size = 0
         with pytest.raises((ssl.SSLError, ConnectionError)):  # without close_notify
             while piece := unread.recv(65_536):

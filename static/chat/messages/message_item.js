@@ -99,9 +99,10 @@ export class MessageItem {
     this.#content.append(make("div", "alert", make("p", "", message)));
   }
 
-  /** Remove errors and the status line's action. */
+  /** Remove errors and the status line's actions. */
   clearError() {
     this.status.setAction("", null);
+    this.status.setAlternative("", null);
     for (const alert of this.element.querySelectorAll(".alert")) alert.remove();
   }
 

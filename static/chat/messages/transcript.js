@@ -162,12 +162,17 @@ export class Transcript {
     this.#notices.replaceChildren(notice);
   }
 
-  /** Show or remove the notice that the last prompt has no reply. @param {(() => void) | null} onRetry null: remove */
-  setUnanswered(onRetry) {
+  /**
+   * Show or remove the notice that the last prompt has no reply.
+   *
+   * @param {(() => void) | null} onRetry null: remove
+   * @param {HTMLElement[]} alternatives further buttons
+   */
+  setUnanswered(onRetry, alternatives = []) {
     const notice = this.#notices.querySelector(".unanswered");
     if (!onRetry) notice?.remove();
     else if (!notice) {
-      this.showNotice(makeNotice("This message has no reply.", makeButton("Try again", onRetry)));
+      this.showNotice(makeNotice("This message has no reply.", makeButton("Try again", onRetry), ...alternatives));
       this.#notices.firstElementChild.classList.add("unanswered");
     }
   }

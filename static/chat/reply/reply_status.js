@@ -76,6 +76,11 @@ export class ReplyStatus {
     this.#setButton("action", label, onClick);
   }
 
+  /** Show a second button, for another way to go on; null removes it. @param {string} label @param {(() => void) | null} onClick */
+  setAlternative(label, onClick) {
+    this.#setButton("alternative", label, onClick);
+  }
+
   /** Keep an existing button element: it may have the focus while the countdown changes. */
   #setButton(name, label, onClick) {
     let button = this.#buttons.querySelector(`.${name}`);

@@ -91,7 +91,7 @@ def play(url: str, act: Callable[[Scene], Coroutine[Any, Any, None]], interval: 
             await lease.start(on_notification=lambda payload: None, on_lost=lambda: None)
             journal = Journal(database, lease, notifier, interval, Metrics())
             parts.push_async_callback(journal.stop)
-            journal.start()
+            await journal.start()
 
             async def connect() -> asyncpg.Connection:
                 connection = await asyncpg.connect(url)
@@ -210,7 +210,7 @@ def test_deadlock_with_the_end_of_replies_loses_no_line(database_url: str) -> No
     play(database_url, act)
 
 
-@pytest.mark.expects_log("The database takes no lines")
+@pytest.mark.expects_log("The database is unavailable")
 def test_lines_of_a_batch_whose_connection_was_lost_are_written_once(database_url: str) -> None:
     async def act(scene: Scene) -> None:
         several = [await scene.reply() for _ in range(5)]

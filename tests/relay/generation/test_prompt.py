@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from db.messages import Message
 from relay.generation import prompt
-from relay.generation.prompt import Prompt, chat_body, trim_to_context
+from relay.generation.prompt import Prompt, chat_body, remaining_image_bytes, trim_to_context
 
 NO_LIMIT = 1 << 30
 
@@ -83,6 +83,22 @@ def test_newest_messages_that_fit_are_selected(
     own: list[Message], limit: int, size: int, selected: list[Message], remaining: tuple[int, int]
 ) -> None:
     assert trim_to_context(own, limit, size) == (selected, *remaining)
+
+
+IMAGES = '{"images":["' + "A" * 2_000 + '"]}'
+
+
+def test_images_of_a_prompt_count_for_themselves_and_are_always_selected() -> None:
+    own = [user("a"), Message("user", "b", IMAGES), Message("tool", "c", IMAGES), Message("assistant", "d")]
+    assert trim_to_context(own, 5, 10) == (own, 1, 6)
+    assert remaining_image_bytes(own, 5_000) == 5_000 - 2 * len(IMAGES)
+    assert remaining_image_bytes(own, 3_000) == 0
+
+
+def test_short_fields_and_those_of_the_assistant_count_as_text() -> None:
+    own = [Message("assistant", "a", IMAGES.replace("images", "thinking")), Message("tool", "b", '{"tool_name":"f"}')]
+    assert trim_to_context(own, 5, 100) == (own[1:], 0, 82)
+    assert remaining_image_bytes(own, 5_000) == 5_000
 
 
 @given(messages, st.integers(0, 10), st.integers(0, 60))

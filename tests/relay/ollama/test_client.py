@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from errors import UpstreamDisconnected, UpstreamUnreachable
+from errors import UpstreamDisconnected, UpstreamSilent, UpstreamUnreachable
 from relay.ollama import client as client_module
 from relay.ollama.client import CHAT, OllamaClient, StreamingCall
 from tests.fakes.peer import Connection, Peer
@@ -48,7 +48,7 @@ async def test_a_short_request_times_out_in_the_queue_too(peer: Peer, monkeypatc
     client = OllamaClient(peer.url(""), 10, 1.0)
     fetches = [asyncio.create_task(client.get("/api/version")) for _ in range(10)]
     ended = await asyncio.gather(*fetches, return_exceptions=True)
-    assert {type(error) for error in ended} == {UpstreamUnreachable}
+    assert {type(error) for error in ended} == {UpstreamSilent}
     assert len(peer.arrived) <= 4, "the timeout began only when a request left the queue"
     client.close()
 
@@ -131,15 +131,47 @@ async def test_an_unreachable_ollama_is_reported_without_its_address(url: str, s
     assert isinstance(call.done.exception(), UpstreamUnreachable) and str(call.done.exception()) == sentence
     assert not call.headers.done() and call.status == 0
     with pytest.raises(UpstreamUnreachable, match=sentence):
-        await client.state()
+        await client.get("/api/version")
     client.close()
-    assert not await OllamaClient.is_reachable(url)
 
 
-@pytest.mark.parametrize(("status", "state"), [(200, "ok"), (500, "answered 500")])
-async def test_the_state_is_ok_or_names_the_status(client: OllamaClient, peer: Peer, status: int, state: str) -> None:
-    asking = asyncio.create_task(client.state())
+@pytest.mark.parametrize(
+    ("credentials", "encoded"),
+    [
+        ("user:password", b"dXNlcjpwYXNzd29yZA=="),
+        ("us%40er:p%3Aass%2F", b"dXNAZXI6cDphc3Mv"),
+        ("user", b"dXNlcjo="),
+        ("%C3%BC:%0D%0A", b"w7w6DQo="),
+    ],
+)
+async def test_user_and_password_are_sent_as_basic_authorization(peer: Peer, credentials: str, encoded: bytes) -> None:
+    client = OllamaClient(peer.url("").replace("://", f"://{credentials}@"), 10, 1.0)
+    assert client.url == peer.url("")
+    call = client.stream(CHAT, b"{}", lambda _: None, "")
+    fetch = asyncio.create_task(client.get("/api/tags"))
+    for _ in range(2):
+        request = await (await peer.accept()).request()
+        assert b"\r\nAuthorization: Basic " + encoded + b"\r\n" in request
+        assert request.count(b"Authorization") == 1
+    call.cancel()
+    fetch.cancel()
+    client.close()
+
+
+async def test_https_to_a_server_without_tls_is_said_to_be_that(peer: Peer) -> None:
+    client = OllamaClient(peer.url("").replace("http://", "https://"), 10, 1.0)
+    probing = asyncio.create_task(client.state())
     connection = await peer.accept()
-    assert (await connection.request()).startswith(b"GET /api/version ")
-    connection.say(b"HTTP/1.1 %d Some Reason\r\nContent-Length: 0\r\n\r\n" % status)
-    assert await asking == state
+    await connection.read()
+    connection.say(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    state = await probing
+    assert state.name == "unreachable" and "must begin with http://" in state.problem
+    client.close()
+
+
+async def test_a_server_that_is_silent_is_not_called_unreachable(peer: Peer) -> None:
+    client = OllamaClient(peer.url(""), 10, 1.0)
+    assert (await client.state(0.05)).name == "silent"
+    with pytest.raises(UpstreamSilent, match=r"has not responded within 0\.05 seconds"):
+        await client.get("/api/tags", 0.05)
+    client.close()

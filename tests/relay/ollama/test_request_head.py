@@ -43,19 +43,6 @@ def test_the_host_header_has_no_user_no_zone_and_an_ascii_name(url: str, host: s
     assert head(url)[:2] == ["GET / HTTP/1.1", f"Host: {host}"]
 
 
-@pytest.mark.parametrize(
-    ("credentials", "encoded"),
-    [
-        ("user:password", "dXNlcjpwYXNzd29yZA=="),
-        ("us%40er:p%3Aass%2F", "dXNAZXI6cDphc3Mv"),
-        ("user", "dXNlcjo="),
-        ("%C3%BC:%0D%0A", "w7w6DQo="),
-    ],
-)
-def test_user_and_password_become_basic_authorization(credentials: str, encoded: str) -> None:
-    assert head(f"http://{credentials}@gpu/")[3:] == [f"Authorization: Basic {encoded}"]
-
-
 def test_headers_that_the_client_sets_are_ignored() -> None:
     expected = head("http://gpu/", "POST", 7)
     assert (

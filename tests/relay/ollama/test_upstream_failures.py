@@ -165,24 +165,38 @@ def test_an_error_that_is_not_a_string_is_shown_as_json(
 
 # An error status.
 
+NAME_NOT_ALLOWED = (
+    "Ollama does so if it is asked by a name that it does not know (server/routes.go, allowedHostsMiddleware): set "
+    "OLLAMA_HOST to its IP address here, or to 0.0.0.0 where it is started."
+)
+
 
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (failure(404, 'model "x" not found'), "model 'x' not found (Ollama answered 404 Not Found)"),
+        (
+            failure(404, 'model "x" not found'),
+            "model 'x' not found (Ollama answered 404 Not Found). Choose another model, or install it: "
+            "`ollama pull x`.",
+        ),
         (failure(400, "invalid option: \\o/"), "invalid option: \\o/ (Ollama answered 400 Bad Request)"),
         (failure(500, "llama runner died"), "llama runner died (Ollama answered 500 Internal Server Error)"),
         (failure(503, "server busy"), "server busy (Ollama answered 503 Service Unavailable)"),
-        (Whole(403, b""), "Ollama answered 403 Forbidden and gave no reason."),
-        (Whole(403, b" \r\n"), "Ollama answered 403 Forbidden and gave no reason."),
+        (Whole(403, b""), f"Ollama answered 403 Forbidden and gave no reason. {NAME_NOT_ALLOWED}"),
+        (Whole(403, b" \r\n"), f"Ollama answered 403 Forbidden and gave no reason. {NAME_NOT_ALLOWED}"),
         (
             Whole(502, b'<html><a href="/">\n<h1>Bad Gateway</h1></html>', "text/html"),
-            "<html><a href='/'>\n<h1>Bad Gateway</h1></html> (Ollama answered 502 Bad Gateway)",
+            "The server at Ollama's address answered 502 Bad Gateway with a web page, 'Bad Gateway'. It may be a proxy "
+            "that cannot reach Ollama: check that Ollama is running.",
         ),
         (Whole(500, b"\xff\x00"), "\ufffd\ufffd (Ollama answered 500 Internal Server Error)"),
-        (Whole(301, b""), "Ollama answered 301 Moved Permanently and gave no reason."),
+        (
+            Whole(301, b""),
+            "The server at Ollama's address is not Ollama: it redirects to another address (301 Moved Permanently), as "
+            "a login page does, or a server that wants https.",
+        ),
         (Whole(599, b'{"error":""}'), "{'error':''} (Ollama answered 599)"),
-        (Whole(429, b"[1]"), "[1] (Ollama answered 429 Too Many Requests)"),
+        (Whole(429, b"[1]"), "[1] (Ollama answered 429 Too Many Requests). Try again in a while."),
         (Whole(400, line("not an answer")), None),
     ],
 )
@@ -347,11 +361,44 @@ def test_a_long_unreadable_line_is_cut(client: Client, run_script: Callable[...,
 def test_a_response_of_unreadable_lines_only_is_reported_as_incomplete(
     client: Client, run_script: Callable[..., EndedReply]
 ) -> None:
-    reply = run_script(Head(), Lines(b"<html>", b"</html>"))
-    assert [event.json["error"] for event in reply.events][:2] == ["<html>", "</html>"]
-    assert len(reply.events) == 3 and "complete" in reply.last_error
+    reply = run_script(Head(), Lines(b'{"object":"list"}', b"data: {}"))
+    assert [event.json["error"] for event in reply.events][:2] == ["{'object':'list'}", "data: {}"]
+    assert len(reply.events) == 3
+    assert reply.last_error == (
+        "None of the answer could be read. Check whether OLLAMA_HOST is the address of an Ollama."
+    )
     assert reply.row["status"] == "truncated"
     check_stored(client, reply, None)
+
+
+PAGE = b"""<!DOCTYPE html>
+<html>
+  <head><title>Sign in \xc2\xb7 Intranet</title></head>
+  <body>
+    <form action="/login"><input name="user"></form>
+  </body>
+</html>"""
+PAGE_SENTENCE = "The server at Ollama's address is not Ollama: it answered with a web page, 'Sign in \xb7 Intranet'."
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/x-ndjson"])
+def test_a_web_page_is_one_error_that_names_its_title(
+    client: Client, run_script: Callable[..., EndedReply], kind: str
+) -> None:
+    reply = run_script(Whole(200, PAGE, kind))
+    assert shape(reply.events) == [(0, "error", PAGE_SENTENCE)]
+    assert reply.row["status"] == "failed"
+    assert reply.row["error"].replace('"', "'") == PAGE_SENTENCE
+    check_stored(client, reply, None)
+
+
+def test_a_web_page_among_lines_is_one_error_and_the_stream_goes_on(
+    client: Client, run_script: Callable[..., EndedReply]
+) -> None:
+    reply = run_script(Head(), Lines(line("a"), *PAGE.splitlines(), line("b"), last_line("c")))
+    assert shape(reply.events)[:3] == [(0, "message", "a"), (1, "error", PAGE_SENTENCE), (2, "message", "b")]
+    assert reply.row["status"] == "done"
+    check_stored(client, reply, "abc")
 
 
 def test_an_empty_response_is_reported_as_incomplete(client: Client, run_script: Callable[..., EndedReply]) -> None:

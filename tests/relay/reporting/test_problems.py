@@ -14,8 +14,10 @@ def condition(**changes: object) -> ProcessCondition:
         "max_replies": 10,
         "database": "ok",
         "database_seconds": 60.0,
+        "database_reason": "",
         "ollama": "ok",
         "ollama_seconds": 60.0,
+        "ollama_problem": "",
         "loop_lag": 0.01,
         "last_minute": IDLE,
     }
@@ -37,12 +39,31 @@ def test_healthy_process_has_no_problems() -> None:
             "The database has been unreachable for 12 s: replies are paused.",
         ),
         (
+            {"database": "unreachable", "database_seconds": 12.3, "database_reason": "disk full"},
+            "database",
+            True,
+            "The database has been unreachable for 12 s (disk full): replies are paused.",
+        ),
+        (
             {"ollama": "unreachable", "ollama_seconds": 240.0},
             "ollama",
             True,
             "Ollama has been unreachable for 4 min: new replies fail.",
         ),
-        ({"ollama": "answered 500"}, "ollama", True, "The server at Ollama's address responds with status 500."),
+        (
+            {"ollama": "silent", "ollama_seconds": 5.0},
+            "ollama",
+            True,
+            "Ollama has not responded for 5 s: new replies may fail.",
+        ),
+        ({"ollama": "answered 500", "ollama_problem": "It is another."}, "ollama", True, "It is another."),
+        ({"ollama": "unreachable", "ollama_problem": "Not trusted."}, "ollama", True, "Not trusted."),
+        (
+            {"ollama": "stand-in"},
+            "stand-in",
+            False,
+            "No Ollama answers: a small embedded model replies until one does. It is a toy.",
+        ),
         ({"draining": True}, "draining", True, "This process is shutting down and accepts no new prompts."),
         (
             {"streaming": 10},

@@ -42,8 +42,9 @@ def test_event_has_exactly_these_bytes(number: int, line: bytes, formatted: byte
     assert sse.event(number, line) == formatted
 
 
-def test_heartbeat_is_a_comment() -> None:
-    assert sse.HEARTBEAT == b": waiting\n\n"
+def test_heartbeat_is_a_comment_line_without_the_blank_line_that_ends_an_event() -> None:
+    """httpx-sse, sseclient, fetch-event-source and r3labs/sse deliver an event with empty data at every blank line."""
+    assert sse.HEARTBEAT == b": waiting\n"
 
 
 @pytest.mark.parametrize(("limit", "held"), [(0, 1), (16, 1), (31, 1), (32, 2), (47, 2), (48, 3), (1000, 3)])

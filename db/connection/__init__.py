@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL: what a connection URL means, how connections are opened, and why they fail."""

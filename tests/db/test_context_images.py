@@ -1,0 +1,181 @@
+"""The images of a conversation: a budget of their own, and a continued reply is sent the same ones."""
+
+import base64
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import asyncpg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from db import messages, reply_begin
+from db.messages import MAX_SEQ, Message
+from db.migrate import migrate
+from db.reply_begin import BeginResult, NewReply
+from relay.generation.prompt import remaining_image_bytes, trim_to_context
+from tests.database import with_connection
+from tests.db.test_continuation import what_was_sent
+from tests.db.test_replies import Scene, another, finish, new, play
+
+IMAGE = 2_000
+"""Bytes of a test's image: more than ``IMAGES_MIN_BYTES``."""
+
+
+@pytest.fixture(scope="module")
+def url(new_database: Callable[[], str]) -> str:
+    url = new_database()
+    with_connection(url, migrate)
+    return url
+
+
+async def insert(connection: asyncpg.Connection, reply: NewReply, *rows: Message) -> None:
+    await connection.executemany(
+        "INSERT INTO chatts (tenant, appid, username, message, extra) VALUES ($1, $2, $3, $4, $5)",
+        [(reply.tenant, reply.appid, row.role, row.content, row.extra) for row in rows],
+    )
+
+
+def photo(number: int, size: int = IMAGE, role: str = "user") -> Message:
+    """Return a message with an image of ``size`` bytes in base64, which does not compress."""
+    data = base64.b64encode(random.Random(number).randbytes(size * 3 // 4)).decode()
+    return Message(role, f"photo {number}", f'{{"images":["{data}"]}}')
+
+
+def bare(message: Message) -> Message:
+    return replace(message, extra=None)
+
+
+async def begin(connection: asyncpg.Connection, reply: NewReply, image_size: int, *own: Message) -> BeginResult:
+    request = replace(reply, messages=own, context_image_bytes=image_size)
+    [result] = await reply_begin.begin(connection, [request])
+    return result
+
+
+@pytest.mark.parametrize(
+    ("budget", "whole"),
+    [(0, []), (1, [3]), (IMAGE, [3]), (IMAGE + 200, [2, 3]), (3 * IMAGE, [1, 2, 3]), (MAX_SEQ, [1, 2, 3])],
+)
+def test_images_are_sent_newest_first_until_they_reach_their_budget(url: str, budget: int, whole: list[int]) -> None:
+    conversation = [photo(number) for number in (1, 2, 3)]
+
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), new()
+        await insert(connection, reply, *conversation, Message("user", "and?"))
+        result = await begin(connection, reply, budget, Message("user", "hi"))
+        expected = [photo(n) if n in whole else bare(photo(n)) for n in (1, 2, 3)]
+        assert result.context == [*expected, Message("user", "and?")]
+        assert result.without_images == 3 - len(whole)
+        assert await what_was_sent(connection, reply) == [*result.context, Message("user", "hi")]
+
+    play(url, act)
+
+
+def test_images_do_not_push_out_text(url: str) -> None:
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), replace(new(), context_bytes=100)
+        await insert(connection, reply, Message("user", "words"), photo(1, 100_000))
+        result = await begin(connection, reply, 0, Message("user", "hi"))
+        assert result.context == [Message("user", "words"), bare(photo(1))]
+
+    play(url, act)
+
+
+def test_short_fields_and_the_assistants_count_as_text_and_stay(url: str) -> None:
+    short = Message("tool", "3", '{"tool_name":"add"}')
+    thought = Message("assistant", "said", '{"thinking":"' + "t" * 5_000 + '"}')
+
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), new()
+        await insert(connection, reply, short, photo(1), thought)
+        result = await begin(connection, reply, 0, Message("user", "hi"))
+        assert result.context == [short, bare(photo(1)), thought]
+        assert await finish(connection, reply, content=None)
+        result = await begin(connection, replace(another(reply), context_bytes=10), 0, Message("user", "hi 2"))
+        assert thought not in (result.context or [])
+
+    play(url, act)
+
+
+def test_a_message_before_the_one_that_fills_the_context_leaves_out_no_images(url: str) -> None:
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), replace(new(), context_messages=1)
+        await insert(connection, reply, photo(1), Message("user", "text"))
+        assert await begin(connection, reply, 0, Message("user", "hi")) == BeginResult(
+            context=[Message("user", "text")]
+        )
+        row = await connection.fetchrow("SELECT images_after FROM replies WHERE id = $1", reply.id)
+        assert row is not None and row["images_after"] is None
+
+    play(url, act)
+
+
+roles = st.sampled_from(["system", "user", "assistant", "tool"])
+some = st.lists(
+    st.builds(
+        lambda role, number, big: photo(number, IMAGE, role) if big else Message(role, f"text {number}"),
+        roles,
+        st.integers(0, 9),
+        st.booleans(),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(some, some, some, st.integers(0, 8), st.integers(0, 100), st.integers(0, 4 * IMAGE))
+def test_the_same_images_are_sent_again_whatever_was_recorded_since(
+    url: str, earlier: list[Message], own: list[Message], later: list[Message], limit: int, size: int, budget: int
+) -> None:
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), new()
+        await insert(connection, reply, *earlier)
+        selected, messages_left, bytes_left = trim_to_context(own, limit, size)
+        request = replace(
+            reply,
+            messages=own,
+            unsent=len(own) - len(selected),
+            context_messages=messages_left,
+            context_bytes=bytes_left,
+            context_image_bytes=remaining_image_bytes(own, budget),
+        )
+        [result] = await reply_begin.begin(connection, [request])
+        assert result.context is not None
+        await insert(connection, reply, *later)
+        assert await what_was_sent(connection, reply) == [*result.context, *selected]
+
+    play(url, act)
+
+
+def test_what_ollama_may_have_refused_is_left_out_step_by_step(url: str) -> None:
+    rules = photo(7, role="system")
+    call = Message("assistant", "", '{"tool_calls":"nonsense"}')
+    prompt = photo(9)
+
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), new()
+        await insert(connection, reply, rules, photo(1), call)
+        await begin(connection, reply, MAX_SEQ, prompt)
+        sent = [rules, photo(1), call, prompt]
+        assert await what_was_sent(connection, reply) == sent
+        for owner in (reply.owner + 1, reply.owner):
+            done = await messages.reduce_context(connection, "", reply.id, owner, 1)
+            assert done == ("images" if owner == reply.owner else None)
+        assert await what_was_sent(connection, reply) == [bare(rules), bare(photo(1)), call, prompt]
+        assert await messages.reduce_context(connection, "", reply.id, reply.owner, 1) == "fields"
+        assert await what_was_sent(connection, reply) == [bare(rules), bare(photo(1)), bare(call), prompt]
+        assert await messages.reduce_context(connection, "", reply.id, reply.owner, 1) is None
+        assert await what_was_sent(connection, reply) == [bare(rules), bare(photo(1)), bare(call), prompt]
+
+    play(url, act)
+
+
+def test_nothing_is_left_out_of_a_prompt(url: str) -> None:
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), new()
+        await insert(connection, reply, Message("user", "text"))
+        await begin(connection, reply, MAX_SEQ, photo(1), photo(2))
+        assert await messages.reduce_context(connection, "", reply.id, reply.owner, 2) is None
+
+    play(url, act)
