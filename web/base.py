@@ -3,6 +3,8 @@
 import asyncio
 import http.client
 import logging
+import socket
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import cached_property
@@ -212,9 +214,20 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         # Nagle's algorithm (RFC 896) would hold back each small event until the previous one is acknowledged: 40 ms.
         # Tornado turns it on again at the end of a request.
         self._connection.stream.set_nodelay(True)
+        self._limit_unacknowledged_time()
         if self.request.version == "HTTP/1.0":
             # Without chunks only the end of the connection ends the body, even if the client asked to keep it open.
             self.request.headers.pop("Connection", None)
+
+    def _limit_unacknowledged_time(self) -> None:
+        """Let the kernel close the connection of a client that has vanished, as a phone without network.
+
+        What is written to it, heartbeats too, fits into the socket's buffer until TCP gives up, after a quarter of an
+        hour (Linux tcp(7), ``tcp_retries2``). Meanwhile it would count as a viewer.
+        """
+        if sys.platform == "linux":
+            milliseconds = round(1000 * self.services.settings.client_write_timeout)
+            self._connection.stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     async def finish_stream(self) -> None:
         """End a response begun with :meth:`start_stream`."""

@@ -1,8 +1,14 @@
 """The prompts of plain clients, which can neither follow nor stop a reply: never refused because a reply runs."""
 
+import ctypes
+import json
+import socket
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,6 +18,9 @@ from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, lin
 from tests.program import Program
 
 LEFT = "client left"
+
+SO_ATTACH_FILTER = 26
+"""Linux asm-generic/socket.h; Python's module socket lacks it."""
 
 
 def text(events: list[Event]) -> str:
@@ -87,6 +96,32 @@ def test_the_reply_of_a_client_that_can_follow_it_is_never_superseded(
         gate.open()
         assert text(second.rest()) == "w0 "
     assert text(client.view(path)) == "ab"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux closes the connection")
+def test_an_app_whose_phone_has_lost_its_network_does_not_hold_up_the_next_prompt(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url, client_write_timeout=1, heartbeat_interval=0.1)
+    ollama.script(Head(), Lines(line("half ")), Gate("never"))
+    address = urlsplit(program.url)
+    with Client(program.url) as client, socket.create_connection((address.hostname, address.port)) as phone:
+        body = json.dumps(client.body("one")).encode()
+        head = f"POST /llmchat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        phone.sendall(head.encode() + b"\r\n\r\n" + body)
+        received = b""
+        while b"half " not in received:
+            received += phone.recv(65_536)
+        drop_all_packets(phone)
+        assert client.ask("two")[-1].json["done"] is True
+        assert client.messages()[1] == ("assistant", "half ")
+
+
+def drop_all_packets(connection: socket.socket) -> None:
+    """Let the kernel drop what arrives, unacknowledged, with a packet filter that accepts nothing (Linux socket(7))."""
+    accept_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF_RET | BPF_K, 0 bytes
+    program = struct.pack("HP", 1, ctypes.addressof(accept_nothing))
+    connection.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def test_a_reply_that_others_follow_is_not_superseded(client: Client, ollama: ScriptedOllama) -> None:
