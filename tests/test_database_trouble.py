@@ -146,7 +146,11 @@ def test_a_database_that_rejects_new_sessions_counts_as_unavailable(
         wait_ready(client)
         with_connection(postgres, refuse)
         try:
-            check_not_ready(client, "not accepting connections")
+            reason = "not accepting connections"
+            eventually(
+                "the next session is rejected", lambda: client.http.get("/readyz").json().get("reason") == reason
+            )
+            check_not_ready(client, reason)
             check_refused(client, "POST", "/llmchat", json=client.body("hi"))
         finally:
             with_connection(postgres, lambda c: c.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'))

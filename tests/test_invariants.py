@@ -372,7 +372,7 @@ def test_invariant_2_lines_lost_when_a_backend_is_killed_are_written_again_by_th
             session = lock_holder(postgres.url, reply_row(postgres.url, path)["owner"])
             with frozen(owner):  # so that it reconnects later than the other
                 os.kill(session, signal.SIGKILL)
-                other.wait_log("lease's session was lost", LONG)
+                other.wait_log("The database is unavailable", LONG)
                 stays(1.0, lambda: True)
             gate.open()
             for viewer, thread in watched:

@@ -253,7 +253,7 @@ def test_the_log_contains_no_conversations_and_no_secrets(
         assert client.http.post("/llmchat", json=body).status_code in (406, 422, 500)
     half = json.dumps(client.body(MARK)).replace(MARK, MARK + "\\ud800")
     json_headers = {"Content-Type": "application/json"}
-    assert client.http.post("/llmchat", content=half, headers=json_headers).status_code in (400, 406)
+    assert client.http.post("/llmchat", content=half, headers=json_headers).status_code in (400, 406, 422)
     assert client.http.post("/llmchat", content=f'{{"{MARK}": ', headers=json_headers).status_code == 400
     client.history(before=9, token=MARK)
     client.http.get("/llmchat", params={"appID": "x", "before": MARK})

@@ -226,7 +226,8 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         hour (Linux tcp(7), ``tcp_retries2``). Meanwhile it would count as a viewer.
         """
         if sys.platform == "linux":
-            milliseconds = round(1000 * self.services.settings.client_write_timeout)
+            # Later than the timeout of writing, which notices a client that acknowledges but does not read.
+            milliseconds = round(2000 * self.services.settings.client_write_timeout)
             self._connection.stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     async def finish_stream(self) -> None:

@@ -218,7 +218,9 @@ def runs(request: pytest.FixtureRequest, runner: Runner) -> dict[tuple[str, str]
     """Start all runs that the session's tests look at."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
     parameters = [item.callspec.params for item in items]
-    wanted = [(str(one["scene"]), cast(Library, one["library"])) for one in parameters if "scene" in one]
+    wanted = [
+        (str(one["scene"]), cast(Library, one["library"])) for one in parameters if {"scene", "library"} <= one.keys()
+    ]
     return {
         (library.name, scene): runner.start(library, SCENES[scene])
         for scene, library in sorted(wanted, key=lambda one: one[0] != "silence")

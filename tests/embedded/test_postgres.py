@@ -1,5 +1,6 @@
 """The embedded PostgreSQL: where its data may be, who may connect, which processes share it."""
 
+import logging
 import os
 import signal
 import stat
@@ -8,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -197,17 +199,25 @@ def test_simultaneous_first_starts_share_one_server(base: Path) -> None:
     assert sorted(path.name for path in folder.parent.iterdir()) == ["postgres", "postgres-run"]
 
 
-def test_a_killed_server_is_started_again_on_the_same_socket(data: Path, embed: Embed, expected_log: list[str]) -> None:
+def test_a_killed_server_is_started_again_on_the_same_socket(
+    data: Path, embed: Embed, expected_log: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "chatterd")
     expected_log.append("PostgreSQL has ended. Starting it again")
     server = embed(data)
     url = server.start()
     execute(url, "CREATE TABLE kept AS SELECT 1 AS one")
     server.supervise()
-    for number in (signal.SIGKILL, signal.SIGQUIT):
+    for count, number in enumerate((signal.SIGKILL, signal.SIGQUIT), 1):
         before = postmaster_pid(data)
         os.kill(before, number)
         wait_for_another(data, url, before)
+        eventually("the start has ended", partial(restarted, caplog, count))
         assert values(url, "SELECT one FROM kept") == [1]
+
+
+def restarted(caplog: pytest.LogCaptureFixture, times: int) -> bool:
+    return caplog.text.count("PostgreSQL runs again") == times
 
 
 @pytest.mark.extended

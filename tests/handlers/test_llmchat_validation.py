@@ -131,9 +131,9 @@ def test_a_method_that_is_not_implemented_is_405_with_allow(client: Client) -> N
         ("PUT", "/llmchat", {"GET", "POST", "DELETE"}),
         ("POST", "/llmchat/0", {"GET", "DELETE"}),
         ("GET", "/llmprompt", {"POST"}),
-        ("POST", "/models", {"GET"}),
-        ("DELETE", "/healthz", {"GET"}),
-        ("POST", "/readyz", {"GET"}),
+        ("POST", "/models", {"GET", "HEAD"}),
+        ("DELETE", "/healthz", {"GET", "HEAD"}),
+        ("POST", "/readyz", {"GET", "HEAD"}),
     ]:
         response = client.http.request(method, path)
         assert response.status_code == 405, path

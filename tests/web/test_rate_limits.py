@@ -99,6 +99,7 @@ def test_a_retried_prompt_succeeds_when_the_server_is_full(
     with client.http:
         path = client.begin("hi", headers={"Idempotency-Key": "k"})
         assert client.begin("hi", headers={"Idempotency-Key": "k"}) == path
-        assert client.http.post("/llmchat", json=client.body("hi")).status_code == 503
+        another = client.body("hi") | {"appID": "another"}
+        assert client.http.post("/llmchat", json=another).status_code == 503
         gate.open()
         client.view(path)
