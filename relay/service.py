@@ -4,13 +4,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
 
 from db import ownership, replies, reply_lines
+from db.messages import Message
 from db.replies import StoredReply
 from db.reply_begin import BeginResult, NewReply
 from errors import Conflict, NotFound, ServiceUnavailable
@@ -25,6 +25,7 @@ from relay.ollama import chat_line
 from relay.stream.cursor import PAGE_BYTES, Cursor, CursorContext
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
+from settings import Settings
 
 log = logging.getLogger("chatterd.relay")
 
@@ -131,14 +132,7 @@ class ReplyService:
             conversation_key=conversation_key(prompt.tenant, prompt.appid),
             plain_client=prompt.plain_client,
         )
-        own_messages, messages_remaining, bytes_remaining = trim_to_context(
-            prompt.messages, self._settings.context_messages, self._settings.context_bytes
-        )
-        unsent = len(prompt.messages) - len(own_messages)
-        new = replace(
-            _new_reply(reply, prompt, messages_remaining, bytes_remaining, unsent),
-            context_image_bytes=remaining_image_bytes(own_messages, self._settings.context_image_bytes),
-        )
+        new, own_messages = _new_reply(reply, prompt, self._settings)
         result = await self._record(generation, new)
         if result.context is not None:
             self._relay.metrics.replies_begun += 1
@@ -288,8 +282,12 @@ class ReplyService:
             log.warning("%d replies could not be released; they are adopted when this process has ended.", len(ids))
 
 
-def _new_reply(reply: ReplyBuffer, prompt: Prompt, context_messages: int, context_bytes: int, unsent: int) -> NewReply:
-    return NewReply(
+def _new_reply(reply: ReplyBuffer, prompt: Prompt, settings: Settings) -> tuple[NewReply, list[Message]]:
+    """Return the reply to record, and those of the prompt's messages that are sent to the model."""
+    own_messages, messages_remaining, bytes_remaining = trim_to_context(
+        prompt.messages, settings.context_messages, settings.context_bytes
+    )
+    new = NewReply(
         reply.id,
         prompt.tenant,
         prompt.appid,
@@ -298,11 +296,13 @@ def _new_reply(reply: ReplyBuffer, prompt: Prompt, context_messages: int, contex
         reply.owner,
         prompt.idempotency_key,
         prompt.messages,
-        context_messages,
-        context_bytes,
-        unsent,
-        prompt.plain_client,
+        messages_remaining,
+        bytes_remaining,
+        unsent=len(prompt.messages) - len(own_messages),
+        plain_client=prompt.plain_client,
+        context_image_bytes=remaining_image_bytes(own_messages, settings.context_image_bytes),
     )
+    return new, own_messages
 
 
 def _from_message(tenant: str, stored: StoredReply) -> ReplyBuffer:
