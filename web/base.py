@@ -225,10 +225,11 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         What is written to it, heartbeats too, fits into the socket's buffer until TCP gives up, after a quarter of an
         hour (Linux tcp(7), ``tcp_retries2``). Meanwhile it would count as a viewer.
         """
-        if sys.platform == "linux":
+        stream = self._connection.stream
+        if sys.platform == "linux" and not stream.closed():
             # Later than the timeout of writing, which notices a client that acknowledges but does not read.
             milliseconds = round(2000 * self.services.settings.client_write_timeout)
-            self._connection.stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+            stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     async def finish_stream(self) -> None:
         """End a response begun with :meth:`start_stream`."""
