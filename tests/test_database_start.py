@@ -194,6 +194,7 @@ def test_a_read_only_database(server: SecurePostgres) -> None:
     assert message.startswith('the database "plain" is read-only for this role: default_transaction_read_only is on.')
 
 
+@pytest.mark.extended
 def test_a_standby(server: SecurePostgres) -> None:
     def check() -> None:
         assert refused(server, "plain").startswith("the server is a standby, which is read-only. Name the primary in")
@@ -239,6 +240,7 @@ def test_a_server_without_tls(database_url: str) -> None:
     assert message == "PostgreSQL at 127.0.0.1 offers no TLS. Enable it there, or change sslmode."
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("query", ["", "sslmode=disable", "sslmode=require"])
 def test_a_server_that_is_not_postgresql(query: str) -> None:
     class Silent(BaseHTTPRequestHandler):

@@ -152,6 +152,7 @@ def test_a_second_run_asks_no_index(checkout: Checkout) -> None:
     assert (done.returncode, done.stdout.splitlines()) == (0, ["installs", "[] 0 []"])
 
 
+@pytest.mark.extended
 def test_a_raised_version_is_installed(checkout: Checkout) -> None:
     requirements = checkout.folder / "requirements.txt"
     times = requirements.stat()
@@ -161,6 +162,7 @@ def test_a_raised_version_is_installed(checkout: Checkout) -> None:
     assert checkout.installed() == "2.0"
 
 
+@pytest.mark.extended
 def test_an_environment_of_a_python_that_was_replaced_is_made_again(checkout: Checkout) -> None:
     [library] = (checkout.folder / ".venv/lib").glob("python3.*")
     library.rename(library.with_name("python3.0"))  # as it looks to a newer Python in the place of the old one
@@ -249,6 +251,7 @@ def start(checkout: Checkout, **variables: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.extended
 def test_an_installation_that_was_killed_is_made_again(stale: Checkout) -> None:
     with index() as held:
         process = start(stale, **held.variables)
@@ -279,6 +282,7 @@ def test_two_at_once_install_one_after_the_other(stale: Checkout) -> None:
 # What is missing is told in one sentence; the last line is make's own.
 
 
+@pytest.mark.extended
 def test_no_network_is_told(stale: Checkout) -> None:
     variables = {
         "PIP_NO_INDEX": "",

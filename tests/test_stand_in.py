@@ -93,6 +93,7 @@ class Held(Step):
         await Whole(200, b'{"version":"0.12.0"}').play(answer)
 
 
+@pytest.mark.extended
 def test_an_ollama_that_is_silent_at_the_start_is_used_when_it_answers(late: ScriptedOllama, database_url: str) -> None:
     held = late.probed = Held()
     late.listen_again()
@@ -115,6 +116,7 @@ def test_where_an_address_is_set_no_other_model_stands_in(database_url: str) -> 
         assert not program.alarms(["Ollama is unreachable at"])
 
 
+@pytest.mark.extended
 def test_a_reply_of_the_toy_is_continued_on_the_toy_after_a_crash(late: ScriptedOllama, database_url: str) -> None:
     late.shown = failure(404, f"model '{TOY}' not found")
     with (

@@ -55,6 +55,7 @@ def data_dir() -> Iterator[Path]:
     assert not left
 
 
+@pytest.mark.extended
 def test_the_second_signal_leaves_no_embedded_part_behind(data_dir: Path) -> None:
     program = start(data_dir)
     tree = psutil.Process(program.process.pid).children(recursive=True)

@@ -143,6 +143,7 @@ def test_a_stand_in_is_called_a_toy_until_ollama_lists_its_models(page: Page, ol
     expect(page.locator("#model-error")).to_be_empty()
 
 
+@pytest.mark.extended
 def test_a_new_chat_takes_a_model_of_the_ollama_that_was_found(page: Page, ollama: ScriptedOllama) -> None:
     set_models(page, ollama, {"name": "smollm2:135m", "stand_in": True})
     expect(picker(page)).to_have_value("smollm2:135m")

@@ -160,6 +160,7 @@ def test_the_chat_page_sends_follows_and_stops_replies(page: Page, ollama: Scrip
     expect(messages(page)).to_have_count(4)
 
 
+@pytest.mark.extended
 @CHROMIUM_NEEDED
 def test_the_other_pages_work(page: Page, site: Site) -> None:
     page.goto("./")
@@ -193,6 +194,7 @@ def test_pages_work_without_the_setting_where_the_path_is_removed(
         context.close()
 
 
+@pytest.mark.extended
 @CHROMIUM_NEEDED
 def test_signing_in_sets_a_cookie_below_the_path(site: Site, ollama: ScriptedOllama) -> None:
     context = site.browser.new_context()

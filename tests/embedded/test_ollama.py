@@ -434,6 +434,7 @@ def test_the_capital_of_france_is_paris_with_default_options(client: ollama.Clie
     assert answer.done_reason == "stop"
 
 
+@pytest.mark.extended
 def test_an_answer_ends_by_default_and_an_option_lets_it_go_on(client: ollama.Client) -> None:
     options = {"temperature": 0, "repeat_penalty": 1.0, "stop": ["<|im_end|>"]}
     prompt = "one, two, three, one, two, three, one, two, three, one, two, three,"

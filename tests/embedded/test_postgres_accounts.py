@@ -113,6 +113,7 @@ def test_root_starts_it_in_folders_closed_to_others_and_leaves_them_closed(
     assert folder.parent.stat().st_uid == 0
 
 
+@pytest.mark.extended
 def test_root_and_the_owner_of_the_data_take_turns_and_share(home: Path, embed: Embed) -> None:
     folder = home / "data" / "postgres"
     before = modes(home)
@@ -200,6 +201,7 @@ def test_without_setpriv_a_closed_folder_is_refused(base: Path, embed: Embed, mo
     assert not list(closed.iterdir())
 
 
+@pytest.mark.extended
 def test_the_account_cannot_have_root_signal_another_process(
     home: Path, embed: Embed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_postgres_that_another_program_started_on_the_data_is_replaced(data: P
     assert other.wait(60) == 0
 
 
+@pytest.mark.extended
 def test_a_locked_start_is_logged_and_can_be_interrupted(
     data: Path, embed: Embed, caplog: pytest.LogCaptureFixture
 ) -> None:

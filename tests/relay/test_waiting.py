@@ -80,6 +80,7 @@ def test_an_abandoned_reply_gives_way_at_a_full_server(
         assert client.messages()[1] == ("assistant", "half ")
 
 
+@pytest.mark.extended
 def test_a_prompt_whose_turn_comes_at_a_full_server_goes_on_waiting(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_prompt_whose_turn_comes_at_a_full_server_goes_on_waiting(
         assert words(stream) == "w0 "
 
 
+@pytest.mark.extended
 @pytest.mark.expects_log(*AWAY)
 def test_a_prompt_that_was_begun_although_the_answer_was_lost_is_begun_once(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
