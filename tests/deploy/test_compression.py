@@ -19,6 +19,7 @@ NGINX = """
 worker_processes 1;
 events {}
 http {
+    access_log off;
     gzip on;
     gzip_min_length 0;
     gzip_proxied any;
