@@ -405,8 +405,8 @@ def test_an_uncaught_exception_in_the_loop_is_logged_without_values(caplog: pyte
 
 def test_an_uncaught_exception_is_logged_as_critical(tmp_path: Path) -> None:
     setup = "import logging_setup, logging; logging.basicConfig(); logging_setup.configure('json')"
-    script = f"{setup}; raise ValueError({MARK!r})"
-    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    script = f"{setup}; import sys; raise ValueError(sys.argv[1])"
+    run = subprocess.run([sys.executable, "-c", script, MARK], cwd=ROOT, capture_output=True, text=True)
     [logged] = entries(run.stderr)
     assert run.returncode == 1
     assert logged["level"] == "critical" and logged["error"] == "ValueError" and MARK not in logged["trace"].lower()

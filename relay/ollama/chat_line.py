@@ -15,6 +15,9 @@ from errors import UnreadableLine
 TEXT_LIMIT = 4_096
 """Maximum number of characters of an error's text, or of an unreadable line, that is shown to a viewer."""
 
+MAX_CALL_DEPTH = 200
+"""Levels of nesting in a tool call. How deep Python itself can descend differs between its versions."""
+
 ERROR_PREFIX = b'{"error":"'
 """The first bytes of every line that :func:`error_line` makes, and of no line that :func:`read` accepts as a chat line.
 
@@ -188,19 +191,22 @@ def _text(value: object) -> str:
 
 
 def _storable_calls(tool_calls: list[Any], line: bytes) -> list[Any]:
-    try:
-        return [_storable_within(call) for call in tool_calls]
-    except RecursionError as error:
-        raise UnreadableLine(line) from error
+    return [_storable_within(call, line, MAX_CALL_DEPTH) for call in tool_calls]
 
 
-def _storable_within(value: Any) -> Any:
+def _storable_within(value: Any, line: bytes, depth: int) -> Any:
+    """Make the texts within a value storable.
+
+    :raises UnreadableLine: the value has more than ``depth`` levels.
+    """
     if not value:
         return value
     if isinstance(value, str):
         return storable(value)
+    if isinstance(value, list | dict) and not depth:
+        raise UnreadableLine(line)
     if isinstance(value, list):
-        return [_storable_within(one) for one in value]
+        return [_storable_within(one, line, depth - 1) for one in value]
     if isinstance(value, dict):
-        return {storable(key): _storable_within(one) for key, one in value.items()}
+        return {storable(key): _storable_within(one, line, depth - 1) for key, one in value.items()}
     return value
