@@ -15,7 +15,7 @@ from errors import UnreadableLine
 TEXT_LIMIT = 4_096
 """Maximum number of characters of an error's text, or of an unreadable line, that is shown to a viewer."""
 
-MAX_CALL_DEPTH = 200
+MAX_CALL_DEPTH = 500
 """Levels of nesting in a tool call. How deep Python itself can descend differs between its versions."""
 
 ERROR_PREFIX = b'{"error":"'
