@@ -5,7 +5,6 @@ tool_calls}, done``; the last one of a response also has ``done_reason`` and tok
 """
 
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -206,10 +205,15 @@ def _storable_within(value: Any, line: bytes, depth: int) -> Any:
         return storable(value)
     if isinstance(value, list | dict) and not depth:
         raise UnreadableLine(line)
-    # map(), not comprehensions, which take a second frame of Python's stack before Python 3.12 (PEP 709).
-    within = partial(_storable_within, line=line, depth=depth - 1)
+    # Loops, not comprehensions, which take a second frame of Python's stack before Python 3.12 (PEP 709).
     if isinstance(value, list):
-        return list(map(within, value))
+        items = []
+        for one in value:
+            items.append(_storable_within(one, line, depth - 1))
+        return items
     if isinstance(value, dict):
-        return dict(zip(map(storable, value), map(within, value.values()), strict=True))
+        fields = {}
+        for key, one in value.items():
+            fields[storable(key)] = _storable_within(one, line, depth - 1)
+        return fields
     return value
