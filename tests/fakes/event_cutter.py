@@ -6,15 +6,12 @@ in all. HTTP/1.1, one request per connection; the proxy runs in a thread and a l
 
 import asyncio
 import re
-import threading
 from collections import Counter
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
-from .moment import PATIENCE
-from .sockets import reset, stop_accepting
+from .loop_thread import ForwardingThread
+from .sockets import reset
 
 CONNECTION_FIELDS = re.compile(rb"(?im)^(?:Connection|Upgrade|HTTP2-Settings|Keep-Alive):.*\r\n")
 """Fields of the connection itself (RFC 9110, section 7.6.1), which a proxy replaces."""
@@ -33,7 +30,7 @@ class Received:
     last_event_id: str | None
 
 
-class EventCutter:
+class EventCutter(ForwardingThread):
     """Forwards what comes to :attr:`url` while its ``with`` block runs.
 
     :param url: the server.
@@ -43,50 +40,12 @@ class EventCutter:
     """
 
     def __init__(self, url: str, events: int, cuts: int) -> None:
+        super().__init__("event cutter")
         self._server = urlsplit(url)
         self._events = events
         self._cuts = cuts
         self._cut: Counter[tuple[str, str, bytes]] = Counter()
         self.requests: list[Received] = []
-        self._loop = asyncio.SelectorEventLoop()
-        self._leaving = asyncio.Event()
-        self._ready = threading.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._run, name="event cutter")
-        self.url = ""
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(PATIENCE)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._leaving.set)
-        self._thread.join(PATIENCE)
-
-    # In its thread.
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        self._ready.set()
-        await self._leaving.wait()
-        await stop_accepting(server)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # sockets are closed by a callback
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._forward(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _forward(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         server = None

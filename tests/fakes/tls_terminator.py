@@ -9,20 +9,17 @@ import asyncio
 import contextlib
 import ssl
 import struct
-import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import trustme
 
-from .moment import PATIENCE
+from .loop_thread import LoopThread
 from .sockets import bound_socket
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
-class TLSTerminator:
+class TLSTerminator(LoopThread):
     """Listens on a free port of 127.0.0.1 while its ``with`` block runs.
 
     :param target: the socket of the PostgreSQL.
@@ -33,6 +30,7 @@ class TLSTerminator:
     """
 
     def __init__(self, target: Path, certificate: trustme.LeafCert) -> None:
+        super().__init__("TLS terminator")
         self._target = target
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         certificate.configure_cert(self._context)
@@ -40,29 +38,10 @@ class TLSTerminator:
         self.port: int = self._socket.getsockname()[1]
         self.encrypted = 0
         self.plain = 0
-        self._loop = asyncio.SelectorEventLoop()
-        self._leaving = asyncio.Event()
-        self._listening = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="TLS terminator")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._listening.wait(PATIENCE)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._leaving.set)
-        self._thread.join(PATIENCE)
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
 
     async def _serve(self) -> None:
         server = await asyncio.start_server(self._connected, sock=self._socket)
-        self._listening.set()
+        self._ready.set()
         await self._leaving.wait()
         server.close()
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -71,24 +71,23 @@ def read_httpx_sse(request: Request, located: Callable[[str], None]) -> Iterator
 
 
 def read_sseclient_py(request: Request, located: Callable[[str], None]) -> Iterator[Event]:
-    import requests
     import sseclient
 
-    try:
-        with requests.request(
-            request.method, request.url, json=request.body, headers={**request.headers}, stream=True
-        ) as response:
-            if response.status_code == 204:
-                return
-            response.raise_for_status()
-            located(response.headers["Content-Location"])
+    with responded(request, located) as response:
+        if response is not None:
             for event in sseclient.SSEClient(response.iter_content(65_536)).events():
                 yield Event(event.id or "", event.event, event.data)
-    except requests.RequestException as error:
-        raise Disconnected from error
 
 
 def read_requests(request: Request, located: Callable[[str], None]) -> Iterator[Event]:
+    with responded(request, located) as response:
+        if response is not None:
+            yield from parse(line.decode() for line in response.iter_lines(chunk_size=65_536))
+
+
+@contextmanager
+def responded(request: Request, located: Callable[[str], None]) -> Iterator[Any]:
+    """Send a request with requests; yield its response, None if the reply has no more events."""
     import requests
 
     try:
@@ -96,10 +95,11 @@ def read_requests(request: Request, located: Callable[[str], None]) -> Iterator[
             request.method, request.url, json=request.body, headers={**request.headers}, stream=True
         ) as response:
             if response.status_code == 204:
+                yield None
                 return
             response.raise_for_status()
             located(response.headers["Content-Location"])
-            yield from parse(line.decode() for line in response.iter_lines(chunk_size=65_536))
+            yield response
     except requests.RequestException as error:
         raise Disconnected from error
 
