@@ -12,12 +12,11 @@ from errors import NotFound, TooManyRequests
 from handlers.conversations import ConversationHandler
 from handlers.reply_stream import ReplyStreamHandler
 from relay.generation.prompt import Prompt
-from relay.stream.cursor import Cursor
-from relay.waiting import WaitingPrompt
+from relay.stream.cursor import LineReader
 from web.chat_request import parse_chat_request
 from web.validation import count_characters
 
-Begin = Callable[[Prompt], Awaitable[Cursor | WaitingPrompt]]
+Begin = Callable[[Prompt], Awaitable[LineReader]]
 """Records a prompt and starts its reply, or lets the prompt wait."""
 
 
@@ -44,7 +43,7 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         else:
             with self.viewer_slot():
                 begin = replies.begin_or_wait if prompt.plain_client else replies.begin
-                await self._stream_in_turn(await self._begin(prompt, begin))
+                await self.stream(await self._begin(prompt, begin))
 
     def _respond_with_location(self, id: UUID) -> None:
         self.log_fields["reply"] = str(id)
@@ -52,13 +51,6 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         self.set_header("Location", location)
         self.set_header("Preference-Applied", "respond-async")
         self.write_json({"id": str(id), "location": self.public_path(location)}, 202)
-
-    async def _stream_in_turn(self, cursor: Cursor | WaitingPrompt) -> None:
-        try:
-            await self.stream(cursor)
-        finally:
-            if isinstance(cursor, WaitingPrompt):
-                cursor.leave()
 
     def _parse_prompt(self) -> Prompt:
         body, limits, settings = self.json_body(), self.services.limits, self.services.settings
@@ -69,7 +61,7 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         address = limits.concurrency_key(str(self.request.remote_ip))
         return replace(prompt, address=address, plain_client=key is None and not self._prefers_async())
 
-    async def _begin(self, prompt: Prompt, begin: Begin) -> Cursor | WaitingPrompt:
+    async def _begin(self, prompt: Prompt, begin: Begin) -> LineReader:
         replies = self.services.replies
         concurrency = replies.concurrency
         try:

@@ -9,8 +9,7 @@ from tornado.iostream import StreamClosedError
 from errors import ServiceUnavailable
 from relay.metrics import Metrics
 from relay.stream import sse
-from relay.stream.cursor import Cursor, CursorInvalidated
-from relay.waiting import WaitingPrompt
+from relay.stream.cursor import Cursor, CursorInvalidated, LineReader
 from web.base import BaseHandler
 from web.sse_writer import ClientWriter
 from web.validation import parse_whole_number, query_argument
@@ -80,25 +79,26 @@ class ReplyStreamHandler(BaseHandler):
             with self.viewer_slot():
                 await self.stream(cursor)
 
-    async def stream(self, cursor: Cursor | WaitingPrompt) -> None:
-        """Stream the lines from the cursor on, as they are committed, until the reply ends or the client leaves."""
+    async def stream(self, reader: LineReader) -> None:
+        """Stream the lines that the reader returns, until the reply ends or the client leaves."""
         viewers = self.services.replies.viewers
-        viewers.add(cursor.id)
+        viewers.add(reader.id)
         try:
-            await self._stream(cursor)
+            await self._stream(reader)
         finally:
-            viewers.remove(cursor.id)
+            viewers.remove(reader.id)
+            reader.leave()
 
-    async def _stream(self, cursor: Cursor | WaitingPrompt) -> None:
+    async def _stream(self, reader: LineReader) -> None:
         self.start_stream("text/event-stream; charset=utf-8")
-        self.log_fields["reply"] = reply = str(cursor.id)
+        self.log_fields["reply"] = reply = str(reader.id)
         self.set_header("Content-Location", f"/llmchat/{reply}")
         self._viewer = asyncio.current_task()
         self._chunked = self.request.version == "HTTP/1.1"
         try:
             await self.flush()
             self._client = ClientWriter(cast(HTTP1Connection, self.request.connection).stream)
-            await self._write_lines(cursor)
+            await self._write_lines(reader)
             await self.finish_stream()
         except (asyncio.CancelledError, StreamClosedError):
             self.log_fields["abort_reason"] = "handed over" if self.services.replies.leaving else "client left"
@@ -106,9 +106,9 @@ class ReplyStreamHandler(BaseHandler):
             self.services.metrics.viewers_dropped += 1
             self.abort_stream("client too slow" if isinstance(error, TimeoutError) else "handed over")
 
-    async def _write_lines(self, cursor: Cursor | WaitingPrompt) -> None:
+    async def _write_lines(self, reader: LineReader) -> None:
         while True:
-            found = await cursor.next(self.services.settings.heartbeat_interval, self._try_write)
+            found = await reader.next(self.services.settings.heartbeat_interval, self._try_write)
             if found is None:
                 return
             number, lines = found

@@ -22,7 +22,7 @@ from relay.generation.prompt import Prompt, chat_body, conversation_key, remaini
 from relay.generation.registry import ConcurrencyCounter, GenerationRegistry
 from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
 from relay.ollama import chat_line
-from relay.stream.cursor import PAGE_BYTES, Cursor, CursorContext
+from relay.stream.cursor import PAGE_BYTES, Cursor, CursorContext, LineReader
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
 from settings import Settings
@@ -78,7 +78,7 @@ class ReplyService:
         """The number of replies that this process generates now, per tenant and address."""
         return self._registry.concurrency
 
-    async def begin_or_wait(self, prompt: Prompt) -> Cursor | WaitingPrompt:
+    async def begin_or_wait(self, prompt: Prompt) -> LineReader:
         """Begin as :meth:`begin` does. While a reply is being generated for this conversation, let the prompt wait.
 
         It waits for this reply even if there are too many: the reply may be abandoned, and give way.

@@ -30,6 +30,9 @@ MIN_WRITE_RATE = 1_024
 """Bytes a second that a client must read of a response, beyond ``--client-write-timeout``."""
 
 
+MAX_USER_TIMEOUT = 2**31 - 1
+"""Milliseconds; the largest value of Linux's TCP_USER_TIMEOUT (an int)."""
+
 LOCATIONS = ("Location", "Content-Location")
 """Headers that contain a path of this server."""
 
@@ -228,8 +231,8 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         stream = self._connection.stream
         if sys.platform == "linux" and not stream.closed():
             # Later than the timeout of writing, which notices a client that acknowledges but does not read.
-            milliseconds = round(2000 * self.services.settings.client_write_timeout)
-            stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+            milliseconds = round(2_000 * self.services.settings.client_write_timeout)
+            stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(milliseconds, MAX_USER_TIMEOUT))
 
     async def finish_stream(self) -> None:
         """End a response begun with :meth:`start_stream`."""

@@ -32,6 +32,21 @@ def write_nothing(first: int, lines: list[bytes]) -> bool:
     return False
 
 
+class LineReader(Protocol):
+    """What a viewer reads: the :class:`Cursor` of a reply, or a prompt that waits for its reply to begin.
+
+    :ivar id: the reply's id.
+    """
+
+    id: UUID
+
+    async def next(self, seconds: float, try_write: TryWrite = write_nothing) -> tuple[int, list[bytes]] | None:
+        """Wait for lines and return the next few; see :meth:`Cursor.next`."""
+
+    def leave(self) -> None:
+        """Note that the viewer reads no more."""
+
+
 class CursorInvalidated(Exception):
     """This process cannot show the rest of the reply: it shuts down, or the reply was deleted or pruned meanwhile."""
 
@@ -167,6 +182,9 @@ class Cursor:
                 self.next_line += len(lines)
                 return first, lines
         raise CursorInvalidated
+
+    def leave(self) -> None:
+        """Note that the viewer reads no more: the reply goes on without it."""
 
     def _find_in_memory(self) -> ReplyBuffer | None:
         if self._reply is None or self._reply.lost:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import settings
 from tests.client import Client, Event, Stream
 from tests.database import eventually, reply_row, rows
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
@@ -115,6 +116,11 @@ def test_an_app_whose_phone_has_lost_its_network_does_not_hold_up_the_next_promp
         drop_all_packets(phone)
         assert client.ask("two")[-1].json["done"] is True
         assert client.messages()[1] == ("assistant", "half ")
+
+
+def test_the_longest_timeout_of_writing_is_accepted(start_chatterd: Callable[..., Program], database_url: str) -> None:
+    with Client(start_chatterd(database_url=database_url, client_write_timeout=settings.MAX_SECONDS).url) as client:
+        assert client.ask("hi")[-1].json["done"] is True
 
 
 def drop_all_packets(connection: socket.socket) -> None:
