@@ -194,8 +194,9 @@ class Runner:
 
 def requests_for(cutter: EventCutter, path: str, client: Client) -> list[Received]:
     """Return the requests of one conversation: of its reply, or with its prompt."""
-    body = client.appid.encode()
-    return [one for one in cutter.requests if one.path == path != "/llmchat" or body in one.body]
+    # With the quotation marks: the name of one library may end as that of another.
+    appid = json.dumps(client.appid).encode()
+    return [one for one in cutter.requests if one.path == path != "/llmchat" or appid in one.body]
 
 
 @pytest.fixture(scope="session")
