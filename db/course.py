@@ -89,8 +89,9 @@ async def replace_conversation(
         ), deleted_messages AS (
             DELETE FROM chatts WHERE tenant = $1 AND appid = $2 AND EXISTS (SELECT FROM claimed)
         ), recorded AS (
-            INSERT INTO chatts (seq, tenant, appid, username, message, extra)
-            SELECT nextval('chatts_seq_seq'), $1, $2, role, content, {CHECKED_EXTRA.format(extra="extra")}
+            INSERT INTO chatts (seq, tenant, appid, username, message, extra, extra_bytes)
+            SELECT nextval('chatts_seq_seq'), $1, $2, role, content, {CHECKED_EXTRA.format(extra="extra")},
+                   octet_length(extra::text)
             FROM (
                 SELECT * FROM unnest($3::text[], $4::text[], $5::json[])
                     WITH ORDINALITY AS message (role, content, extra, n)

@@ -27,6 +27,7 @@ class AdoptedReply:
     :ivar attempts: number of consecutive adoptions without a new line, including this one.
     :ivar stop: whether a stop was requested.
     :ivar plain_client: see :class:`db.reply_begin.NewReply`.
+    :ivar line_count: number of lines in its log.
     :ivar continues_at: see :class:`db.replies.ReplySource`, which has what was sent for the reply.
     """
 
@@ -38,6 +39,7 @@ class AdoptedReply:
     stop: bool
     plain_client: bool
     continues_at: int | None
+    line_count: int
 
 
 async def find_owned(connection: asyncpg.Connection, owner: int) -> list[tuple[UUID, bool]]:
@@ -76,7 +78,7 @@ async def adopt(connection: asyncpg.Connection, orphan: Orphan, owner: int) -> A
         FROM (SELECT coalesce(max(seq), -1) AS last FROM reply_lines WHERE reply = $1) AS log
         WHERE id = $1 AND owner IS NOT DISTINCT FROM $2 AND finished IS NULL
         AND EXISTS (SELECT FROM processes WHERE processes.owner = $3)
-        RETURNING id, tenant, appid, model, attempts, stop, plain_client, continues_at
+        RETURNING id, tenant, appid, model, attempts, stop, plain_client, continues_at, log.last + 1 AS line_count
         """,
         orphan.id,
         orphan.owner,

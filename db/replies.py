@@ -6,7 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
-from db.messages import ContextBounds, Message
+from db.context import ContextBounds
+from db.messages import Message
 from db.processes import CHANNEL
 
 STREAMING = "streaming"
@@ -39,7 +40,7 @@ class ReplySource:
 
     :ivar request: see :class:`db.reply_begin.NewReply`.
     :ivar bounds: what was sent of the conversation; its ``last`` is 0 if nothing was. None if a version of chatterd
-        before migration 0005 began the reply. See :func:`db.messages.context_between`.
+        before migration 0005 began the reply. See :func:`db.context.read_sent`.
     :ivar continues_at: number of characters of the last message sent, which the reply continues; None for others.
     """
 
@@ -111,7 +112,7 @@ async def find_source(connection: asyncpg.Connection, tenant: str, reply: UUID) 
     """
     row = await connection.fetchrow(
         """
-        SELECT appid, request, context_first, context_last, images_after, fields_after, continues_at
+        SELECT appid, request, context_first, context_last, images_after, fields_after, system_after, continues_at
         FROM replies WHERE tenant = $1 AND id = $2
         """,
         tenant,
@@ -121,7 +122,9 @@ async def find_source(connection: asyncpg.Connection, tenant: str, reply: UUID) 
         return None
     bounds = None
     if row["context_last"] is not None:
-        bounds = ContextBounds(row["context_first"], row["context_last"], row["images_after"], row["fields_after"])
+        bounds = ContextBounds(
+            row["context_first"], row["context_last"], row["images_after"], row["fields_after"], row["system_after"]
+        )
     return ReplySource(row["appid"], row["request"], bounds, row["continues_at"])
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from db import messages
+from db.context import CONTEXT
 from db.messages import CHECKED_EXTRA, MAX_SEQ, Message
 
 
@@ -22,6 +22,8 @@ class NewReply:
     :ivar plain_client: whether the next prompt of the conversation may supersede the reply (:mod:`relay.supersession`).
     :ivar unsent: number of the prompt's oldest messages, system messages not counted, that are not sent to the model.
     :ivar context_image_bytes: bytes of earlier images after which older ones are left out; by default none are.
+    :ivar context_system_bytes: bytes of earlier system messages after which older ones are left out; by default
+        ``context_bytes``, of which they are a part.
     """
 
     id: UUID
@@ -37,6 +39,12 @@ class NewReply:
     unsent: int = 0
     plain_client: bool = False
     context_image_bytes: int = MAX_SEQ
+    context_system_bytes: int | None = None
+
+    @property
+    def system_bytes(self) -> int:
+        """The limit of earlier system messages in bytes."""
+        return self.context_bytes if self.context_system_bytes is None else self.context_system_bytes
 
     def sent(self) -> list[bool]:
         """Return for each message of the prompt whether it is sent to the model."""
@@ -56,6 +64,7 @@ class BeginResult:
     :ivar existing: the reply that has the same idempotency key.
     :ivar continues_at: the reply continues the last message of ``context``, which has this number of characters.
     :ivar without_images: number of messages of ``context`` whose images are left out.
+    :ivar system_left_out: number of system messages that are left out.
     """
 
     context: list[Message] | None = None
@@ -63,6 +72,7 @@ class BeginResult:
     existing: UUID | None = None
     continues_at: int | None = None
     without_images: int = 0
+    system_left_out: int = 0
 
 
 async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[BeginResult]:
@@ -95,6 +105,7 @@ async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list
         [sent for reply in new for sent in reply.sent()],
         [len(reply.messages) for reply in new],
         [reply.context_image_bytes for reply in new],
+        [reply.system_bytes for reply in new],
     )
     found: dict[UUID, list[asyncpg.Record]] = {reply.id: [] for reply in new}
     for row in rows:
@@ -150,10 +161,10 @@ _BEGIN = f"""
         SELECT new.*, running.id IS NULL AND existing.id IS NULL AS settled, existing.id AS existing
         FROM unnest(
             $1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::bigint[], $7::text[], $8::int[],
-            $9::bigint[], $10::int[], $11::boolean[], $17::int[], $18::bigint[]
+            $9::bigint[], $10::int[], $11::boolean[], $17::int[], $18::bigint[], $19::bigint[]
         ) WITH ORDINALITY AS new (
             id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, plain_client,
-            prompt_count, image_size, n
+            prompt_count, image_size, system_size, n
         )
         LEFT JOIN LATERAL (
             SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid AND status = 'streaming' LIMIT 1
@@ -183,12 +194,13 @@ _BEGIN = f"""
     ), context AS MATERIALIZED (
         SELECT new.id AS reply, context.*
         FROM new LEFT JOIN repeated ON repeated.reply = new.id CROSS JOIN LATERAL ({
-    messages.CONTEXT.format(
+    CONTEXT.format(
         tenant="new.tenant",
         appid="new.appid",
         messages="new.messages",
         size="new.size",
         image_size="new.image_size",
+        system_size="new.system_size",
         least="new.least",
         before=f"coalesce(repeated.first, {MAX_SEQ})",
     )
@@ -196,16 +208,16 @@ _BEGIN = f"""
     ), begun AS (
         INSERT INTO replies (
             id, tenant, appid, model, request, owner, idempotency_key, plain_client,
-            context_first, context_last, images_after, continues_seq, continues_at
+            context_first, context_last, images_after, system_after, continues_seq, continues_at
         )
         SELECT new.id, new.tenant, new.appid, model, request, owner, idempotency_key, plain_client,
                CASE WHEN settled THEN coalesce(earlier.first, own.first) END,
                CASE WHEN settled THEN coalesce(own.last, earlier.last, 0) END, earlier.images_after,
-               continued.seq, continued.length
+               earlier.system_after, continued.seq, continued.length
         FROM new
         LEFT JOIN (
             SELECT reply, min(seq) FILTER (WHERE username <> 'system') AS first, max(seq) AS last,
-                   max(images_after) AS images_after
+                   max(images_after) AS images_after, max(system_after) AS system_after
             FROM context GROUP BY reply
         ) AS earlier ON earlier.reply = new.id
         LEFT JOIN (
@@ -224,9 +236,9 @@ _BEGIN = f"""
         DELETE FROM chatts USING begun JOIN repeated ON repeated.reply = begun.id
         WHERE chatts.tenant = begun.tenant AND chatts.appid = begun.appid AND chatts.seq >= repeated.first
     ), recorded AS (
-        INSERT INTO chatts (seq, tenant, appid, username, message, extra)
+        INSERT INTO chatts (seq, tenant, appid, username, message, extra, extra_bytes)
         SELECT CASE WHEN settled THEN seq ELSE nextval('chatts_seq_seq') END, tenant, appid, role, content,
-               {CHECKED_EXTRA.format(extra="extra")}
+               {CHECKED_EXTRA.format(extra="extra")}, octet_length(extra::text)
         FROM (
             SELECT * FROM prompt JOIN begun ON begun.id = prompt.reply ORDER BY prompt.position
         ) AS ordered
@@ -237,10 +249,12 @@ _BEGIN = f"""
                SELECT recorded.seq FROM recorded
                WHERE recorded.tenant = new.tenant AND recorded.appid = new.appid ORDER BY recorded.seq
            ) END AS recorded, NULL::bigint AS seq, NULL AS username, NULL AS message, NULL::json AS extra,
-           NULL::boolean AS without_images
+           NULL::boolean AS without_images,
+           (SELECT max(system_left_out) FROM context WHERE context.reply = new.id) AS system_left_out
     FROM new LEFT JOIN begun ON begun.id = new.id
     UNION ALL
-    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra, without_images FROM context
+    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra, without_images, NULL
+    FROM context WHERE seq IS NOT NULL
     ORDER BY seq NULLS FIRST
 """
 
@@ -257,14 +271,15 @@ async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Seq
         return result
     if not first["settled"]:
         return await _read_context_again(connection, new, first["recorded"])
-    return _begun(rows[1:], first["continues_at"])
+    return _begun(rows[1:], first["continues_at"], first["system_left_out"])
 
 
-def _begun(context: Sequence[asyncpg.Record], continues_at: int | None) -> BeginResult:
+def _begun(context: Sequence[asyncpg.Record], continues_at: int | None, system_left_out: int | None) -> BeginResult:
     return BeginResult(
         context=[Message(row["username"], row["message"], row["extra"]) for row in context],
         continues_at=continues_at,
         without_images=sum(1 for row in context if row["without_images"]),
+        system_left_out=system_left_out or 0,
     )
 
 
@@ -295,8 +310,10 @@ async def _read_context_again(connection: asyncpg.Connection, new: NewReply, rec
         [message.role for message in new.messages],
         [message.content for message in new.messages],
         [message.extra for message in new.messages],
+        new.system_bytes,
     )
-    return _begun(rows, rows[0]["continues_at"] if rows else None)
+    context = [row for row in rows if row["seq"] is not None]
+    return _begun(context, rows[0]["continues_at"], rows[0]["system_left_out"])
 
 
 _READ_CONTEXT_AGAIN = f"""
@@ -313,25 +330,28 @@ _READ_CONTEXT_AGAIN = f"""
 }), replaced AS (
         DELETE FROM chatts USING repeated WHERE tenant = $1 AND appid = $2 AND seq >= repeated.first AND seq < $6
     ), context AS MATERIALIZED ({
-    messages.CONTEXT.format(
+    CONTEXT.format(
         tenant="$1",
         appid="$2",
         messages="$3",
         size="$4",
         image_size="$11",
+        system_size="$16",
         least="$5",
         before="coalesce((SELECT first FROM repeated), $6)",
     )
 }), bounds AS (
         SELECT coalesce(min(seq) FILTER (WHERE username <> 'system'), $7::bigint) AS first,
-               coalesce($8::bigint, max(seq), 0) AS last, max(images_after) AS images_after
+               coalesce($8::bigint, max(seq), 0) AS last, max(images_after) AS images_after,
+               max(system_after) AS system_after
         FROM context
     ), continued AS (
         SELECT seq, char_length(message) AS length FROM context
         WHERE $8 IS NULL AND seq = (SELECT last FROM bounds) AND {_CONTINUABLE}
     ), stored AS (
         UPDATE replies SET context_first = bounds.first, context_last = bounds.last,
-            images_after = bounds.images_after, continues_seq = continued.seq, continues_at = continued.length
+            images_after = bounds.images_after, system_after = bounds.system_after,
+            continues_seq = continued.seq, continues_at = continued.length
         FROM bounds LEFT JOIN continued ON true
         WHERE id = $9 AND owner = $10 AND finished IS NULL
     )

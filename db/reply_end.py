@@ -127,13 +127,14 @@ _FINISH = f"""
         UPDATE chatts
         SET message = left(message, continues_at) || content,
             extra = CASE WHEN chatts.extra IS NULL OR ended.extra IS NULL THEN coalesce(chatts.extra, ended.extra)
-                         ELSE ({_MERGED_EXTRA}) END
+                         ELSE ({_MERGED_EXTRA}) END,
+            extra_bytes = NULL
         FROM ended
         WHERE chatts.tenant = ended.tenant AND chatts.appid = ended.appid AND chatts.seq = ended.continues_seq
         AND content IS NOT NULL
     ), recorded AS (
-        INSERT INTO chatts (seq, id, tenant, appid, username, message, extra)
-        SELECT message_seq, id, tenant, appid, 'assistant', content, extra FROM ended
+        INSERT INTO chatts (seq, id, tenant, appid, username, message, extra, extra_bytes)
+        SELECT message_seq, id, tenant, appid, 'assistant', content, extra, octet_length(extra::text) FROM ended
         WHERE content IS NOT NULL AND (continues_seq IS NULL OR (
             SELECT seq FROM chatts
             WHERE chatts.tenant = ended.tenant AND chatts.appid = ended.appid AND chatts.seq = ended.continues_seq

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import msgspec
-
 from auth.principal import Access
 from db import messages, replies
 from db.messages import StoredMessage
@@ -62,7 +60,7 @@ class ConversationHandler(BaseHandler):
 
 def _to_json(stored: StoredMessage) -> dict[str, Any]:
     message = stored.message
-    sent: dict[str, Any] = msgspec.json.decode(message.extra) if message.extra else {}
+    sent = message.fields()
     renamed = {name: value for name, value in sent.items() if name in OWN_FIELDS}
     return {
         "seq": stored.seq,

@@ -31,19 +31,21 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         A prompt of a plain client, which can neither follow nor stop a reply, waits while another reply of the
         conversation is generated. A repeated prompt (``Last-Event-ID``) begins nothing.
         """
-        prompt, replies = self._parse_prompt(), self.services.replies
-        if (first := self.first_line()) is not None:
-            cursor = await replies.reconnect(prompt, first)
-            if self._prefers_async():
-                self._respond_with_location(cursor.id)
-            else:
-                await self.show(cursor)
+        # No frame that lives as long as the reply refers to the prompt, which may have megabytes of images.
+        if self.first_line() is not None:
+            await self._reconnect()
         elif self._prefers_async():
-            self._respond_with_location((await self._begin(prompt, replies.begin)).id)
+            self._respond_with_location((await self._begin_reply()).id)
         else:
             with self.viewer_slot():
-                begin = replies.begin_or_wait if prompt.plain_client else replies.begin
-                await self.stream(await self._begin(prompt, begin))
+                await self.stream(await self._begin_reply())
+
+    async def _reconnect(self) -> None:
+        cursor = await self.services.replies.reconnect(self._parse_prompt(), self.first_line() or 0)
+        if self._prefers_async():
+            self._respond_with_location(cursor.id)
+        else:
+            await self.show(cursor)
 
     def _respond_with_location(self, id: UUID) -> None:
         self.log_fields["reply"] = str(id)
@@ -61,8 +63,9 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         address = limits.concurrency_key(str(self.request.remote_ip))
         return replace(prompt, address=address, plain_client=key is None and not self._prefers_async())
 
-    async def _begin(self, prompt: Prompt, begin: Begin) -> LineReader:
-        replies = self.services.replies
+    async def _begin_reply(self) -> LineReader:
+        """Begin a reply, or find it; a prompt of a plain client may have to wait."""
+        prompt, replies = self._parse_prompt(), self.services.replies
         concurrency = replies.concurrency
         try:
             self.services.limits.check_concurrent_replies(
@@ -74,6 +77,7 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
             if prompt.plain_client and (waiting := await replies.wait_for_own(prompt)):
                 return waiting
             raise
+        begin: Begin = replies.begin_or_wait if prompt.plain_client else replies.begin
         return await begin(prompt)
 
     def _prefers_async(self) -> bool:

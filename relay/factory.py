@@ -22,6 +22,7 @@ from relay.generation.journal import Journal
 from relay.generation.registry import GenerationRegistry
 from relay.metrics import Histogram, Metrics
 from relay.ollama.upstreams import Upstreams
+from relay.outgoing import OutgoingMemory
 from relay.reporting.health import HealthMonitor
 from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
@@ -80,7 +81,17 @@ async def create_relay(
         FINISH_BATCH,
         yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
     )
-    context = RelayContext(upstreams, database, notifier, journal, begin_batcher, finish_batcher, settings, metrics)
+    context = RelayContext(
+        upstreams,
+        database,
+        notifier,
+        journal,
+        begin_batcher,
+        finish_batcher,
+        settings,
+        metrics,
+        OutgoingMemory(settings.max_total_body_bytes),
+    )
     registry = GenerationRegistry(journal, metrics, on_ended=notifier.wake)
     failover = Failover(context, lease, registry)
     viewers = ViewerCounts(notifier)

@@ -8,6 +8,7 @@ import asyncpg
 
 from db import ownership, reply_lines
 from db.ownership import AdoptedReply, Orphan
+from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.generation import resume
 from relay.generation.context import RelayContext
@@ -105,13 +106,13 @@ class Failover:
             adopted = await ownership.adopt(connection, orphan, owner)
             if adopted is None:
                 return False
-            transcript, line_count = await self._read_log(connection, adopted)
+            transcript = await self._read_log(connection, adopted)
         if owner != self._lease.owner or not self.accepting:
             return False  # declared dead in the meantime, or shutting down: the reply is an orphan again, or will be
-        log.info("Adopted reply %s after %d lines (attempt %d).", adopted.id, line_count, adopted.attempts)
+        log.info("Adopted reply %s after %d lines (attempt %d).", adopted.id, adopted.line_count, adopted.attempts)
         self._relay.metrics.replies_adopted += 1
         self._relay.notifier.mark_watched(adopted.id)
-        reply = ReplyBuffer(adopted.id, adopted.tenant, adopted.model, owner, base=line_count)
+        reply = ReplyBuffer(adopted.id, adopted.tenant, adopted.model, owner, base=adopted.line_count)
         key = conversation_key(adopted.tenant, adopted.appid)
         generation = Generation(reply, self._relay, transcript, conversation_key=key, plain_client=adopted.plain_client)
         if adopted.stop:
@@ -122,15 +123,27 @@ class Failover:
         self._relay.notifier.wake(reply.id)
         return True
 
-    async def _read_log(self, connection: asyncpg.Connection, adopted: AdoptedReply) -> tuple[Transcript, int]:
-        """Return the transcript of an adopted reply, and the number of lines in its log."""
-        transcript, line_count = Transcript(continues=adopted.continues_at is not None), 0
-        retention = self._settings.reply_log_retention
-        while page := await reply_lines.read_page(
-            connection, adopted.tenant, adopted.id, line_count, retention, MAX_LINES_PER_READ, PAGE_BYTES
+    async def _read_log(self, connection: asyncpg.Connection, adopted: AdoptedReply) -> Transcript:
+        """Return the transcript of an adopted reply. If it cannot be read, a reply that is to end ends without it."""
+        transcript = Transcript(continues=adopted.continues_at is not None)
+        try:
+            await self._replay_log(connection, adopted, transcript)
+        except ServiceUnavailable:
+            raise
+        except Exception:
+            if not adopted.stop and adopted.attempts <= resume.MAX_ATTEMPTS:
+                raise
+            log.exception("The log of reply %s cannot be read. The reply ends without it.", adopted.id)
+        return transcript
+
+    async def _replay_log(self, connection: asyncpg.Connection, adopted: AdoptedReply, transcript: Transcript) -> None:
+        count, retention = 0, self._settings.reply_log_retention
+        while count < adopted.line_count and (
+            page := await reply_lines.read_page(
+                connection, adopted.tenant, adopted.id, count, retention, MAX_LINES_PER_READ, PAGE_BYTES
+            )
         ):
             if not page.lines:
                 break
             resume.replay(transcript, page.lines)
-            line_count += len(page.lines)
-        return transcript, line_count
+            count += len(page.lines)

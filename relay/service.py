@@ -7,8 +7,6 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
-import msgspec
-
 from db import ownership, replies, reply_lines
 from db.messages import Message
 from db.replies import StoredReply
@@ -16,12 +14,21 @@ from db.reply_begin import BeginResult, NewReply
 from errors import Conflict, NotFound, ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.failover import Failover
+from relay.generation.attempt import OllamaCall
 from relay.generation.context import RelayContext
 from relay.generation.generation import Generation
-from relay.generation.prompt import Prompt, chat_body, conversation_key, remaining_image_bytes, trim_to_context
+from relay.generation.prompt import (
+    Prompt,
+    chat_body,
+    conversation_key,
+    remaining_image_bytes,
+    remaining_system_bytes,
+    trim_to_context,
+)
 from relay.generation.registry import ConcurrencyCounter, GenerationRegistry
 from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
 from relay.ollama import chat_line
+from relay.outgoing import RequestBody
 from relay.stream.cursor import PAGE_BYTES, Cursor, CursorContext, LineReader
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
@@ -29,7 +36,9 @@ from settings import Settings
 
 log = logging.getLogger("chatterd.relay")
 
-LEFT_OUT = "Reply %s: %d earlier messages are sent without their images, which exceed --context-image-bytes."
+IMAGES_LEFT_OUT = "Reply %s: %d earlier messages are sent without their images, which exceed --context-image-bytes."
+
+SYSTEM_LEFT_OUT = "Reply %s: %d or more earlier system messages are not sent: together they exceed --context-bytes."
 
 RELEASE_TIMEOUT = 1.0
 """Seconds at most for each of the last steps of a shutdown: abandon replies, release them in the database."""
@@ -138,13 +147,15 @@ class ReplyService:
             self._relay.metrics.replies_begun += 1
             generation.prompt_messages = max(len(own_messages), 1)
             if result.without_images:
-                log.info(LEFT_OUT, reply.id, result.without_images)
-            body = None
+                log.info(IMAGES_LEFT_OUT, reply.id, result.without_images)
+            if result.system_left_out:
+                log.info(SYSTEM_LEFT_OUT, reply.id, result.system_left_out)
+            call = None
             if result.continues_at is None:
-                body = chat_body(prompt.stored_request(), [*result.context, *own_messages])
+                call = self._first_call(prompt, [*result.context, *own_messages])
             else:
                 generation.continue_message()
-            self._registry.start(generation, body)
+            self._registry.start(generation, call)
             return Cursor(self._cursor_context, prompt.tenant, reply.id, 0, reply=reply)
         if result.existing is not None:
             return await self.follow(prompt.tenant, result.existing, 0)
@@ -152,6 +163,12 @@ class ReplyService:
             "A reply is being generated for this conversation already. Follow it, stop it, or wait for its end.",
             f"/llmchat/{result.running}",
         )
+
+    def _first_call(self, prompt: Prompt, messages: Sequence[Message]) -> OllamaCall | None:
+        """Return the request to Ollama; None if it must wait for memory and is made anew then."""
+        data = chat_body(prompt.stored_request(), messages)
+        reservation = self._relay.outgoing.try_reserve(len(data))
+        return OllamaCall(RequestBody(data, reservation)) if reservation else None
 
     async def _record(self, generation: Generation, new: NewReply) -> BeginResult:
         """Record a reply. Its generation stays in the registry if the reply was begun."""
@@ -301,6 +318,7 @@ def _new_reply(reply: ReplyBuffer, prompt: Prompt, settings: Settings) -> tuple[
         unsent=len(prompt.messages) - len(own_messages),
         plain_client=prompt.plain_client,
         context_image_bytes=remaining_image_bytes(own_messages, settings.context_image_bytes),
+        context_system_bytes=remaining_system_bytes(own_messages, settings.context_bytes),
     )
     return new, own_messages
 
@@ -310,7 +328,7 @@ def _from_message(tenant: str, stored: StoredReply) -> ReplyBuffer:
     reply = ReplyBuffer(stored.id, tenant, stored.model, owner=0)
     message: dict[str, Any] = {"content": ""}
     if stored.message is not None:
-        message = {**msgspec.json.decode(stored.message.extra or "{}"), "content": stored.message.content}
+        message = {**stored.message.fields(), "content": stored.message.content}
     if stored.error is None:
         reply.append(chat_line.own_line(stored.model, message, "stopped" if stored.status == "stopped" else "stop"))
     else:

@@ -29,6 +29,7 @@ LAYERS = [
     ["relay.stream"],
     ["relay.generation"],
     ["relay.cluster", "relay.ollama", "relay.metrics"],
+    ["relay.outgoing"],
     ["db"],
     ["auth"],
     ["logging_setup"],

@@ -15,6 +15,7 @@ from relay.generation.transcript import Transcript
 from relay.ollama import chat_line, foreign_server, ndjson, upstream_error
 from relay.ollama.client import CHAT, ERROR_BODY_LIMIT, GENERATE, OllamaClient
 from relay.ollama.echo import NotContinued
+from relay.outgoing import RequestBody
 from settings import Settings
 
 log = logging.getLogger("chatterd.relay")
@@ -41,7 +42,7 @@ class OllamaCall:
     :ivar token_limit: lines with text, after the filter, that are taken; None if the request has the right limit.
     """
 
-    body: bytes
+    body: RequestBody
     path: str = CHAT
     line_filter: LineFilter | None = None
     from_beginning: bool = False

@@ -10,12 +10,16 @@ from relay.cluster.notifications import Notifier
 from relay.generation.journal import Journal
 from relay.metrics import Metrics
 from relay.ollama.upstreams import Upstreams
+from relay.outgoing import OutgoingMemory
 from settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class RelayContext:
-    """The components that generate replies and store them; see :mod:`relay.factory`."""
+    """The components that generate replies and store them; see :mod:`relay.factory`.
+
+    :ivar outgoing: memory of the requests to Ollama that are not sent yet.
+    """
 
     upstreams: Upstreams
     database: Database
@@ -25,3 +29,4 @@ class RelayContext:
     finish_batcher: StatementBatcher[FinishRequest, FinishResult]
     settings: Settings
     metrics: Metrics
+    outgoing: OutgoingMemory

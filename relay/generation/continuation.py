@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
-from db import messages, replies
+from db import context, replies
 from db.messages import Message
+from db.replies import ReplySource
 from errors import ChatterdError
 from relay.generation import resume
 from relay.generation.attempt import AttemptResult, OllamaCall, failed_connection, failed_response, window_exceeded
@@ -21,6 +23,7 @@ from relay.ollama import chat_line, upstream_error
 from relay.ollama.client import CHAT, GENERATE, SHOW, OllamaClient
 from relay.ollama.echo import EchoFilter
 from relay.ollama.generate_line import as_chat_line
+from relay.outgoing import RequestBody, Reservation
 
 log = logging.getLogger("chatterd.relay")
 
@@ -43,28 +46,55 @@ class _Ends(Exception):
         self.result = result
 
 
-async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> SentRequest:
+async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> tuple[SentRequest, Reservation]:
     """Read from the database what was sent to Ollama for a reply. Messages recorded later do not change it.
 
+    :returns: what was sent, and the reservation of its memory, which the caller releases.
     :raises ReplyDeleted: there is no such reply.
     :raises ServiceUnavailable: the database is unavailable.
     """
-    async with relay.database.acquire() as connection:
-        source = await replies.find_source(connection, tenant, id)
-        if source is None:
-            raise ReplyDeleted
-        if source.bounds is None:  # begun by a version that did not store it
-            settings = relay.settings
-            context = await messages.context(
-                connection, tenant, source.appid, settings.context_messages, settings.context_bytes
-            )
-        else:
-            context = await messages.context_between(connection, tenant, source.appid, source.bounds)
-    if source.continues_at is None:
-        return SentRequest(source.request, context)
-    if not context or context[-1].role != "assistant":
+    reservation = None
+    while reservation is None:
+        async with relay.database.acquire() as connection:
+            source, size = await _find_source(relay, connection, tenant, id)
+            if reservation := relay.outgoing.try_reserve(size):
+                return await _load(relay, connection, tenant, source), reservation
+        reservation = await relay.outgoing.reserve(size)  # without holding a connection
+    try:
+        async with relay.database.acquire() as connection:
+            return await _load(relay, connection, tenant, source), reservation
+    except BaseException:
+        reservation.release()
+        raise
+
+
+async def _find_source(
+    relay: RelayContext, connection: asyncpg.Connection, tenant: str, id: UUID
+) -> tuple[ReplySource, int]:
+    """Find what a reply was begun with, and about how many bytes it was."""
+    source = await replies.find_source(connection, tenant, id)
+    if source is None:
         raise ReplyDeleted
-    *earlier, last = context
+    if source.bounds is None:
+        size = relay.settings.context_bytes
+    else:
+        size = await context.sent_size(connection, tenant, source.appid, source.bounds)
+    return source, size + len(source.request)
+
+
+async def _load(relay: RelayContext, connection: asyncpg.Connection, tenant: str, source: ReplySource) -> SentRequest:
+    if source.bounds is None:  # begun by a version that did not store it
+        settings = relay.settings
+        sent = await context.read_context(
+            connection, tenant, source.appid, settings.context_messages, settings.context_bytes
+        )
+    else:
+        sent = await context.read_sent(connection, tenant, source.appid, source.bounds)
+    if source.continues_at is None:
+        return SentRequest(source.request, sent)
+    if not sent or sent[-1].role != "assistant":
+        raise ReplyDeleted
+    *earlier, last = sent
     return SentRequest(source.request, earlier, replace(last, content=last.content[: source.continues_at]))
 
 
@@ -87,7 +117,7 @@ async def next_call(
     """
     words = sent.words(transcript)
     if not words and not transcript.has_tool_calls:
-        return OllamaCall(sent.chat(), from_beginning=True)
+        return OllamaCall(RequestBody(sent.chat()), from_beginning=True)
     if reason := resume.why_not_continuable(sent, transcript):
         return failure("interrupted", reason)
     request = resume.remaining_request(sent.request, transcript)
@@ -107,7 +137,7 @@ async def leave_out_refused(relay: RelayContext, reply: ReplyBuffer, prompt_mess
     :raises ServiceUnavailable: the database is unavailable.
     """
     async with relay.database.acquire() as connection:
-        left_out = await messages.reduce_context(connection, reply.tenant, reply.id, reply.owner, prompt_messages)
+        left_out = await context.reduce_context(connection, reply.tenant, reply.id, reply.owner, prompt_messages)
     if left_out is not None:
         log.info("Reply %s: Ollama refused the conversation. Sending it without earlier %s.", reply.id, left_out)
     return left_out is not None
@@ -186,12 +216,14 @@ class _ContinuationFinder:
             # A model that generates the words once more needs tokens for them: never more than they have bytes.
             request = resume.with_token_limit(request, limit + len(self._words.encode()))
         body = resume.chat_to_continue(request, self._sent, self._transcript)
-        return OllamaCall(body, CHAT, EchoFilter(self._words, required=not continues).feed, token_limit=limit)
+        return OllamaCall(
+            RequestBody(body), CHAT, EchoFilter(self._words, required=not continues).feed, token_limit=limit
+        )
 
     async def _raw(self, prompt: str) -> OllamaCall:
         if resume.begins_with_bos(prompt):
             prompt = resume.without_bos(prompt, await self._model_info())
-        return OllamaCall(resume.raw_body(self._request, prompt), GENERATE, as_chat_line)
+        return OllamaCall(RequestBody(resume.raw_body(self._request, prompt)), GENERATE, as_chat_line)
 
     async def _render(self, marker: str = "") -> str | None:
         """Return the rendered prompt with the words as the last message, and the marker behind them.

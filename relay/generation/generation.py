@@ -33,6 +33,7 @@ from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line
 from relay.ollama.client import OllamaClient
+from relay.outgoing import SMALL, Reservation
 
 log = logging.getLogger("chatterd.relay")
 
@@ -83,7 +84,7 @@ class Generation:
         self._current: Attempt | None = None
         self._ollama: OllamaClient | None = None
         self._is_resumed = transcript is not None
-        self._sent: SentRequest | None = None
+        self._kept: SentRequest | None = None
         self._shorten = False
         self._breakdowns = 0
 
@@ -113,20 +114,22 @@ class Generation:
             if self._current:
                 self._current.cancel()
 
-    async def run(self, body: bytes | None) -> None:
+    async def run(self, call: OllamaCall | None) -> None:
         """Generate the reply, store it and show its end. Return when that is done, or the reply was abandoned.
 
-        :param body: the request to Ollama; None to continue what the log holds.
+        :param call: the request to Ollama; None to make it from the database, which continues what the log holds.
         """
         if not self._outcome.done():
             self._relay.journal.track(self.reply)
             if not self.reply.count:
                 self._timer.measure_first_event()
             try:
-                await self._generate(None if body is None else OllamaCall(body))
+                await self._generate(call)
             finally:
                 if self._ollama:
                     self._relay.upstreams.release(self._ollama)
+        if call:
+            call.body.discard()
         outcome = self._outcome.result()
         if outcome is not None:
             await self._finisher.finish(outcome)
@@ -156,11 +159,12 @@ class Generation:
         """
         while self._transcript.empty and not self._outcome.done():
             try:
-                self._sent = None
+                self._kept = None
                 if await leave_out_refused(self._relay, self.reply, self.prompt_messages):
                     return None
-                self._sent = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
-                return explain_refusal(outcome, self._sent.messages[-self.prompt_messages :])
+                sent, reservation = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
+                reservation.release()
+                return explain_refusal(outcome, sent.messages[-self.prompt_messages :])
             except ServiceUnavailable:
                 await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
             except ReplyDeleted:
@@ -189,7 +193,7 @@ class Generation:
             self._current = None
             attempt.close()
         if attempt.progressed:
-            self._unavailable_since = self._sent = None
+            self._unavailable_since = self._kept = None
             self._breakdowns = 0
         return result
 
@@ -209,17 +213,33 @@ class Generation:
 
     async def _next_call(self) -> OllamaCall | AttemptResult | None:
         try:
-            # Kept until there is progress: an Ollama that stays away is asked again and again.
-            sent = self._sent = self._sent or await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
+            sent, reservation = await self._load_sent_request()
         except ServiceUnavailable:
             await asyncio.sleep(RETRY_INTERVAL)
             return None
         except ReplyDeleted:
             return failure("interrupted", "The reply was deleted.")
-        ollama = await self._choose_ollama()
-        return await next_call(
-            self._relay, ollama, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
-        )
+        result: OllamaCall | AttemptResult | None = None
+        try:
+            ollama = await self._choose_ollama()
+            result = await next_call(
+                self._relay, ollama, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
+            )
+        finally:
+            if isinstance(result, OllamaCall):
+                result.body.reservation = reservation
+            else:
+                reservation.release()
+        return result
+
+    async def _load_sent_request(self) -> tuple[SentRequest, Reservation]:
+        """Load what was sent. If it is small it is kept until there is progress: an Ollama that stays away is asked
+        again and again."""
+        if self._kept and (reservation := self._relay.outgoing.try_reserve(SMALL)):
+            return self._kept, reservation
+        sent, reservation = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
+        self._kept = sent if reservation.size <= SMALL else None
+        return sent, reservation
 
     async def _choose_ollama(self) -> OllamaClient:
         """Return the client of the Ollama that generates this reply: the same one up to its end."""

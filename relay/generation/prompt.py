@@ -7,7 +7,8 @@ from hashlib import sha256
 
 import msgspec
 
-from db.messages import IMAGES_MIN_BYTES, Message
+from db.context import IMAGES_MIN_BYTES
+from db.messages import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def trim_to_context(
     selected: list[Message] = []
     full = False
     for message in reversed(messages):
-        size = len(message.content.encode()) + len(message.extra or "") - _image_bytes(message)
+        size = _text_bytes(message)
         full = full or (bool(selected) and (context_messages < 1 or context_bytes < size))
         if message.role == "system" or not full:
             selected.append(message)
@@ -79,17 +80,26 @@ def trim_to_context(
     return selected[::-1], 0 if full else max(context_messages, 0), max(context_bytes, 0)
 
 
+def remaining_system_bytes(messages: Sequence[Message], context_bytes: int) -> int:
+    """Return what the system messages of the prompt leave of the context for those of the earlier conversation: a long
+    prompt of the user does not take the place of the system's."""
+    return max(context_bytes - sum(_text_bytes(message) for message in messages if message.role == "system"), 0)
+
+
 def remaining_image_bytes(messages: Sequence[Message], context_image_bytes: int) -> int:
     """Return what the images of the prompt's own messages leave of the limit for those of the earlier conversation."""
     return max(context_image_bytes - sum(map(_image_bytes, messages)), 0)
 
 
+def _text_bytes(message: Message) -> int:
+    return len(message.content.encode()) + len((message.extra or "").encode()) - _image_bytes(message)
+
+
 def _image_bytes(message: Message) -> int:
-    """Return the bytes that count as images; see :data:`db.messages.IMAGES_MIN_BYTES`."""
-    size = len(message.extra or "")
+    """Return the bytes that count as images; see :data:`db.context.IMAGES_MIN_BYTES`."""
+    size = len((message.extra or "").encode())
     return size if message.role != "assistant" and size > IMAGES_MIN_BYTES else 0
 
 
 def _as_json(message: Message) -> dict[str, object]:
-    extra = msgspec.json.decode(message.extra, type=dict[str, msgspec.Raw]) if message.extra else {}
-    return {"role": message.role, "content": message.content, **extra}
+    return {"role": message.role, "content": message.content, **message.fields()}

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from errors import ServiceUnavailable
+from relay.generation.attempt import OllamaCall
 from relay.generation.generation import Generation
 from relay.generation.journal import Journal
 from relay.metrics import Metrics
@@ -103,18 +104,18 @@ class GenerationRegistry:
         generation = self._generations.pop(id)
         self.concurrency.decrement(generation.reply.tenant, generation.address)
 
-    def start(self, generation: Generation, body: bytes | None) -> None:
+    def start(self, generation: Generation, call: OllamaCall | None) -> None:
         """Run a generation in a task until its reply has ended or is lost.
 
-        :param body: the request to Ollama; None to continue what the log holds.
+        :param call: see :meth:`Generation.run`.
         """
         self.add(generation)
         self._metrics.past_lines -= generation.reply.committed  # committed by the process that it was adopted from
-        self.spawn(self._run(generation, body))
+        self.spawn(self._run(generation, call))
 
-    async def _run(self, generation: Generation, body: bytes | None) -> None:
+    async def _run(self, generation: Generation, call: OllamaCall | None) -> None:
         try:
-            await generation.run(body)
+            await generation.run(call)
         finally:
             self._journal.untrack(generation.reply)
             self.remove(generation.reply.id)

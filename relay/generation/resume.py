@@ -78,15 +78,13 @@ def why_not_continuable(sent: SentRequest, transcript: Transcript) -> str | None
     """
     fields = _decode_object(sent.request)
     has_format = not _is_empty(fields.get("format"))
-    has_pictures = any(
-        message.extra and not _is_empty(_decode_object(message.extra).get("images")) for message in sent.messages
-    )
+    has_pictures = any(message.extra and not _is_empty(message.fields().get("images")) for message in sent.messages)
     return NOT_CONTINUABLE if has_format or has_pictures or transcript.has_tool_calls else None
 
 
 def refusable_fields(message: Message) -> list[str]:
     """Return the names of a message's fields, besides role and content, that Ollama reads and may refuse."""
-    fields = _decode_object(message.extra or "{}")
+    fields = message.fields()
     return [name for name in MESSAGE_FIELDS if not _is_empty(fields.get(name))]
 
 
@@ -142,10 +140,9 @@ def chat_to_continue(request: str, sent: SentRequest, transcript: Transcript, ma
     """
     last = sent.continued or Message("assistant", "")
     if thinking := transcript.thinking:
-        extra = msgspec.json.decode(last.extra or "{}")
-        earlier = extra.get("thinking")
-        extra["thinking"] = (earlier if isinstance(earlier, str) else "") + thinking  # as the message is stored
-        last = replace(last, extra=msgspec.json.encode(extra).decode())
+        fields = last.fields()
+        thinking = _text(fields.get("thinking")) + thinking  # as the message is stored
+        last = replace(last, extra=msgspec.json.encode({**fields, "thinking": thinking}).decode())
     last = replace(last, content=sent.words(transcript) + marker)
     return chat_body(request, [*sent.messages, last])
 
@@ -208,6 +205,14 @@ def _decode_object(value: str | bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
 
 def _is_empty(value: msgspec.Raw | None) -> bool:
     return value is None or _EMPTY.fullmatch(bytes(value)) is not None
+
+
+def _text(value: msgspec.Raw | None) -> str:
+    """Return a text; the empty one for anything else."""
+    try:
+        return "" if value is None else msgspec.json.decode(value, type=str)
+    except msgspec.ValidationError:
+        return ""
 
 
 def _raw(fields: Mapping[str, object]) -> dict[str, msgspec.Raw]:

@@ -16,6 +16,7 @@ from relay.ollama import foreign_server
 from relay.ollama.foreign_server import OllamaState
 from relay.ollama.http_client import StreamingClient
 from relay.ollama.response_parser import RemoteProtocolError
+from relay.outgoing import RequestBody
 from settings import without_user_info
 
 log = logging.getLogger("chatterd.relay")
@@ -60,7 +61,9 @@ class StreamingCall:
         UpstreamUnreachable or UpstreamDisconnected.
     """
 
-    def __init__(self, client: StreamingClient, request: HTTPRequest, on_chunk: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, client: StreamingClient, request: HTTPRequest, body: RequestBody, on_chunk: Callable[[bytes], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.status = 0
         self.content_type = ""
@@ -69,6 +72,7 @@ class StreamingCall:
         self.done.add_done_callback(_retrieve_exception)
         self._client = client
         self._request = request
+        self._body = body
         request.header_callback = self._on_head_line
         request.streaming_callback = on_chunk
         client.fetch(request, raise_error=False).add_done_callback(self._on_fetched)
@@ -89,7 +93,10 @@ class StreamingCall:
 
     def _on_fetched(self, fetch: "asyncio.Future[HTTPResponse]") -> None:
         self._request.header_callback = self._request.streaming_callback = None  # break the reference cycle
+        self._body.discard()
         error = fetch.exception()
+        if error is None:
+            fetch.result().error = None  # for an error status it refers to the response: another cycle
         if self.done.done():
             return
         if error is None:
@@ -131,9 +138,12 @@ class OllamaClient:
         """Return a client of another Ollama with the same limits."""
         return OllamaClient(url, self._max_chats, self._connect_timeout)
 
-    def stream(self, path: str, body: bytes, on_chunk: Callable[[bytes], None], conversation_key: str) -> StreamingCall:
+    def stream(
+        self, path: str, body: RequestBody, on_chunk: Callable[[bytes], None], conversation_key: str
+    ) -> StreamingCall:
         """POST a request whose response belongs to a reply.
 
+        :param body: gone from memory once it is sent, or the call has failed.
         :param on_chunk: called with each piece of the response's body as it arrives, whatever the status is. If it
             raises, the call fails and the exception is logged.
         :param conversation_key: sent as ``X-Conversation-Key``; lets a balancer choose the Ollama that has the
@@ -158,7 +168,7 @@ class OllamaClient:
             if len(response) > COLLECTED_BODY_LIMIT:
                 call.cancel()
 
-        call = self.stream(path, body, collect, conversation_key)
+        call = self.stream(path, RequestBody(body), collect, conversation_key)
         try:
             async with asyncio.timeout(seconds):
                 await asyncio.wait([call.done])
@@ -173,28 +183,28 @@ class OllamaClient:
 
     def generate(self, body: bytes, on_chunk: Callable[[bytes], None]) -> StreamingCall:
         """POST to ``/api/generate`` for a client. Its limit is separate: these calls never delay a reply."""
-        return self._post(self._generates, GENERATE, body, on_chunk)
+        return self._post(self._generates, GENERATE, RequestBody(body), on_chunk)
 
     def _post(
         self,
         client: StreamingClient,
         path: str,
-        body: bytes,
+        body: RequestBody,
         on_chunk: Callable[[bytes], None],
         conversation_key: str = "",
     ) -> StreamingCall:
-        headers = {"Content-Type": "application/json", **self._authorization}
+        headers = {"Content-Type": "application/json", "Content-Length": str(body.size), **self._authorization}
         if conversation_key:
             headers["X-Conversation-Key"] = conversation_key
         request = HTTPRequest(
             self.url + path,
             method="POST",
             headers=headers,
-            body=body,
+            body_producer=body.send,  # type: ignore[arg-type]  # the client awaits it, and what it awaits of write
             connect_timeout=self._connect_timeout,
             request_timeout=0,
         )
-        return StreamingCall(client, request, on_chunk)
+        return StreamingCall(client, request, body, on_chunk)
 
     async def get(self, path: str, seconds: float | None = None, quiet: bool = False) -> HTTPResponse:
         """GET a small response.

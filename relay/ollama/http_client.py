@@ -14,9 +14,9 @@ Callback = Callable[[HTTPResponse], None]
 class StreamingClient(AsyncHTTPClient):
     """An AsyncHTTPClient with a connection per request, no redirects, no proxy and no decoding of bodies.
 
-    Of a request's settings it uses ``header_callback``, ``streaming_callback``, ``connect_timeout`` and
-    ``request_timeout``, as :class:`Transfer` says; no timeout runs while a request is queued. Any method but HEAD and
-    CONNECT. A fetch fails with the error that Transfer names.
+    Of a request's settings it uses ``body_producer``, ``header_callback``, ``streaming_callback``, ``connect_timeout``
+    and ``request_timeout``, as :class:`Transfer` says; no timeout runs while a request is queued. Any method but HEAD
+    and CONNECT. A fetch fails with the error that Transfer names.
     """
 
     def initialize(self, max_clients: int = 10, **options: Any) -> None:  # type: ignore[override]

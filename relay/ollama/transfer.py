@@ -45,9 +45,10 @@ class Transfer(asyncio.Protocol):
     what was received at once. The response is complete where HTTP says so, whether or not the server closes the
     connection or has read the whole request.
 
-    :param request: ``header_callback`` and ``streaming_callback`` are called as bytes arrive; without the latter the
-        body is collected, up to :data:`BODY_LIMIT`. ``connect_timeout`` and ``request_timeout`` are seconds, 0 for
-        none; the second one runs from when the connection is made.
+    :param request: a ``body_producer`` needs the length of what it writes in ``Content-Length``; what it awaits is done
+        when the socket has taken all of it. ``header_callback`` and ``streaming_callback`` are called as bytes arrive;
+        without the latter the body is collected, up to :data:`BODY_LIMIT`. ``connect_timeout`` and ``request_timeout``
+        are seconds, 0 for none; the second one runs from when the connection is made.
     :param on_closed: called once, with the response. Its ``error`` is None if it is complete, an OSError if the
         connection was not made or a timeout expired, a RemoteProtocolError, or what a callback raised.
     """
@@ -60,6 +61,7 @@ class Transfer(asyncio.Protocol):
         self._parser = ResponseParser(self._on_head, request.streaming_callback or self._collect)
         self._body = bytearray()
         self._sending: asyncio.Task[None] | None = None
+        self._paused: asyncio.Future[None] | None = None
         self._timeout: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._unprocessed = b""
@@ -82,16 +84,45 @@ class Transfer(asyncio.Protocol):
             url = urlsplit(self._request.url)
             if url.scheme not in PORTS or not url.hostname:
                 raise ValueError(f"not an HTTP URL: {self._request.url!r}")
-            body = self._request.body
-            head = request_head(self._request.method, url, self._request.headers, None if body is None else len(body))
+            head = request_head(self._request.method, url, self._request.headers, self._body_length())
             tls = default_ssl_context() if url.scheme == "https" else None
             transport, _ = await self._loop.create_connection(
                 lambda: self, url.hostname, url.port or PORTS[url.scheme], ssl=tls
             )
+            await self._send(transport, head)
         except Exception as error:
             self._close(error if isinstance(error, OSError) else OSError(f"cannot send the request: {error!r}"))
-        else:
-            transport.writelines([head, body or b""])
+
+    def _body_length(self) -> int | None:
+        if self._request.body_producer:
+            return int(self._request.headers["Content-Length"])
+        return None if self._request.body is None else len(self._request.body)
+
+    async def _send(self, transport: asyncio.Transport, head: bytes) -> None:
+        producer = self._request.body_producer
+        if producer is None:
+            transport.writelines([head, self._request.body or b""])
+            return
+        transport.set_write_buffer_limits(high=0)  # the protocol is paused while any byte is not sent
+        unsent = [head]
+
+        async def write(body: bytes) -> None:
+            transport.writelines([*unsent, body])
+            unsent.clear()
+            if self._paused:
+                await self._paused
+
+        await producer(write)  # type: ignore[arg-type]  # Tornado awaits what write returns, but declares nothing
+
+    def pause_writing(self) -> None:
+        """Note that the socket does not take all of the request (called by asyncio)."""
+        self._paused = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Note that the socket has taken all of it (called by asyncio)."""
+        if self._paused and not self._paused.done():
+            self._paused.set_result(None)
+        self._paused = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Note the connection (called by asyncio; with TLS, after the handshake)."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db import messages, reply_begin
+from db import context, reply_begin
 from db.messages import MAX_SEQ, Message
 from db.migrate import migrate
 from db.reply_begin import BeginResult, NewReply
@@ -160,12 +160,12 @@ def test_what_ollama_may_have_refused_is_left_out_step_by_step(url: str) -> None
         sent = [rules, photo(1), call, prompt]
         assert await what_was_sent(connection, reply) == sent
         for owner in (reply.owner + 1, reply.owner):
-            done = await messages.reduce_context(connection, "", reply.id, owner, 1)
+            done = await context.reduce_context(connection, "", reply.id, owner, 1)
             assert done == ("images" if owner == reply.owner else None)
         assert await what_was_sent(connection, reply) == [bare(rules), bare(photo(1)), call, prompt]
-        assert await messages.reduce_context(connection, "", reply.id, reply.owner, 1) == "fields"
+        assert await context.reduce_context(connection, "", reply.id, reply.owner, 1) == "fields"
         assert await what_was_sent(connection, reply) == [bare(rules), bare(photo(1)), bare(call), prompt]
-        assert await messages.reduce_context(connection, "", reply.id, reply.owner, 1) is None
+        assert await context.reduce_context(connection, "", reply.id, reply.owner, 1) is None
         assert await what_was_sent(connection, reply) == [bare(rules), bare(photo(1)), bare(call), prompt]
 
     play(url, act)
@@ -176,6 +176,6 @@ def test_nothing_is_left_out_of_a_prompt(url: str) -> None:
         connection, reply = await at.connect(), new()
         await insert(connection, reply, Message("user", "text"))
         await begin(connection, reply, MAX_SEQ, photo(1), photo(2))
-        assert await messages.reduce_context(connection, "", reply.id, reply.owner, 2) is None
+        assert await context.reduce_context(connection, "", reply.id, reply.owner, 2) is None
 
     play(url, act)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db import messages, ownership, processes, replies, reply_begin, reply_end
+from db import context, messages, ownership, processes, replies, reply_begin, reply_end
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
@@ -58,7 +58,7 @@ async def source(connection: asyncpg.Connection, reply: NewReply) -> replies.Rep
 async def what_was_sent(connection: asyncpg.Connection, reply: NewReply) -> list[Message]:
     found = await source(connection, reply)
     assert found.bounds is not None
-    return await messages.context_between(connection, reply.tenant, reply.appid, found.bounds)
+    return await context.read_sent(connection, reply.tenant, reply.appid, found.bounds)
 
 
 async def row(connection: asyncpg.Connection, reply: NewReply) -> asyncpg.Record:
@@ -541,7 +541,9 @@ def test_fields_keep_their_text(url: str) -> None:
         extra = '{"tool_calls":[{"z":1.0,"a":  "\\u00e9"}],"images":["x"],"a":1e2}'
         await begin(connection, reply, Message("user", "x", extra))
         assert await reply_end.finish(connection, [ending(reply, message=said("y", extra))]) == [FinishResult.STORED]
-        assert [message.extra for message in await messages.context(connection, "", reply.appid, 9, 999)] == [extra] * 2
+        assert [message.extra for message in await context.read_context(connection, "", reply.appid, 9, 999)] == [
+            extra
+        ] * 2
         assert await parts(connection, reply) == [said("y", extra)]
 
     play(url, act)

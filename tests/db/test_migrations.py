@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 import db.migrate
-from db import messages, replies, reply_begin, reply_end
+from db import context, messages, replies, reply_begin, reply_end
 from db.migrate import migrate
 from db.reply_begin import NewReply
 from db.reply_end import FinishRequest, FinishResult
@@ -347,7 +347,7 @@ def test_a_page_of_history_is_read_from_the_index(large_database: str, appid: st
 
 @pytest.mark.parametrize("appid", ["long", "other17", "missing"])
 def test_the_context_is_read_from_the_index(large_database: str, appid: str) -> None:
-    check_index_used(large_database, lambda connection: messages.context(connection, "", appid, 500, 1_000_000))
+    check_index_used(large_database, lambda connection: context.read_context(connection, "", appid, 500, 1_000_000))
 
 
 @pytest.mark.parametrize("query", ["page", "context"])
@@ -355,7 +355,7 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_older_ones(
     large_database: str, query: str
 ) -> None:
     async def pages_read(connection: asyncpg.Connection) -> int:
-        statement = messages._CONTEXT if query == "context" else PAGE
+        statement = context._CONTEXT if query == "context" else PAGE
         arguments = (
             ("", "long", 500, 1_000_000, 1, messages.MAX_SEQ, 10_000_000) if query == "context" else ("", "long", 500)
         )

@@ -10,9 +10,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import course, messages, ownership, replies, reply_begin, reply_end, reply_lines
+from db import context, course, messages, ownership, replies, reply_begin, reply_end, reply_lines
 from db.connection.opening import DIRECT_OPTIONS, SESSION_SETTINGS
-from db.messages import ContextBounds, Message
+from db.context import ContextBounds
+from db.messages import Message
 from db.migrate import migrate
 from db.reply_begin import NewReply
 from db.reply_end import FinishRequest, FinishResult
@@ -117,8 +118,8 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await course.replace_conversation(connection, "", "missing", [], missing)
     await course.release_conversation(connection, "", missing)
     await messages.read_page(connection, "", "missing", 51, None)
-    await messages.context_between(connection, "", "missing", ContextBounds(1, 2))
-    await messages.reduce_context(connection, "", missing, OWNER, 1)
+    await context.read_sent(connection, "", "missing", ContextBounds(1, 2))
+    await context.reduce_context(connection, "", missing, OWNER, 1)
     await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
     await ownership.count_continuation(connection, "", missing, 2)
     await ownership.release(connection, 2, [missing])
@@ -278,8 +279,8 @@ def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
         page = await messages.read_page(connection, "", "app7", 51, None)
         assert len(page) == 20
         bounds = ContextBounds(page[5].seq, page[-1].seq, images_after=page[9].seq)
-        assert len(await messages.context_between(connection, "", "app7", bounds)) == 15
-        assert await messages.reduce_context(connection, "", id, OWNER, 1) is None
+        assert len(await context.read_sent(connection, "", "app7", bounds)) == 15
+        assert await context.reduce_context(connection, "", id, OWNER, 1) is None
         assert await ownership.adopt(connection, ownership.Orphan(id, OWNER), 2)
         assert await ownership.count_continuation(connection, "", id, 2) == 1
         await ownership.release(connection, 2, [id])

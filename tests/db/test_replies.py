@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import messages, ownership, processes, replies, reply_begin, reply_end, reply_lines
+from db import context, messages, ownership, processes, replies, reply_begin, reply_end, reply_lines
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
@@ -326,33 +326,85 @@ LONG = [RULES, *(user(f"{number:010}") for number in range(10)), LATER_RULES, us
 
 
 @pytest.mark.parametrize(
-    ("limit", "size", "own", "expected"),
+    ("limit", "size", "own", "expected", "left_out"),
     [
-        (500, 1_000_000, True, LONG),
-        (0, 1_000_000, True, [RULES, LATER_RULES]),
-        (1, 1_000_000, True, [RULES, LATER_RULES, *LONG[-1:]]),
-        (3, 1_000_000, True, [RULES, *LONG[-3:]]),
-        (5, 1_000_000, True, [RULES, *LONG[-5:]]),
-        (500, 0, True, [RULES, LATER_RULES]),
-        (500, 9, True, [RULES, LATER_RULES]),
-        (500, 10, True, [RULES, LATER_RULES, *LONG[-1:]]),
-        (500, 19, True, [RULES, LATER_RULES, *LONG[-1:]]),
-        (500, 20, True, [RULES, *LONG[-3:]]),
-        (500, 90, True, [RULES, *LONG[-5:]]),
-        (500, 0, False, [RULES, LATER_RULES, *LONG[-1:]]),
-        (500, 1, False, [RULES, LATER_RULES, *LONG[-1:]]),
+        (500, 1_000_000, True, LONG, 0),
+        (0, 1_000_000, True, [RULES, LATER_RULES], 0),
+        (1, 1_000_000, True, [RULES, LATER_RULES, *LONG[-1:]], 0),
+        (3, 1_000_000, True, [RULES, *LONG[-3:]], 0),
+        (5, 1_000_000, True, [RULES, *LONG[-5:]], 0),
+        (500, 0, True, [], 2),
+        (500, 49, True, [LONG[-2], LONG[-1]], 2),
+        (500, 50, True, [LATER_RULES], 1),
+        (500, 100, True, [RULES, LATER_RULES], 0),
+        (500, 110, True, [RULES, LATER_RULES, *LONG[-1:]], 0),
+        (500, 119, True, [RULES, LATER_RULES, *LONG[-1:]], 0),
+        (500, 120, True, [RULES, *LONG[-3:]], 0),
+        (500, 190, True, [RULES, *LONG[4:]], 0),
+        (500, 0, False, [LATER_RULES, *LONG[-1:]], 1),
+        (500, 1, False, [LATER_RULES, *LONG[-1:]], 1),
     ],
 )
-def test_the_context_is_the_newest_messages_that_fit_and_all_system_messages(
-    url: str, limit: int, size: int, own: bool, expected: list[Message]
+def test_the_context_is_the_newest_messages_and_system_messages_that_fit(
+    url: str, limit: int, size: int, own: bool, expected: list[Message], left_out: int
 ) -> None:
     async def act(at: Scene) -> None:
         connection = await at.connect()
         reply = await conversation(*LONG)(connection)
-        begun = await begin(connection, another(reply), *([HI] if own else []), limit=limit, size=size)
-        assert begun == BeginResult(context=expected)
+        second = another(reply)
+        begun = await begin(connection, second, *([HI] if own else []), limit=limit, size=size)
+        assert begun == BeginResult(context=expected, system_left_out=left_out)
+        await finish(connection, second, content=None)
+        source = await replies.find_source(connection, "", second.id)
+        assert source and source.bounds
+        sent = await context.read_sent(connection, "", reply.appid, source.bounds)
+        assert sent == [*expected, *([HI] if own else [])]
+        size_sent = sum(len(message.content) for message in sent)
+        assert await context.sent_size(connection, "", reply.appid, source.bounds) == size_sent
 
     play(url, act)
+
+
+def test_many_system_messages_are_sent_from_the_newest_on(url: str) -> None:
+    async def act(at: Scene) -> None:
+        connection = await at.connect()
+        rules = [Message("system", str(number)) for number in range(context.MAX_SYSTEM_MESSAGES + 5)]
+        reply = await conversation(*rules)(connection)
+        begun = await begin(connection, another(reply), HI, limit=10, size=1_000_000)
+        assert begun.context == rules[5:] and begun.system_left_out == 1
+
+    play(url, act)
+
+
+def test_extra_fields_are_counted_as_they_are_sent_not_compressed(url: str) -> None:
+    async def act(at: Scene) -> None:
+        connection = await at.connect()
+        extra = '{"images": ["' + "x" * 50_000 + '"]}'
+        reply = await conversation(Message("system", "rules", extra), user("hi"))(connection)
+        stored = (
+            "SELECT pg_column_size(extra) AS stored, extra_bytes FROM chatts WHERE appid = $1 AND username = 'system'"
+        )
+        sizes = await connection.fetchrow(stored, reply.appid)
+        assert sizes["stored"] < 5_000 and sizes["extra_bytes"] == len(extra)
+        tool_calls = Message("assistant", "", '{"tool_calls": ["' + "x" * 50_000 + '"]}')
+        reply = await conversation(tool_calls, user("hi"))(connection)
+        for count in ["extra_bytes", "NULL"]:  # NULL: of a version before the migration
+            await connection.execute(f"UPDATE chatts SET extra_bytes = {count} WHERE appid = $1", reply.appid)
+            for size, expected in [(49_000, [user("hi")]), (51_000, [tool_calls, user("hi")])]:
+                second = another(reply)
+                assert (await begin(connection, second, HI, size=size)).context == expected
+                await finish(connection, second, content=None)
+                await messages.delete_conversation_messages(
+                    connection, "", reply.appid, await newest(connection, reply)
+                )
+
+    play(url, act)
+
+
+async def newest(connection: asyncpg.Connection, reply: NewReply) -> int:
+    """Return the greatest ``seq`` of a conversation."""
+    seq: int = await connection.fetchval("SELECT max(seq) FROM chatts WHERE appid = $1", reply.appid)
+    return seq
 
 
 def test_extra_fields_count_as_bytes_of_the_context(url: str) -> None:
@@ -361,9 +413,9 @@ def test_extra_fields_count_as_bytes_of_the_context(url: str) -> None:
         reply = await conversation(user("a"), user("é" * 10), Message("user", "", '{"images":["' + "x" * 500 + '"]}'))(
             connection
         )
-        assert len(await messages.context(connection, "", reply.appid, 10, 400)) == 1
-        assert len(await messages.context(connection, "", reply.appid, 10, 1_000)) == 3
-        newest = await messages.context(connection, "", reply.appid, 10, 1)
+        assert len(await context.read_context(connection, "", reply.appid, 10, 400)) == 1
+        assert len(await context.read_context(connection, "", reply.appid, 10, 1_000)) == 3
+        newest = await context.read_context(connection, "", reply.appid, 10, 1)
         assert newest[0].extra is not None
 
     play(url, act)
@@ -373,8 +425,8 @@ def test_bytes_are_counted_not_characters(url: str) -> None:
     async def act(at: Scene) -> None:
         connection = await at.connect()
         reply = await conversation(user("é" * 10), user("é" * 10))(connection)
-        assert len(await messages.context(connection, "", reply.appid, 10, 39)) == 1
-        assert len(await messages.context(connection, "", reply.appid, 10, 40)) == 2
+        assert len(await context.read_context(connection, "", reply.appid, 10, 39)) == 1
+        assert len(await context.read_context(connection, "", reply.appid, 10, 40)) == 2
 
     play(url, act)
 

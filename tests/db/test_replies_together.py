@@ -101,7 +101,7 @@ def test_each_prompt_has_its_own_limits(url: str) -> None:
             for one, (messages, size, own) in zip(batch, limits, strict=True)
         ]
         everything = [rules, user("one"), Message("assistant", "said"), two, answer]
-        expected = [everything, [rules, answer], [rules], [rules, answer]]
+        expected = [everything, [rules, answer], [], [rules, answer]]
         begun = await reply_begin.begin(connection, batch_of_prompts)
         assert [result.context for result in begun] == expected
         assert [result.continues_at for result in begun] == [None, None, None, len("re two")]

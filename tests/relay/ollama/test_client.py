@@ -10,6 +10,7 @@ import pytest
 from errors import UpstreamDisconnected, UpstreamSilent, UpstreamUnreachable
 from relay.ollama import client as client_module
 from relay.ollama.client import CHAT, OllamaClient, StreamingCall
+from relay.outgoing import RequestBody
 from tests.fakes.peer import Connection, Peer
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +61,7 @@ async def test_a_chat_fails_if_its_callback_raises_and_the_exception_is_logged(
     def fail(_: bytes) -> None:
         raise ZeroDivisionError
 
-    call = client.stream(CHAT, b"{}", fail, "")
+    call = client.stream(CHAT, RequestBody(b"{}"), fail, "")
     connection = await peer.accept()
     connection.say(CHUNKED + b"1\r\na\r\n")
     await asyncio.wait([call.done])
@@ -85,7 +86,7 @@ async def test_a_call_that_has_ended_leaves_no_reference_cycle(
     gc.disable()
     try:
         received = asyncio.Queue[bytes]()
-        call = client.stream(CHAT, b"{}", received.put_nowait, "")
+        call = client.stream(CHAT, RequestBody(b"{}"), received.put_nowait, "")
         connection = await peer.accept()
         connection.say(CHUNKED + b"1\r\na\r\n")
         assert await received.get() == b"a"
@@ -126,7 +127,7 @@ async def test_a_failed_request_leaves_no_reference_cycle_with_its_body() -> Non
 )
 async def test_an_unreachable_ollama_is_reported_without_its_address(url: str, sentence: str) -> None:
     client = OllamaClient(url, 10, 1.0)
-    call = client.stream(CHAT, b"{}", lambda _: None, "")
+    call = client.stream(CHAT, RequestBody(b"{}"), lambda _: None, "")
     await asyncio.wait([call.done])
     assert isinstance(call.done.exception(), UpstreamUnreachable) and str(call.done.exception()) == sentence
     assert not call.headers.done() and call.status == 0
@@ -147,7 +148,7 @@ async def test_an_unreachable_ollama_is_reported_without_its_address(url: str, s
 async def test_user_and_password_are_sent_as_basic_authorization(peer: Peer, credentials: str, encoded: bytes) -> None:
     client = OllamaClient(peer.url("").replace("://", f"://{credentials}@"), 10, 1.0)
     assert client.url == peer.url("")
-    call = client.stream(CHAT, b"{}", lambda _: None, "")
+    call = client.stream(CHAT, RequestBody(b"{}"), lambda _: None, "")
     fetch = asyncio.create_task(client.get("/api/tags"))
     for _ in range(2):
         request = await (await peer.accept()).request()
