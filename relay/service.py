@@ -87,6 +87,11 @@ class ReplyService:
         """The number of replies that this process generates now, per tenant and address."""
         return self._registry.concurrency
 
+    @property
+    def outgoing_bytes(self) -> int:
+        """Bytes of the requests to Ollama that are not sent yet."""
+        return self._relay.outgoing.used
+
     async def begin_or_wait(self, prompt: Prompt) -> LineReader:
         """Begin as :meth:`begin` does. While a reply is being generated for this conversation, let the prompt wait.
 

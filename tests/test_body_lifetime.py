@@ -1,10 +1,11 @@
-"""A request's body is in memory only until it is sent: it is counted until then, and no reference cycle holds it after."""
+"""A request's body is in memory, and counted, only until it is sent; no reference cycle holds it afterwards."""
 
 import base64
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -12,11 +13,15 @@ import pytest
 from tests.client import Client
 from tests.database import eventually
 from tests.fakes.ollama import Close, Gate, Head, Lines, ScriptedOllama, Send, failure, last_line, line
+from tests.fakes.sockets import bound_socket
 from tests.program import Program
 from tests.web.test_overload import resident
 
 IMAGE = base64.b64encode(os.urandom(7_500_000)).decode()
 """10 MB of a kind that PostgreSQL cannot compress."""
+
+LIMIT = 100_000_000
+"""The limit of all bodies in memory, in bytes: for eight of these images, for a ninth there is no room."""
 
 RUNNING = (Head(), Lines(line("a")))
 
@@ -37,8 +42,8 @@ class Garbage(Program):
 
 @pytest.fixture
 def program(database_url: str, ollama: ScriptedOllama) -> Iterator[Garbage]:
-    settings = {"database_url": database_url, "ollama_host": ollama.url, "embedded_model": False}
-    with Garbage(**settings, drain_timeout=1, ollama_retry_timeout=1, max_total_body_bytes=100_000_000) as program:
+    settings: dict[str, object] = {"database_url": database_url, "ollama_host": ollama.url, "embedded_model": False}
+    with Garbage(drain_timeout=1, ollama_retry_timeout=1, max_total_body_bytes=LIMIT, **settings) as program:
         yield program
 
 
@@ -50,7 +55,7 @@ def client(program: Garbage) -> Iterator[Client]:
         yield client
 
 
-def image(client: Client, content: str = "look") -> dict[str, object]:
+def image(content: str = "look") -> dict[str, Any]:
     """Return the fields of a prompt with an image."""
     return {"messages": [{"role": "user", "content": content, "images": [IMAGE]}]}
 
@@ -61,9 +66,9 @@ def idle(client: Client) -> bool:
 
 def whole_replies(client: Client, ollama: ScriptedOllama) -> None:
     client.ask("hi")
-    client.ask(**image(client))
+    client.ask(**image())
     path = client.begin("again", headers={"Idempotency-Key": "k"})
-    assert client.view(path) == client.view(path, 0)[:0] + client.view(path)
+    client.view(path)
     client.ask("again", headers={"Idempotency-Key": "k"})
 
 
@@ -78,7 +83,7 @@ def client_leaves(client: Client, ollama: ScriptedOllama) -> None:
 
 def stopped(client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(*RUNNING, Gate())
-    path = client.begin(**image(client))
+    path = client.begin(**image())
     with client.follow(path) as stream:
         assert stream.next()
         client.http.delete(path)
@@ -87,23 +92,23 @@ def stopped(client: Client, ollama: ScriptedOllama) -> None:
 
 def deleted_while_it_runs(client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(*RUNNING, Gate())
-    client.begin(**image(client))
+    client.begin(**image())
     assert client.http.delete("/llmchat", params={"appID": client.appid}).status_code == 204
 
 
 def ollama_fails(client: Client, ollama: ScriptedOllama) -> None:
     for end in [failure(500, "no"), failure(400, "no"), failure(503, "busy")]:
         ollama.script(end)
-        client.ask(**image(client))
+        client.ask(**image())
     for rest in [Send(b"no line\n"), Lines(line("b")), Send(b'{"error": "no"}\n')]:
         ollama.script(Head(), rest, Close())
-        client.ask(**image(client))
+        client.ask(**image())
 
 
 def ollama_is_away(client: Client, ollama: ScriptedOllama) -> None:
     ollama.stop_listening()
     try:
-        assert "Ollama" in client.ask(**image(client))[-1].data
+        assert "Ollama" in client.ask(**image())[-1].data
     finally:
         ollama.listen_again()
 
@@ -126,15 +131,9 @@ def waiting(client: Client, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(*RUNNING, gate, Lines(last_line()))
     path = client.begin("hi")
-    ollama.arrival(len(ollama.generations) or 1)
-    impatient = httpx.Client(base_url=client.http.base_url, timeout=0.5, trust_env=False)
-    with (
-        impatient,
-        suppress(httpx.ReadTimeout),
-        impatient.stream("POST", "/llmchat", json=client.body("x")) as response,
-    ):
-        response.read()
-    with client.prompt(**image(client)) as stream:
+    with client.prompt("x") as stream:
+        assert stream.comment() == ": waiting"
+    with client.prompt(**image()) as stream:
         gate.open()
         assert stream.rest()[-1].json["done"]
     client.view(path)
@@ -164,9 +163,9 @@ def generate(client: Client, ollama: ScriptedOllama) -> None:
     ids=lambda life: life.__name__,
 )
 def test_no_reply_leaves_what_only_the_cyclic_collector_frees(
-    program: Garbage, client: Client, ollama: ScriptedOllama, life: object
+    program: Garbage, client: Client, ollama: ScriptedOllama, life: Callable[[Client, ScriptedOllama], None]
 ) -> None:
-    life(client, ollama)  # type: ignore[operator]
+    life(client, ollama)
     client.http.close()
     with Client(program.url) as other:
         eventually("the connections are closed", lambda: "chatterd_viewers 0" in other.http.get("/metrics").text)
@@ -181,9 +180,61 @@ def test_running_replies_hold_no_bodies(program: Garbage, client: Client, ollama
             gates.append(Gate())
             ollama.script(*RUNNING, gates[-1], Lines(last_line()))
             one = stack.enter_context(Client(program.url))
-            stream = stack.enter_context(one.prompt(**image(one)))
+            stream = stack.enter_context(one.prompt(**image()))
             assert stream.next()
         grown = resident(program) - before
         for gate in gates:
             gate.open()
     assert grown < 100, f"{count} running replies with {len(IMAGE):,} bytes each hold {grown} MB"
+
+
+class UnreadingOllama:
+    """Takes the place of an Ollama, and reads nothing of what is sent to it before :meth:`read_all`."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = bound_socket(port)
+        self._socket.listen(100)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def read_all(self, count: int) -> list[bytes]:
+        """Read requests one after the other and answer each; return the bodies of ``count`` prompts."""
+        bodies: list[bytes] = []
+        while len(bodies) < count:
+            connection, _ = self._socket.accept()
+            with connection, connection.makefile("rb") as received:
+                line, *fields = iter(lambda received=received: received.readline().strip(), b"")  # type: ignore[misc]
+                if line.startswith(b"GET"):
+                    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{"version":"0.13.0"}')
+                    continue
+                [length] = [int(field.split()[1]) for field in fields if field.lower().startswith(b"content-length")]
+                bodies.append(received.read(length))
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n" + last_line("a"))
+        return bodies
+
+
+def test_a_request_that_waits_for_memory_is_made_anew_byte_for_byte(
+    program: Garbage, client: Client, ollama: ScriptedOllama
+) -> None:
+    def outgoing() -> int:
+        metrics = client.http.get("/metrics").text
+        return int(float(metrics.partition("\nchatterd_outgoing_bytes ")[2].partition("\n")[0]))
+
+    count = 14
+    fields = image() | {"options": {"seed": 7, "num_ctx": 2048.0}, "keep_alive": "5m", "tools": []}
+    ollama.stop_listening()
+    with UnreadingOllama(httpx.URL(ollama.url).port or 0) as unreading, ExitStack() as stack:
+        clients = [stack.enter_context(Client(program.url)) for _ in range(count)]
+        paths = [one.begin(**fields) for one in clients]
+        eventually("all have begun", lambda: 9 * len(IMAGE) < outgoing() <= LIMIT)
+        held = outgoing()
+        bodies = unreading.read_all(count)
+        for one, path in zip(clients, paths, strict=True):
+            assert one.view(path)[-1].json["message"]["content"] == "a"
+    ollama.listen_again()
+    assert len(set(bodies)) == 1, "what was sent at once and what was made anew differ"
+    assert outgoing() == 0 and held % len(bodies[0]) == 0

@@ -67,6 +67,9 @@ class PrometheusCollector(Collector):
         yield build
         ready = self._replies.ready and self._health.database.name == OK
         yield _gauge("ready", "Whether this process accepts prompts, as in /readyz: 1 or 0.", ready)
+        yield _gauge(
+            "outgoing_bytes", "Bytes of requests to Ollama that are not sent yet.", self._replies.outgoing_bytes
+        )
         yield _gauge("draining", "Whether this process is shutting down: 1 or 0.", self._replies.draining)
         yield _histogram("event_loop_lag_seconds", "Delay of the event loop's timers.", self._metrics.loop_lag)
 

@@ -6,7 +6,14 @@ import pytest
 
 from relay.outgoing import SMALL, OutgoingMemory, RequestBody
 
+pytestmark = pytest.mark.anyio
+
 LIMIT = 10 * SMALL
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 async def turn() -> None:
