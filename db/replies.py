@@ -86,7 +86,8 @@ _FIND = """
                message, reply.start + 1, greatest(coalesce(following.start, char_length(message)) - reply.start, 0)
            ) AS message,
            CASE WHEN reply.start = 0 AND (following.start IS NULL OR extra -> 'tool_calls' IS NULL) THEN extra
-                WHEN reply.start = 0 THEN nullif(extra::jsonb - 'tool_calls', '{}')::json
+                WHEN reply.start = 0
+                THEN (SELECT json_object_agg(key, value) FROM json_each(extra) WHERE key <> 'tool_calls')
                 WHEN following.start IS NULL AND extra -> 'tool_calls' IS NOT NULL
                 THEN json_build_object('tool_calls', extra -> 'tool_calls') END AS extra
     FROM (

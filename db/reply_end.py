@@ -126,7 +126,8 @@ _FINISH = f"""
     ), continued AS (
         UPDATE chatts
         SET message = left(message, continues_at) || content,
-            extra = CASE WHEN chatts.extra IS NULL OR ended.extra IS NULL THEN coalesce(chatts.extra, ended.extra)
+            extra = CASE WHEN ended.extra IS NULL THEN chatts.extra
+                         WHEN json_typeof(chatts.extra) IS DISTINCT FROM 'object' THEN ended.extra
                          ELSE ({_MERGED_EXTRA}) END,
             extra_bytes = NULL
         FROM ended

@@ -102,4 +102,7 @@ def _image_bytes(message: Message) -> int:
 
 
 def _as_json(message: Message) -> dict[str, object]:
-    return {"role": message.role, "content": message.content, **message.fields()}
+    fields = message.fields()
+    fields.pop("role", None)
+    fields.pop("content", None)
+    return {"role": message.role, "content": message.content, **fields}

@@ -22,7 +22,7 @@ class Transcript:
         self.continues = continues
         self._content: list[str] = []
         self._thinking: list[str] = []
-        self._tool_calls: list[Any] = []
+        self._tool_calls: list[msgspec.Raw] = []
 
     def add(self, line: ChatLine) -> None:
         """Add the content of one line. A line that says that thinking was restarted removes the thought before it."""

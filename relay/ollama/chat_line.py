@@ -4,6 +4,7 @@ A line (ollama ``api/types.go``, ``ChatResponse``) is an object ``model, created
 tool_calls}, done``; the last one of a response also has ``done_reason`` and token counts. Or it is ``{"error": ...}``.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,6 +19,10 @@ TEXT_LIMIT = 4_096
 MAX_CALL_DEPTH = 500
 """Levels of nesting in a tool call. How deep Python itself can descend differs between its versions."""
 
+_NOT_STORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[eE][+-]?\d{4}|\d{400}")
+"""What PostgreSQL's jsonb, which checks texts before they are stored, may refuse or expand: NUL, halves of surrogate
+pairs, and numbers beyond those of a double (its ``numeric`` has 131,072 digits; a double ends at 1e308)."""
+
 ERROR_PREFIX = b'{"error":"'
 """The first bytes of every line that :func:`error_line` makes, and of no line that :func:`read` accepts as a chat line.
 
@@ -28,13 +33,15 @@ A reply's log holds only lines of these two kinds, so the prefix alone tells an 
 class ChatLine(msgspec.Struct, gc=False):
     """A decoded line.
 
+    :ivar tool_calls: the JSON text of each, as it was sent: order of keys and form of numbers are part of the prompt
+        that the model and its cache see in the next turn.
     :ivar thinking_restarted: whether the line says that the thought before it is void; only chatterd sends such a line.
     :ivar error: the text of the error if the line is ``{"error": ...}``; None if it is a chat line.
     """
 
     content: str = ""
     thinking: str = ""
-    tool_calls: list[Any] = []
+    tool_calls: list[msgspec.Raw] = []
     done: bool = False
     thinking_restarted: bool = False
     error: str | None = None
@@ -43,7 +50,7 @@ class ChatLine(msgspec.Struct, gc=False):
 class _Message(msgspec.Struct, gc=False):
     content: str = ""
     thinking: str = ""
-    tool_calls: list[Any] = []
+    tool_calls: list[msgspec.Raw] = []
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -76,15 +83,15 @@ def read(line: bytes) -> ChatLine:
     try:
         line.decode()  # msgspec does not check the encoding of fields that it skips
         fields = _decode(line)
+        calls = fields.message.tool_calls and [_storable_call(call, line) for call in fields.message.tool_calls]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_unusual(line)
     if fields.error or not fields.model:
         return _read_unusual(line)
-    message = fields.message
     return ChatLine(
-        content=message.content,
-        thinking=message.thinking,
-        tool_calls=message.tool_calls and _storable_calls(message.tool_calls, line),
+        content=fields.message.content,
+        thinking=fields.message.thinking,
+        tool_calls=calls,
         done=fields.done,
         thinking_restarted=fields.thinking_restarted,
     )
@@ -109,7 +116,7 @@ def _read_unusual(line: bytes) -> ChatLine:
     return ChatLine(
         content=_text(message.get("content")),
         thinking=_text(message.get("thinking")),
-        tool_calls=_storable_calls(tool_calls, line) if isinstance(tool_calls, list) else [],
+        tool_calls=[_encode_call(call, line) for call in tool_calls] if isinstance(tool_calls, list) else [],
         done=fields.get("done") is True,
         thinking_restarted=fields.get("thinking_restarted") is True,
     )
@@ -190,8 +197,16 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _storable_calls(tool_calls: list[Any], line: bytes) -> list[Any]:
-    return [_storable_within(call, line, MAX_CALL_DEPTH) for call in tool_calls]
+def _storable_call(call: msgspec.Raw, line: bytes) -> msgspec.Raw:
+    """Return a tool call as it was sent, unless PostgreSQL cannot store it like that."""
+    text = bytes(call)
+    if _NOT_STORABLE.search(text) or text.count(b"[") + text.count(b"{") > MAX_CALL_DEPTH:
+        return _encode_call(msgspec.json.decode(call), line)
+    return msgspec.Raw(text)  # a copy, which does not keep the line in memory
+
+
+def _encode_call(call: Any, line: bytes) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(_storable_within(call, line, MAX_CALL_DEPTH)))
 
 
 def _storable_within(value: Any, line: bytes, depth: int) -> Any:

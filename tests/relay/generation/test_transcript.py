@@ -4,6 +4,7 @@ import pytest
 import ujson
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from db.messages import Message
 from relay.generation.transcript import Transcript
@@ -33,12 +34,13 @@ def test_content_and_thinking_are_concatenated(contents: list[str], thinking: li
 
 
 def test_tool_calls_are_kept_in_order() -> None:
-    calls = [{"function": {"name": name, "arguments": {"é": [1, None]}}} for name in "abc"]
+    sent = [f'{{"function": {{"name": "{name}", "arguments": {{"é": [1.0, null], "a": 1e3}}}}}}' for name in "abc"]
+    calls = [Raw(call.encode()) for call in sent]
     message = transcript_of(
         ChatLine(tool_calls=calls[:2]), ChatLine(content=""), ChatLine(tool_calls=calls[2:])
     ).message(False)
     assert message is not None and message.content == ""
-    assert ujson.loads(message.extra or "") == {"tool_calls": calls}
+    assert message.extra == f'{{"tool_calls":[{",".join(sent)}]}}'
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n\t\r ", "\u2003\u3000"])

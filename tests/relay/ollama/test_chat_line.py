@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+import ujson
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from errors import UnreadableLine
 from relay.ollama import chat_line
@@ -27,7 +29,7 @@ values: st.SearchStrategy[Any] = st.recursive(
         (line("a"), ChatLine("a")),
         (last_line("z"), ChatLine("z", done=True)),
         (line("", message={"thinking": "hm"}), ChatLine(thinking="hm")),
-        (line("a", message={"tool_calls": [{"x": 1}]}), ChatLine("a", tool_calls=[{"x": 1}])),
+        (line("a", message={"tool_calls": [{"x": 1}]}), ChatLine("a", tool_calls=[Raw(b'{"x":1}')])),
         (line("a", message={"images": ["x"], "tool_name": None}), ChatLine("a")),
         (b'{"model":"m"}', ChatLine()),
         (b' {"done" : true , "model":"m"} ', ChatLine(done=True)),
@@ -41,8 +43,13 @@ values: st.SearchStrategy[Any] = st.recursive(
         (b'{"model":"m","message":{"thinking":"\\ud800"}}', ChatLine(thinking="\ud800")),
         (
             b'{"model":"m","message":{"tool_calls":[{"a\\u0000":["\\udfff",1]}]}}',
-            ChatLine(tool_calls=[{"a\ufffd": ["\ufffd", 1]}]),
+            ChatLine(tool_calls=[Raw('{"a\ufffd":["\ufffd",1]}'.encode())]),
         ),
+        (
+            b'{"model":"m","message":{"tool_calls":[{"b": 1.0, "a": [1e3, 2048.0]}, 12345678901234567890123]}}',
+            ChatLine(tool_calls=[Raw(b'{"b": 1.0, "a": [1e3, 2048.0]}'), Raw(b"12345678901234567890123")]),
+        ),
+        (b'{"model":"m","message":{"tool_calls":[1e-16000,2]}}', ChatLine(tool_calls=[Raw(b"0.0"), Raw(b"2")])),
         (b'{"model":"m","x":123456789012345678901234567890,"y":1e999}', ChatLine()),
         (b'{"error":"no"}', ChatLine(error="no")),
         (b'{"error":"no","model":"m","done":true}', ChatLine(error="no")),
@@ -117,7 +124,8 @@ def test_decoded_text_can_be_stored(text: str) -> None:
         json.dumps({"model": "m", "message": {"content": text, "tool_calls": [{text: text}]}}).encode()
     )
     assert decoded.content.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")
-    for one in (*decoded.tool_calls[0].keys(), *decoded.tool_calls[0].values()):
+    call = ujson.loads(bytes(decoded.tool_calls[0]))
+    for one in (*call.keys(), *call.values()):
         one.encode()
         assert "\0" not in one
 
