@@ -26,6 +26,9 @@ DONE_GRACE = 5.0
 ACCEPTED = (500, 504)
 """Statuses after which Ollama has had the request, and after a proxy's timeout (504) may still work on it."""
 
+LINE_OVERHEAD = 64
+"""Bytes that each line counts for beside its own: a reply of tiny lines takes mostly those of Python's objects."""
+
 MAX_FRAGMENT = 100
 """Bytes of a single line of markup that is quoted as it is; more than that is a web page."""
 
@@ -114,7 +117,7 @@ def failed_connection(error: ChatterdError) -> Outcome | Breakdown:
 class Limits:
     """What remains of a reply's limits; shared by its attempts.
 
-    :ivar remaining_bytes: of lines.
+    :ivar remaining_bytes: of lines, with :data:`LINE_OVERHEAD`.
     :ivar deadline: end of ``--reply-timeout`` by ``time.monotonic``; None before the first line.
     """
 
@@ -216,6 +219,7 @@ class Attempt:
         except LineTooLong as error:
             self._end(failure("failed", str(error)))
         else:
+            self._limits.remaining_bytes -= LINE_OVERHEAD * len(lines)
             self._on_lines(lines)
 
     def _on_lines(self, lines: list[bytes]) -> None:

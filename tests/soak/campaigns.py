@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.soak import abuse, embedded_deaths, ollama_deaths, plain_clients
+from tests.soak import abuse, embedded_deaths, large_bodies, ollama_deaths, plain_clients
 from tests.soak.results import Result, judge
 from tests.soak.site import DRAIN, Site
 from tests.soak.traffic import RHYTHM, Plan, Traffic, inject, refusals
@@ -127,5 +127,6 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], in
     "mutated-requests": (abuse.mutated_requests, 10_000),
     "flood": (abuse.flood, 200),
     "memory": (abuse.memory, 10_000),
+    "large-bodies": (large_bodies.large_bodies, 1_000),
 }
 """The campaigns by name, each with its default number of faults or repetitions."""
