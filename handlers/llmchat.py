@@ -24,6 +24,7 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
     """``POST`` records a prompt and streams the reply; ``GET`` and ``DELETE`` belong to the conversation."""
 
     route = "/llmchat"
+    body_limit = None
 
     async def post(self) -> None:
         """Begin a reply, and stream it or, with ``Prefer: respond-async`` (RFC 7240), respond with its location.
@@ -32,6 +33,7 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         conversation is generated. A repeated prompt (``Last-Event-ID``) begins nothing.
         """
         prompt, replies = self._parse_prompt(), self.services.replies
+        self.take_charge().release()
         if (first := self.first_line()) is not None:
             cursor = await replies.reconnect(prompt, first)
             if self._prefers_async():

@@ -30,6 +30,7 @@ class GenerateHandler(BaseHandler):
 
     route = "/llmprompt"
     access = Access.AUTHENTICATED
+    body_limit = None
 
     def initialize(self) -> None:
         """Set up the handler (called by Tornado)."""

@@ -21,7 +21,7 @@ from settings import Settings
 from web.access_log import log_request
 from web.base import BaseHandler
 from web.http_server import ChatterdServer
-from web.request_body import BodyLimits, ByteBudget
+from web.request_body import create_limits
 from web.tls import KeyPair
 
 TIMEOUT = 20.0
@@ -80,8 +80,9 @@ class Server:
 
     @property
     def reserved(self) -> int:
-        """Bytes of the budget for request bodies that are reserved."""
-        return int(self.services.body_limits.budget.reserved)
+        """Bytes of request bodies that are charged."""
+        limits = self.services.body_limits
+        return int(limits.strangers.charged + limits.senders.charged)
 
     @property
     def open_connections(self) -> int:
@@ -135,9 +136,7 @@ async def serving(
         metrics=Metrics(),
         origins=parse_origins(origins) if origins else AllowedOrigins(),
         proxies=TrustedProxies(settings.trusted_proxies),
-        body_limits=BodyLimits(
-            settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.max_total_body_bytes)
-        ),
+        body_limits=create_limits(settings),
     )
     application = Application(
         list(routes), default_handler_class=NotFoundHandler, log_function=log_request, services=services

@@ -106,7 +106,7 @@ def test_incomplete_bodies_do_not_stay_in_memory(
 def test_a_body_beyond_the_limit_of_all_bodies_is_503_until_another_is_released(
     start_chatterd: Callable[..., Program], session_database_url: str
 ) -> None:
-    program = start_chatterd(database_url=session_database_url, max_total_body_bytes=100_000)
+    program = start_chatterd(database_url=session_database_url, max_total_body_bytes=200_000)
     with Client(program.url) as client, raw(program.url) as first, raw(program.url) as disconnecting:
         body = ujson.dumps(client.body("x" * 60_000)).encode()
         large = client.body("y" * 60_000)

@@ -22,6 +22,7 @@ MEGABYTE = 1_000_000
 
 class Handler(BaseHandler):
     access = Access.AUTHENTICATED
+    body_limit = None
     rate_limited = False
 
     def get(self) -> None:
