@@ -20,9 +20,9 @@ from relay.metrics import Metrics
 from settings import Settings
 from web.access_log import log_request
 from web.base import BaseHandler
-from web.http_server import ChatterdServer
+from web.connections.http_server import ChatterdServer
+from web.connections.tls import KeyPair
 from web.request_body import create_limits
-from web.tls import KeyPair
 
 TIMEOUT = 20.0
 """Seconds after which an awaited condition has failed."""

@@ -79,3 +79,22 @@ def test_a_long_host_is_accepted() -> None:
             assert (await connection.response()).status == 200
 
     run(test)
+
+
+class KeepaliveHandler(BaseHandler):
+    access = Access.AUTHENTICATED
+
+    def get(self) -> None:
+        connection = self._connection.stream.socket
+        options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+        enabled = connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        self.write_json([enabled, *(connection.getsockopt(socket.IPPROTO_TCP, option) for option in options)])
+
+
+def test_connections_have_keepalive_so_that_a_client_that_has_vanished_is_noticed() -> None:
+    async def test() -> None:
+        async with serving([("/", KeepaliveHandler)]) as server, server.connect() as connection:
+            await connection.send(head("/", method="GET"))
+            assert (await connection.response()).body == b"[1,60,10,3]"
+
+    run(test)

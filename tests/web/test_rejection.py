@@ -15,7 +15,7 @@ from tests.raw import head
 from tests.web.serving import Connection, Response, Routes, run, serving
 from web import base
 from web.base import BaseHandler
-from web.tls import KeyPair
+from web.connections.tls import KeyPair
 
 MEGABYTE = 1_000_000
 
