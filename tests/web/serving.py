@@ -89,14 +89,17 @@ class Server:
         return self._http_server._open_connections
 
     @asynccontextmanager
-    async def connect(self, limit: int = 65_536) -> AsyncIterator[Connection]:
+    async def connect(self, limit: int = 65_536, address: str = "127.0.0.1") -> AsyncIterator[Connection]:
         """Open a connection.
 
         :param limit: bytes that the client buffers before it stops reading.
+        :param address: the client's; Linux has all of 127.0.0.0/8.
         """
         host, port = self._address
         name = host if self._trust else None
-        reader, writer = await asyncio.open_connection(host, port, ssl=self._trust, server_hostname=name, limit=limit)
+        reader, writer = await asyncio.open_connection(
+            host, port, ssl=self._trust, server_hostname=name, limit=limit, local_addr=(address, 0)
+        )
         try:
             yield Connection(reader, writer)
         finally:
