@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from errors import (
@@ -25,6 +26,7 @@ from errors import (
 )
 from relay.byte_budget import ByteBudget, ByteCharge
 from settings import Settings
+from web.connections.counting_stream import CountingSSLStream, CountingStream
 
 DROP_LIMIT = 67_108_864
 """Bytes of a rejected request's body that are read and dropped; then the connection is closed."""
@@ -44,6 +46,10 @@ MAX_CODING_LENGTH = 50
 
 METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 """Methods whose bodies are kept. That of another method has no meaning (RFC 9110, section 9.3) and is dropped."""
+
+MAX_FRAMING = 131_072
+"""Bytes by which what was read of a request may exceed its body and a sixteenth of it: the sizes of chunks, and what
+Tornado has read ahead, 64 KiB. Each chunk takes 10 us of CPU time, be it one byte long."""
 
 MIN_BODY_RATE = 1_024
 """Bytes a second at which a body must arrive in each interval of the timeout: it is in memory until it is complete."""
@@ -94,6 +100,7 @@ class RequestBodyMixin(RequestHandler):
     _rejection: ChatterdError | HTTPError | None = None
     _body: BytesIO | None = None
     _charge: ByteCharge | None = None
+    _read_before = 0
     _received = 0
     _seen = 0
     _dropped_intervals = 0
@@ -172,7 +179,9 @@ class RequestBodyMixin(RequestHandler):
     def data_received(self, chunk: bytes) -> None:
         """Keep or drop a part of the body (called by Tornado)."""
         self._received += len(chunk)
-        if self._rejection is not None:
+        if self._bytes_read - self._read_before > self._received + self._received // 16 + MAX_FRAMING:
+            self._respond_early(BadRequest("The body's chunks are too small: send chunks of 1 kB or more."))
+        elif self._rejection is not None:
             if self._received > DROP_LIMIT:
                 self._respond_early(self._rejection)
         elif self._received > self._max_bytes:
@@ -210,11 +219,17 @@ class RequestBodyMixin(RequestHandler):
                 "Send the body as JSON, with the header Content-Type: application/json.", {"Accept": "application/json"}
             )
 
+    @property
+    def _bytes_read(self) -> int:
+        stream = cast(HTTP1Connection, self.request.connection).stream
+        return stream.bytes_read if isinstance(stream, CountingStream | CountingSSLStream) else 0
+
     def start_body_timer(self) -> None:
         """Start the timeout of the body, which Tornado reads once ``prepare`` has returned."""
         if not self.has_body:
             return
         loop = asyncio.get_running_loop()
+        self._read_before = self._read_before or self._bytes_read
         self._seen = self._received
         self._body_timer = loop.call_later(self._body_limits.timeout, self._check_progress)
 

@@ -272,6 +272,36 @@ def test_a_body_that_a_handler_has_taken_is_charged_until_the_handler_ends_even_
     run(test)
 
 
+# Chunks of a byte.
+
+
+@pytest.mark.parametrize("token", ["alice", "unknown"])
+def test_a_body_in_chunks_of_a_byte_is_400_after_some_thousands(token: str) -> None:
+    chunks = 60_000
+
+    async def test() -> None:
+        settings = SETTINGS | {"max_body_bytes": 10 * chunks, "max_total_body_bytes": 100 * chunks}
+        async with serving(ROUTES, identity=tokens(), **settings) as server, server.connect() as connection:
+            await connection.send(begin("/a", token) + chunk(1) * chunks)
+            response = await connection.response()
+            assert (response.status, response.headers["connection"]) == (400, "close")
+            assert b"chunks" in response.body
+
+    run(test)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 10_000), (100, 4_000), (1_000, 300)])
+def test_a_body_in_small_chunks_is_accepted(size: int, count: int) -> None:
+    async def test() -> None:
+        settings = SETTINGS | {"max_body_bytes": size * count, "max_total_body_bytes": 10 * size * count}
+        async with serving(ROUTES, **settings) as server, server.connect() as connection:
+            await connection.send((begin("/a") + chunk(size) * count + LAST) * 2)
+            for _ in range(2):
+                assert (await connection.response()).body == str(size * count).encode()
+
+    run(test)
+
+
 # A client whose request is rejected, and that goes on sending.
 
 

@@ -24,6 +24,7 @@ from tornado.netutil import add_accept_handler, ssl_wrap_socket
 from tornado.web import Application
 
 from settings import Settings
+from web.connections.counting_stream import CountingSSLStream, CountingStream
 from web.connections.tls import KeyPair
 
 log = logging.getLogger("chatterd.http")
@@ -163,14 +164,14 @@ class ChatterdServer(HTTPServer):
 
     def _serve(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
         if self._tls is None:
-            self.handle_stream(IOStream(connection), address)
+            self.handle_stream(CountingStream(connection), address)
             return
         try:
             secure = ssl_wrap_socket(connection, self._tls, server_side=True, do_handshake_on_connect=False)
         except OSError:  # the client has disconnected already
             connection.close()
             return
-        self.handle_stream(SSLIOStream(secure), address)
+        self.handle_stream(CountingSSLStream(secure), address)
 
 
 class _HeadFilter(HTTPMessageDelegate):
