@@ -103,6 +103,7 @@ class RequestBodyMixin(RequestHandler):
     _read_before = 0
     _received = 0
     _seen = 0
+    _dropped = 0
     _dropped_intervals = 0
     _body_complete = False
     _body_timer: asyncio.TimerHandle | None = None
@@ -182,7 +183,8 @@ class RequestBodyMixin(RequestHandler):
         if self._bytes_read - self._read_before > self._received + self._received // 16 + MAX_FRAMING:
             self._respond_early(BadRequest("The body's chunks are too small: send chunks of 1 kB or more."))
         elif self._rejection is not None:
-            if self._received > DROP_LIMIT:
+            self._dropped += len(chunk)
+            if self._dropped > DROP_LIMIT:
                 self._respond_early(self._rejection)
         elif self._received > self._max_bytes:
             self._drop_body(self._too_large())

@@ -169,3 +169,19 @@ def test_a_status_watcher_that_does_not_read_is_dropped(
 
         yield until(lambda: not dropped())
         yield until(dropped)
+
+
+@pytest.mark.gen_test
+def test_any_number_of_probes_share_one_statement(services: Services, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    statements: list[None] = []
+    ping = Database.ping
+
+    async def count(database: Database) -> None:
+        statements.append(None)
+        await ping(database)
+
+    monkeypatch.setattr(Database, "ping", count)
+    for round in (1, 2):
+        states = yield asyncio.gather(*(services.health.ping(10) for _ in range(100)))
+        assert {(reason, ollama.name) for reason, ollama in states} == {(None, "ok")}
+        assert len(statements) == round
