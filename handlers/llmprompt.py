@@ -94,7 +94,7 @@ class GenerateHandler(BaseHandler):
         while not call.headers.done() and not call.done.done():
             await self._wait()
         if not call.status:
-            raise _copy(call.done.exception()) or UpstreamUnreachable("Ollama sent no response.")
+            raise _failure(call)
         self.set_status(call.status)
         self.start_stream(call.content_type or "application/x-ndjson")
         try:
@@ -143,13 +143,15 @@ class GenerateHandler(BaseHandler):
             if call.done.done():
                 break
             await self._wait()
-        if error := _copy(call.done.exception()):
-            raise error
+        if call.done.exception():
+            raise _failure(call)
 
 
-def _copy(error: BaseException | None) -> BaseException | None:
-    """Return an error without traceback: a future's own would refer to frames that refer to the future, a cycle."""
-    return type(error)(*error.args) if error else None
+def _failure(call: StreamingCall) -> BaseException:
+    """Return why a call failed: a copy, since the call's own error would get a traceback whose frames refer to the
+    call, a reference cycle."""
+    error = call.done.exception()
+    return type(error)(*error.args) if error else UpstreamUnreachable("Ollama sent no response.")
 
 
 class _Request(msgspec.Struct):

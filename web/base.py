@@ -269,6 +269,7 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         access_log.log_request(self)
         self.detach().close()
         self.on_finish()
+        self.ui = None  # type: ignore[assignment]  # break a reference cycle, as Tornado's finish() does
 
     @property
     def _connection(self) -> HTTP1Connection:

@@ -2,13 +2,14 @@
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from auth.identity_provider import IdentityProvider
 from auth.principal import Access, Principal
 from errors import Unauthorized
+from handlers import ROUTES as ROUTES_OF_THE_PROGRAM
 from relay.byte_budget import ByteBudget
 from tests.raw import head
 from tests.web.serving import Connection, Routes, Server, run, serving, until
@@ -176,6 +177,20 @@ def test_each_route_has_its_limit_of_body_bytes(path: str, method: str, limit: i
                 assert status == 200 or str(limit) in response.body.decode()
 
     run(test)
+
+
+def test_every_route_declares_a_limit_if_it_takes_a_body() -> None:
+    taking = {
+        rule.target
+        for rule in ROUTES_OF_THE_PROGRAM
+        if {"POST", "PUT", "PATCH"} & set(allowed_methods(cast(type[BaseHandler], rule.target)))
+    }
+    declared = {rule.target for rule in ROUTES_OF_THE_PROGRAM if cast(type[BaseHandler], rule.target).body_limit != 0}
+    assert taking == declared
+
+
+def allowed_methods(handler: type[BaseHandler]) -> list[str]:
+    return BaseHandler.allowed_methods(handler.__new__(handler))
 
 
 # Shares.
