@@ -76,7 +76,7 @@ class Conflict(ChatterdError):
 
 
 class ContentTooLarge(ChatterdError):
-    """The body exceeds ``--max-body-bytes``, or the text of a prompt ``--max-prompt-characters``."""
+    """The body exceeds the limit of its route, or the text of a prompt ``--max-prompt-characters``."""
 
     status = 413
 

@@ -35,9 +35,9 @@ from relay.ollama.client import OllamaClient
 from relay.ollama.upstreams import Upstreams
 from settings import Settings, ollama_url
 from stop_signals import StopSignals
-from web.http_server import ChatterdServer
+from web.connections.http_server import ChatterdServer
+from web.connections.tls import KeyPair
 from web.services import create_services
-from web.tls import KeyPair
 
 log = logging.getLogger("chatterd")
 

@@ -128,9 +128,10 @@ class Settings:
     max_reply_bytes: int = _bytes(67_108_864, "maximum bytes of one reply's lines; a longer reply is truncated")
     max_messages: int = _count(1_000, "maximum messages in one prompt")
     max_json_depth: int = _count(100, "maximum nesting depth of a prompt's JSON")
-    max_body_bytes: int = _bytes(33_554_432, "maximum bytes of a request body")
+    max_body_bytes: int = _bytes(33_554_432, "maximum bytes of a prompt's request body")
     max_total_body_bytes: int = _bytes(
-        536_870_912, "maximum bytes of all request bodies in memory; further ones are rejected with 503"
+        536_870_912,
+        "maximum bytes of all request bodies in memory, half of them for one sender; others are rejected with 503",
     )
     max_header_bytes: int = _bytes(32_768, "maximum bytes of a request line and its headers")
     max_url_bytes: int = _bytes(8_192, "maximum bytes of a request URL")

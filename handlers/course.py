@@ -15,6 +15,9 @@ from web.validation import count_characters, decode_json
 MAX_NAME_BYTES = 255
 """Bytes of the name of a message's author, in UTF-8: the width of the course's column."""
 
+MAX_CHATT_BYTES = 65_536
+"""Bytes of the body of ``/postchatt``: a message that people send each other."""
+
 MAX_CHATTS = 10_000
 """Messages in one response of ``/getchatts``, the newest."""
 
@@ -24,6 +27,7 @@ class PrepareHandler(BaseHandler):
 
     route = "/llmprep"
     access = Access.AUTHENTICATED
+    body_limit = None
 
     async def post(self) -> None:
         """Stop the conversation's reply, forget the conversation and record the messages. No model is asked."""
@@ -53,6 +57,7 @@ class PostChattHandler(BaseHandler):
 
     route = "/postchatt"
     access = Access.AUTHENTICATED
+    body_limit = MAX_CHATT_BYTES
 
     async def post(self) -> None:
         """Record the message.

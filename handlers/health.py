@@ -1,7 +1,5 @@
 """``GET /healthz``: the process is alive. ``GET /readyz``: it can take requests."""
 
-import asyncio
-
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
@@ -35,8 +33,7 @@ class ReadinessHandler(BaseHandler):
     async def get(self) -> None:
         """Respond with 503 while draining or without a database that works. Ollama's absence is reported, but no other
         process would be better off."""
-        health = self.services.health
-        reason, ollama = await asyncio.gather(health.ping_database(), health.ping_ollama(OLLAMA_TIMEOUT))
+        reason, ollama = await self.services.health.ping(OLLAMA_TIMEOUT)
         ready = reason is None and self.services.replies.ready
         if not ready:
             self.set_header("Retry-After", "2")

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -12,9 +13,11 @@ from errors import NotFound, TooManyRequests
 from handlers.conversations import ConversationHandler
 from handlers.reply_stream import ReplyStreamHandler
 from relay.generation.prompt import Prompt
-from relay.stream.cursor import LineReader
+from relay.stream.cursor import Cursor, LineReader
 from web.chat_request import parse_chat_request
 from web.validation import count_characters
+
+Reader = TypeVar("Reader", bound=LineReader)
 
 Begin = Callable[[Prompt], Awaitable[LineReader]]
 """Records a prompt and starts its reply, or lets the prompt wait."""
@@ -24,6 +27,7 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
     """``POST`` records a prompt and streams the reply; ``GET`` and ``DELETE`` belong to the conversation."""
 
     route = "/llmchat"
+    body_limit = None
 
     async def post(self) -> None:
         """Begin a reply, and stream it or, with ``Prefer: respond-async`` (RFC 7240), respond with its location.
@@ -35,17 +39,28 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         if self.first_line() is not None:
             await self._reconnect()
         elif self._prefers_async():
-            self._respond_with_location((await self._begin_reply()).id)
+            self._respond_with_location((await self._with_prompt(self._begin)).id)
         else:
             with self.viewer_slot():
-                await self.stream(await self._begin_reply())
+                await self.stream(await self._with_prompt(self._begin))
 
     async def _reconnect(self) -> None:
-        cursor = await self.services.replies.reconnect(self._parse_prompt(), self.first_line() or 0)
+        cursor = await self._with_prompt(self._find_begun)
         if self._prefers_async():
             self._respond_with_location(cursor.id)
         else:
             await self.show(cursor)
+
+    async def _with_prompt(self, work: Callable[[Prompt], Awaitable[Reader]]) -> Reader:
+        """Parse the prompt and do something with it, after which its memory is not charged any more."""
+        prompt, charge = self._parse_prompt(), self.take_charge()
+        try:
+            return await work(prompt)
+        finally:
+            charge.release()
+
+    async def _find_begun(self, prompt: Prompt) -> Cursor:
+        return await self.services.replies.reconnect(prompt, self.first_line() or 0)
 
     def _respond_with_location(self, id: UUID) -> None:
         self.log_fields["reply"] = str(id)
@@ -63,9 +78,9 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         address = limits.concurrency_key(str(self.request.remote_ip))
         return replace(prompt, address=address, plain_client=key is None and not self._prefers_async())
 
-    async def _begin_reply(self) -> LineReader:
+    async def _begin(self, prompt: Prompt) -> LineReader:
         """Begin a reply, or find it; a prompt of a plain client may have to wait."""
-        prompt, replies = self._parse_prompt(), self.services.replies
+        replies = self.services.replies
         concurrency = replies.concurrency
         try:
             self.services.limits.check_concurrent_replies(

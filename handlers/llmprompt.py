@@ -1,17 +1,21 @@
 """``POST /llmprompt``: Ollama's ``/api/generate``, passed through as it arrives. Nothing is recorded."""
 
 import asyncio
+import math
 from collections import deque
+from typing import cast
 
 import msgspec
+from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
-from errors import BadRequest, UpstreamDisconnected, UpstreamUnreachable
+from errors import BadRequest, UpstreamDisconnected, UpstreamSilent, UpstreamUnreachable
 from relay.ollama.client import OllamaClient, StreamingCall
 from web.base import BaseHandler
 from web.chat_request import MAX_JSON_TOKENS, TOO_MANY_TOKENS
+from web.connections.disconnection import DisconnectWatch
 from web.validation import count_characters, decode_json, exceeds_token_count
 
 BACKLOG_LIMIT = 67_108_864
@@ -21,15 +25,18 @@ ABORT_REASONS = {
     StreamClosedError: "client left",
     TimeoutError: "client too slow",
     UpstreamDisconnected: "upstream disconnected",
+    UpstreamSilent: "upstream too slow",
 }
 """Why a response was aborted, for the log."""
 
 
 class GenerateHandler(BaseHandler):
-    """Relays one response to one client. Ollama's work is stopped when the client disconnects."""
+    """Relays one response to one client. Ollama's work is stopped when the client disconnects, and after the times that
+    limit a reply."""
 
     route = "/llmprompt"
     access = Access.AUTHENTICATED
+    body_limit = None
 
     def initialize(self) -> None:
         """Set up the handler (called by Tornado)."""
@@ -38,6 +45,8 @@ class GenerateHandler(BaseHandler):
         self._backlog: deque[bytes] = deque()
         self._backlog_size = 0
         self._arrived = asyncio.Event()
+        self._silent_at = 0.0
+        self._ends_at = math.inf
 
     def on_connection_close(self) -> None:
         """Stop Ollama's work for a client that has disconnected (called by Tornado)."""
@@ -70,38 +79,79 @@ class GenerateHandler(BaseHandler):
             self.services.limits.check_prompt(self.principal, count_characters(prompt))
 
     async def _relay(self, ollama: OllamaClient, body: bytes) -> None:
+        self._silent_at = asyncio.get_running_loop().time() + self.services.settings.first_line_timeout
         call = self._call = ollama.generate(body, self._on_chunk)
-        call.done.add_done_callback(lambda _: self._arrived.set())
-        await asyncio.wait([call.headers, call.done], return_when=asyncio.FIRST_COMPLETED)
+        for event in (call.headers, call.done):
+            event.add_done_callback(lambda _: self._arrived.set())
+        try:
+            with DisconnectWatch(cast(HTTP1Connection, self.request.connection).stream):
+                await self._respond(call)
+        finally:
+            call.cancel()
+            self._call = None  # break the reference cycle, which holds the body
+
+    async def _respond(self, call: StreamingCall) -> None:
+        while not call.headers.done() and not call.done.done():
+            await self._wait()
         if not call.status:
-            raise call.done.exception() or UpstreamUnreachable("Ollama sent no response.")
+            raise _failure(call)
         self.set_status(call.status)
         self.start_stream(call.content_type or "application/x-ndjson")
         try:
             await self._pass_on(call)
-        except (StreamClosedError, TimeoutError, UpstreamDisconnected) as error:
-            call.cancel()
+        except (StreamClosedError, TimeoutError, UpstreamDisconnected, UpstreamSilent) as error:
             self.abort_stream(ABORT_REASONS[type(error)])
         else:
             await self.finish_stream()
 
     def _on_chunk(self, chunk: bytes) -> None:
+        now, settings = asyncio.get_running_loop().time(), self.services.settings
+        if self._ends_at == math.inf:
+            self._ends_at = now + settings.reply_timeout
+        self._silent_at = now + settings.ollama_read_timeout
         self._backlog.append(chunk)
         self._backlog_size += len(chunk)
         self._arrived.set()
         if self._backlog_size > BACKLOG_LIMIT and self._call:
             self._call.cancel()
 
+    async def _wait(self) -> None:
+        """Wait until something has arrived from Ollama, or the call has ended.
+
+        :raises UpstreamSilent: nothing arrives for as long as Ollama may be silent, or the response takes longer than a
+            reply may.
+        """
+        settings, loop = self.services.settings, asyncio.get_running_loop()
+        silence = settings.first_line_timeout if self._ends_at == math.inf else settings.ollama_read_timeout
+        try:
+            async with asyncio.timeout_at(min(self._silent_at, self._ends_at)):
+                await self._arrived.wait()
+        except TimeoutError as error:
+            if loop.time() < self._ends_at:
+                raise UpstreamSilent(f"Ollama sent nothing for {silence:g} seconds.") from error
+        self._arrived.clear()
+        if loop.time() >= self._ends_at:
+            raise UpstreamSilent(f"The response took longer than {settings.reply_timeout:g} seconds.")
+
     async def _pass_on(self, call: StreamingCall) -> None:
-        while self._backlog or not call.done.done():
-            await self._arrived.wait()
-            self._arrived.clear()
+        while True:
             while self._backlog:
                 chunk = self._backlog.popleft()
                 self.write(chunk)
                 await asyncio.wait_for(self.flush(), self.services.settings.client_write_timeout)
                 self._backlog_size -= len(chunk)
-        call.done.result()
+            if call.done.done():
+                break
+            await self._wait()
+        if call.done.exception():
+            raise _failure(call)
+
+
+def _failure(call: StreamingCall) -> BaseException:
+    """Return why a call failed: a copy, since the call's own error would get a traceback whose frames refer to the
+    call, a reference cycle."""
+    error = call.done.exception()
+    return type(error)(*error.args) if error else UpstreamUnreachable("Ollama sent no response.")
 
 
 class _Request(msgspec.Struct):

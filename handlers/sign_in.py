@@ -12,12 +12,16 @@ from web.authentication import cookie_name
 from web.base import BaseHandler
 from web.validation import decode_json
 
+MAX_SIGN_IN_BYTES = 20_480
+"""Bytes of a body: a JSON Web Token of the longest kind (``auth.identity_provider``), and the JSON around it."""
+
 
 class SignInHandler(FileHandler):
     """Signs a browser in and out. The cookie is hidden from scripts, and not sent with requests of other sites."""
 
     route = "/sign-in"
     rate_limited = True
+    body_limit = MAX_SIGN_IN_BYTES
 
     async def post(self) -> None:
         """Verify a token, set the session cookie, and respond with the principal and the session's end (Unix time)."""

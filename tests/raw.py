@@ -1,16 +1,22 @@
 """TCP connections on which a test sends exact bytes and parses the responses."""
 
+import ctypes
 import select
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 import ujson
 
 from tests.database import eventually
+
+SO_ATTACH_FILTER = 26
+"""Linux asm-generic/socket.h; Python's module socket lacks it."""
 
 
 def head(path: str = "/llmchat", *more: str, method: str = "POST", version: str = "1.1") -> bytes:
@@ -114,3 +120,13 @@ def raw(url: str) -> Iterator[Raw]:
             yield it
         finally:
             it.close_file()
+
+
+def drop_all_packets(connection: socket.socket) -> None:
+    """Let the kernel drop what arrives, unacknowledged, with a packet filter that accepts nothing (Linux socket(7))."""
+    accept_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF_RET | BPF_K, 0 bytes
+    program = struct.pack("HP", 1, ctypes.addressof(accept_nothing))
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    except PermissionError:
+        pytest.skip("needs root, who may attach a packet filter")

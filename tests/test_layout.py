@@ -28,7 +28,7 @@ LAYERS = [
     ["relay.service", "relay.waiting", "relay.supersession", "relay.failover", "relay.sweeper"],
     ["relay.stream"],
     ["relay.generation"],
-    ["relay.cluster", "relay.ollama", "relay.metrics"],
+    ["relay.cluster", "relay.ollama", "relay.metrics", "relay.byte_budget"],
     ["relay.outgoing"],
     ["db"],
     ["auth"],

@@ -16,9 +16,10 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from auth.principal import UNAUTHENTICATED, Access, Principal
+from auth.rate_limit import network_of
 from errors import ChatterdError, HeadersTooLarge, URITooLong
 from web import access_log, authentication, cors
-from web.request_body import METHODS_WITH_BODY, RequestBodyMixin
+from web.request_body import IGNORED_BODY_LIMIT, METHODS_WITH_BODY, RequestBodyMixin
 from web.services import Services
 
 log = logging.getLogger("chatterd.http")
@@ -69,18 +70,36 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
     async def prepare(self) -> None:
         """Check limits, origin, authentication and authorization before the method runs (called by Tornado).
 
-        :raises ChatterdError: the request is rejected, and its client waits for permission to send the body.
+        :raises ChatterdError, HTTPError: the request is rejected, and its client waits for permission to send the body,
+            or announces one that is far too large.
         """
-        self.check_body(self.services.body_limits)
+        self.check_framing(self.services.body_limits)
         try:
             await self._check_request()
             self.check_route()
-            if self.has_body and self.request.method in METHODS_WITH_BODY and self._is_implemented:
-                self.check_media_type()
-        except ChatterdError as error:
+            if self.has_body:
+                self._accept_body()
+        except (ChatterdError, HTTPError) as error:
             self.reject(error)
         self.start_body_timer()
         self._prepared = True
+
+    def _accept_body(self) -> None:
+        """Let the body of a request arrive whose sender is known. It is kept where its method has one.
+
+        :raises ContentTooLarge, UnsupportedMediaType: it is announced to be too large, or not to be JSON.
+        """
+        if self.request.method not in METHODS_WITH_BODY:
+            self.limit_body(IGNORED_BODY_LIMIT)
+            return
+        limits = self.services.body_limits
+        self.limit_body(limits.max_bytes if self.body_limit is None else self.body_limit)
+        self.check_media_type()
+        if self.access is Access.PUBLIC or self.services.identity is None:
+            sender = network_of(str(self.request.remote_ip))
+        else:
+            sender = self.tenant
+        self.keep_body((limits.strangers if self.access is Access.PUBLIC else limits.senders).charge(sender))
 
     async def _check_request(self) -> None:
         if self.rate_limited:
@@ -108,16 +127,14 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
             )
 
     def check_route(self) -> None:
-        """Reject a request that is wrong whatever its body, before a client sends one that it announces.
+        """Reject a request that is wrong whatever its body, of which nothing is kept then.
 
         :raises HTTPError: 405.
         """
-        if self.awaits_permission and not self._is_implemented:
+        method = str(self.request.method).lower()
+        implemented = getattr(type(self), method) is not getattr(BaseHandler, method)
+        if not implemented and not cors.is_preflight(self.request, self.services.origins):
             raise HTTPError(405)
-
-    @property
-    def _is_implemented(self) -> bool:
-        return str(self.request.method) in self.allowed_methods()
 
     @property
     def tenant(self) -> str:
@@ -252,6 +269,7 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         access_log.log_request(self)
         self.detach().close()
         self.on_finish()
+        self.ui = None  # type: ignore[assignment]  # break a reference cycle, as Tornado's finish() does
 
     @property
     def _connection(self) -> HTTP1Connection:

@@ -16,7 +16,7 @@ from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
 from relay.service import ReplyService
 from settings import Settings
-from web.request_body import BodyLimits, ByteBudget
+from web.request_body import BodyLimits, create_limits
 from web.sse_writer import WriteScheduler
 
 
@@ -71,8 +71,6 @@ def create_services(
         origins=origins,
         limits=RequestLimiter(settings),
         proxies=TrustedProxies(settings.trusted_proxies),
-        body_limits=BodyLimits(
-            settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.max_total_body_bytes)
-        ),
+        body_limits=create_limits(settings),
         write_scheduler=WriteScheduler(),
     )

@@ -75,6 +75,7 @@ class HealthMonitor:
         self._lease = lease
         self._checked_at = -UNKNOWN_AFTER
         self._check_lock = asyncio.Lock()
+        self._ping: asyncio.Future[tuple[Reason | None, OllamaState]] | None = None
 
     @property
     def healthy(self) -> bool:
@@ -136,8 +137,17 @@ class HealthMonitor:
             return Reason.CONNECTION_LOST
         return reason
 
-    async def ping_database(self) -> Reason | None:
-        """Execute a statement now. Return why no prompt can be answered; None if one can."""
+    async def ping(self, seconds: float) -> tuple[Reason | None, OllamaState]:
+        """Execute a statement and send Ollama a request now. Callers at the same time share them: anyone may ask.
+
+        :param seconds: how long to wait for Ollama's response.
+        :returns: why no prompt can be answered, None if one can; and Ollama's state.
+        """
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.gather(self._ping_database(), self._upstreams.state(seconds))
+        return await asyncio.shield(self._ping)
+
+    async def _ping_database(self) -> Reason | None:
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT):
                 await self._database.ping()
@@ -146,10 +156,3 @@ class HealthMonitor:
         except TimeoutError:
             return self._unavailable_reason() or Reason.NO_RESPONSE
         return self._unavailable_reason()
-
-    async def ping_ollama(self, seconds: float) -> OllamaState:
-        """Return Ollama's state; send a request now.
-
-        :param seconds: how long to wait for its response.
-        """
-        return await self._upstreams.state(seconds)

@@ -1,9 +1,11 @@
 """Handlers in the test's own process and event loop, with database and scripted Ollama: a template for such tests."""
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,23 +13,35 @@ import pytest
 import ujson
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.ioloop import IOLoop
+from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.web import Application
 
 from auth.origins import AllowedOrigins
 from db import messages, processes
 from db.pool import Database
 from handlers import create_application
+from handlers.llmprompt import GenerateHandler
 from relay.factory import create_relay
 from relay.generation import attempt
 from relay.metrics import Metrics
-from relay.ollama.client import OllamaClient
+from relay.ollama.client import OllamaClient, StreamingCall
 from relay.ollama.upstreams import Upstreams
 from relay.reporting import sampler
 from settings import Settings
-from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
+from tests.fakes.ollama import Body, Close, Gate, Head, Lines, ScriptedOllama, Send, Step, failure, last_line, line
 from web.services import Services, create_services
 
 Steps = Generator[Any, Any, None]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Poll until a condition holds.
+
+    :raises TimeoutError: it did not hold within 10 seconds.
+    """
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -162,10 +176,70 @@ def test_a_status_watcher_that_does_not_read_is_dropped(
         def dropped() -> bool:
             return not services.status.watchers
 
-        async def until(condition: Callable[[], bool]) -> None:
-            async with asyncio.timeout(10):
-                while not condition():
-                    await asyncio.sleep(0.01)
-
         yield until(lambda: not dropped())
         yield until(dropped)
+
+
+@pytest.mark.gen_test
+def test_any_number_of_probes_share_one_statement(services: Services, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    statements: list[None] = []
+    ping = Database.ping
+
+    async def count(database: Database) -> None:
+        statements.append(None)
+        await ping(database)
+
+    monkeypatch.setattr(Database, "ping", count)
+    for round in (1, 2):
+        states = yield asyncio.gather(*(services.health.ping(10) for _ in range(100)))
+        assert {(reason, ollama.name) for reason, ollama in states} == {(None, "ok")}
+        assert len(statements) == round
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "steps",
+    [(), (failure(404, "no such model"),), (Send(b""), Close()), (Head(), Body(b"{}\n"), Close()), (Gate("never"),)],
+    ids=["complete", "error", "no response", "cut off", "silence"],
+)
+def test_nothing_holds_the_body_of_llmprompt_when_its_response_has_ended(
+    http_client: AsyncHTTPClient,
+    base_url: str,
+    services: Services,
+    ollama: ScriptedOllama,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: tuple[Step, ...],
+) -> Steps:
+    """A reference cycle would hold it until Python's cyclic garbage collector runs, which ignores sizes."""
+    handlers: list[weakref.ref[GenerateHandler]] = []
+    calls: list[weakref.ref[StreamingCall]] = []
+    initialize, respond = GenerateHandler.initialize, GenerateHandler._respond
+
+    def note_handler(handler: GenerateHandler) -> None:
+        handlers.append(weakref.ref(handler))
+        initialize(handler)
+
+    async def note_call(handler: GenerateHandler, call: StreamingCall) -> None:
+        calls.append(weakref.ref(call))
+        await respond(handler, call)
+
+    monkeypatch.setattr(GenerateHandler, "initialize", note_handler)
+    monkeypatch.setattr(GenerateHandler, "_respond", note_call)
+    object.__setattr__(services.settings, "first_line_timeout", 0.3)
+    if steps:
+        ollama.script(*steps)
+    request = HTTPRequest(
+        base_url + "/llmprompt",
+        method="POST",
+        headers={"Content-Type": "application/json"},
+        body=ujson.dumps({"model": "fake", "prompt": "x" * 1_000_000}),
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(HTTPStreamClosedError):
+            yield http_client.fetch(request, raise_error=False)
+        yield until(lambda: [ref() for ref in handlers] + [ref() for ref in calls] == [None, None])
+    finally:
+        gc.enable()
+    assert services.body_limits.senders.charged == 0

@@ -1,6 +1,7 @@
 """POST /llmprompt: Ollama's /api/generate passed through as it arrives; nothing is stored."""
 
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from tests.fakes.ollama import (
     Gate,
     Head,
     Lines,
+    Pause,
     Reset,
     ScriptedOllama,
     Send,
@@ -26,6 +28,7 @@ from tests.fakes.ollama import (
     ndjson,
 )
 from tests.program import Program
+from tests.raw import head, raw
 
 PROMPT = {"model": "fake", "prompt": "hi"}
 
@@ -191,3 +194,72 @@ def test_a_generation_without_output_does_not_block_other_requests(client: Clien
         gate.open()
         waiting.join()
     assert bodies == [ndjson(b"{}")]
+
+
+# How long Ollama may take.
+
+
+def test_ollamas_silence_before_its_response_is_503_after_the_timeout_of_the_first_line(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url, first_line_timeout=0.5)
+    ollama.script(Gate())
+    with Client(program.url) as client:
+        response = client.http.post("/llmprompt", json=PROMPT)
+    assert response.status_code == 503
+    assert response.json() == {"error": "Ollama sent nothing for 0.5 seconds."}
+    ollama.arrival(0).wait().closed.wait()
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"first_line_timeout": 0.5}, (Head(), Gate())),
+        ({"ollama_read_timeout": 0.5}, (Head(), Body(b"{}\n"), Gate())),
+        ({"reply_timeout": 0.5, "ollama_read_timeout": 0.4}, (Head(), *[Body(b"{}\n"), Pause(0.05)] * 200, Gate())),
+    ],
+    ids=["nothing after the head", "nothing after a line", "without end"],
+)
+def test_a_response_is_cut_off_after_the_times_that_limit_a_reply(
+    start_chatterd: Callable[..., Program],
+    ollama: ScriptedOllama,
+    session_database_url: str,
+    settings: dict[str, float],
+    steps: tuple[Step, ...],
+) -> None:
+    program = start_chatterd(database_url=session_database_url, **settings)
+    ollama.script(*steps)
+    with Client(program.url) as client, pytest.raises(httpx.RemoteProtocolError):
+        client.http.post("/llmprompt", json=PROMPT)
+    program.wait_log('path=/llmprompt .*abort_reason="upstream too slow"')
+    ollama.arrival(0).wait().closed.wait()
+
+
+# A client that leaves, after it has sent more than its request.
+
+
+@pytest.mark.parametrize("before", [(), (Head(),), (Head(), Body(b"a"))], ids=["head", "body", "end"])
+@pytest.mark.parametrize("linger", [None, struct.pack("ii", 1, 0)], ids=["closed", "reset"])
+def test_a_client_that_sent_one_more_byte_and_left_is_noticed_while_ollama_is_silent(
+    client: Client, ollama: ScriptedOllama, before: tuple[Step, ...], linger: bytes | None
+) -> None:
+    gate = Gate()
+    ollama.script(*before, gate)
+    host = urlsplit(str(client.http.base_url))
+    with socket.create_connection((str(host.hostname), int(host.port or 0)), timeout=10) as connection:
+        if linger:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        connection.sendall(head("/llmprompt", "Content-Length: 2") + b"{}G")
+        gate.reached.wait()
+    ollama.arrival(0).wait().closed.wait()
+    assert client.http.get("/healthz").status_code == 200
+
+
+def test_a_pipelined_request_is_processed_after_the_response(client: Client, ollama: ScriptedOllama) -> None:
+    gate = Gate()
+    ollama.script(gate, Whole(200, b"{}"))
+    with raw(str(client.http.base_url)) as connection:
+        connection.send(head("/llmprompt", "Content-Length: 2") + b"{}" + head("/healthz", method="GET"))
+        gate.reached.wait()
+        gate.open()
+        assert [connection.answer().status for _ in range(2)] == [200, 200]

@@ -1,9 +1,7 @@
 """The prompts of plain clients, which can neither follow nor stop a reply: never refused because a reply runs."""
 
-import ctypes
 import json
 import socket
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,11 +15,9 @@ from tests.client import Client, Event, Stream
 from tests.database import eventually, reply_row, rows
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.program import Program
+from tests.raw import drop_all_packets, head, raw
 
 LEFT = "client left"
-
-SO_ATTACH_FILTER = 26
-"""Linux asm-generic/socket.h; Python's module socket lacks it."""
 
 
 def text(events: list[Event]) -> str:
@@ -123,16 +119,6 @@ def test_the_longest_timeout_of_writing_is_accepted(start_chatterd: Callable[...
         assert client.ask("hi")[-1].json["done"] is True
 
 
-def drop_all_packets(connection: socket.socket) -> None:
-    """Let the kernel drop what arrives, unacknowledged, with a packet filter that accepts nothing (Linux socket(7))."""
-    accept_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF_RET | BPF_K, 0 bytes
-    program = struct.pack("HP", 1, ctypes.addressof(accept_nothing))
-    try:
-        connection.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
-    except PermissionError:
-        pytest.skip("needs root, who may attach a packet filter")
-
-
 def test_a_reply_that_others_follow_is_not_superseded(client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("a")), gate := Gate(), Lines(last_line("b")))
     with ExitStack() as first, Client(str(client.http.base_url), client.appid) as page:
@@ -158,6 +144,25 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind(client: Clien
     assert client.messages() == [("user", "one"), ("assistant", "ab")]
     assert client.http.get(reserved).status_code == 404
     assert len(ollama.generations) == 1
+
+
+def test_a_client_that_sent_one_more_byte_and_left_is_noticed_by_heartbeats(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, session_database_url: str
+) -> None:
+    """Tornado, which has received something to process later, does not read the end of the connection."""
+    program = start_chatterd(database_url=session_database_url, heartbeat_interval=0.1)
+    ollama.script(Head(), Lines(line("a")), Gate("never"))
+    with Client(program.url) as client, raw(program.url) as viewer, raw(program.url) as waiter:
+        body = json.dumps(client.body("hi")).encode()
+        request = head("/llmchat", f"Content-Length: {len(body)}") + body + b"G"
+        viewer.send(request)
+        eventually("the reply runs", lambda: running(client))
+        waiter.send(request)
+        eventually("the other prompt waits", lambda: waiting(client) == 1)
+        waiter.hang_up()
+        eventually("it does not wait any more", lambda: waiting(client) == 0)
+        viewer.hang_up()
+        eventually("both are gone", lambda: program.log.count(f'abort_reason="{LEFT}"') == 2)
 
 
 def test_prompts_begin_in_the_order_of_their_arrival(client: Client, ollama: ScriptedOllama) -> None:

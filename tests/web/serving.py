@@ -20,9 +20,9 @@ from relay.metrics import Metrics
 from settings import Settings
 from web.access_log import log_request
 from web.base import BaseHandler
-from web.http_server import ChatterdServer
-from web.request_body import BodyLimits, ByteBudget
-from web.tls import KeyPair
+from web.connections.http_server import ChatterdServer
+from web.connections.tls import KeyPair
+from web.request_body import create_limits
 
 TIMEOUT = 20.0
 """Seconds after which an awaited condition has failed."""
@@ -80,22 +80,26 @@ class Server:
 
     @property
     def reserved(self) -> int:
-        """Bytes of the budget for request bodies that are reserved."""
-        return int(self.services.body_limits.budget.reserved)
+        """Bytes of request bodies that are charged."""
+        limits = self.services.body_limits
+        return int(limits.strangers.charged + limits.senders.charged)
 
     @property
     def open_connections(self) -> int:
         return self._http_server._open_connections
 
     @asynccontextmanager
-    async def connect(self, limit: int = 65_536) -> AsyncIterator[Connection]:
+    async def connect(self, limit: int = 65_536, address: str = "127.0.0.1") -> AsyncIterator[Connection]:
         """Open a connection.
 
         :param limit: bytes that the client buffers before it stops reading.
+        :param address: the client's; Linux has all of 127.0.0.0/8.
         """
         host, port = self._address
         name = host if self._trust else None
-        reader, writer = await asyncio.open_connection(host, port, ssl=self._trust, server_hostname=name, limit=limit)
+        reader, writer = await asyncio.open_connection(
+            host, port, ssl=self._trust, server_hostname=name, limit=limit, local_addr=(address, 0)
+        )
         try:
             yield Connection(reader, writer)
         finally:
@@ -135,9 +139,7 @@ async def serving(
         metrics=Metrics(),
         origins=parse_origins(origins) if origins else AllowedOrigins(),
         proxies=TrustedProxies(settings.trusted_proxies),
-        body_limits=BodyLimits(
-            settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.max_total_body_bytes)
-        ),
+        body_limits=create_limits(settings),
     )
     application = Application(
         list(routes), default_handler_class=NotFoundHandler, log_function=log_request, services=services

@@ -242,7 +242,7 @@ def test_over_https_only_the_host_cookie_is_accepted(
 
 def test_an_invalid_token_does_not_sign_in(anonymous: httpx.Client) -> None:
     headers = {"Content-Type": "application/json"}
-    for token in ("chatterd_wrong", "\0", "\udcff", "x" * 100_000):
+    for token in ("chatterd_wrong", "\0", "\udcff", "x" * 20_000):
         response = anonymous.post("/sign-in", content=json.dumps({"token": token}), headers=headers)
         assert response.status_code in (400, 401, 422), response.text
         assert "Set-Cookie" not in response.headers

@@ -22,6 +22,7 @@ PREFLIGHT = ["Access-Control-Request-Method: POST", "Access-Control-Request-Head
 
 class Handler(BaseHandler):
     access = Access.AUTHENTICATED
+    body_limit = None
 
     def post(self) -> None:
         self.write_json("done")

@@ -1,5 +1,6 @@
 """Connections: more than the process may open files for, and requests that are malformed in unusual ways."""
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from auth.principal import Access
 from tests.client import Client
 from tests.fakes.ollama import ScriptedOllama
 from tests.program import Program
-from tests.raw import head, raw
-from tests.web.serving import run, serving
+from tests.raw import drop_all_packets, head, raw
+from tests.web.serving import run, serving, until
 from web.base import BaseHandler
+from web.connections import http_server
+from web.connections.disconnection import DisconnectWatch
 
 OPEN_FILES, CONNECTIONS = 150, 200
 
@@ -77,5 +80,56 @@ def test_a_long_host_is_accepted() -> None:
         async with serving([("/", Handler)]) as server, server.connect() as connection:
             await connection.send(f"GET / HTTP/1.1\r\nHost: {'x' * 1_000}:99999\r\n\r\n".encode())
             assert (await connection.response()).status == 200
+
+    run(test)
+
+
+class KeepaliveHandler(BaseHandler):
+    access = Access.AUTHENTICATED
+
+    def get(self) -> None:
+        connection = self._connection.stream.socket
+        options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+        enabled = connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        self.write_json([enabled, *(connection.getsockopt(socket.IPPROTO_TCP, option) for option in options)])
+
+
+def test_connections_have_keepalive_so_that_a_client_that_has_vanished_is_noticed() -> None:
+    async def test() -> None:
+        async with serving([("/", KeepaliveHandler)]) as server, server.connect() as connection:
+            await connection.send(head("/", method="GET"))
+            assert (await connection.response()).body == b"[1,60,10,3]"
+
+    run(test)
+
+
+class SilentHandler(BaseHandler):
+    """Responds when the connection is closed."""
+
+    access = Access.AUTHENTICATED
+    closed: asyncio.Event
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self.closed.set()
+
+    async def get(self) -> None:
+        with DisconnectWatch(self._connection.stream):
+            await self.closed.wait()
+
+
+def test_a_client_that_vanishes_after_one_more_byte_is_noticed_without_a_byte_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_server, "KEEPALIVE", {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 1})
+
+    async def test() -> None:
+        SilentHandler.closed = asyncio.Event()
+        async with serving([("/", SilentHandler)]) as server, server.connect() as connection:
+            await connection.send(head("/", method="GET") + b"G")
+            await until(lambda: server.open_connections == 1)
+            drop_all_packets(connection.writer.get_extra_info("socket"))
+            await SilentHandler.closed.wait()
+            await until(lambda: not server.open_connections)
 
     run(test)

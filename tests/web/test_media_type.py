@@ -18,6 +18,7 @@ ENCODED = gzip.compress(JSON)
 
 class Handler(BaseHandler):
     access = Access.PUBLIC
+    body_limit = None
 
     def get(self) -> None:
         self.write_json("done")
@@ -30,6 +31,7 @@ class Handler(BaseHandler):
 
 class BodilessHandler(BaseHandler):
     access = Access.PUBLIC
+    body_limit = None
 
     def post(self) -> None:
         self.write_json("done")

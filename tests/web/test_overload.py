@@ -15,14 +15,15 @@ from tests.database import eventually
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.program import Program
 from tests.raw import head, raw
+from tests.tokens import TokenFile
 
 CONNECTIONS = 500
 
 
-def resident(program: Program) -> float:
-    """Return the resident memory of a program in megabytes."""
+def resident(program: Program, field: str = "VmRSS") -> float:
+    """Return the resident memory of a program in megabytes; ``VmHWM``: its maximum (Linux proc_pid_status(5))."""
     status = Path(f"/proc/{program.process.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+    return int(status.partition(f"{field}:")[2].split()[0]) / 1024
 
 
 def connect(url: str, connections: contextlib.ExitStack) -> socket.socket:
@@ -106,7 +107,7 @@ def test_incomplete_bodies_do_not_stay_in_memory(
 def test_a_body_beyond_the_limit_of_all_bodies_is_503_until_another_is_released(
     start_chatterd: Callable[..., Program], session_database_url: str
 ) -> None:
-    program = start_chatterd(database_url=session_database_url, max_total_body_bytes=100_000)
+    program = start_chatterd(database_url=session_database_url, max_total_body_bytes=200_000)
     with Client(program.url) as client, raw(program.url) as first, raw(program.url) as disconnecting:
         body = ujson.dumps(client.body("x" * 60_000)).encode()
         large = client.body("y" * 60_000)
@@ -129,3 +130,44 @@ def test_a_body_beyond_the_limit_of_all_bodies_is_503_until_another_is_released(
             "the body of the disconnected client is released",
             lambda: client.http.post("/llmchat", json=large).status_code == 200,
         )
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> TokenFile:
+    tokens = TokenFile(tmp_path / "tokens")
+    tokens.add("alice")
+    return tokens
+
+
+def test_a_body_of_a_stranger_takes_no_memory(
+    start_chatterd: Callable[..., Program], session_database_url: str, tokens: TokenFile
+) -> None:
+    program = start_chatterd(database_url=session_database_url, auth="token", token_file=tokens.path)
+    body = b"[" + b"[]," * 11_000_000 + b"[]]"
+    with Client(program.url) as stranger:
+        stranger.http.get("/healthz")
+        before = resident(program)
+        for path, status in (("/sign-in", 413), ("/llmchat", 401), ("/", 405), ("/nowhere", 404)):
+            response = stranger.http.post(path, content=body, headers={"Content-Type": "application/json"})
+            assert response.status_code == status
+        assert resident(program, "VmHWM") - before < 20
+
+
+def test_strangers_that_hold_bodies_of_every_route_do_not_keep_tenants_out(
+    start_chatterd: Callable[..., Program], session_database_url: str, tokens: TokenFile
+) -> None:
+    program = start_chatterd(
+        database_url=session_database_url,
+        auth="token",
+        token_file=tokens.path,
+        max_body_bytes=100_000,
+        max_total_body_bytes=1_000_000,
+    )
+    with contextlib.ExitStack() as connections:
+        for path in ("/", "/sign-in", "/healthz", "/nowhere", "/llmchat"):
+            for _ in range(15):
+                stranger = connections.enter_context(raw(program.url))
+                stranger.send(head(path, "Transfer-Encoding: chunked") + b"10000\r\n" + b" " * 65_536 + b"\r\n1\r\n")
+                stranger.wait_until_read()
+        alice = connections.enter_context(tokens.client(program.url, "alice"))
+        assert [alice.ask("x" * 90_000)[-1].json["done"] for _ in range(3)] == [True] * 3

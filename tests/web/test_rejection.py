@@ -15,13 +15,14 @@ from tests.raw import head
 from tests.web.serving import Connection, Response, Routes, run, serving
 from web import base
 from web.base import BaseHandler
-from web.tls import KeyPair
+from web.connections.tls import KeyPair
 
 MEGABYTE = 1_000_000
 
 
 class Handler(BaseHandler):
     access = Access.AUTHENTICATED
+    body_limit = None
     rate_limited = False
 
     def get(self) -> None:

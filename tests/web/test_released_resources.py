@@ -20,6 +20,7 @@ class Handler(BaseHandler):
     """Parses its body after POST, and ignores it otherwise."""
 
     access = Access.AUTHENTICATED
+    body_limit = None
 
     def get(self) -> None:
         self.write_json("done")
@@ -45,6 +46,7 @@ class StreamHandler(BaseHandler):
     """Streams until the test ends or aborts the response."""
 
     access = Access.AUTHENTICATED
+    body_limit = None
     events: asyncio.Queue[str]
 
     def on_connection_close(self) -> None:
@@ -173,7 +175,7 @@ def test_a_client_that_disconnects_releases_the_bytes_of_its_body(
 def test_bodies_beyond_the_budget_are_rejected_with_503_and_released() -> None:
     async def test() -> None:
         async with (
-            serving(ROUTES, **SETTINGS | {"max_total_body_bytes": 12_000, "body_timeout": 100}) as server,
+            serving(ROUTES, **SETTINGS | {"max_total_body_bytes": 20_000, "body_timeout": 100}) as server,
             server.connect() as first,
             server.connect() as second,
         ):

@@ -25,8 +25,8 @@ from tests.database import eventually
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line, ndjson
 from tests.program import ROOT, Program
 from tests.viewers import framed
-from web import http_server
-from web.tls import KeyPair
+from web.connections import http_server
+from web.connections.tls import KeyPair
 
 TIMEOUT = 20.0
 """Seconds after which a socket operation has failed."""

@@ -24,7 +24,8 @@ from tornado.netutil import add_accept_handler, ssl_wrap_socket
 from tornado.web import Application
 
 from settings import Settings
-from web.tls import KeyPair
+from web.connections.counting_stream import CountingSSLStream, CountingStream
+from web.connections.tls import KeyPair
 
 log = logging.getLogger("chatterd.http")
 
@@ -45,6 +46,10 @@ HARD_LIMIT_FACTOR = 2
 
 MAX_HOST_LENGTH = 1_024
 """Characters of a Host header. Tornado converts its port to a number, which Python does not do with 4,301 digits."""
+
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds without a packet after which TCP probes whether the client is there, seconds between two probes, and the
+number of probes without answer after which the connection is closed (Linux tcp(7))."""
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a client to complete the TLS handshake."""
@@ -91,8 +96,12 @@ class ChatterdServer(HTTPServer):
         self._last_warning = -WARNING_INTERVAL
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
-        """Accept connections from listening sockets."""
+        """Accept connections from listening sockets, from which they inherit TCP's keepalive."""
         for listening in sockets:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in KEEPALIVE.items():
+                if hasattr(socket, name):  # macOS lacks some
+                    listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
             self._resume(listening)
 
     def stop(self) -> None:
@@ -155,14 +164,14 @@ class ChatterdServer(HTTPServer):
 
     def _serve(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
         if self._tls is None:
-            self.handle_stream(IOStream(connection), address)
+            self.handle_stream(CountingStream(connection), address)
             return
         try:
             secure = ssl_wrap_socket(connection, self._tls, server_side=True, do_handshake_on_connect=False)
         except OSError:  # the client has disconnected already
             connection.close()
             return
-        self.handle_stream(SSLIOStream(secure), address)
+        self.handle_stream(CountingSSLStream(secure), address)
 
 
 class _HeadFilter(HTTPMessageDelegate):
