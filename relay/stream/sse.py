@@ -3,7 +3,7 @@
 WHATWG HTML, section 9.2.5 "Parsing an event stream": a field ends at LF, CR or CR LF, an event at a blank line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from relay.ollama.chat_line import ERROR_PREFIX
 
@@ -32,22 +32,36 @@ def event(number: int, line: bytes) -> bytes:
 
 
 def events(first: int, lines: Sequence[bytes], limit: int) -> tuple[bytes, int]:
-    """Format as many of ``lines`` as fit into ``limit`` bytes, at least one.
+    """Format as many of ``lines`` as fit into ``limit`` bytes.
 
     :param first: the number of ``lines[0]``.
-    :returns: the events, and the number of lines in them.
+    :returns: the events, and the number of lines in them: 0 if the first line alone is too large (see
+        :func:`event_slices`).
     """
-    if len(lines) == 1:
-        return event(first, lines[0]), 1
     formatted: list[bytes] = []
     size = 0
     for number, line in enumerate(lines, first):
+        if len(line) > limit:
+            break
         one = event(number, line)
-        if formatted and size + len(one) > limit:
+        size += len(one)
+        if size > limit:
             break
         formatted.append(one)
-        size += len(one)
     return b"".join(formatted), len(formatted)
+
+
+def event_slices(number: int, line: bytes, limit: int) -> Iterator[bytes]:
+    """Format one line as :func:`event` does, in slices of at most ``limit`` bytes, which are 64 or more.
+
+    A large line is thus in memory once, however many viewers it has.
+    """
+    name = b"event: error\n" if line.startswith(ERROR_PREFIX) else b""
+    head = b"id: %d\n%bdata: " % (number, name)
+    yield head + line[: limit - len(head)].replace(b"\r", b" ")
+    for start in range(limit - len(head), len(line), limit):
+        yield line[start : start + limit].replace(b"\r", b" ")
+    yield b"\n\n"
 
 
 def named_event(id: str, name: str, data: bytes) -> bytes:
