@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from db import ownership, replies, reply_lines
+from db import ownership, replies
 from db.messages import Message
 from db.replies import StoredReply
 from db.reply_begin import BeginResult, NewReply
@@ -20,9 +21,10 @@ from relay.generation.context import RelayContext
 from relay.generation.generation import Generation
 from relay.generation.prompt import Prompt, chat_body, conversation_key, remaining_image_bytes, trim_to_context
 from relay.generation.registry import ConcurrencyCounter, GenerationRegistry
-from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
+from relay.generation.reply_buffer import ReplyBuffer
 from relay.ollama import chat_line
-from relay.stream.cursor import PAGE_BYTES, Cursor, CursorContext, LineReader
+from relay.stream.cursor import Cursor, CursorContext, LineReader
+from relay.stream.log_reader import LogReader
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
 from settings import Settings
@@ -62,7 +64,9 @@ class ReplyService:
         self.viewers = viewers
         self._database = relay.database
         self._settings = relay.settings
-        self._cursor_context = CursorContext(self, relay.database, relay.notifier, relay.settings)
+        self._log = LogReader(relay.database, relay.settings.reply_log_retention)
+        self._cursor_context = CursorContext(self, self._log, relay.notifier, relay.settings)
+        self._past: WeakValueDictionary[tuple[str, UUID], ReplyBuffer] = WeakValueDictionary()
 
     @property
     def ready(self) -> bool:
@@ -211,17 +215,21 @@ class ReplyService:
         reply = self.find_local(tenant, id)
         if reply is not None and first >= reply.base:
             return Cursor(self._cursor_context, tenant, id, first, reply=reply)
-        async with self._database.acquire() as connection:
-            page = await reply_lines.read_page(
-                connection, tenant, id, first, self._settings.reply_log_retention, MAX_LINES_PER_READ, PAGE_BYTES
-            )
-            if page is None:
-                raise NotFound("There is no such reply.")
-            if page.pruned and first == 0 and not page.lines:
-                stored = await replies.find(connection, tenant, id)
-                reply = _from_message(tenant, stored) if stored else None
-                return Cursor(self._cursor_context, tenant, id, 0, reply=reply)
+        page = await self._log.read(tenant, id, first)
+        if page is None:
+            raise NotFound("There is no such reply.")
+        if page.pruned and first == 0 and not page.lines:
+            return Cursor(self._cursor_context, tenant, id, 0, reply=await self._find_past(tenant, id))
         return Cursor(self._cursor_context, tenant, id, first, page=page)
+
+    async def _find_past(self, tenant: str, id: UUID) -> ReplyBuffer | None:
+        """Read a reply whose log was pruned. Its viewers share it."""
+        async with self._database.acquire() as connection:
+            if (reply := self._past.get((tenant, id))) is None and (
+                stored := await replies.find(connection, tenant, id)
+            ):
+                reply = self._past[tenant, id] = _from_message(tenant, stored)
+        return reply
 
     async def stop(self, tenant: str, id: UUID) -> bool:
         """Stop a reply, whichever process generates it. Its end is committed and shown like any other.

@@ -32,6 +32,7 @@ from relay.ollama.client import OllamaClient
 from relay.ollama.upstreams import Upstreams
 from relay.stream import sse
 from relay.stream.cursor import Cursor, CursorContext
+from relay.stream.log_reader import LogReader
 from settings import Settings
 from web.responses.streaming import WRITE_LIMIT
 from web.services import Services, create_services
@@ -70,7 +71,9 @@ class ReplyServer:
 
     def cursor(self) -> Cursor:
         services = self.services
-        context = CursorContext(services.replies, services.database, self._notifier, services.settings)
+        context = CursorContext(
+            services.replies, LogReader(services.database, 3_600), self._notifier, services.settings
+        )
         return Cursor(context, "", self.reply.id, 0, self.reply)
 
     def commit(self, *lines: bytes) -> None:
