@@ -25,6 +25,7 @@ from relay.generation.reply_buffer import ReplyBuffer
 from relay.ollama import chat_line
 from relay.stream.cursor import Cursor, CursorContext, LineReader
 from relay.stream.log_reader import LogReader
+from relay.stream.shared_reads import SharedReads
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
 from settings import Settings
@@ -66,6 +67,7 @@ class ReplyService:
         self._settings = relay.settings
         self._log = LogReader(relay.database, relay.settings.reply_log_retention)
         self._cursor_context = CursorContext(self, self._log, relay.notifier, relay.settings)
+        self._past_reads: SharedReads[tuple[str, UUID], ReplyBuffer | None] = SharedReads(self._read_past)
         self._past: WeakValueDictionary[tuple[str, UUID], ReplyBuffer] = WeakValueDictionary()
 
     @property
@@ -223,12 +225,15 @@ class ReplyService:
         return Cursor(self._cursor_context, tenant, id, first, page=page)
 
     async def _find_past(self, tenant: str, id: UUID) -> ReplyBuffer | None:
-        """Read a reply whose log was pruned. Its viewers share it."""
+        """Find a reply whose log was pruned. Its viewers share it."""
+        return self._past.get((tenant, id)) or await self._past_reads.get((tenant, id))
+
+    async def _read_past(self, key: tuple[str, UUID]) -> ReplyBuffer | None:
         async with self._database.acquire() as connection:
-            if (reply := self._past.get((tenant, id))) is None and (
-                stored := await replies.find(connection, tenant, id)
-            ):
-                reply = self._past[tenant, id] = _from_message(tenant, stored)
+            stored = await replies.find(connection, *key)
+        if stored is None:
+            return None
+        reply = self._past[key] = _from_message(key[0], stored)
         return reply
 
     async def stop(self, tenant: str, id: UUID) -> bool:

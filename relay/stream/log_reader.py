@@ -1,6 +1,5 @@
 """Reads pages of replies' logs for all cursors of a process, which share what they read."""
 
-import asyncio
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -8,6 +7,7 @@ from db import reply_lines
 from db.pool import Database
 from db.reply_lines import LogPage
 from relay.generation.reply_buffer import MAX_LINES_PER_READ
+from relay.stream.shared_reads import SharedReads
 
 PAGE_BYTES = 65_536
 """Bytes of a log read at once; a larger line is read alone."""
@@ -25,7 +25,7 @@ class LogReader:
     def __init__(self, database: Database, retention: float) -> None:
         self._database = database
         self._retention = retention
-        self._reading: dict[Place, asyncio.Task[LogPage | None]] = {}
+        self._reads: SharedReads[Place, LogPage | None] = SharedReads(self._read)
         self._large: WeakValueDictionary[Place, LogPage] = WeakValueDictionary()
 
     async def read(self, tenant: str, reply: UUID, first: int) -> LogPage | None:
@@ -38,27 +38,16 @@ class LogReader:
         place = (tenant, reply, first)
         if page := self._large.get(place):
             return page
-        if (reading := self._reading.get(place)) is not None:
-            page = await asyncio.shield(reading)
+        if self._reads.is_running(place):
+            page = await self._reads.get(place)
             if page is not None and page.lines:
                 return page
             # Its snapshot may be older than the notification that this cursor waits for next.
-        return await asyncio.shield(self._reading.get(place) or self._start(place))
-
-    def _start(self, place: Place) -> "asyncio.Task[LogPage | None]":
-        task = self._reading[place] = asyncio.create_task(self._read(place))
-        task.add_done_callback(lambda _: self._on_read(place, task))
-        return task
+        return await self._reads.get(place)
 
     async def _read(self, place: Place) -> LogPage | None:
         async with self._database.acquire() as connection:
-            return await reply_lines.read_page(connection, *place, self._retention, MAX_LINES_PER_READ, PAGE_BYTES)
-
-    def _on_read(self, place: Place, task: "asyncio.Task[LogPage | None]") -> None:
-        if self._reading.get(place) is task:
-            del self._reading[place]
-        if task.cancelled() or task.exception():  # retrieved here, if all cursors have left
-            return
-        page = task.result()
+            page = await reply_lines.read_page(connection, *place, self._retention, MAX_LINES_PER_READ, PAGE_BYTES)
         if page is not None and len(page.lines) == 1 and len(page.lines[0]) > PAGE_BYTES:
             self._large[place] = page
+        return page
