@@ -16,6 +16,9 @@ CR = 0x0D
 
 ERROR_PREFIX_LENGTH = len(ERROR_PREFIX)
 
+MAX_FRAME = 64
+"""Bytes that an event has beside its line, at most."""
+
 
 def event(number: int, line: bytes) -> bytes:
     """Format one line of a reply as one event, named ``error`` if it is an error line.
@@ -38,6 +41,8 @@ def events(first: int, lines: Sequence[bytes], limit: int) -> tuple[bytes, int]:
     :returns: the events, and the number of lines in them: 0 if the first line alone is too large (see
         :func:`event_slices`).
     """
+    if len(lines) == 1 and len(lines[0]) <= limit - MAX_FRAME:
+        return event(first, lines[0]), 1
     formatted: list[bytes] = []
     size = 0
     for number, line in enumerate(lines, first):
