@@ -3,7 +3,7 @@
 WHATWG HTML, section 9.2.5 "Parsing an event stream": a field ends at LF, CR or CR LF, an event at a blank line.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from relay.ollama.chat_line import ERROR_PREFIX
 
@@ -69,10 +69,12 @@ def event_slices(number: int, line: bytes, limit: int) -> Iterator[bytes]:
     yield b"\n\n"
 
 
-def named_event(id: str, name: str, data: bytes) -> bytes:
+def named_event(id: str, name: str, data: Iterable[bytes]) -> Iterator[bytes]:
     """Format an event that is not a line of a reply.
 
     :param name: the event's type; ``message`` is the default type.
-    :param data: UTF-8 without LF and CR.
+    :param data: UTF-8 without LF and CR, in slices.
     """
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (id.encode(), name.encode(), data)
+    yield b"id: %b\nevent: %b\ndata: " % (id.encode(), name.encode())
+    yield from data
+    yield b"\n\n"

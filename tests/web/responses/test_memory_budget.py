@@ -45,13 +45,11 @@ def test_what_does_not_fit_waits_in_order() -> None:
     async def act() -> None:
         budget = MemoryBudget(100)
         holders = [Holder(budget, size) for size in (60, 40, 80, 10)]
-        assert await holding(*holders) == [True, True, False, False]
-        assert budget.contended
+        assert [*await holding(*holders), budget.contended] == [True, True, False, False, True]
         holders[1].done.set()
         assert await holding(holders[3]) == [False], "it would fit, but came later"
         holders[0].done.set()
-        assert await holding(*holders[2:]) == [True, True]
-        assert not budget.contended
+        assert [*await holding(*holders[2:]), budget.contended] == [True, True, False]
         for holder in holders:
             holder.done.set()
         await asyncio.gather(*(holder.task for holder in holders))
