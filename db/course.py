@@ -10,18 +10,47 @@ from db.messages import CHECKED_EXTRA, Message
 from db.processes import CHANNEL
 from db.replies import find_streaming
 
+Chatt = tuple[str, str, UUID, datetime]
+"""Name, message, id and time of a message that belongs to no conversation."""
 
-async def read_chatts(connection: asyncpg.Connection, tenant: str, limit: int) -> list[tuple[str, str, UUID, datetime]]:
-    """Read the newest messages that belong to no conversation: name, message, id and time of each, oldest first."""
+
+async def read_chatt_sizes(connection: asyncpg.Connection, tenant: str, limit: int, size: int) -> list[tuple[int, int]]:
+    """Find the newest messages that belong to no conversation: ``seq`` and bytes of each, in the order of their time.
+
+    :param limit: maximum number of messages.
+    :param size: maximum bytes of all; the newest one is among them whatever its size is.
+    """
     rows = await connection.fetch(
         """
-        SELECT username, message, id, time FROM (
-            SELECT * FROM chatts WHERE tenant = $1 AND appid IS NULL ORDER BY seq DESC LIMIT $2
-        ) AS newest
+        SELECT seq, size FROM (
+            SELECT seq, time, size, sum(size) OVER (ORDER BY seq DESC) AS total FROM (
+                SELECT seq, time, octet_length(username) + octet_length(message) AS size
+                FROM chatts WHERE tenant = $1 AND appid IS NULL ORDER BY seq DESC LIMIT $2
+            ) AS newest
+        ) AS sized
+        WHERE total <= $3 OR total = size
         ORDER BY time, seq
         """,
         tenant,
         limit,
+        size,
+    )
+    return [(row["seq"], row["size"]) for row in rows]
+
+
+async def read_chatts(connection: asyncpg.Connection, tenant: str, keys: Sequence[int]) -> list[Chatt]:
+    """Read messages that belong to no conversation, in the order of their time.
+
+    :param keys: their ``seq``; those that were deleted meanwhile are missing.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT username, message, id, time FROM chatts
+        WHERE tenant = $1 AND appid IS NULL AND seq = ANY ($2::bigint[])
+        ORDER BY time, seq
+        """,
+        tenant,
+        keys,
     )
     return [(row["username"], row["message"], row["id"], row["time"]) for row in rows]
 

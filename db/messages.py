@@ -49,12 +49,13 @@ MAX_SEQ = 2**63 - 1
 
 
 async def read_page(
-    connection: asyncpg.Connection, tenant: str, appid: str, limit: int, before: int | None
+    connection: asyncpg.Connection, tenant: str, appid: str, limit: int, before: int | None, first: int = 0
 ) -> list[StoredMessage]:
     """Read the newest messages of a conversation, oldest first.
 
     :param limit: maximum number of messages.
     :param before: read only messages with a smaller ``seq``.
+    :param first: read only messages with at least this ``seq``.
     """
     # LATERAL with LIMIT: one lookup by key for each message read, instead of a join that reads more rows.
     rows = await connection.fetch(
@@ -63,7 +64,7 @@ async def read_page(
         FROM (
             SELECT seq, id, time, username, message, extra
             FROM chatts
-            WHERE tenant = $1 AND appid = $2 AND seq < $4
+            WHERE tenant = $1 AND appid = $2 AND seq < $4 AND seq >= $5
             ORDER BY seq DESC
             LIMIT $3
         ) AS page
@@ -78,6 +79,7 @@ async def read_page(
         appid,
         limit,
         before if before is not None else MAX_SEQ,
+        first,
     )
     return [
         StoredMessage(
@@ -90,6 +92,60 @@ async def read_page(
         )
         for row in reversed(rows)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class PageSizes:
+    """What a page of a conversation will contain.
+
+    :ivar sizes: ``seq`` and bytes of each message, oldest first; the bytes are those of its text and its other fields.
+    :ivar has_older: whether there are messages before the first one.
+    """
+
+    sizes: list[tuple[int, int]]
+    has_older: bool
+
+
+async def read_sizes(
+    connection: asyncpg.Connection, tenant: str, appid: str, limit: int, before: int, size: int
+) -> PageSizes:
+    """Find the newest messages of a conversation that are at most ``limit`` in number and ``size`` in bytes together.
+
+    The newest one belongs to them whatever its size is. PostgreSQL reads no more messages than these and one.
+
+    :param before: consider only messages with a smaller ``seq``.
+    """
+    # One message after the other, since to know the size of the other fields PostgreSQL has to decompress them. The
+    # size of a text is known without it (``textoctetlen`` in PostgreSQL's varlena.c).
+    rows = await connection.fetch(
+        """
+        WITH RECURSIVE page (n, seq, size, total) AS (
+            SELECT 1, seq, size, size::bigint FROM (
+                SELECT seq, octet_length(message) + coalesce(octet_length(extra::text), 0) AS size
+                FROM chatts WHERE tenant = $1 AND appid = $2 AND seq < $3
+                ORDER BY seq DESC LIMIT 1
+            ) AS newest
+            UNION ALL
+            SELECT n + 1, older.seq, older.size, total + older.size
+            FROM page CROSS JOIN LATERAL (
+                SELECT seq, octet_length(message) + coalesce(octet_length(extra::text), 0) AS size
+                FROM chatts WHERE tenant = $1 AND appid = $2 AND seq < page.seq
+                ORDER BY seq DESC LIMIT 1
+            ) AS older
+            WHERE n < $4 AND total + older.size <= $5
+        )
+        SELECT seq, size, EXISTS (
+            SELECT FROM chatts WHERE tenant = $1 AND appid = $2 AND seq < (SELECT min(seq) FROM page)
+        ) AS has_older
+        FROM page ORDER BY seq
+        """,
+        tenant,
+        appid,
+        before,
+        limit,
+        size,
+    )
+    return PageSizes([(row["seq"], row["size"]) for row in rows], bool(rows) and rows[0]["has_older"])
 
 
 CHECKED_EXTRA = "CASE WHEN {extra}::jsonb IS NOT NULL THEN {extra} END"

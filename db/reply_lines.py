@@ -9,7 +9,7 @@ import asyncpg
 from db.processes import CHANNEL
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class LogPage:
     """Consecutive lines of a reply, and the state of the reply in the same snapshot.
 

@@ -1,25 +1,32 @@
 """``GET`` and ``DELETE /llmchat?appID=...``: a conversation's messages, and their deletion."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from auth.principal import Access
 from db import messages, replies
 from db.messages import StoredMessage
 from errors import UnprocessableContent
-from web.base import BaseHandler
 from web.chat_request import check_appid
+from web.responses.json_array import Entry, JSONArrayHandler
 from web.validation import parse_whole_number, query_argument
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 """Messages of one page."""
 
+PAGE_BYTES = 2_097_152
+"""Bytes of the messages of one page, unless it has only one: what a slow phone receives within a client's timeout
+(``static/shared/api.js``, ``REQUEST_TIMEOUT``). 500 messages of 4 kB fit."""
+
 OWN_FIELDS = frozenset({"seq", "id", "role", "content", "time", "status", "error", "extra"})
 """Fields of a message in the history whose values are the server's. What a client has sent under these names is in
 ``extra``: a client that deletes from a message's ``seq`` on must be able to rely on it."""
 
 
-class ConversationHandler(BaseHandler):
+class ConversationHandler(JSONArrayHandler):
     """The conversation that the query argument ``appID`` names."""
 
     access = Access.AUTHENTICATED
@@ -34,16 +41,20 @@ class ConversationHandler(BaseHandler):
         before = self._number("before", messages.MAX_SEQ)
         async with self.services.database.acquire() as connection:
             streaming = await replies.find_streaming(connection, self.tenant, appid)
-            found = await messages.read_page(connection, self.tenant, appid, limit + 1, before)
-        page = found[-limit:]
-        self.write_json(
-            {
-                "appID": appid,
-                "messages": [_to_json(message) for message in page],
-                "reply": {"id": str(streaming), "status": replies.STREAMING} if streaming else None,
-                "before": page[0].seq if len(found) > limit else None,
-            }
-        )
+            page = await messages.read_sizes(connection, self.tenant, appid, limit, before, PAGE_BYTES)
+
+        async def read(keys: Sequence[int]) -> list[bytes]:
+            async with self.services.database.acquire() as connection:
+                found = await messages.read_page(connection, self.tenant, appid, MAX_LIMIT, keys[-1] + 1, keys[0])
+            return [msgspec.json.encode(_to_json(message)) for message in found]
+
+        head = b'{"appID":%b,"messages":[' % msgspec.json.encode(appid)
+        rest = {
+            "reply": {"id": str(streaming), "status": replies.STREAMING} if streaming else None,
+            "before": page.sizes[0][0] if page.has_older else None,
+        }
+        entries = [Entry(seq, size) for seq, size in page.sizes]
+        await self.write_array(head, entries, b"]," + msgspec.json.encode(rest)[1:], read)
 
     async def delete(self) -> None:
         """Stop the conversation's reply, then delete the conversation, or its messages from ``from`` on."""

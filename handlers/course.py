@@ -1,5 +1,6 @@
 """The routes of the tutorial's course beside ``/llmchat``: ``/llmprep``, ``/getchatts`` and ``/postchatt``."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from db import course
 from errors import BadRequest, UnprocessableContent
 from web.base import BaseHandler
 from web.chat_request import parse_chat_request
+from web.responses.json_array import Entry, JSONArrayHandler
 from web.validation import count_characters, decode_json
 
 MAX_NAME_BYTES = 255
@@ -20,6 +22,9 @@ MAX_CHATT_BYTES = 65_536
 
 MAX_CHATTS = 10_000
 """Messages in one response of ``/getchatts``, the newest."""
+
+MAX_CHATTS_BYTES = 16_777_216
+"""Bytes of these messages. 10,000 of the course's messages, which have at most 255 bytes, are far below it."""
 
 
 class PrepareHandler(BaseHandler):
@@ -39,17 +44,28 @@ class PrepareHandler(BaseHandler):
         self.write_json({})
 
 
-class ChattsHandler(BaseHandler):
+class ChattsHandler(JSONArrayHandler):
     """The messages that people send each other. Those of conversations are not among them."""
 
     route = "/getchatts"
     access = Access.AUTHENTICATED
 
     async def get(self) -> None:
-        """Respond with the newest messages, oldest first: name, message, id and time (ISO 8601) of each."""
+        """Respond with the newest messages, oldest first: name, message, id and time (ISO 8601) of each.
+
+        Which messages they are is decided at once, so that what is posted meanwhile changes nothing.
+        """
         async with self.services.database.acquire() as connection:
-            chatts = await course.read_chatts(connection, self.tenant, MAX_CHATTS)
-        self.write_json([[name, message, str(id), time.isoformat()] for name, message, id, time in chatts])
+            sizes = await course.read_chatt_sizes(connection, self.tenant, MAX_CHATTS, MAX_CHATTS_BYTES)
+
+        async def read(keys: Sequence[int]) -> list[bytes]:
+            async with self.services.database.acquire() as connection:
+                chatts = await course.read_chatts(connection, self.tenant, keys)
+            return [
+                msgspec.json.encode([name, message, str(id), time.isoformat()]) for name, message, id, time in chatts
+            ]
+
+        await self.write_array(b"[", [Entry(seq, size) for seq, size in sizes], b"]", read)
 
 
 class PostChattHandler(BaseHandler):

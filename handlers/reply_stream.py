@@ -10,12 +10,9 @@ from errors import ServiceUnavailable
 from relay.metrics import Metrics
 from relay.stream import sse
 from relay.stream.cursor import Cursor, CursorInvalidated, LineReader
-from web.base import BaseHandler
-from web.sse_writer import ClientWriter
+from web.responses.sse_writer import ClientWriter
+from web.responses.streaming import WRITE_LIMIT, StreamingHandler
 from web.validation import parse_whole_number, query_argument
-
-WRITE_LIMIT = 32_768
-"""Bytes given to a socket at once, and so the memory of a viewer that does not read."""
 
 
 class ViewerSlot:
@@ -44,19 +41,8 @@ class ViewerSlot:
         self._metrics.viewers -= 1
 
 
-class ReplyStreamHandler(BaseHandler):
+class ReplyStreamHandler(StreamingHandler):
     """A handler that can stream a reply. Its client may disconnect or stop reading at any time; the reply goes on."""
-
-    def initialize(self) -> None:
-        """Set up the handler (called by Tornado)."""
-        super().initialize()
-        self._viewer: asyncio.Task[None] | None = None
-
-    def on_connection_close(self) -> None:
-        """End the viewer of a client that has disconnected (called by Tornado)."""
-        super().on_connection_close()
-        if self._viewer:
-            self._viewer.cancel()
 
     def viewer_slot(self) -> ViewerSlot:
         """Return a context manager within which the reply may be streamed."""
@@ -93,7 +79,7 @@ class ReplyStreamHandler(BaseHandler):
         self.start_stream("text/event-stream; charset=utf-8")
         self.log_fields["reply"] = reply = str(reader.id)
         self.set_header("Content-Location", f"/llmchat/{reply}")
-        self._viewer = asyncio.current_task()
+        self.cancel_on_disconnect()
         self._chunked = self.request.version == "HTTP/1.1"
         try:
             await self.flush()
@@ -116,16 +102,20 @@ class ReplyStreamHandler(BaseHandler):
                 await self._write(sse.HEARTBEAT)
             while lines:
                 events, count = sse.events(number, lines, WRITE_LIMIT)
+                if count:
+                    await self._write(events)
+                else:
+                    count = 1
+                    await self.write_slices(sse.event_slices(number, lines[0], WRITE_LIMIT))
                 number += count
                 lines = lines[count:]
-                await self._write(events)
 
     def _try_write(self, first: int, lines: list[bytes]) -> bool:
         """Write lines at once if the client has taken everything before and they are few."""
         if not self._client.ready:
             return False
         events, count = sse.events(first, lines, WRITE_LIMIT)
-        if count < len(lines) or len(events) > WRITE_LIMIT:
+        if count < len(lines):
             return False
         if self._chunked:
             events = b"%x\r\n%b\r\n" % (len(events), events)
@@ -133,14 +123,8 @@ class ReplyStreamHandler(BaseHandler):
         return True
 
     async def _write(self, events: bytes) -> None:
-        """Write events of any size.
+        """Write events of at most :data:`WRITE_LIMIT` bytes.
 
         :raises TimeoutError: the client took nothing for ``--client-write-timeout`` seconds.
         """
-        for start in range(0, len(events), WRITE_LIMIT):
-            if len(events) > WRITE_LIMIT // 2:
-                await self.services.write_scheduler.wait()
-            self.write(events[start : start + WRITE_LIMIT])
-            written = self.flush()
-            if not written.done():
-                await asyncio.wait_for(written, self.services.settings.client_write_timeout)
+        await self.write_slices((events,))

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Iterable, Iterator
 
 from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
@@ -9,13 +10,16 @@ from tornado.routing import PathMatches, Rule
 from auth.principal import Access
 from handlers.pages import page
 from relay.stream import sse
-from web.base import BaseHandler
+from web.responses.streaming import StreamingHandler
 
 EVENT_ID = re.compile(r"([0-9a-f]+)-([0-9]{1,15})")
 """A process's key, and how many of its samples were sent."""
 
+SAMPLES_PER_WRITE = 32
+"""Samples given to a socket at once; they have less than 1 kB each."""
 
-class StatusEventsHandler(BaseHandler):
+
+class StatusEventsHandler(StreamingHandler):
     """Streams the samples of this process to one client, until it disconnects or the process ends.
 
     ``event: past`` is a JSON array of the samples since ``Last-Event-ID``; each event without a name is the newest
@@ -25,21 +29,10 @@ class StatusEventsHandler(BaseHandler):
     route = "/status/events"
     access = Access.OPERATOR
 
-    def initialize(self) -> None:
-        """Set up the handler (called by Tornado)."""
-        super().initialize()
-        self._stream: asyncio.Task[None] | None = None
-
-    def on_connection_close(self) -> None:
-        """End the stream of a client that has disconnected (called by Tornado)."""
-        super().on_connection_close()
-        if self._stream:
-            self._stream.cancel()
-
     async def get(self) -> None:
         """Stream the retained samples, then each new one."""
         self.start_stream("text/event-stream; charset=utf-8")
-        self._stream = asyncio.current_task()
+        self.cancel_on_disconnect()
         try:
             with self.services.status.watching():
                 await self._send_samples(self._last_seen())
@@ -60,15 +53,22 @@ class StatusEventsHandler(BaseHandler):
         while not status.ended:
             if status.count > seen + 1 or not seen:
                 seen, past = status.kept(seen)
-                await self._send(seen, "past", past)
+                await self._send(seen, "past", _array(past))
             if status.count > seen:
                 seen = status.count
-                await self._send(seen, "message", status.newest)
+                await self._send(seen, "message", [status.newest])
             await status.wait(seen)
 
-    async def _send(self, number: int, name: str, data: bytes) -> None:
-        self.write(sse.named_event(f"{self.services.status.key}-{number}", name, data))
-        await asyncio.wait_for(self.flush(), self.services.settings.client_write_timeout)
+    async def _send(self, number: int, name: str, data: Iterable[bytes]) -> None:
+        await self.write_slices(sse.named_event(f"{self.services.status.key}-{number}", name, data))
+
+
+def _array(samples: list[bytes]) -> Iterator[bytes]:
+    """Return a JSON array in slices: its samples are in memory once for all clients."""
+    yield b"["
+    for start in range(0, len(samples), SAMPLES_PER_WRITE):
+        yield (b"," if start else b"") + b",".join(samples[start : start + SAMPLES_PER_WRITE])
+    yield b"]"
 
 
 ROUTES = [

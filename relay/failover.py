@@ -17,7 +17,7 @@ from relay.generation.prompt import conversation_key
 from relay.generation.registry import GenerationRegistry
 from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
 from relay.generation.transcript import Transcript
-from relay.stream.cursor import PAGE_BYTES
+from relay.stream.log_reader import PAGE_BYTES
 
 log = logging.getLogger("chatterd.relay")
 

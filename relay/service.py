@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
+from weakref import WeakValueDictionary
 
-from db import ownership, replies, reply_lines
+from db import ownership, replies
 from db.messages import Message
 from db.replies import StoredReply
 from db.reply_begin import BeginResult, NewReply
@@ -26,10 +27,12 @@ from relay.generation.prompt import (
     trim_to_context,
 )
 from relay.generation.registry import ConcurrencyCounter, GenerationRegistry
-from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
+from relay.generation.reply_buffer import ReplyBuffer
 from relay.ollama import chat_line
 from relay.outgoing import RequestBody
-from relay.stream.cursor import PAGE_BYTES, Cursor, CursorContext, LineReader
+from relay.stream.cursor import Cursor, CursorContext, LineReader
+from relay.stream.log_reader import LogReader
+from relay.stream.shared_reads import SharedReads
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
 from settings import Settings
@@ -71,7 +74,10 @@ class ReplyService:
         self.viewers = viewers
         self._database = relay.database
         self._settings = relay.settings
-        self._cursor_context = CursorContext(self, relay.database, relay.notifier, relay.settings)
+        self._log = LogReader(relay.database, relay.settings.reply_log_retention)
+        self._cursor_context = CursorContext(self, self._log, relay.notifier, relay.settings)
+        self._past_reads: SharedReads[tuple[str, UUID], ReplyBuffer | None] = SharedReads(self._read_past)
+        self._past: WeakValueDictionary[tuple[str, UUID], ReplyBuffer] = WeakValueDictionary()
 
     @property
     def ready(self) -> bool:
@@ -233,17 +239,24 @@ class ReplyService:
         reply = self.find_local(tenant, id)
         if reply is not None and first >= reply.base:
             return Cursor(self._cursor_context, tenant, id, first, reply=reply)
-        async with self._database.acquire() as connection:
-            page = await reply_lines.read_page(
-                connection, tenant, id, first, self._settings.reply_log_retention, MAX_LINES_PER_READ, PAGE_BYTES
-            )
-            if page is None:
-                raise NotFound("There is no such reply.")
-            if page.pruned and first == 0 and not page.lines:
-                stored = await replies.find(connection, tenant, id)
-                reply = _from_message(tenant, stored) if stored else None
-                return Cursor(self._cursor_context, tenant, id, 0, reply=reply)
+        page = await self._log.read(tenant, id, first)
+        if page is None:
+            raise NotFound("There is no such reply.")
+        if page.pruned and first == 0 and not page.lines:
+            return Cursor(self._cursor_context, tenant, id, 0, reply=await self._find_past(tenant, id))
         return Cursor(self._cursor_context, tenant, id, first, page=page)
+
+    async def _find_past(self, tenant: str, id: UUID) -> ReplyBuffer | None:
+        """Find a reply whose log was pruned. Its viewers share it."""
+        return self._past.get((tenant, id)) or await self._past_reads.get((tenant, id))
+
+    async def _read_past(self, key: tuple[str, UUID]) -> ReplyBuffer | None:
+        async with self._database.acquire() as connection:
+            stored = await replies.find(connection, *key)
+        if stored is None:
+            return None
+        reply = self._past[key] = _from_message(key[0], stored)
+        return reply
 
     async def stop(self, tenant: str, id: UUID) -> bool:
         """Stop a reply, whichever process generates it. Its end is committed and shown like any other.

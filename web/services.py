@@ -17,7 +17,11 @@ from relay.reporting.sampler import StatusSampler
 from relay.service import ReplyService
 from settings import Settings
 from web.request_body import BodyLimits, create_limits
-from web.sse_writer import WriteScheduler
+from web.responses.memory_budget import MemoryBudget
+from web.responses.sse_writer import WriteScheduler
+
+LARGE_ITEMS_BYTES = 134_217_728
+"""Memory for all messages of more than 64 KiB that responses hold because their clients have not read them yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Services:
     """One instance of each component, shared by all handlers.
 
     :ivar identity: None with ``--auth=none``.
+    :ivar large_items: memory for large messages in responses.
     """
 
     settings: Settings
@@ -42,6 +47,7 @@ class Services:
     proxies: TrustedProxies
     body_limits: BodyLimits
     write_scheduler: WriteScheduler
+    large_items: MemoryBudget
 
 
 def create_services(
@@ -73,4 +79,5 @@ def create_services(
         proxies=TrustedProxies(settings.trusted_proxies),
         body_limits=create_limits(settings),
         write_scheduler=WriteScheduler(),
+        large_items=MemoryBudget(LARGE_ITEMS_BYTES),
     )

@@ -105,14 +105,14 @@ class StatusSampler:
                 self._has_watchers.clear()
                 self._last_watcher_left.set()
 
-    def kept(self, seen: int) -> tuple[int, bytes]:
+    def kept(self, seen: int) -> tuple[int, list[bytes]]:
         """Return the samples kept, without the first ``seen`` samples and the newest one.
 
-        :returns: the number of samples up to the last of these, and a JSON array.
+        :returns: the number of samples up to the last of these, and each of them in JSON.
         """
         missed = max(0, min(self.count - 1 - seen, len(self._samples) - 1))
         end = len(self._samples) - 1
-        return self.count - 1, b"[%b]" % b",".join(list(self._samples)[end - missed : end] if missed else ())
+        return self.count - 1, list(self._samples)[end - missed : end] if missed else []
 
     @property
     def newest(self) -> bytes:

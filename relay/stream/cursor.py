@@ -7,17 +7,13 @@ from time import monotonic
 from typing import Protocol
 from uuid import UUID
 
-from db import reply_lines
-from db.pool import Database
 from db.replies import STREAMING
 from db.reply_lines import LogPage
 from errors import ServiceUnavailable
 from relay.cluster.notifications import Notifier
-from relay.generation.reply_buffer import MAX_LINES_PER_READ, ReplyBuffer
+from relay.generation.reply_buffer import ReplyBuffer
+from relay.stream.log_reader import PAGE_BYTES, LogReader
 from settings import Settings
-
-PAGE_BYTES = 65_536
-"""Bytes of a log read at once."""
 
 POLL_INTERVAL = 1.0
 """Seconds after which a log is read again without a notification: one can be lost."""
@@ -71,7 +67,7 @@ class CursorContext:
     """The components that all cursors of a process share."""
 
     replies: ReplySource
-    database: Database
+    log: LogReader
     notifier: Notifier
     settings: Settings
 
@@ -147,6 +143,7 @@ class Cursor:
         self._tenant = tenant
         self._reply = reply
         self._page = page
+        self._shown: LogPage | None = None
         self._loop = asyncio.get_running_loop()
         self._deadline = 0.0
         self._unavailable_since: float | None = None
@@ -200,7 +197,7 @@ class Cursor:
             live = LiveSubscriber(self.next_line, self._deadline, seconds, try_write)
             await live.run(reply)
             self.next_line, self._deadline = live.next_line, live.deadline
-        return reply.committed_from(self.next_line) or (None if reply.ended else [])
+        return _limited(reply.committed_from(self.next_line)) or (None if reply.ended else [])
 
     async def _read_log(self) -> list[bytes] | None:
         """Read lines from the log. If there are none, wait for a notification.
@@ -232,13 +229,10 @@ class Cursor:
         return []
 
     async def _read_page(self) -> LogPage | None:
-        page, self._page = self._page, None
+        page, self._page, self._shown = self._page, None, None
         if page is None:
-            async with self._context.database.acquire() as connection:
-                retention = self._context.settings.reply_log_retention
-                page = await reply_lines.read_page(
-                    connection, self._tenant, self.id, self.next_line, retention, MAX_LINES_PER_READ, PAGE_BYTES
-                )
+            page = await self._context.log.read(self._tenant, self.id, self.next_line)
+        self._shown = page  # other cursors find a large line there until this one has sent it
         return page
 
     def _check_retry_timeout(self) -> None:
@@ -246,3 +240,14 @@ class Cursor:
         self._unavailable_since = self._unavailable_since or now
         if now - self._unavailable_since > self._context.settings.db_retry_timeout:
             raise ServiceUnavailable("The database is unavailable.")
+
+
+def _limited(lines: list[bytes]) -> list[bytes]:
+    """Return the first lines, as many as have :data:`PAGE_BYTES` together, but one at least: a viewer that does not
+    read would keep the others in memory."""
+    size = 0
+    for count, line in enumerate(lines):
+        size += len(line)
+        if size > PAGE_BYTES and count:
+            return lines[:count]
+    return lines

@@ -3,7 +3,7 @@
 WHATWG HTML, section 9.2.5 "Parsing an event stream": a field ends at LF, CR or CR LF, an event at a blank line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from relay.ollama.chat_line import ERROR_PREFIX
 
@@ -15,6 +15,9 @@ CR = 0x0D
 """As a number: ``CR in line`` takes a fifth of the time of ``b"\\r" in line``."""
 
 ERROR_PREFIX_LENGTH = len(ERROR_PREFIX)
+
+MAX_FRAME = 64
+"""Bytes that an event has beside its line, at most."""
 
 
 def event(number: int, line: bytes) -> bytes:
@@ -32,28 +35,46 @@ def event(number: int, line: bytes) -> bytes:
 
 
 def events(first: int, lines: Sequence[bytes], limit: int) -> tuple[bytes, int]:
-    """Format as many of ``lines`` as fit into ``limit`` bytes, at least one.
+    """Format as many of ``lines`` as fit into ``limit`` bytes.
 
     :param first: the number of ``lines[0]``.
-    :returns: the events, and the number of lines in them.
+    :returns: the events, and the number of lines in them: 0 if the first line alone is too large (see
+        :func:`event_slices`).
     """
-    if len(lines) == 1:
+    if len(lines) == 1 and len(lines[0]) <= limit - MAX_FRAME:
         return event(first, lines[0]), 1
     formatted: list[bytes] = []
     size = 0
     for number, line in enumerate(lines, first):
+        if len(line) > limit:
+            break
         one = event(number, line)
-        if formatted and size + len(one) > limit:
+        size += len(one)
+        if size > limit:
             break
         formatted.append(one)
-        size += len(one)
     return b"".join(formatted), len(formatted)
 
 
-def named_event(id: str, name: str, data: bytes) -> bytes:
+def event_slices(number: int, line: bytes, limit: int) -> Iterator[bytes]:
+    """Format one line as :func:`event` does, in slices of at most ``limit`` bytes, which are 64 or more.
+
+    A large line is thus in memory once, however many viewers it has.
+    """
+    name = b"event: error\n" if line.startswith(ERROR_PREFIX) else b""
+    head = b"id: %d\n%bdata: " % (number, name)
+    yield head + line[: limit - len(head)].replace(b"\r", b" ")
+    for start in range(limit - len(head), len(line), limit):
+        yield line[start : start + limit].replace(b"\r", b" ")
+    yield b"\n\n"
+
+
+def named_event(id: str, name: str, data: Iterable[bytes]) -> Iterator[bytes]:
     """Format an event that is not a line of a reply.
 
     :param name: the event's type; ``message`` is the default type.
-    :param data: UTF-8 without LF and CR.
+    :param data: UTF-8 without LF and CR, in slices.
     """
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (id.encode(), name.encode(), data)
+    yield b"id: %b\nevent: %b\ndata: " % (id.encode(), name.encode())
+    yield from data
+    yield b"\n\n"

@@ -25,6 +25,7 @@ import { redirectToSignIn } from "./session.js";
 
 /** Milliseconds. The server responds at once, but a connection may be dead without notice. */
 const REQUEST_TIMEOUT = 15_000;
+const HISTORY_LIMIT = 50;
 const UPLOAD_BYTES_PER_MILLISECOND = 20; // for a slow connection
 const UNREACHABLE = "Cannot reach the server. Check that chatterd is running and that you are online.";
 
@@ -59,14 +60,25 @@ export async function fetchModels() {
 /**
  * Fetch the newest messages, or those with a `seq` below `before`.
  *
+ * A page of the server is limited in bytes, too: if it has fewer messages, the pages before it are fetched.
+ *
  * @param {string} appID
  * @param {number | null} before
- * @param {number | null} limit null: the server's default
+ * @param {number} limit of messages
  * @returns {Promise<History>}
  */
-export async function fetchHistory(appID, before = null, limit = null) {
-  const query = new URLSearchParams({ appID });
-  if (limit !== null) query.set("limit", String(limit));
+export async function fetchHistory(appID, before = null, limit = HISTORY_LIMIT) {
+  const history = await fetchPage(appID, before, limit);
+  while (history.before !== null && history.messages.length < limit) {
+    const older = await fetchPage(appID, history.before, limit - history.messages.length);
+    history.messages.unshift(...older.messages);
+    history.before = older.before;
+  }
+  return history;
+}
+
+async function fetchPage(appID, before, limit) {
+  const query = new URLSearchParams({ appID, limit: String(limit) });
   if (before !== null) query.set("before", String(before));
   const history = await readJSON(await request(`/llmchat?${query}`));
   return { ...history, messages: history.messages.map(withKnownTypes) };

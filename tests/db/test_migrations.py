@@ -346,6 +346,14 @@ def test_a_page_of_history_is_read_from_the_index(large_database: str, appid: st
 
 
 @pytest.mark.parametrize("appid", ["long", "other17", "missing"])
+def test_the_sizes_of_a_page_are_read_from_the_index(large_database: str, appid: str) -> None:
+    def read(connection: asyncpg.Connection) -> Any:
+        return messages.read_sizes(connection, "", appid, 50, messages.MAX_SEQ, 1_000_000)
+
+    check_index_used(large_database, read)
+
+
+@pytest.mark.parametrize("appid", ["long", "other17", "missing"])
 def test_the_context_is_read_from_the_index(large_database: str, appid: str) -> None:
     check_index_used(large_database, lambda connection: context.read_context(connection, "", appid, 500, 1_000_000))
 

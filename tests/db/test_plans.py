@@ -118,6 +118,9 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await course.replace_conversation(connection, "", "missing", [], missing)
     await course.release_conversation(connection, "", missing)
     await messages.read_page(connection, "", "missing", 51, None)
+    await messages.read_sizes(connection, "", "missing", 50, messages.MAX_SEQ, 1_000_000)
+    await course.read_chatt_sizes(connection, "", 100, 1_000_000)
+    await course.read_chatts(connection, "", [1, 2])
     await context.read_sent(connection, "", "missing", ContextBounds(1, 2))
     await context.reduce_context(connection, "", missing, OWNER, 1)
     await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
@@ -292,6 +295,23 @@ def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
         await course.release_conversation(connection, "", claim)
 
     assert scene.rows_read(work) <= 320
+
+
+@pytest.mark.parametrize(("limit", "size"), [(5, 1_000_000), (500, 550)])
+def test_the_sizes_of_a_page_are_read_of_that_page_and_one_message_more(scene: Scene, limit: int, size: int) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        page = await messages.read_sizes(connection, "", "app7", limit, messages.MAX_SEQ, size)
+        assert page.has_older and [size for _, size in page.sizes] == [100] * 5
+
+    assert scene.rows_read(work) <= 2 * (5 + 1 + 1)
+
+
+def test_messages_without_an_appid_are_read_by_key(scene: Scene) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        assert await course.read_chatt_sizes(connection, "", 100, 1_000_000) == []
+        assert await course.read_chatts(connection, "", [1, 2, 3]) == []
+
+    assert scene.rows_read(work) <= 10
 
 
 @pytest.mark.parametrize("retention", [0, 3600])

@@ -23,7 +23,7 @@ from tornado.web import Application
 from auth.origins import AllowedOrigins
 from auth.principal import Access
 from db.pool import Database
-from handlers.reply_stream import WRITE_LIMIT, ReplyStreamHandler
+from handlers.reply_stream import ReplyStreamHandler
 from relay.cluster.notifications import Notifier
 from relay.factory import create_relay
 from relay.generation.reply_buffer import ReplyBuffer
@@ -32,7 +32,9 @@ from relay.ollama.client import OllamaClient
 from relay.ollama.upstreams import Upstreams
 from relay.stream import sse
 from relay.stream.cursor import Cursor, CursorContext
+from relay.stream.log_reader import LogReader
 from settings import Settings
+from web.responses.streaming import WRITE_LIMIT
 from web.services import Services, create_services
 
 HEARTBEAT = 0.05
@@ -69,7 +71,9 @@ class ReplyServer:
 
     def cursor(self) -> Cursor:
         services = self.services
-        context = CursorContext(services.replies, services.database, self._notifier, services.settings)
+        context = CursorContext(
+            services.replies, LogReader(services.database, 3_600), self._notifier, services.settings
+        )
         return Cursor(context, "", self.reply.id, 0, self.reply)
 
     def commit(self, *lines: bytes) -> None:
@@ -365,7 +369,7 @@ def test_a_connection_reset_in_the_iteration_of_the_replys_end_ends_its_viewer(u
             await view.reset()
         time.sleep(2 * HEARTBEAT)
         assert [await view.events() for view in views[1::2]] == [server.stream] * 2
-        await until(lambda: all(viewer._viewer is None or viewer._viewer.done() for viewer in server.viewers))
+        await until(lambda: all(viewer._writing is None or viewer._writing.done() for viewer in server.viewers))
 
     run(url, act)
 

@@ -21,7 +21,7 @@ from tests.hostile.requests import FORGED, forged
 from tests.hostile.sender import Verdict
 from tests.program import ROOT, Program
 from tests.raw import raw
-from web.sse_writer import ClientWriter
+from web.responses.sse_writer import ClientWriter
 
 SEED = 6
 SCHEMA = schemathesis.openapi.from_dict(json.loads((ROOT / "static" / "openapi.json").read_text()))

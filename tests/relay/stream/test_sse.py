@@ -47,8 +47,8 @@ def test_heartbeat_is_a_comment_line_without_the_blank_line_that_ends_an_event()
     assert sse.HEARTBEAT == b": waiting\n"
 
 
-@pytest.mark.parametrize(("limit", "held"), [(0, 1), (16, 1), (31, 1), (32, 2), (47, 2), (48, 3), (1000, 3)])
-def test_events_has_as_many_lines_as_fit_and_at_least_one(limit: int, held: int) -> None:
+@pytest.mark.parametrize(("limit", "held"), [(0, 0), (15, 0), (16, 1), (31, 1), (32, 2), (47, 2), (48, 3), (1000, 3)])
+def test_events_has_as_many_lines_as_fit(limit: int, held: int) -> None:
     formatted = [b"id: 7\ndata: {}\n\n", b"id: 8\ndata: {}\n\n", b"id: 9\ndata: {}\n\n"]  # 16 bytes each
     assert sse.events(7, [b"{}"] * 3, limit) == (b"".join(formatted[:held]), held)
 
@@ -63,11 +63,23 @@ def test_events_in_portions_are_complete_and_within_the_limit(first: int, lines:
     sent = 0
     while sent < len(lines):
         portion, held = sse.events(first + sent, lines[sent:], limit)
-        assert held >= 1
         assert portion == b"".join(singly[sent : sent + held])
-        assert held == 1 or len(portion) <= limit
+        assert len(portion) <= limit
         sent += held
         assert sent == len(lines) or len(portion) + len(singly[sent]) > limit, "one more would have fitted"
+        if not held:
+            sent += 1  # it is sent in slices
+
+
+@given(
+    st.integers(min_value=0, max_value=1 << 40),
+    st.binary(max_size=400) | st.binary(max_size=300).map(lambda text: b'{"error":"' + text),
+    st.integers(min_value=64, max_value=200),
+)
+def test_slices_of_an_event_are_within_the_limit_and_together_the_event(number: int, line: bytes, limit: int) -> None:
+    slices = list(sse.event_slices(number, line, limit))
+    assert b"".join(slices) == sse.event(number, line)
+    assert max(map(len, slices)) <= limit
 
 
 # How clients read the bytes.
