@@ -21,7 +21,7 @@ from db.connection.opening import (
 )
 from db.connection.parameters import parse_url
 from db.connection.reasons import UNAVAILABLE_ERRORS, WRITE_REASONS, Reason, reason_of
-from db.connection.sqlstates import RECONNECT, Verdict, is_of, verdict_of
+from db.connection.sqlstates import RECONNECT, UNCERTAIN, Verdict, is_of, verdict_of
 from db.connection.startup import CATCHABLE_ERRORS
 from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavailable, StartupError, StatementFailed
 from logging_setup import describe
@@ -178,11 +178,13 @@ class Database:
             connection.terminate()
         # If the connection is lost between two steps of a statement, asyncpg may raise any exception.
         lost = _is_lost(connection)
-        if lost or (isinstance(error, UNAVAILABLE_ERRORS) and verdict is not Verdict.CONFLICT):
-            self._report(error if isinstance(error, UNAVAILABLE_ERRORS) else ConnectionResetError())
+        unavailable = isinstance(error, UNAVAILABLE_ERRORS) and verdict is not Verdict.CONFLICT
+        if lost or unavailable:
+            self._report(error if unavailable else ConnectionResetError())
             await pool.expire_connections()  # the others may be lost, too
-            stored_nothing = reason_of(error) in WRITE_REASONS
-            return ConnectionLost(NOTHING_STORED_MESSAGE if stored_nothing else UNAVAILABLE_MESSAGE)
+            message = NOTHING_STORED_MESSAGE if reason_of(error) in WRITE_REASONS else UNAVAILABLE_MESSAGE
+            rolled_back = isinstance(error, asyncpg.PostgresError) and not lost and not is_of(error, UNCERTAIN)
+            return StatementFailed(message, perhaps_refused=False) if rolled_back else ConnectionLost(message)
         if not reported:
             return None
         if verdict is Verdict.REFUSAL:
