@@ -38,6 +38,7 @@ VERDICTS: Mapping[str, tuple[Verdict, str]] = {
     "0L": (Verdict.OUTAGE, "invalid grantor: roles and privileges are an operator's"),
     "0P": (Verdict.OUTAGE, "invalid role specification: likewise"),
     "0Z": (Verdict.DEFECT, "diagnostics exception"),
+    "10": (Verdict.DEFECT, "XQuery error"),
     "20": (Verdict.DEFECT, "case not found: in a trigger or function of the operator"),
     "21": (Verdict.DEFECT, "cardinality violation: likewise"),
     "22": (Verdict.REFUSAL, "data exception: a value that PostgreSQL cannot represent, such as a NUL character"),

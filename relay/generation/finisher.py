@@ -142,7 +142,8 @@ class Finisher:
             try:
                 return outcome if await self._store(outcome) else None
             except StatementFailed as error:
-                if self._reply.ended and error.perhaps_refused:
+                if self._reply.ended and error.perhaps_refused and outcome.with_message:
+                    log.exception("The message of reply %s is not stored, since its end fails.", self._reply.id)
                     outcome = self._without_message(outcome)
             except ServiceUnavailable:
                 pass

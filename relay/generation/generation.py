@@ -80,6 +80,7 @@ class Generation:
         self._timer = ReplyTimer(reply, relay.metrics)
         self._finisher = Finisher(reply, self._transcript, self._timer, relay)
         self._unavailable_since: float | None = None
+        self._database_failing_since: float | None = None
         self._current: Attempt | None = None
         self._ollama: OllamaClient | None = None
         self._is_resumed = transcript is not None
@@ -162,7 +163,8 @@ class Generation:
                 self._sent = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
                 return explain_refusal(outcome, self._sent.messages[-self.prompt_messages :])
             except ServiceUnavailable:
-                await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+                if await self._wait_for_database():
+                    break
             except ReplyDeleted:
                 break
         return outcome
@@ -183,6 +185,7 @@ class Generation:
         ollama = await self._choose_ollama()
         attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, ollama, self._conversation_key)
         self._current = attempt
+        self._database_failing_since = None
         try:
             result = await attempt.ended
         finally:
@@ -212,14 +215,25 @@ class Generation:
             # Kept until there is progress: an Ollama that stays away is asked again and again.
             sent = self._sent = self._sent or await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
         except ServiceUnavailable:
-            await asyncio.sleep(RETRY_INTERVAL)
-            return None
+            return await self._wait_for_database()
         except ReplyDeleted:
             return failure("interrupted", "The reply was deleted.")
         ollama = await self._choose_ollama()
         return await next_call(
             self._relay, ollama, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
         )
+
+    async def _wait_for_database(self) -> Outcome | None:
+        """Wait for :data:`RETRY_INTERVAL`.
+
+        :returns: how the reply ends, if the database has failed it for ``--db-retry-timeout`` since the last attempt.
+        """
+        now = monotonic()
+        self._database_failing_since = self._database_failing_since or now
+        if now > self._database_failing_since + self._relay.settings.db_retry_timeout:
+            return failure("failed", "The reply could not go on: the database is unavailable.")
+        await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+        return None
 
     async def _choose_ollama(self) -> OllamaClient:
         """Return the client of the Ollama that generates this reply: the same one up to its end."""
@@ -281,7 +295,8 @@ class Generation:
                         connection, self.reply.tenant, self.reply.id, self.reply.owner
                     )
             except ServiceUnavailable:
-                await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+                if await self._wait_for_database():
+                    return False
                 continue
             if count is None:
                 self.abandon()  # another process owns the reply
