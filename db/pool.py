@@ -33,6 +33,10 @@ UNAVAILABLE_MESSAGE = "The database cannot be reached. Try again in a moment."
 
 NOTHING_STORED_MESSAGE = "The database cannot store anything at the moment. Try again in a moment."
 
+DATA_REFUSED_MESSAGE = "The database cannot store this text. Remove NUL characters and invalid Unicode from it."
+
+CONSTRAINT_REFUSED_MESSAGE = "The database does not accept this text: a constraint or limit of its table forbids it."
+
 STATEMENT_FAILED_MESSAGE = "The database could not do this at the moment. Try again in a moment."
 
 LOG_INTERVAL = 5.0
@@ -172,26 +176,24 @@ class Database:
 
     async def _failure(self, pool: Any, connection: asyncpg.Connection, error: Exception) -> ChatterdError | None:
         """Return what an error of a statement means for its caller; None if it is not the database's."""
-        reported = isinstance(error, asyncpg.PostgresError)
-        verdict = verdict_of(error) if isinstance(error, asyncpg.PostgresError) else None
         if isinstance(error, asyncpg.PostgresError) and is_of(error, RECONNECT):
             connection.terminate()
-        # If the connection is lost between two steps of a statement, asyncpg may raise any exception.
+        verdict = verdict_of(error) if isinstance(error, asyncpg.PostgresError) else None
         lost = _is_lost(connection)
         unavailable = isinstance(error, UNAVAILABLE_ERRORS) and verdict is not Verdict.CONFLICT
         if lost or unavailable:
+            # If the connection is lost between two steps of a statement, asyncpg may raise any exception.
             self._report(error if unavailable else ConnectionResetError())
             await pool.expire_connections()  # the others may be lost, too
             message = NOTHING_STORED_MESSAGE if reason_of(error) in WRITE_REASONS else UNAVAILABLE_MESSAGE
             rolled_back = isinstance(error, asyncpg.PostgresError) and not lost and not is_of(error, UNCERTAIN)
             return StatementFailed(message, perhaps_refused=False) if rolled_back else ConnectionLost(message)
-        if not reported:
+        if verdict is None:
             return None
         if verdict is Verdict.REFUSAL:
             log.info("The database rejected a text: %s", describe(error))
-            return NotAcceptable(
-                "The database cannot store this text. Remove NUL characters and invalid Unicode from it."
-            )
+            is_data = isinstance(error, asyncpg.DataError)
+            return NotAcceptable(DATA_REFUSED_MESSAGE if is_data else CONSTRAINT_REFUSED_MESSAGE)
         self._log_failed_statement(error)
         return StatementFailed(STATEMENT_FAILED_MESSAGE, perhaps_refused=verdict is Verdict.DEFECT)
 
