@@ -63,6 +63,9 @@ class Sweeper:
         since = self._journal.unavailable_since
         if since is not None and monotonic() - since > self._settings.db_retry_timeout:
             self._registry.fail_all("The reply could not be saved: the database is unavailable.")
+        for reply in self._journal.failing_for(self._settings.db_retry_timeout):
+            if generation := self._registry.get(reply.id):
+                generation.fail("The reply could not be saved.")
         for step in (self._adopt, self._failover.reconcile_owned):  # each whether or not another one fails
             try:
                 await step()

@@ -13,7 +13,7 @@ import pytest
 from tests import pgbouncer
 from tests.client import Client, Event
 from tests.database import PATIENCE, eventually, execute, reply_row, rows
-from tests.fakes.ollama import Gate, Head, Lines, Reset, ScriptedOllama, last_line, line
+from tests.fakes.ollama import Gate, Head, Lines, Reset, ScriptedOllama, Words, last_line, line
 from tests.faults import Fault, held
 from tests.program import Program
 
@@ -189,6 +189,33 @@ def test_a_reply_whose_end_fails_for_long_ends_with_an_error_and_is_stored_later
         if not kept:
             fault.remove()
         assert whole(client.ask("again", options={"num_predict": 1}), "w0 ")
+
+
+@pytest.mark.expects_log("is not stored")
+def test_a_reply_whose_lines_cannot_be_written_does_not_hold_up_others(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    """As with a damaged page of the index of reply_lines, to which the lines of one reply belong."""
+    program = start_chatterd(database_url=database_url, db_retry_timeout=1, heartbeat_interval=0.2)
+    gate = Gate()
+    ollama.script(Head(), Lines(line("a")), gate, Lines(line("b")), Gate())
+    with Client(program.url) as client, client.prompt("hi") as stream:
+        path = stream.response.headers["Content-Location"]
+        first = stream.next()
+        assert first
+        ollama.default = (Words(pause=0.005),)
+        fault = Fault(database_url, "reply_lines", "XX001", condition=f"NEW.reply = '{path.removeprefix('/llmchat/')}'")
+        gate.open()
+        fault.wait(1)
+        with ThreadPoolExecutor(8) as executor:
+            for _, events, messages in executor.map(partial(end_of, program), map(str, range(24))):
+                assert whole(events, "w0 w1 ")
+                assert messages == [("user", "hi"), ("assistant", "w0 w1 ")]
+        events = [first, *stream.rest()]
+        assert [event.name for event in events] == ["message", "error"]
+        fault.remove()
+        eventually("stored", lambda: reply_row(database_url, path)["status"] == "failed")
+        assert client.view(path) == events
 
 
 def blocked(url: str) -> bool:
