@@ -29,6 +29,9 @@ TRIED_AGAIN = re.findall(
 )
 """SQLSTATEs that are no refusal of a text."""
 
+DEFECTS = ("23502", "23505", "P0", "XX")
+"""Those, and their classes, whose reason may be in the text: no statement is repeated on its connection."""
+
 REFUSALS = ["22001", "22003", "22021", "22P02", "22P05", "23514", "44000", "54000"]
 """SQLSTATEs with which PostgreSQL refuses a text."""
 
@@ -126,7 +129,8 @@ def test_a_prompt_is_recorded_once_whatever_fails_at_its_beginning(
     program = start_chatterd(database_url=database_url)
     answered: dict[int, list[str]] = {200: [], 406: [], 503: []}
     for state in [*TRIED_AGAIN, *REFUSALS]:
-        Fault(database_url, "chatts", state, "INSERT", f"NEW.username = 'user' AND NEW.appid = 'at-{state}'", times=1)
+        condition = f"NEW.username = 'user' AND NEW.appid = 'at-{state}'"
+        Fault(database_url, "chatts", state, "INSERT", condition, times=2 if state.startswith(DEFECTS) else 1)
         with Client(program.url, f"at-{state}") as client:
             answer = client.http.post("/llmchat", json=client.body("hi", options={"num_predict": 1}))
             answered[answer.status_code].append(state)
