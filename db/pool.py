@@ -176,18 +176,20 @@ class Database:
 
     async def _failure(self, pool: Any, connection: asyncpg.Connection, error: Exception) -> ChatterdError | None:
         """Return what an error of a statement means for its caller; None if it is not the database's."""
-        if isinstance(error, asyncpg.PostgresError) and is_of(error, RECONNECT):
-            connection.terminate()
         verdict = verdict_of(error) if isinstance(error, asyncpg.PostgresError) else None
         lost = _is_lost(connection)
+        if not lost and isinstance(error, asyncpg.PostgresError) and is_of(error, RECONNECT + UNCERTAIN):
+            connection.terminate()
+            lost = True
         unavailable = isinstance(error, UNAVAILABLE_ERRORS) and verdict is not Verdict.CONFLICT
         if lost or unavailable:
             # If the connection is lost between two steps of a statement, asyncpg may raise any exception.
             self._report(error if unavailable else ConnectionResetError())
             await pool.expire_connections()  # the others may be lost, too
             message = NOTHING_STORED_MESSAGE if reason_of(error) in WRITE_REASONS else UNAVAILABLE_MESSAGE
-            rolled_back = isinstance(error, asyncpg.PostgresError) and not lost and not is_of(error, UNCERTAIN)
-            return StatementFailed(message, perhaps_refused=False) if rolled_back else ConnectionLost(message)
+            if lost or verdict is None:
+                return ConnectionLost(message)
+            return StatementFailed(message, perhaps_refused=False)
         if verdict is None:
             return None
         if verdict is Verdict.REFUSAL:
