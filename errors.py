@@ -133,6 +133,17 @@ class ConnectionLost(ServiceUnavailable):
     """The connection to the database was lost during a statement, which may or may not have been committed."""
 
 
+class StatementFailed(ServiceUnavailable):
+    """The database has rolled a statement back: nothing of it is stored.
+
+    :param perhaps_refused: whether the reason may be in the text of the statement.
+    """
+
+    def __init__(self, message: str, perhaps_refused: bool) -> None:
+        super().__init__(message)
+        self.perhaps_refused = perhaps_refused
+
+
 class UpstreamUnreachable(ServiceUnavailable):
     """Ollama does not accept connections, or sends no response.
 

@@ -5,19 +5,23 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Generic, TypeVar, cast
 
 import asyncpg
-from asyncpg import DeadlockDetectedError
 
-from db.pool import Database
-from errors import ConnectionLost, ServiceUnavailable
+from db.pool import STATEMENT_FAILED_MESSAGE, Database
+from errors import ConnectionLost, ServiceUnavailable, StatementFailed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 YIELD_TIMEOUT = 0.05
 """Maximum seconds for which a batcher waits for the backlog of the one it yields to."""
+
+SEPARATE_TIMEOUT = 5.0
+"""Seconds after which the items of a failed batch are not tried one by one any more: all of them may be held up by the
+same lock, and other items wait. Their callers try them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,8 @@ class StatementBatcher(Generic[Item, Result]):
         """Execute one item.
 
         :raises ServiceUnavailable: the database is unavailable; the statement may or may not have been committed.
-        :raises NotAcceptable: the database rejects a text of the item.
+        :raises StatementFailed: PostgreSQL has rolled the statement back.
+        :raises NotAcceptable: the database refuses a text of the item.
         """
         entry: _Entry[Item, Result] = _Entry(self._next_number, item, asyncio.get_running_loop().create_future())
         self._next_number += 1
@@ -84,7 +89,14 @@ class StatementBatcher(Generic[Item, Result]):
             self._no_backlog.clear()
         if len(self._workers) < self._concurrency:
             self._workers.add(asyncio.create_task(self._work()))
-        return await entry.result
+        result = entry.result
+        del entry
+        try:
+            return await result
+        finally:
+            # The traceback of an error refers to this frame. A reference cycle would keep the item, which may have
+            # megabytes, in memory until Python's cyclic garbage collector runs, which ignores sizes.
+            del result
 
     async def wait_for_backlog(self) -> None:
         """Wait until at most one statement's worth of items is waiting, but not longer than :data:`YIELD_TIMEOUT`."""
@@ -127,28 +139,33 @@ class StatementBatcher(Generic[Item, Result]):
                 results = await self._run(connection, [entry.item for entry in batch])
             pairs = list(zip(batch, results, strict=True))
         except Exception as error:
-            if _must_run_separately(error, batch):
-                for entry in batch:
-                    await self._execute([entry])
+            separately = len(batch) > 1 and _may_be_due_to_one_item(error)
+            if not separately:
+                failed = list(batch)
+                del batch  # for the same reason as in submit()
+                if isinstance(error, ServiceUnavailable) and not isinstance(error, ConnectionLost | StatementFailed):
+                    # Entries that were waiting when this attempt began have waited for all of it; they need not wait
+                    # for another one.
+                    failed += self._take_below(next_number)
+                while failed:
+                    failed.pop(0).fail(error)
                 return
-            failed = list(batch)
-            if isinstance(error, ServiceUnavailable) and not isinstance(error, ConnectionLost):
-                # Entries that were waiting when this attempt began have waited for all of it; they need not wait for
-                # another one.
-                failed += self._take_below(next_number)
-            for entry in failed:
-                entry.fail(error)
         else:
             for entry, result in pairs:
                 entry.succeed(result)
+            return
+        await self._execute_separately(batch)
+
+    async def _execute_separately(self, batch: Sequence[_Entry[Item, Result]]) -> None:
+        """Repeat a failed batch item by item, so that an error in one item does not fail the others."""
+        give_up_at = monotonic() + SEPARATE_TIMEOUT
+        for entry in batch:
+            if monotonic() < give_up_at:
+                await self._execute([entry])
+            else:
+                entry.fail(StatementFailed(STATEMENT_FAILED_MESSAGE, perhaps_refused=False))
 
 
-def _must_run_separately(error: Exception, batch: Sequence[object]) -> bool:
-    """Whether to repeat a failed batch item by item.
-
-    An error in one item must not fail the others. After a deadlock PostgreSQL has rolled back one of the statements
-    involved, and repeating it resolves the conflict.
-    """
-    if isinstance(error, DeadlockDetectedError):
-        return True
-    return len(batch) > 1 and not isinstance(error, ServiceUnavailable)
+def _may_be_due_to_one_item(error: Exception) -> bool:
+    """Whether a batch may have failed because of one of its items: a text, or a row that another session has locked."""
+    return isinstance(error, StatementFailed) or not isinstance(error, ServiceUnavailable)

@@ -21,8 +21,9 @@ from db.connection.opening import (
 )
 from db.connection.parameters import parse_url
 from db.connection.reasons import UNAVAILABLE_ERRORS, WRITE_REASONS, Reason, reason_of
+from db.connection.sqlstates import RECONNECT, UNCERTAIN, Verdict, is_of, verdict_of
 from db.connection.startup import CATCHABLE_ERRORS
-from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavailable, StartupError
+from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavailable, StartupError, StatementFailed
 from logging_setup import describe
 
 log = logging.getLogger("chatterd.db")
@@ -31,6 +32,15 @@ logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # its warnings repeat
 UNAVAILABLE_MESSAGE = "The database cannot be reached. Try again in a moment."
 
 NOTHING_STORED_MESSAGE = "The database cannot store anything at the moment. Try again in a moment."
+
+DATA_REFUSED_MESSAGE = "The database cannot store this text. Remove NUL characters and invalid Unicode from it."
+
+CONSTRAINT_REFUSED_MESSAGE = "The database does not accept this text: a constraint or limit of its table forbids it."
+
+STATEMENT_FAILED_MESSAGE = "The database could not do this at the moment. Try again in a moment."
+
+LOG_INTERVAL = 5.0
+"""Seconds between two lines in the log about failed statements."""
 
 RETRY_INTERVAL = 1.0
 """Seconds between two attempts to connect to a database that was unavailable at startup, or failed since."""
@@ -80,6 +90,7 @@ class Database:
         self._pool: Any = None
         self._opening: asyncio.Task[None] | None = None
         self._rechecking: asyncio.Task[None] | None = None
+        self._next_log = 0.0
 
     async def open(self) -> None:
         """Connect and migrate. If the database is unavailable, return and retry in the background.
@@ -98,7 +109,7 @@ class Database:
         :raises StartupError: it can never be used as it is.
         """
         try:
-            self._pool = await open_pool(self._connector, self._session_connector, self.size)
+            self._pool = await open_pool(self._connector, self._session_connector, self.size, self._in_service)
         except CATCHABLE_ERRORS as error:
             final = await startup_error(error, self._connector, self._session_connector)
             if final:
@@ -107,6 +118,9 @@ class Database:
             return False
         self.availability.restored(POOL)
         return True
+
+    def _in_service(self) -> bool:
+        return self.availability.failure(POOL) is None
 
     async def _keep_connecting(self) -> None:
         while self._pool is None:
@@ -135,7 +149,8 @@ class Database:
         :raises ServiceUnavailable: the database is unavailable, or no connection was free within the acquire timeout.
         :raises ConnectionLost: the connection was lost inside the block; the statement may or may not have been
             committed.
-        :raises NotAcceptable: the database rejects a text inside the block (SQLSTATE class 22, data exception).
+        :raises StatementFailed: PostgreSQL has rolled back a statement inside the block.
+        :raises NotAcceptable: the database refuses a text inside the block; see :mod:`db.connection.sqlstates`.
         """
         pool = self._pool
         if pool is None:
@@ -151,21 +166,44 @@ class Database:
             yield connection
         except ChatterdError:
             raise
-        except asyncpg.DataError as error:
-            log.info("The database rejected a text: %s", error)
-            raise NotAcceptable(
-                "The database cannot store this text. Remove NUL characters and invalid Unicode from it."
-            ) from error
         except Exception as error:
-            # If the connection is lost between two steps of a statement, asyncpg may raise any exception.
-            if not isinstance(error, UNAVAILABLE_ERRORS) and not _is_lost(connection):
+            failure = await self._failure(pool, connection, error)
+            if failure is None:
                 raise
-            self._report(error if isinstance(error, UNAVAILABLE_ERRORS) else ConnectionResetError())
-            await pool.expire_connections()  # the others may be lost, too
-            stored_nothing = reason_of(error) in WRITE_REASONS
-            raise ConnectionLost(NOTHING_STORED_MESSAGE if stored_nothing else UNAVAILABLE_MESSAGE) from error
+            raise failure from error
         finally:
             await _release(pool, connection)
+
+    async def _failure(self, pool: Any, connection: asyncpg.Connection, error: Exception) -> ChatterdError | None:
+        """Return what an error of a statement means for its caller; None if it is not the database's."""
+        verdict = verdict_of(error) if isinstance(error, asyncpg.PostgresError) else None
+        lost = _is_lost(connection)
+        if not lost and isinstance(error, asyncpg.PostgresError) and is_of(error, RECONNECT + UNCERTAIN):
+            connection.terminate()
+            lost = True
+        unavailable = isinstance(error, UNAVAILABLE_ERRORS) and verdict is not Verdict.CONFLICT
+        if lost or unavailable:
+            # If the connection is lost between two steps of a statement, asyncpg may raise any exception.
+            self._report(error if unavailable else ConnectionResetError())
+            await pool.expire_connections()  # the others may be lost, too
+            message = NOTHING_STORED_MESSAGE if reason_of(error) in WRITE_REASONS else UNAVAILABLE_MESSAGE
+            if lost or verdict is None:
+                return ConnectionLost(message)
+            return StatementFailed(message, perhaps_refused=False)
+        if verdict is None:
+            return None
+        if verdict is Verdict.REFUSAL:
+            log.info("The database rejected a text: %s", describe(error))
+            is_data = isinstance(error, asyncpg.DataError)
+            return NotAcceptable(DATA_REFUSED_MESSAGE if is_data else CONSTRAINT_REFUSED_MESSAGE)
+        self._log_failed_statement(error)
+        return StatementFailed(STATEMENT_FAILED_MESSAGE, perhaps_refused=verdict is Verdict.DEFECT)
+
+    def _log_failed_statement(self, error: Exception) -> None:
+        if monotonic() >= self._next_log:
+            self._next_log = monotonic() + LOG_INTERVAL
+            state = getattr(error, "sqlstate", None)
+            log.warning("The database has rolled back a statement (SQLSTATE %s): %s", state, describe(error))
 
     def _all_busy(self, pool: Any) -> bool:
         return bool(pool.get_size() >= self.size and pool.get_idle_size() == 0)

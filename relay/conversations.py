@@ -60,7 +60,7 @@ class ConversationService:
             return running
         try:
             replaced = await course.replace_conversation(connection, tenant, appid, prompt.messages, claim)
-        except asyncpg.DataError:
+        except asyncpg.PostgresError:
             await course.release_conversation(connection, tenant, claim)
             raise
         return None if replaced else claim

@@ -57,7 +57,7 @@ class Failover:
         while True:
             async with self._database.acquire() as connection:
                 orphans = await ownership.find_orphans(connection, ADOPTION_BATCH)
-            adopted = await asyncio.gather(*(self._adopt(orphan) for orphan in orphans))
+            adopted = await asyncio.gather(*(self._try_to_adopt(orphan) for orphan in orphans))
             if not any(adopted):
                 return
 
@@ -74,7 +74,7 @@ class Failover:
             owned = await ownership.find_owned(connection, owner)
         for id, stop in owned:
             if self._registry.get(id) is None:
-                await self._adopt(Orphan(id, owner))
+                await self._try_to_adopt(Orphan(id, owner))
             elif stop:
                 self._registry.stop(id)
 
@@ -82,6 +82,17 @@ class Failover:
         """Adopt a reply that another process has released."""
         if self.accepting:
             self._registry.spawn(self.adopt_orphans())
+
+    async def _try_to_adopt(self, orphan: Orphan) -> bool:
+        """Adopt a reply. If this one fails, the others are adopted nevertheless; the next sweep tries again.
+
+        :returns: see :meth:`_adopt`; False if it failed.
+        """
+        try:
+            return await self._adopt(orphan)
+        except ServiceUnavailable as error:
+            log.info("Reply %s could not be adopted yet: %s", orphan.id, error)
+            return False
 
     async def _adopt(self, orphan: Orphan) -> bool:
         """Adopt a reply and resume its generation.

@@ -12,7 +12,7 @@ from db import ownership, replies
 from db.messages import Message
 from db.replies import StoredReply
 from db.reply_begin import BeginResult, NewReply
-from errors import Conflict, NotFound, ServiceUnavailable
+from errors import Conflict, NotFound, ServiceUnavailable, StatementFailed
 from relay.cluster.lease import ProcessLease
 from relay.failover import Failover
 from relay.generation.attempt import OllamaCall
@@ -168,6 +168,11 @@ class ReplyService:
                 generation.continue_message()
             self._registry.start(generation, call)
             return Cursor(self._cursor_context, prompt.tenant, reply.id, 0, reply=reply)
+        if reply.id in (result.running, result.existing):
+            # Recorded by an attempt of which a later statement failed.
+            self._relay.metrics.replies_begun += 1
+            self._registry.start(generation, None)
+            return Cursor(self._cursor_context, prompt.tenant, reply.id, 0, reply=reply)
         if result.existing is not None:
             return await self.follow(prompt.tenant, result.existing, 0)
         raise Conflict(
@@ -185,7 +190,10 @@ class ReplyService:
         """Record a reply. Its generation stays in the registry if the reply was begun."""
         self._registry.add(generation)  # before the commit: from then on requests for the reply's id may arrive
         try:
-            result = await self._relay.begin_batcher.submit(new)
+            try:
+                result = await self._relay.begin_batcher.submit(new)
+            except StatementFailed:  # perhaps a later one, and the reply is recorded: then it is found by its id
+                result = await self._relay.begin_batcher.submit(new)
         except BaseException:  # if it was committed nevertheless, Failover.reconcile_owned() finds it
             self._registry.remove(new.id)
             raise

@@ -63,13 +63,19 @@ class Sweeper:
         since = self._journal.unavailable_since
         if since is not None and monotonic() - since > self._settings.db_retry_timeout:
             self._registry.fail_all("The reply could not be saved: the database is unavailable.")
-        try:
-            await self._failover.adopt_from_dead(always_search=True)
-            await self._failover.reconcile_owned()
-        except ServiceUnavailable:
-            pass  # logged already; the next one tries again
-        except Exception:
-            log.exception("The sweep failed; the next one tries again.")
+        for reply in self._journal.failing_for(self._settings.db_retry_timeout):
+            if generation := self._registry.get(reply.id):
+                generation.fail("The reply could not be saved.")
+        for step in (self._adopt, self._failover.reconcile_owned):  # each whether or not another one fails
+            try:
+                await step()
+            except ServiceUnavailable:
+                pass  # logged already; the next sweep tries again
+            except Exception:
+                log.exception("The sweep failed; the next one tries again.")
+
+    async def _adopt(self) -> None:
+        await self._failover.adopt_from_dead(always_search=True)
 
     async def _watch_owners(self) -> None:
         """Search for dead processes more often while viewers here wait for replies of other processes."""

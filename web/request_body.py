@@ -308,7 +308,11 @@ def _unless_rejected(method: Callable[..., Any]) -> Callable[..., Any]:
         self._body_complete = True
         self.stop_body_timer()
         if self._rejection is not None:
-            raise self._rejection
+            rejection, self._rejection = self._rejection, None
+            try:
+                raise rejection
+            finally:
+                del rejection  # its traceback refers to this frame: a reference cycle
         return method(self, *args, **kwargs)
 
     return checked

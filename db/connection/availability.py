@@ -13,7 +13,8 @@ GRACE = 1.0
 """Seconds for which a lost connection is not logged: the attempt to open another one tells what is wrong, if any."""
 
 REPEAT_INTERVAL = 5.0
-"""Seconds after which another reason for the same outage is logged."""
+"""Seconds after which another reason for the same outage is logged, or the same one again after the outage has passed
+for a moment: what is checked meanwhile may not be what fails."""
 
 
 class Availability:
@@ -28,6 +29,8 @@ class Availability:
         self._description = ""
         self._logged: Reason | None = None
         self._logged_at = 0.0
+        self._quiet: Reason | None = None
+        self._quiet_until = 0.0
         self._log_timer: asyncio.TimerHandle | None = None
         self._available = asyncio.Event()
         self._available.set()
@@ -65,6 +68,8 @@ class Availability:
         now = monotonic()
         if self._since is None:
             self._since = now
+        if reason is self._quiet and now < self._quiet_until:
+            return
         if self._logged is None:
             if reason is not Reason.CONNECTION_LOST:
                 self._log("The database is unavailable (%s): %s")
@@ -94,7 +99,8 @@ class Availability:
             seconds = monotonic() - self._since
             if self._logged:
                 log.info("The database is available again after %.1f s.", seconds)
-            else:
+                self._quiet, self._quiet_until = self._logged, monotonic() + REPEAT_INTERVAL
+            elif last is not self._quiet or monotonic() >= self._quiet_until:
                 log.info("The database was unavailable for %.1f s (%s): %s", seconds, last.value, self._description)
         self._cancel_timer()
         self._since = self._logged = None

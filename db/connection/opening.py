@@ -1,11 +1,13 @@
 """Opens the pool: checks the server and the database, migrates, and prepares the first connections."""
 
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
 
 from db import reply_begin, reply_end
 from db.connection.connector import Connector
+from db.connection.retries import RetryingConnection
 from db.connection.startup import CATCHABLE_ERRORS, SESSIONS, check_properties, final_error, read_properties
 from db.migrate import migrate
 from errors import StartupError
@@ -13,10 +15,17 @@ from errors import StartupError
 COMMAND_TIMEOUT = 10.0
 """Maximum duration of a statement in seconds; migrations may take longer."""
 
-SESSION_SETTINGS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
+SESSION_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "jit": "off",
+    "default_transaction_isolation": "read committed",
+}
 """All statements select by key, so one generic plan suits all parameters, and JIT compilation never pays.
 
-Sequential scans are disabled because a plan made while the tables are empty stays in use when they have grown.
+Sequential scans are disabled because a plan made while the tables are empty stays in use when they have grown. The
+statements are written for READ COMMITTED: where they wait for another session, they go on with the row as it is then
+(PostgreSQL manual, section 13.2.1); with a stricter default of the role or the database they would fail.
 """
 
 DIRECT_OPTIONS: dict[str, Any] = {"server_settings": SESSION_SETTINGS, "max_cached_statement_lifetime": 0}
@@ -38,20 +47,14 @@ MIN_CONNECTIONS = 4
 """Connections opened at startup: the number of concurrent statements that begin and finish replies."""
 
 
-class _Connection(asyncpg.Connection):
-    """A pooled connection that is returned without a reset query, since no statement changes the session's state."""
-
-    def get_reset_query(self) -> str:
-        return ""
-
-
-async def open_pool(url: Connector, session_url: Connector, size: int) -> Any:
+async def open_pool(url: Connector, session_url: Connector, size: int, in_service: Callable[[], bool]) -> Any:
     """Migrate the database and open a pool of connections to it.
 
     :param url: opens connections for the pool.
     :param session_url: opens connections to PostgreSQL itself, if ``url`` leads to a pooler in transaction mode; else
         the same as ``url``.
     :param size: maximum number of pooled connections.
+    :param in_service: whether the database is available, as far as known; see :class:`RetryingConnection`.
     :returns: an ``asyncpg.Pool``.
     :raises StartupError: chatterd cannot work with the database as it is.
     """
@@ -69,6 +72,11 @@ async def open_pool(url: Connector, session_url: Connector, size: int) -> Any:
     finally:
         await connection.close()
     options = POOLER_OPTIONS if behind_pooler else DIRECT_OPTIONS
+
+    async def set_up(connection: RetryingConnection) -> None:
+        connection.in_service = in_service
+
+    init: Any = set_up
     connect: Any = url.connect_for_pool  # the stubs want all parameters of asyncpg.connect by name
     pool: Any = await asyncpg.create_pool(
         connect=connect,
@@ -76,7 +84,8 @@ async def open_pool(url: Connector, session_url: Connector, size: int) -> Any:
         max_size=size,
         max_inactive_connection_lifetime=0,
         command_timeout=COMMAND_TIMEOUT,
-        connection_class=_Connection,
+        connection_class=RetryingConnection,
+        init=init,
         **options,
     )
     try:

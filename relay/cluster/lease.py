@@ -14,6 +14,7 @@ from db import processes
 from db.connection.reasons import UNAVAILABLE_ERRORS
 from db.pool import Database
 from errors import ServiceUnavailable
+from logging_setup import describe
 
 log = logging.getLogger("chatterd.relay")
 
@@ -145,6 +146,6 @@ class ProcessLease:
             try:
                 async with asyncio.timeout(UNREGISTER_TIMEOUT):
                     await processes.unregister(self._connection, self.owner)
-            except UNAVAILABLE_ERRORS as error:
-                log.info("This process could not be unregistered: %s", error)
+            except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
+                log.info("This process could not be unregistered: %s", describe(error))
             self._connection.terminate()

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import random
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 
 from db.reply_end import FinishRequest, FinishResult
-from errors import ServiceUnavailable
+from errors import ServiceUnavailable, StatementFailed
 from relay.generation.context import RelayContext
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.transcript import Transcript
@@ -23,7 +24,8 @@ BATCH_TIMEOUT = 0.5
 """Seconds at most to wait for the journal's batch in progress before a reply's end is stored."""
 
 STORE_RETRY_INTERVAL = 0.5
-"""Seconds between two attempts to store a reply's end while the database is unavailable."""
+"""Seconds between two attempts to store a reply's end, plus or minus a half, so that replies that are held up do not
+share their statements with the same others again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +112,13 @@ class Finisher:
         self._settings = relay.settings
         self._metrics = relay.metrics
         self._unstored_from: int | None = None
+        self._refusal_logged = False
 
     async def finish(self, outcome: Outcome) -> None:
         """Store the outcome, then show it, unless another process owns the reply now and will store its end.
 
-        While the database is unavailable, retry. After ``--db-retry-timeout`` viewers are shown an error; the attempts
-        to store the reply go on.
+        What fails is tried again, unless the database refuses the text. After ``--db-retry-timeout`` viewers are shown
+        an error; the attempts to store the reply go on, without its message if that may be the reason.
         """
         if self._reply.committed < self._reply.count and self._journal.unavailable_since is None:
             # The statement that stores the end may have to wait for its turn; the journal's does not.
@@ -138,16 +141,34 @@ class Finisher:
         while True:
             try:
                 return outcome if await self._store(outcome) else None
+            except StatementFailed as error:
+                if self._reply.ended and error.perhaps_refused and outcome.with_message:
+                    log.exception("The message of reply %s is not stored, since its end fails.", self._reply.id)
+                    outcome = self._without_message(outcome)
             except ServiceUnavailable:
-                if not self._reply.ended and monotonic() >= give_up_at:
-                    outcome = self._give_up()
-                await asyncio.sleep(STORE_RETRY_INTERVAL)
+                pass
             except Exception:
-                if not outcome.with_message:
-                    raise
-                log.exception("The end of reply %s is refused; ending it without a message.", self._reply.id)
-                self._reply.discard_uncommitted()
-                outcome = replace(failure("failed", "The reply could not be saved."), with_message=False)
+                if outcome.with_message:
+                    log.exception("The end of reply %s is refused; ending it without a message.", self._reply.id)
+                    outcome = self._without_message(outcome)
+                    continue
+                self._log_refusal()
+            if not self._reply.ended and monotonic() >= give_up_at:
+                outcome = self._give_up()
+            await asyncio.sleep(STORE_RETRY_INTERVAL * random.uniform(0.5, 1.5))  # noqa: S311
+
+    def _without_message(self, outcome: Outcome) -> Outcome:
+        """Return the outcome to store instead of one whose text the database refuses."""
+        if self._reply.ended:  # its error was shown already
+            return replace(outcome, with_message=False)
+        self._reply.discard_uncommitted()
+        return replace(failure("failed", "The reply could not be saved."), with_message=False)
+
+    def _log_refusal(self) -> None:
+        """Log once that the end is refused even without a message."""
+        if not self._refusal_logged:
+            self._refusal_logged = True
+            log.exception("The end of reply %s is refused; trying again.", self._reply.id)
 
     async def _store(self, outcome: Outcome) -> bool:
         """Store the outcome and all lines that may be missing in the log.

@@ -81,6 +81,7 @@ class Generation:
         self._timer = ReplyTimer(reply, relay.metrics)
         self._finisher = Finisher(reply, self._transcript, self._timer, relay)
         self._unavailable_since: float | None = None
+        self._database_failing_since: float | None = None
         self._current: Attempt | None = None
         self._ollama: OllamaClient | None = None
         self._is_resumed = transcript is not None
@@ -166,7 +167,8 @@ class Generation:
                 reservation.release()
                 return explain_refusal(outcome, sent.messages[-self.prompt_messages :])
             except ServiceUnavailable:
-                await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+                if await self._wait_for_database():
+                    break
             except ReplyDeleted:
                 break
         return outcome
@@ -187,6 +189,7 @@ class Generation:
         ollama = await self._choose_ollama()
         attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, ollama, self._conversation_key)
         self._current = attempt
+        self._database_failing_since = None
         try:
             result = await attempt.ended
         finally:
@@ -215,8 +218,7 @@ class Generation:
         try:
             sent, reservation = await self._load_sent_request()
         except ServiceUnavailable:
-            await asyncio.sleep(RETRY_INTERVAL)
-            return None
+            return await self._wait_for_database()
         except ReplyDeleted:
             return failure("interrupted", "The reply was deleted.")
         result: OllamaCall | AttemptResult | None = None
@@ -240,6 +242,18 @@ class Generation:
         sent, reservation = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
         self._kept = sent if reservation.size <= SMALL else None
         return sent, reservation
+
+    async def _wait_for_database(self) -> Outcome | None:
+        """Wait for :data:`RETRY_INTERVAL`.
+
+        :returns: how the reply ends, if the database has failed it for ``--db-retry-timeout`` since the last attempt.
+        """
+        now = monotonic()
+        self._database_failing_since = self._database_failing_since or now
+        if now > self._database_failing_since + self._relay.settings.db_retry_timeout:
+            return failure("failed", "The reply could not go on: the database is unavailable.")
+        await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+        return None
 
     async def _choose_ollama(self) -> OllamaClient:
         """Return the client of the Ollama that generates this reply: the same one up to its end."""
@@ -301,7 +315,8 @@ class Generation:
                         connection, self.reply.tenant, self.reply.id, self.reply.owner
                     )
             except ServiceUnavailable:
-                await asyncio.wait([self._outcome], timeout=RETRY_INTERVAL)
+                if await self._wait_for_database():
+                    return False
                 continue
             if count is None:
                 self.abandon()  # another process owns the reply

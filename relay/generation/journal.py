@@ -8,8 +8,10 @@ import asyncpg
 
 from db import reply_lines
 from db.connection.reasons import UNAVAILABLE_ERRORS
+from db.connection.sqlstates import Verdict, verdict_of
 from db.pool import Database
 from errors import ServiceUnavailable
+from logging_setup import describe
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import Notifier
 from relay.generation.batch import Batch
@@ -64,6 +66,10 @@ class Journal:
         self._probe_timer: asyncio.TimerHandle | None = None
         self._connection: asyncpg.Connection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._to_isolate = 0
+        self._any_written = True
+        self._failing: dict[ReplyBuffer, float] = {}
+        self._retried: ReplyBuffer | None = None
 
     async def start(self) -> None:
         """Start writing. The first batch is empty and opens the connection; if that fails, retry in the background."""
@@ -88,6 +94,7 @@ class Journal:
         """Write no more lines of a reply. A batch in progress may hold some: see :meth:`wait_flushed`."""
         self._tracked.discard(reply)
         self._dirty.pop(reply, None)
+        self._failing.pop(reply, None)
 
     def mark_dirty(self, reply: ReplyBuffer) -> None:
         """Write the reply's new lines with the next batch."""
@@ -95,6 +102,11 @@ class Journal:
             self._wakeup.set()
             self._oldest_dirty_at = self.last_chunk_at
         self._dirty[reply] = None
+
+    def failing_for(self, seconds: float) -> list[ReplyBuffer]:
+        """Return the replies whose lines could not be written for so long, although others' could."""
+        now = monotonic()
+        return [reply for reply, since in self._failing.items() if now - since > seconds]
 
     @property
     def flushing(self) -> bool:
@@ -168,15 +180,63 @@ class Journal:
             # Finisher has stored some of the lines in the meantime. With may_exist set, the rest is written again.
             log.info("A batch conflicted with another statement; retrying: %s", error)
             self._requeue(batch)
+        except asyncpg.PostgresError as error:
+            if not self._isolate(connection, batch, error):
+                self._requeue(batch)
+                raise
         except BaseException:
             self._requeue(batch)
             raise
         else:
             self._metrics.journal_batch.observe(monotonic() - started)
+            self._note_written(batch)
             if registered:
                 self._commit(batch)
             elif batch.owner == self._lease.owner and self._lease.registered:
                 self._lease.rejoin_with_new_id()
+
+    def _isolate(self, connection: asyncpg.Connection, batch: Batch, error: asyncpg.PostgresError) -> bool:
+        """Write the replies of a failed batch one by one if the reason may be in one of them: a damaged page of the
+        table's index fails those whose lines belong there.
+
+        :returns: False if the reason is not in one reply, and the batch is to be written again as it is.
+        """
+        if connection.is_closed() or verdict_of(error) not in (Verdict.DEFECT, Verdict.REFUSAL):
+            return False
+        if len(batch.segments) > 1:
+            self._to_isolate, self._any_written = len(batch.segments), False
+            self._requeue(batch)
+            return True
+        self._to_isolate = max(0, self._to_isolate - 1)
+        self._retried = None
+        if not batch.segments or not (self._to_isolate or self._any_written):
+            return False
+        [(reply, _, _)] = batch.segments
+        if reply in self._tracked:
+            if reply not in self._failing:
+                log.warning(
+                    "The database does not store lines of reply %s; trying again: %s", reply.id, describe(error)
+                )
+            self._failing.setdefault(reply, monotonic())
+            self._loop.call_later(RETRY_INTERVAL, self._try_again, reply)
+        return True
+
+    def _try_again(self, reply: ReplyBuffer) -> None:
+        if reply in self._failing:
+            self._retried = reply
+            self.mark_dirty(reply)
+
+    def _note_written(self, batch: Batch) -> None:
+        if batch.segments:
+            self._to_isolate = max(0, self._to_isolate - 1)
+            self._any_written = True
+            self._failing.pop(batch.segments[0][0], None)  # of those that failed each has a batch of its own
+            if batch.segments[0][0] is self._retried:
+                self._retried = None
+
+    def _has_own_batch(self, reply: ReplyBuffer, batch: Batch) -> bool:
+        """Return whether a reply has to wait for another batch, since it or the one in ``batch`` is written alone."""
+        return bool(batch.segments) and (self._to_isolate > 0 or self._retried in (reply, batch.segments[0][0]))
 
     async def _connect(self) -> asyncpg.Connection:
         """Return the journal's own connection. After a reconnection all lines in memory are written again."""
@@ -196,7 +256,9 @@ class Journal:
         for reply in dirty:
             if reply.owner != batch.owner:
                 self.untrack(reply)
-            elif batch.full:
+            elif self._failing and reply in self._failing and reply is not self._retried:
+                pass  # until _try_again
+            elif batch.full or self._has_own_batch(reply, batch):
                 self._mark_still_dirty(reply, batch)
             else:
                 batch.add(reply)

@@ -117,3 +117,23 @@ def test_a_start_says_nothing_before_the_first_report(said: Callable[[], list[st
 
     assert play(act).reason is None
     assert said() == []
+
+
+def test_an_outage_that_passes_for_moments_is_not_logged_each_time(
+    said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that cannot be written fails the statements of one table, and nothing that is checked meanwhile."""
+
+    def act(scene: Availability) -> None:
+        for _ in range(100):
+            scene.failed("pool", asyncpg.PostgresIOError("could not write"))
+            scene.restored("pool")
+        assert len(said()) == 2
+        scene.failed("pool", REFUSED)  # another reason
+        assert len(said()) == 3
+        monkeypatch.setattr(availability, "REPEAT_INTERVAL", 0.0)
+        scene.restored("pool")
+        scene.failed("pool", REFUSED)
+        assert len(said()) == 5
+
+    play(act)

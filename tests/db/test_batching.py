@@ -11,9 +11,10 @@ import pytest
 from db import pool
 from db.batching import StatementBatcher
 from db.pool import Database
-from errors import ConnectionLost, NotAcceptable, ServiceUnavailable
+from errors import ConnectionLost, NotAcceptable, ServiceUnavailable, StatementFailed
 from tests import pgbouncer
 from tests.fakes.proxy import CuttingProxy
+from tests.faults import Fault
 
 LOCK_KEY = 7
 """Key of the advisory lock that a statement with the item ``held`` waits for."""
@@ -211,7 +212,7 @@ def test_a_batcher_yields_for_a_limited_time(database_url: str) -> None:
 
 @pytest.mark.parametrize(
     ("bad", "error"),
-    [("x\0y", NotAcceptable), ("\ud800", NotAcceptable), ("invalid", asyncpg.CheckViolationError)],
+    [("x\0y", NotAcceptable), ("\ud800", NotAcceptable), ("invalid", NotAcceptable)],
     ids=["NUL", "lone surrogate", "constraint"],
 )
 @pytest.mark.parametrize("place", [0, 2, 4])
@@ -351,24 +352,57 @@ def test_a_wrong_number_of_results_fails_only_the_affected_items(database_url: s
 
 def test_a_statement_is_repeated_after_a_deadlock(database_url: str) -> None:
     """Two statements take two locks in opposite order: PostgreSQL cancels one of them, which is repeated."""
+    statement = """
+        SELECT pg_advisory_xact_lock(ascii($1)), pg_advisory_xact_lock_shared($2), pg_advisory_xact_lock(ascii($3))
+    """
 
     async def act(at: Scene) -> None:
-        barrier = asyncio.Barrier(2)
-        attempts = 0
-
         async def lock_both(connection: asyncpg.Connection, items: Sequence[str]) -> Sequence[str]:
-            nonlocal attempts
-            attempts += 1
-            async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock(ascii($1))", items[0][0])
-                if attempts <= 2:
-                    await barrier.wait()
-                await connection.execute("SELECT pg_advisory_xact_lock(ascii($1))", items[0][1])
+            await connection.execute(statement, items[0][0], LOCK_KEY, items[0][1])
             return items
 
         first: StatementBatcher[str, str] = StatementBatcher(at.database, lock_both, 1, 100)
         second: StatementBatcher[str, str] = StatementBatcher(at.database, lock_both, 1, 100)
-        assert await outcomes(submit(first, "ab") + submit(second, "ba")) == ["ab", "ba"]
-        assert attempts == 3
+        await at.hold()
+        tasks = submit(first, "ab") + submit(second, "ba")
+        await at.wait_until_blocked(2)
+        await at.release()
+        assert await outcomes(tasks) == ["ab", "ba"]
+
+    play(database_url, act)
+
+
+@pytest.mark.expects_log("database")
+@pytest.mark.parametrize("state", ["55P03", "XX000", "58030"])
+def test_an_item_that_fails_until_its_fault_is_removed_holds_up_no_other(database_url: str, state: str) -> None:
+    """A locked row, a defect, or a file that cannot be written fails the statements of its item only."""
+
+    async def act(at: Scene) -> None:
+        await asyncio.to_thread(Fault, database_url, "stored", state, condition="NEW.item = 'bad'")
+        batcher = at.batcher()
+        await at.hold()
+        tasks = submit(batcher, "held")
+        await at.wait_until_blocked()
+        tasks += submit(batcher, "a", "bad", "b", "c")
+        await at.release()
+        assert await outcomes(tasks) == ["HELD", "A", StatementFailed, "B", "C"]
+        assert await at.stored() == ["held", "a", "b", "c"]
+
+    play(database_url, act)
+
+
+@pytest.mark.expects_log("database")
+def test_items_that_all_wait_for_one_lock_are_not_tried_one_by_one_for_long(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.batching.SEPARATE_TIMEOUT", 0.0)
+
+    async def act(at: Scene) -> None:
+        fault = await asyncio.to_thread(Fault, database_url, "stored", "XX000")
+        batcher, items = at.batcher(), list("abcdef")
+        assert await outcomes(submit(batcher, *items)) == [StatementFailed] * len(items)
+        assert at.runs == [items]
+        await asyncio.to_thread(fault.remove)
+        assert await outcomes(submit(batcher, *items)) == list("ABCDEF")
 
     play(database_url, act)

@@ -22,7 +22,8 @@ from relay.ollama.upstreams import Upstreams
 from relay.service import ReplyService
 from relay.stream.cursor import Cursor
 from settings import Settings
-from tests.fakes.ollama import ScriptedOllama
+from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line
+from tests.faults import Fault
 
 
 def play(url: str, ollama: ScriptedOllama, act: Callable[..., Coroutine[Any, Any, None]]) -> None:
@@ -111,5 +112,36 @@ def test_waiting_prompts_time_out_and_can_be_repeated(
         assert [await read(await replies.begin(prompt(appid))) for appid in ("a", "b", "c")] == [6] * 3
         recorded = "SELECT appid, count(*) FROM chatts WHERE username = 'user' GROUP BY appid ORDER BY appid"
         assert [tuple(row) for row in await other.fetch(recorded)] == [("a", 1), ("b", 1), ("c", 2)]
+
+    play(database_url, ollama, act)
+
+
+@pytest.mark.expects_log("has rolled back a statement")
+@pytest.mark.parametrize("appids", [["c"], ["g", "c"]])
+def test_prompts_of_a_batch_that_fails_after_they_were_recorded_begin_their_replies_once(
+    database_url: str, ollama: ScriptedOllama, appids: list[str]
+) -> None:
+    """The batch has a second statement, for a prompt whose conversation's reply ended just now; this one fails."""
+    gate = Gate()
+    ollama.script(Head(), gate, Lines(last_line("late")))
+
+    async def act(replies: ReplyService, other: asyncpg.Connection) -> None:
+        first = await replies.begin(prompt("c"))
+        await asyncio.to_thread(gate.reached.wait)
+        later = "OLD.context_last IS NULL AND NEW.context_last IS NOT NULL"
+        fault = await asyncio.to_thread(Fault, database_url, "replies", "XX000", "UPDATE", later, 1)
+        await other.execute("BEGIN")
+        await other.execute("UPDATE replies SET status = 'done', finished = now() WHERE appid = 'c'")
+        beginning = asyncio.gather(*(replies.begin(prompt(appid)) for appid in appids))
+        await wait_for_waiting_statements(other, 1)
+        await other.execute("COMMIT")
+        cursors = await beginning
+        assert await asyncio.to_thread(lambda: fault.executions) == 1
+        assert [await read(cursor) for cursor in cursors] == [6] * len(appids)
+        gate.open()
+        await read(first)
+        recorded = "SELECT appid, count(*) FROM chatts WHERE username = 'user' GROUP BY appid ORDER BY appid"
+        assert [tuple(row) for row in await other.fetch(recorded)] == [("c", 2), ("g", 1)][: len(appids)]
+        assert await other.fetchval("SELECT count(*) FROM replies") == 1 + len(appids)
 
     play(database_url, ollama, act)

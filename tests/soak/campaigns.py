@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.soak import abuse, embedded_deaths, large_bodies, ollama_deaths, plain_clients
+from tests.soak import abuse, database_faults, embedded_deaths, large_bodies, ollama_deaths, plain_clients
 from tests.soak.results import Result, judge
 from tests.soak.site import DRAIN, Site
 from tests.soak.traffic import RHYTHM, Plan, Traffic, inject, refusals
@@ -112,6 +112,7 @@ def _clumsy_viewers(site: Site, chance: random.Random, on: Callable[[], bool]) -
 CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], int]] = {
     "kill-servers": (kill_servers, 100),
     "kill-postgres": (kill_postgres, 20),
+    "faults": (database_faults.fail_statements, 100),
     "cut-viewers": (cut_viewers, 1_000),
     "terminate-servers": (terminate_servers, 100),
     "kill-servers-nginx": (kill_servers_behind_nginx, 10),
