@@ -171,7 +171,15 @@ def test_a_text_that_the_database_refuses_ends_its_reply_at_once(
 
 
 @pytest.mark.expects_log("is not stored")
-@pytest.mark.parametrize(("state", "kept"), [("42501", True), ("55P03", True), ("XX001", False), ("P0001", False)])
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ("42501", True),
+        ("XX001", False),
+        pytest.param("55P03", True, marks=pytest.mark.extended),
+        pytest.param("P0001", False, marks=pytest.mark.extended),
+    ],
+)
 def test_a_reply_whose_end_fails_for_long_ends_with_an_error_and_is_stored_later(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str, state: str, kept: bool
 ) -> None:
@@ -309,3 +317,23 @@ def test_replies_are_stored_with_serializable_transactions_as_the_default(
         assert whole(events, "w0 w1 "), (number, events)
         assert messages == [("user", "hi"), ("assistant", "w0 w1 ")]
     assert "SQLSTATE" not in program.log
+
+
+def test_an_orphan_that_cannot_be_adopted_does_not_keep_a_sweep_from_the_rest(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    """A reply whose row cannot be written belongs to no process; another one was begun by a statement whose result was
+    lost, and is stopped."""
+    start_chatterd(database_url=database_url)
+    insert = "INSERT INTO replies (id, tenant, appid, model, request, owner, stop, context_last)"
+    fault = Fault(database_url, "replies", "XX001", "UPDATE", "NEW.appid = 'damaged'")
+    execute(database_url, f"{insert} VALUES (gen_random_uuid(), '', 'damaged', 'fake', '{{}}', NULL, true, 0)")
+    fault.wait(1)
+    execute(
+        database_url, f"{insert} SELECT gen_random_uuid(), '', 'own', 'fake', '{{}}', owner, true, 0 FROM processes"
+    )
+    status = "SELECT status FROM replies WHERE appid = $1"
+    eventually("stopped", lambda: rows(database_url, status, "own")[0]["status"] == "stopped")
+    assert rows(database_url, status, "damaged")[0]["status"] == "streaming"
+    fault.remove()
+    eventually("stopped, too", lambda: rows(database_url, status, "damaged")[0]["status"] == "stopped")
