@@ -4,6 +4,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from urllib.parse import quote
 
@@ -170,7 +171,15 @@ def test_a_text_that_the_database_refuses_ends_its_reply_at_once(
 
 
 @pytest.mark.expects_log("is not stored")
-@pytest.mark.parametrize(("state", "kept"), [("42501", True), ("55P03", True), ("XX001", False), ("P0001", False)])
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ("42501", True),
+        ("XX001", False),
+        pytest.param("55P03", True, marks=pytest.mark.extended),
+        pytest.param("P0001", False, marks=pytest.mark.extended),
+    ],
+)
 def test_a_reply_whose_end_fails_for_long_ends_with_an_error_and_is_stored_later(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str, state: str, kept: bool
 ) -> None:
@@ -195,31 +204,41 @@ def test_a_reply_whose_end_fails_for_long_ends_with_an_error_and_is_stored_later
         assert whole(client.ask("again", options={"num_predict": 1}), "w0 ")
 
 
-@pytest.mark.expects_log("is not stored")
-def test_a_reply_whose_lines_cannot_be_written_does_not_hold_up_others(
+def is_failed(url: str, path: str) -> bool:
+    return bool(reply_row(url, path)["status"] == "failed")
+
+
+@pytest.mark.expects_log("is not stored", "does not store lines")
+def test_replies_whose_lines_cannot_be_written_do_not_hold_up_others(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
-    """As with a damaged page of the index of reply_lines, to which the lines of one reply belong."""
+    """As with a damaged page of the index of reply_lines, to which the lines of some replies belong."""
     program = start_chatterd(database_url=database_url, db_retry_timeout=1, heartbeat_interval=0.2)
-    gate = Gate()
-    ollama.script(Head(), Lines(line("a")), gate, Lines(line("b")), Gate())
-    with Client(program.url) as client, client.prompt("hi") as stream:
-        path = stream.response.headers["Content-Location"]
-        first = stream.next()
-        assert first
+    gates = [Gate(), Gate()]
+    for gate in gates:
+        ollama.script(Head(), Lines(line("a")), gate, Lines(line("b")), Gate())
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(program.url)) for _ in gates]
+        streams = [stack.enter_context(client.prompt("hi")) for client in clients]
+        shown = [[stream.next()] for stream in streams]
+        paths = [stream.response.headers["Content-Location"] for stream in streams]
         ollama.default = (Words(pause=0.005),)
-        fault = Fault(database_url, "reply_lines", "XX001", condition=f"NEW.reply = '{path.removeprefix('/llmchat/')}'")
-        gate.open()
-        fault.wait(1)
+        ids = ", ".join(f"'{path.removeprefix('/llmchat/')}'" for path in paths)
+        fault = Fault(database_url, "reply_lines", "XX001", condition=f"NEW.reply IN ({ids})")
+        for gate in gates:
+            gate.open()
+        fault.wait(4)
         with ThreadPoolExecutor(8) as executor:
-            for _, events, messages in executor.map(partial(end_of, program), map(str, range(24))):
-                assert whole(events, "w0 w1 ")
+            for _, said, messages in executor.map(partial(end_of, program), map(str, range(24))):
+                assert whole(said, "w0 w1 ")
                 assert messages == [("user", "hi"), ("assistant", "w0 w1 ")]
-        events = [first, *stream.rest()]
-        assert [event.name for event in events] == ["message", "error"]
+        for stream, events in zip(streams, shown, strict=True):
+            events += stream.rest()
+            assert [event and event.name for event in events] == ["message", "error"]
         fault.remove()
-        eventually("stored", lambda: reply_row(database_url, path)["status"] == "failed")
-        assert client.view(path) == events
+        for path, client, events in zip(paths, clients, shown, strict=True):
+            eventually("stored", partial(is_failed, database_url, path))
+            assert client.view(path) == events
 
 
 def blocked(url: str) -> bool:
@@ -298,3 +317,23 @@ def test_replies_are_stored_with_serializable_transactions_as_the_default(
         assert whole(events, "w0 w1 "), (number, events)
         assert messages == [("user", "hi"), ("assistant", "w0 w1 ")]
     assert "SQLSTATE" not in program.log
+
+
+def test_an_orphan_that_cannot_be_adopted_does_not_keep_a_sweep_from_the_rest(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    """A reply whose row cannot be written belongs to no process; another one was begun by a statement whose result was
+    lost, and is stopped."""
+    start_chatterd(database_url=database_url)
+    insert = "INSERT INTO replies (id, tenant, appid, model, request, owner, stop, context_last)"
+    fault = Fault(database_url, "replies", "XX001", "UPDATE", "NEW.appid = 'damaged'")
+    execute(database_url, f"{insert} VALUES (gen_random_uuid(), '', 'damaged', 'fake', '{{}}', NULL, true, 0)")
+    fault.wait(1)
+    execute(
+        database_url, f"{insert} SELECT gen_random_uuid(), '', 'own', 'fake', '{{}}', owner, true, 0 FROM processes"
+    )
+    status = "SELECT status FROM replies WHERE appid = $1"
+    eventually("stopped", lambda: rows(database_url, status, "own")[0]["status"] == "stopped")
+    assert rows(database_url, status, "damaged")[0]["status"] == "streaming"
+    fault.remove()
+    eventually("stopped, too", lambda: rows(database_url, status, "damaged")[0]["status"] == "stopped")

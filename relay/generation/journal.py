@@ -69,7 +69,7 @@ class Journal:
         self._to_isolate = 0
         self._any_written = True
         self._failing: dict[ReplyBuffer, float] = {}
-        self._retried: ReplyBuffer | None = None
+        self._retrying: set[ReplyBuffer] = set()
 
     async def start(self) -> None:
         """Start writing. The first batch is empty and opens the connection; if that fails, retry in the background."""
@@ -95,6 +95,7 @@ class Journal:
         self._tracked.discard(reply)
         self._dirty.pop(reply, None)
         self._failing.pop(reply, None)
+        self._retrying.discard(reply)
 
     def mark_dirty(self, reply: ReplyBuffer) -> None:
         """Write the reply's new lines with the next batch."""
@@ -208,7 +209,7 @@ class Journal:
             self._requeue(batch)
             return True
         self._to_isolate = max(0, self._to_isolate - 1)
-        self._retried = None
+        self._retrying.difference_update(reply for reply, _, _ in batch.segments)
         if not batch.segments or not (self._to_isolate or self._any_written):
             return False
         [(reply, _, _)] = batch.segments
@@ -223,20 +224,22 @@ class Journal:
 
     def _try_again(self, reply: ReplyBuffer) -> None:
         if reply in self._failing:
-            self._retried = reply
+            self._retrying.add(reply)
             self.mark_dirty(reply)
 
     def _note_written(self, batch: Batch) -> None:
         if batch.segments:
             self._to_isolate = max(0, self._to_isolate - 1)
             self._any_written = True
-            self._failing.pop(batch.segments[0][0], None)  # of those that failed each has a batch of its own
-            if batch.segments[0][0] is self._retried:
-                self._retried = None
+            first = batch.segments[0][0]
+            self._failing.pop(first, None)  # of those that failed each has a batch of its own
+            self._retrying.discard(first)
 
     def _has_own_batch(self, reply: ReplyBuffer, batch: Batch) -> bool:
         """Return whether a reply has to wait for another batch, since it or the one in ``batch`` is written alone."""
-        return bool(batch.segments) and (self._to_isolate > 0 or self._retried in (reply, batch.segments[0][0]))
+        if not batch.segments:
+            return False
+        return self._to_isolate > 0 or reply in self._retrying or batch.segments[0][0] in self._retrying
 
     async def _connect(self) -> asyncpg.Connection:
         """Return the journal's own connection. After a reconnection all lines in memory are written again."""
@@ -256,7 +259,7 @@ class Journal:
         for reply in dirty:
             if reply.owner != batch.owner:
                 self.untrack(reply)
-            elif self._failing and reply in self._failing and reply is not self._retried:
+            elif self._failing and reply in self._failing and reply not in self._retrying:
                 pass  # until _try_again
             elif batch.full or self._has_own_batch(reply, batch):
                 self._mark_still_dirty(reply, batch)
