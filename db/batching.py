@@ -19,6 +19,10 @@ Result = TypeVar("Result")
 YIELD_TIMEOUT = 0.05
 """Maximum seconds for which a batcher waits for the backlog of the one it yields to."""
 
+MAX_STATEMENT_SIZE = 8_388_608
+"""Characters of the items that share a statement: they are in memory several times, here and in PostgreSQL. A larger
+item has a statement of its own."""
+
 SEPARATE_TIMEOUT = 5.0
 """Seconds after which the items of a failed batch are not tried one by one any more: all of them may be held up by the
 same lock, and other items wait. Their callers try them again."""
@@ -53,6 +57,7 @@ class StatementBatcher(Generic[Item, Result]):
     :param concurrency: maximum number of concurrent statements. With two, a statement that waits for a lock does not
         block all callers.
     :param limit: maximum number of items per statement.
+    :param size_of: returns the size of an item, of which a statement has at most :data:`MAX_STATEMENT_SIZE`.
     :param yields_to: a batcher whose backlog goes first for up to :data:`YIELD_TIMEOUT` seconds.
     """
 
@@ -63,12 +68,14 @@ class StatementBatcher(Generic[Item, Result]):
         concurrency: int,
         limit: int,
         yields_to: "StatementBatcher[Any, Any] | None" = None,
+        size_of: Callable[[Item], int] = lambda item: 0,
     ) -> None:
         self._database = database
         self._run = run
         self._concurrency = concurrency
         self._limit = limit
         self._yields_to = yields_to
+        self._size_of = size_of
         self._no_backlog = asyncio.Event()
         self._no_backlog.set()
         self._waiting: deque[_Entry[Item, Result]] = deque()
@@ -116,7 +123,13 @@ class StatementBatcher(Generic[Item, Result]):
             self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _take_batch(self) -> list[_Entry[Item, Result]]:
-        batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
+        batch: list[_Entry[Item, Result]] = []
+        size = 0
+        while self._waiting and len(batch) < self._limit:
+            size += self._size_of(self._waiting[0].item)
+            if batch and size > MAX_STATEMENT_SIZE:
+                break
+            batch.append(self._waiting.popleft())
         self._update_backlog()
         return batch
 

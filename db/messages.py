@@ -19,6 +19,11 @@ class Message:
     content: str
     extra: str | None = None
 
+    @property
+    def size(self) -> int:
+        """Number of characters."""
+        return len(self.content) + len(self.extra or "")
+
     def fields(self) -> dict[str, msgspec.Raw]:
         """Return the other fields, each as its JSON text. What other programs have stored may be no such object, or be
         nested too deeply: then there are none."""

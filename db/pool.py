@@ -170,7 +170,10 @@ class Database:
             failure = await self._failure(pool, connection, error)
             if failure is None:
                 raise
-            raise failure from error
+            try:
+                raise failure from error
+            finally:
+                del failure  # its traceback refers to this frame: a reference cycle
         finally:
             await _release(pool, connection)
 

@@ -46,6 +46,10 @@ class NewReply:
         """The limit of earlier system messages in bytes."""
         return self.context_bytes if self.context_system_bytes is None else self.context_system_bytes
 
+    def size(self) -> int:
+        """Return the number of characters to store."""
+        return len(self.request) + sum(message.size for message in self.messages)
+
     def sent(self) -> list[bool]:
         """Return for each message of the prompt whether it is sent to the model."""
         unsent, sent = self.unsent, []

@@ -36,6 +36,10 @@ class FinishRequest:
     lines: Sequence[str]
     notices: Sequence[str]
 
+    def size(self) -> int:
+        """Return the number of characters to store."""
+        return (self.message.size if self.message else 0) + sum(map(len, self.lines))
+
 
 class FinishResult(Enum):
     """The result of :func:`finish` for one reply."""

@@ -12,6 +12,7 @@ from db import reply_begin, reply_end
 from db.batching import StatementBatcher
 from db.pool import Database
 from db.reply_begin import BeginResult, NewReply
+from db.reply_end import FinishRequest
 from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import NotificationRouter, Notifier
@@ -73,12 +74,14 @@ async def create_relay(
         _timed(_begin_while_ready(lease, journal), metrics.begin_statement),
         CONCURRENT_STATEMENTS,
         BEGIN_BATCH,
+        size_of=NewReply.size,
     )
     finish_batcher = StatementBatcher(
         database,
         _timed(reply_end.finish, metrics.end_statement),
         CONCURRENT_STATEMENTS,
         FINISH_BATCH,
+        size_of=FinishRequest.size,
         yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
     )
     context = RelayContext(

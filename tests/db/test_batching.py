@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db import pool
+from db import batching, pool
 from db.batching import StatementBatcher
 from db.pool import Database
 from errors import ConnectionLost, NotAcceptable, ServiceUnavailable, StatementFailed
@@ -39,7 +39,7 @@ class Scene:
     def batcher(
         self, concurrency: int = 1, limit: int = 100, yields_to: StatementBatcher[str, str] | None = None
     ) -> StatementBatcher[str, str]:
-        return StatementBatcher(self.database, self._store, concurrency, limit, yields_to)
+        return StatementBatcher(self.database, self._store, concurrency, limit, yields_to, size_of=len)
 
     async def _store(self, connection: asyncpg.Connection, items: Sequence[str]) -> Sequence[str]:
         self.runs.append(list(items))
@@ -128,6 +128,17 @@ def test_a_statement_executes_at_most_limit_items(database_url: str) -> None:
         await at.release()
         assert await outcomes(tasks) == ["HELD", *"ABCDEFGH"]
         assert at.runs == [["held"], ["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+
+    play(database_url, act)
+
+
+def test_large_items_do_not_share_a_statement(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_STATEMENT_SIZE", 10)
+
+    async def act(at: Scene) -> None:
+        items = ["a" * 4, "b" * 6, "c", "d" * 50, "e", "f" * 9, "g"]
+        assert await outcomes(submit(at.batcher(), *items)) == [item.upper() for item in items]
+        assert at.runs == [items[:2], items[2:3], items[3:4], items[4:6], items[6:]]
 
     play(database_url, act)
 
