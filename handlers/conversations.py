@@ -62,7 +62,7 @@ class ConversationHandler(BaseHandler):
 
 def _to_json(stored: StoredMessage) -> dict[str, Any]:
     message = stored.message
-    sent: dict[str, Any] = msgspec.json.decode(message.extra) if message.extra else {}
+    sent = msgspec.json.decode(message.extra, type=dict[str, msgspec.Raw]) if message.extra else {}
     renamed = {name: value for name, value in sent.items() if name in OWN_FIELDS}
     return {
         "seq": stored.seq,

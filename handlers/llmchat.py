@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID
 
-import msgspec
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
@@ -13,8 +12,8 @@ from handlers.conversations import ConversationHandler
 from handlers.reply_stream import ReplyStreamHandler
 from relay.generation.prompt import Prompt
 from relay.stream.cursor import LineReader
-from web.chat_request import parse_chat_request
-from web.validation import count_characters
+from web.chat_request import count_prompt_characters, parse_chat_request
+from web.json_body.decoding import one_at_a_time
 
 Begin = Callable[[Prompt], Awaitable[LineReader]]
 """Records a prompt and starts its reply, or lets the prompt wait."""
@@ -31,7 +30,7 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         A prompt of a plain client, which can neither follow nor stop a reply, waits while another reply of the
         conversation is generated. A repeated prompt (``Last-Event-ID``) begins nothing.
         """
-        prompt, replies = self._parse_prompt(), self.services.replies
+        prompt, replies = await self._parse_prompt(), self.services.replies
         if (first := self.first_line()) is not None:
             cursor = await replies.reconnect(prompt, first)
             if self._prefers_async():
@@ -52,12 +51,13 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         self.set_header("Preference-Applied", "respond-async")
         self.write_json({"id": str(id), "location": self.public_path(location)}, 202)
 
-    def _parse_prompt(self) -> Prompt:
+    async def _parse_prompt(self) -> Prompt:
         body, limits, settings = self.json_body(), self.services.limits, self.services.settings
         key = self.request.headers.get("Idempotency-Key")
-        prompt = parse_chat_request(body, self.tenant, key, settings.max_messages, settings.max_json_depth)
-        if limits.max_prompt_characters(self.principal):
-            limits.check_prompt(self.principal, count_characters(msgspec.json.decode(body)))
+        async with one_at_a_time(self.services.large_bodies, body):
+            prompt = await parse_chat_request(body, self.tenant, key, settings.max_messages, settings.max_json_depth)
+            if limits.max_prompt_characters(self.principal):
+                limits.check_prompt(self.principal, await count_prompt_characters(body, prompt.messages))
         address = limits.concurrency_key(str(self.request.remote_ip))
         return replace(prompt, address=address, plain_client=key is None and not self._prefers_async())
 

@@ -1,5 +1,6 @@
 """The application's components as handlers reach them: ``self.services`` in every handler."""
 
+import asyncio
 from dataclasses import dataclass
 
 from auth.forwarded import TrustedProxies
@@ -25,6 +26,7 @@ class Services:
     """One instance of each component, shared by all handlers.
 
     :ivar identity: None with ``--auth=none``.
+    :ivar large_bodies: held while a large body is decoded; see :func:`web.json_body.decoding.one_at_a_time`.
     """
 
     settings: Settings
@@ -42,6 +44,7 @@ class Services:
     proxies: TrustedProxies
     body_limits: BodyLimits
     write_scheduler: WriteScheduler
+    large_bodies: asyncio.Lock
 
 
 def create_services(
@@ -75,4 +78,5 @@ def create_services(
             settings.max_body_bytes, settings.body_timeout, ByteBudget(settings.max_total_body_bytes)
         ),
         write_scheduler=WriteScheduler(),
+        large_bodies=asyncio.Lock(),
     )
