@@ -4,6 +4,7 @@ import pytest
 import ujson
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from db.messages import Message
 from relay.generation import resume
@@ -17,7 +18,7 @@ HI = Message("user", "hi")
 
 def transcript_of(*contents: str, thinking: str = "", tool_calls: bool = False) -> Transcript:
     transcript = Transcript()
-    transcript.add(ChatLine(thinking=thinking, tool_calls=[{}] if tool_calls else []))
+    transcript.add(ChatLine(thinking=thinking, tool_calls=[Raw(b"{}")] if tool_calls else []))
     for content in contents:
         transcript.add(ChatLine(content=content))
     return transcript

@@ -1,9 +1,11 @@
 """The assistant's message, collected from lines exactly as the model sent it."""
 
+import msgspec
 import pytest
 import ujson
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from db.messages import Message
 from relay.generation.transcript import Transcript
@@ -34,9 +36,10 @@ def test_content_and_thinking_are_concatenated(contents: list[str], thinking: li
 
 def test_tool_calls_are_kept_in_order() -> None:
     calls = [{"function": {"name": name, "arguments": {"é": [1, None]}}} for name in "abc"]
-    message = transcript_of(
-        ChatLine(tool_calls=calls[:2]), ChatLine(content=""), ChatLine(tool_calls=calls[2:])
-    ).message(False)
+    raw = [Raw(msgspec.json.encode(call)) for call in calls]
+    message = transcript_of(ChatLine(tool_calls=raw[:2]), ChatLine(content=""), ChatLine(tool_calls=raw[2:])).message(
+        False
+    )
     assert message is not None and message.content == ""
     assert ujson.loads(message.extra or "") == {"tool_calls": calls}
 
