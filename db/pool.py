@@ -21,6 +21,7 @@ from db.connection.opening import (
 )
 from db.connection.parameters import parse_url
 from db.connection.reasons import UNAVAILABLE_ERRORS, WRITE_REASONS, Reason, reason_of
+from db.connection.refusals import refusal
 from db.connection.startup import CATCHABLE_ERRORS
 from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavailable, StartupError
 from logging_setup import describe
@@ -135,7 +136,8 @@ class Database:
         :raises ServiceUnavailable: the database is unavailable, or no connection was free within the acquire timeout.
         :raises ConnectionLost: the connection was lost inside the block; the statement may or may not have been
             committed.
-        :raises NotAcceptable: the database rejects a text inside the block (SQLSTATE class 22, data exception).
+        :raises NotAcceptable: the database rejects a text inside the block (SQLSTATE classes 22, data exception, and
+            54, program limit exceeded); the sentence says why.
         """
         pool = self._pool
         if pool is None:
@@ -151,11 +153,9 @@ class Database:
             yield connection
         except ChatterdError:
             raise
-        except asyncpg.DataError as error:
+        except (asyncpg.DataError, asyncpg.ProgramLimitExceededError) as error:
             log.info("The database rejected a text: %s", error)
-            raise NotAcceptable(
-                "The database cannot store this text. Remove NUL characters and invalid Unicode from it."
-            ) from error
+            raise NotAcceptable(refusal(error)) from error
         except Exception as error:
             # If the connection is lost between two steps of a statement, asyncpg may raise any exception.
             if not isinstance(error, UNAVAILABLE_ERRORS) and not _is_lost(connection):
