@@ -54,17 +54,18 @@ class JWTAuthenticator:
         :raises Unauthorized: the token is not valid, or has expired.
         :raises ServiceUnavailable: there are no keys, and none can be fetched.
         """
-        claims = await self._claims(token)
+        claims, expires = await self._claims(token)
         principal = self._principal(claims)
         if self._version != self._keys.version:
             self._cache.clear()
             self._version = self._keys.version
         if len(self._cache) >= CACHE_LIMIT:
             del self._cache[next(iter(self._cache))]
-        self._cache[_digest(token)] = (float(claims["exp"]) + LEEWAY, principal)
+        self._cache[_digest(token)] = (expires + LEEWAY, principal)
         return principal
 
-    async def _claims(self, token: str) -> Mapping[str, Any]:
+    async def _claims(self, token: str) -> tuple[Mapping[str, Any], float]:
+        """Verify a token and return its claims, and when it expires, in seconds since the Unix epoch."""
         try:
             if len(token) > LENGTH_LIMIT:
                 raise jwt.DecodeError("too long")
@@ -80,13 +81,14 @@ class JWTAuthenticator:
                 leeway=LEEWAY,
                 options={"require": ["exp", "iss", "aud"]},
             )
+            expires = float(claims["exp"])
         except jwt.ExpiredSignatureError as error:
             raise Unauthorized("The token has expired. Get a new one from its issuer.", "invalid_token") from error
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
             raise Unauthorized(
                 "The token is not valid. Check that it is complete, or get a new one.", "invalid_token"
             ) from error
-        return claims
+        return claims, expires
 
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
         tenant = claims.get(self._settings.jwt_tenant_claim)

@@ -21,6 +21,7 @@ from db.connection.opening import (
 )
 from db.connection.parameters import parse_url
 from db.connection.reasons import UNAVAILABLE_ERRORS, WRITE_REASONS, Reason, reason_of
+from db.connection.refusals import refusal
 from db.connection.sqlstates import RECONNECT, UNCERTAIN, Verdict, is_of, verdict_of
 from db.connection.startup import CATCHABLE_ERRORS
 from errors import ChatterdError, ConnectionLost, NotAcceptable, ServiceUnavailable, StartupError, StatementFailed
@@ -32,10 +33,6 @@ logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # its warnings repeat
 UNAVAILABLE_MESSAGE = "The database cannot be reached. Try again in a moment."
 
 NOTHING_STORED_MESSAGE = "The database cannot store anything at the moment. Try again in a moment."
-
-DATA_REFUSED_MESSAGE = "The database cannot store this text. Remove NUL characters and invalid Unicode from it."
-
-CONSTRAINT_REFUSED_MESSAGE = "The database does not accept this text: a constraint or limit of its table forbids it."
 
 STATEMENT_FAILED_MESSAGE = "The database could not do this at the moment. Try again in a moment."
 
@@ -195,10 +192,9 @@ class Database:
             return StatementFailed(message, perhaps_refused=False)
         if verdict is None:
             return None
-        if verdict is Verdict.REFUSAL:
+        if verdict is Verdict.REFUSAL and isinstance(error, asyncpg.PostgresError):
             log.info("The database rejected a text: %s", describe(error))
-            is_data = isinstance(error, asyncpg.DataError)
-            return NotAcceptable(DATA_REFUSED_MESSAGE if is_data else CONSTRAINT_REFUSED_MESSAGE)
+            return NotAcceptable(refusal(error))
         self._log_failed_statement(error)
         return StatementFailed(STATEMENT_FAILED_MESSAGE, perhaps_refused=verdict is Verdict.DEFECT)
 

@@ -1,7 +1,6 @@
 """The routes of the tutorial's course beside ``/llmchat``: ``/llmprep``, ``/getchatts`` and ``/postchatt``."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from tornado.routing import PathMatches, Rule
@@ -10,9 +9,9 @@ from auth.principal import Access
 from db import course
 from errors import BadRequest, UnprocessableContent
 from web.base import BaseHandler
-from web.chat_request import parse_chat_request
+from web.chat_request import count_prompt_characters, parse_chat_request
+from web.json_body.decoding import Fields, decode_checked, decode_text, one_at_a_time
 from web.responses.json_array import Entry, JSONArrayHandler
-from web.validation import count_characters, decode_json
 
 MAX_NAME_BYTES = 255
 """Bytes of the name of a message's author, in UTF-8: the width of the course's column."""
@@ -37,9 +36,10 @@ class PrepareHandler(BaseHandler):
     async def post(self) -> None:
         """Stop the conversation's reply, forget the conversation and record the messages. No model is asked."""
         body, limits, settings = self.json_body(), self.services.limits, self.services.settings
-        prompt = parse_chat_request(body, self.tenant, None, settings.max_messages, settings.max_json_depth)
-        if limits.max_prompt_characters(self.principal):
-            limits.check_prompt(self.principal, count_characters(msgspec.json.decode(body)))
+        async with one_at_a_time(self.services.large_bodies, body):
+            prompt = await parse_chat_request(body, self.tenant, None, settings.max_messages, settings.max_json_depth)
+            if limits.max_prompt_characters(self.principal):
+                limits.check_prompt(self.principal, await count_prompt_characters(body, prompt.messages))
         await self.services.conversations.replace(prompt)
         self.write_json({})
 
@@ -81,9 +81,11 @@ class PostChattHandler(BaseHandler):
         :raises UnprocessableContent: name (or username, as earlier editions call it) or message is missing or no text.
         :raises BadRequest: the body is not a JSON object, or the name is too long.
         """
-        body = _parse_object(self.json_body())
-        name = _text(body, "name" if "name" in body else "username", "name")
-        message = _text(body, "message", "message")
+        body = self.json_body()
+        async with one_at_a_time(self.services.large_bodies, body):
+            fields = await decode_checked(body, self.services.settings.max_json_depth)
+            name = await _text(fields, "name" if "name" in fields else "username", "name")
+            message = await _text(fields, "message", "message")
         if len(name.encode()) > MAX_NAME_BYTES:
             raise BadRequest(f"name is too long: it may have {MAX_NAME_BYTES} bytes.")
         self.services.limits.check_prompt(self.principal, len(message))
@@ -92,22 +94,13 @@ class PostChattHandler(BaseHandler):
         self.write_json({})
 
 
-def _parse_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = decode_json(body)
-    except RecursionError as error:
-        raise BadRequest("The body is nested too deeply.") from error
-    if not isinstance(value, dict):
-        raise BadRequest("The body must be a JSON object with name and message.")
-    return value
-
-
-def _text(body: dict[str, Any], field: str, name: str) -> str:
-    if field not in body:
+async def _text(fields: Fields, field: str, name: str) -> str:
+    if field not in fields:
         raise UnprocessableContent(f"{name} is missing.")
-    if not isinstance(body[field], str):
+    text = await decode_text(fields[field])
+    if not isinstance(text, str):
         raise UnprocessableContent(f"{field} must be a string.")
-    return str(body[field])
+    return text
 
 
 ROUTES = [

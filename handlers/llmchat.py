@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import TypeVar
 from uuid import UUID
 
-import msgspec
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
@@ -14,8 +13,8 @@ from handlers.conversations import ConversationHandler
 from handlers.reply_stream import ReplyStreamHandler
 from relay.generation.prompt import Prompt
 from relay.stream.cursor import Cursor, LineReader
-from web.chat_request import parse_chat_request
-from web.validation import count_characters
+from web.chat_request import count_prompt_characters, parse_chat_request
+from web.json_body.decoding import one_at_a_time
 
 Reader = TypeVar("Reader", bound=LineReader)
 
@@ -53,7 +52,8 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
 
     async def _with_prompt(self, work: Callable[[Prompt], Awaitable[Reader]]) -> Reader:
         """Parse the prompt and do something with it, after which its memory is not charged any more."""
-        prompt, charge = self._parse_prompt(), self.take_charge()
+        prompt = await self._parse_prompt()
+        charge = self.take_charge()
         try:
             return await work(prompt)
         finally:
@@ -69,12 +69,13 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         self.set_header("Preference-Applied", "respond-async")
         self.write_json({"id": str(id), "location": self.public_path(location)}, 202)
 
-    def _parse_prompt(self) -> Prompt:
+    async def _parse_prompt(self) -> Prompt:
         body, limits, settings = self.json_body(), self.services.limits, self.services.settings
         key = self.request.headers.get("Idempotency-Key")
-        prompt = parse_chat_request(body, self.tenant, key, settings.max_messages, settings.max_json_depth)
-        if limits.max_prompt_characters(self.principal):
-            limits.check_prompt(self.principal, count_characters(msgspec.json.decode(body)))
+        async with one_at_a_time(self.services.large_bodies, body):
+            prompt = await parse_chat_request(body, self.tenant, key, settings.max_messages, settings.max_json_depth)
+            if limits.max_prompt_characters(self.principal):
+                limits.check_prompt(self.principal, await count_prompt_characters(body, prompt.messages))
         address = limits.concurrency_key(str(self.request.remote_ip))
         return replace(prompt, address=address, plain_client=key is None and not self._prefers_async())
 

@@ -11,12 +11,11 @@ from tornado.iostream import StreamClosedError
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
-from errors import BadRequest, UpstreamDisconnected, UpstreamSilent, UpstreamUnreachable
+from errors import UpstreamDisconnected, UpstreamSilent, UpstreamUnreachable
 from relay.ollama.client import OllamaClient, StreamingCall
 from web.base import BaseHandler
-from web.chat_request import MAX_JSON_TOKENS, TOO_MANY_TOKENS
 from web.connections.disconnection import DisconnectWatch
-from web.validation import count_characters, decode_json, exceeds_token_count
+from web.json_body.decoding import count_characters, decode_checked, one_at_a_time
 
 BACKLOG_LIMIT = 67_108_864
 """Bytes that a client may be behind Ollama before its request is aborted: Ollama is always read."""
@@ -57,7 +56,7 @@ class GenerateHandler(BaseHandler):
     async def post(self) -> None:
         """Send the body to Ollama, and pass on status, content type and bytes as they arrive."""
         body, concurrency = self.json_body(), self.services.replies.concurrency
-        self._check_characters(body)
+        await self._check_characters(body)
         address = self.services.limits.concurrency_key(str(self.request.remote_ip))
         self.services.limits.check_concurrent_replies(
             self.principal, concurrency.tenants[self.tenant], concurrency.addresses[address]
@@ -68,15 +67,13 @@ class GenerateHandler(BaseHandler):
         ):
             await self._relay(ollama, body)
 
-    def _check_characters(self, body: bytes) -> None:
-        if self.services.limits.max_prompt_characters(self.principal):
-            if exceeds_token_count(body, MAX_JSON_TOKENS):
-                raise BadRequest(TOO_MANY_TOKENS)
-            try:
-                prompt = decode_json(body)
-            except RecursionError as error:
-                raise BadRequest("The body is nested too deeply.") from error
-            self.services.limits.check_prompt(self.principal, count_characters(prompt))
+    async def _check_characters(self, body: bytes) -> None:
+        limits = self.services.limits
+        if limits.max_prompt_characters(self.principal):
+            async with one_at_a_time(self.services.large_bodies, body):
+                fields = await decode_checked(body, self.services.settings.max_json_depth)
+                images = [fields["images"]] if "images" in fields else []
+                limits.check_prompt(self.principal, await count_characters(body, images))
 
     async def _relay(self, ollama: OllamaClient, body: bytes) -> None:
         self._silent_at = asyncio.get_running_loop().time() + self.services.settings.first_line_timeout

@@ -6,11 +6,11 @@ from typing import Any
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access, Principal
-from errors import BadRequest, NotFound, UnprocessableContent
+from errors import NotFound, UnprocessableContent
 from handlers.pages import FileHandler
 from web.authentication import cookie_name
 from web.base import BaseHandler
-from web.validation import decode_json
+from web.json_body.decoding import decode_checked, decode_text, one_at_a_time
 
 MAX_SIGN_IN_BYTES = 20_480
 """Bytes of a body: a JSON Web Token of the longest kind (``auth.identity_provider``), and the JSON around it."""
@@ -25,7 +25,7 @@ class SignInHandler(FileHandler):
 
     async def post(self) -> None:
         """Verify a token, set the session cookie, and respond with the principal and the session's end (Unix time)."""
-        token = self._parse_token()
+        token = await self._parse_token()
         if self.services.identity is None:
             raise NotFound("This server does not require signing in.")
         principal, session, expires = await self.services.identity.sign_in(token)
@@ -39,12 +39,11 @@ class SignInHandler(FileHandler):
         self.set_status(204)
         self.clear_header("Content-Type")
 
-    def _parse_token(self) -> str:
-        try:
-            body: Any = decode_json(self.json_body())
-        except RecursionError as error:
-            raise BadRequest("The body is nested too deeply.") from error
-        token = body.get("token") if isinstance(body, dict) else None
+    async def _parse_token(self) -> str:
+        body = self.json_body()
+        async with one_at_a_time(self.services.large_bodies, body):
+            fields = await decode_checked(body, self.services.settings.max_json_depth)
+            token = await decode_text(fields.get("token"))
         if not isinstance(token, str) or not token.strip():
             raise UnprocessableContent("token is missing: send the token to sign in with.")
         return token.strip()

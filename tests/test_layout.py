@@ -34,7 +34,7 @@ LAYERS = [
     ["auth"],
     ["logging_setup"],
     ["command_line", "listening", "stop_signals"],
-    ["errors", "settings", "set_up"],
+    ["errors", "json_text", "settings", "set_up"],
 ]
 """Modules and packages from the top down. A module may import from its own layer and from those below."""
 

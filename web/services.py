@@ -1,5 +1,6 @@
 """The application's components as handlers reach them: ``self.services`` in every handler."""
 
+import asyncio
 from dataclasses import dataclass
 
 from auth.forwarded import TrustedProxies
@@ -30,6 +31,7 @@ class Services:
 
     :ivar identity: None with ``--auth=none``.
     :ivar large_items: memory for large messages in responses.
+    :ivar large_bodies: held while a large body is decoded; see :func:`web.json_body.decoding.one_at_a_time`.
     """
 
     settings: Settings
@@ -48,6 +50,7 @@ class Services:
     body_limits: BodyLimits
     write_scheduler: WriteScheduler
     large_items: MemoryBudget
+    large_bodies: asyncio.Lock
 
 
 def create_services(
@@ -80,4 +83,5 @@ def create_services(
         body_limits=create_limits(settings),
         write_scheduler=WriteScheduler(),
         large_items=MemoryBudget(LARGE_ITEMS_BYTES),
+        large_bodies=asyncio.Lock(),
     )

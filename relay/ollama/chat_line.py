@@ -12,6 +12,7 @@ import msgspec
 import ujson
 
 from errors import UnreadableLine
+from json_text import count_tokens, depths, has_refused_number, slices
 
 TEXT_LIMIT = 4_096
 """Maximum number of characters of an error's text, or of an unreadable line, that is shown to a viewer."""
@@ -19,9 +20,11 @@ TEXT_LIMIT = 4_096
 MAX_CALL_DEPTH = 500
 """Levels of nesting in a tool call. How deep Python itself can descend differs between its versions."""
 
-_NOT_STORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[eE][+-]?\d{4}|\d{400}")
-"""What PostgreSQL's jsonb, which checks texts before they are stored, may refuse or expand: NUL, halves of surrogate
-pairs, and numbers beyond those of a double (its ``numeric`` has 131,072 digits; a double ends at 1e308)."""
+MAX_TOKENS = 100_000
+"""Strings, commas and opening brackets in the tool calls of a line, or in a line with a lone surrogate."""
+
+MAX_REPLACED = 10_000
+"""Characters in the tool calls of a line that are replaced, see :func:`storable`."""
 
 ERROR_PREFIX = b'{"error":"'
 """The first bytes of every line that :func:`error_line` makes, and of no line that :func:`read` accepts as a chat line.
@@ -33,8 +36,7 @@ A reply's log holds only lines of these two kinds, so the prefix alone tells an 
 class ChatLine(msgspec.Struct, gc=False):
     """A decoded line.
 
-    :ivar tool_calls: the JSON text of each, as it was sent: order of keys and form of numbers are part of the prompt
-        that the model and its cache see in the next turn.
+    :ivar tool_calls: the JSON text of each call, its keys in their order.
     :ivar thinking_restarted: whether the line says that the thought before it is void; only chatterd sends such a line.
     :ivar error: the text of the error if the line is ``{"error": ...}``; None if it is a chat line.
     """
@@ -50,7 +52,7 @@ class ChatLine(msgspec.Struct, gc=False):
 class _Message(msgspec.Struct, gc=False):
     content: str = ""
     thinking: str = ""
-    tool_calls: list[msgspec.Raw] = []
+    tool_calls: msgspec.Raw = msgspec.Raw()
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -70,7 +72,17 @@ class _Usage(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Line).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
 _decode_usage = msgspec.json.Decoder(_Usage).decode
+
+
+_REPLACED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_ESCAPES = re.compile(
+    rb"((?:[^\\]++|\\[^u]|\\u(?!0000|[dD][89a-fA-F])....|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)*+)(\\u....)?+", re.DOTALL
+)
+"""JSON text up to an escape of NUL or of half of a surrogate pair, and this escape; at the end without: linear."""
 
 
 def read(line: bytes) -> ChatLine:
@@ -83,15 +95,15 @@ def read(line: bytes) -> ChatLine:
     try:
         line.decode()  # msgspec does not check the encoding of fields that it skips
         fields = _decode(line)
-        calls = fields.message.tool_calls and [_storable_call(call, line) for call in fields.message.tool_calls]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_unusual(line)
     if fields.error or not fields.model:
         return _read_unusual(line)
+    message = fields.message
     return ChatLine(
-        content=fields.message.content,
-        thinking=fields.message.thinking,
-        tool_calls=calls,
+        content=message.content,
+        thinking=message.thinking,
+        tool_calls=_storable_calls(bytes(message.tool_calls), line) if message.tool_calls else [],
         done=fields.done,
         thinking_restarted=fields.thinking_restarted,
     )
@@ -99,27 +111,78 @@ def read(line: bytes) -> ChatLine:
 
 def _read_unusual(line: bytes) -> ChatLine:
     """Decode a line that is an error, has fields of unexpected types, or contains a lone surrogate."""
+    fields = _fields_of(line)
+    error = _without_null(fields.get("error"))
+    if error is not None:
+        return ChatLine(error=_error_text(error))
+    if is_error_line(line):  # "error" twice: first a string, later null
+        raise UnreadableLine(line)
+    if not _text(fields.get("model")):
+        raise UnreadableLine(line)
+    message = _members(fields.get("message"))
+    return ChatLine(
+        content=_text(message.get("content")),
+        thinking=_text(message.get("thinking")),
+        tool_calls=_storable_calls(_as_text(message.get("tool_calls")), line),
+        done=_as_text(fields.get("done")) == b"true",
+        thinking_restarted=_as_text(fields.get("thinking_restarted")) == b"true",
+    )
+
+
+def _fields_of(line: bytes) -> dict[str, Any]:
+    """Return the fields of a line, each as ``msgspec.Raw``; decoded if the line contains a lone surrogate.
+
+    :raises UnreadableLine: it is not a JSON object in UTF-8.
+    """
+    try:
+        line.decode()
+        return _decode_members(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        if has_too_many_values(line):
+            raise UnreadableLine(line) from None
     try:
         fields = ujson.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise UnreadableLine(line) from error
     if not isinstance(fields, dict):
         raise UnreadableLine(line)
-    if fields.get("error") is not None:
-        return ChatLine(error=error_text(fields["error"]))
-    if is_error_line(line):  # "error" twice: first a string, later null
-        raise UnreadableLine(line)
-    if not isinstance(fields.get("model"), str) or not fields["model"]:
-        raise UnreadableLine(line)
-    message = fields["message"] if isinstance(fields.get("message"), dict) else {}
-    tool_calls = message.get("tool_calls")
-    return ChatLine(
-        content=_text(message.get("content")),
-        thinking=_text(message.get("thinking")),
-        tool_calls=[_encode_call(call, line) for call in tool_calls] if isinstance(tool_calls, list) else [],
-        done=fields.get("done") is True,
-        thinking_restarted=fields.get("thinking_restarted") is True,
-    )
+    return fields
+
+
+def has_too_many_values(line: bytes) -> bool:
+    """Return whether a line may have so many values that to decode them all takes long."""
+    return line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_TOKENS
+
+
+def _without_null(value: object) -> object:
+    return None if value is None or _as_text(value) == b"null" else value
+
+
+def _members(value: object) -> dict[str, Any]:
+    if isinstance(value, msgspec.Raw):
+        return _decode_members(value) if bytes(value).startswith(b"{") else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    """Return the text of a JSON string, decoded or not; empty if it is another value."""
+    if isinstance(value, msgspec.Raw):
+        return _decode_text(value) if bytes(value).startswith(b'"') else ""
+    return value if isinstance(value, str) else ""
+
+
+def _as_text(value: object) -> bytes:
+    """Return the JSON text of a value; empty if there is none."""
+    if isinstance(value, msgspec.Raw):
+        return bytes(value)
+    return b"" if value is None else ujson.dumps(value, escape_forward_slashes=False).encode()
+
+
+def _error_text(value: object) -> str:
+    if isinstance(value, msgspec.Raw):
+        text = bytes(value)
+        return storable(_decode_text(value) if text.startswith(b'"') else text.decode())
+    return error_text(value)
 
 
 def tokens(last_line: bytes) -> tuple[int, int]:
@@ -193,42 +256,27 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _storable_calls(text: bytes, line: bytes) -> list[msgspec.Raw]:
+    """Return the tool calls in a list of JSON, each as its text, in which PostgreSQL can store all strings.
 
-
-def _storable_call(call: msgspec.Raw, line: bytes) -> msgspec.Raw:
-    """Return a tool call as it was sent, unless PostgreSQL cannot store it like that."""
-    text = bytes(call)
-    if _NOT_STORABLE.search(text) or text.count(b"[") + text.count(b"{") > MAX_CALL_DEPTH:
-        return _encode_call(msgspec.json.decode(call), line)
-    return msgspec.Raw(text)  # a copy, which does not keep the line in memory
-
-
-def _encode_call(call: Any, line: bytes) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(_storable_within(call, line, MAX_CALL_DEPTH)))
-
-
-def _storable_within(value: Any, line: bytes, depth: int) -> Any:
-    """Make the texts within a value storable.
-
-    :raises UnreadableLine: the value has more than ``depth`` levels.
+    :param text: the value of ``tool_calls``; none are in another value than a list.
+    :raises UnreadableLine: a number is not accepted (see :func:`json_text.is_number_accepted`), or there are too many
+        values, levels or characters to replace.
     """
-    if not value:
-        return value
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, list | dict) and not depth:
-        raise UnreadableLine(line)
-    # Loops, not comprehensions, which take a second frame of Python's stack before Python 3.12 (PEP 709).
-    if isinstance(value, list):
-        items = []
-        for one in value:
-            items.append(_storable_within(one, line, depth - 1))
-        return items
-    if isinstance(value, dict):
-        fields = {}
-        for key, one in value.items():
-            fields[storable(key)] = _storable_within(one, line, depth - 1)
-        return fields
-    return value
+    if not text.startswith(b"["):
+        return []
+    count = depth = 0
+    for outline, _ in slices(text):
+        count += count_tokens(outline)
+        depth, greatest = depths(outline, depth)
+        if count > MAX_TOKENS or greatest > MAX_CALL_DEPTH + 1 or has_refused_number(outline):
+            raise UnreadableLine(line)
+    if _REPLACED.search(text):
+        text, replaced = _ESCAPES.subn(_replace, text, count=MAX_REPLACED)
+        if replaced == MAX_REPLACED:
+            raise UnreadableLine(line)
+    return [call.copy() for call in _decode_list(text)]  # the originals keep the whole line in memory
+
+
+def _replace(found: re.Match[bytes]) -> bytes:
+    return found[1] + rb"\ufffd" if found[2] else found[1]

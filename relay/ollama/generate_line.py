@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import ujson
 
+from relay.ollama import chat_line
+
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -27,6 +29,8 @@ def as_chat_line(line: bytes) -> bytes:
 
 def _convert_unusual(line: bytes) -> bytes:
     """Convert a line that msgspec cannot decode: one with a lone surrogate, or an unreadable one."""
+    if chat_line.has_too_many_values(line):
+        return chat_line.unreadable_line(line)
     try:
         fields = ujson.loads(line.decode())
     except (ValueError, RecursionError):

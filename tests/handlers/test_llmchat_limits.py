@@ -1,5 +1,7 @@
 """POST /llmchat and /llmprompt beyond a limit: the status, the error, and no trace of what was rejected."""
 
+from typing import Any
+
 import pytest
 import ujson
 
@@ -47,11 +49,26 @@ def test_json_nested_too_deeply_is_400(tight: Client, deep: str) -> None:
 @pytest.mark.parametrize("path", ["/llmchat", "/llmprompt"])
 def test_a_prompt_with_too_many_characters_is_413_and_images_do_not_count(tight: Client, path: str) -> None:
     message = {"role": "user", "content": "é" * 60, "images": ["a" * 5000]}
-    body = {"appID": "a" * 10, "model": "fake", "prompt": "é" * 60, "images": ["a" * 5000], "messages": [message]}
-    response = tight.http.post(path, json=body | {"system": "s" * 60})
-    assert response.status_code == 413
-    assert "200" in response.json()["error"]
+    prompts: dict[str, dict[str, Any]] = {
+        "/llmchat": {"appID": "a" * 10, "model": "fake", "prompt": "é" * 60, "messages": [message]},
+        "/llmprompt": {"appID": "a" * 10, "model": "fake", "prompt": "é" * 60, "images": ["a" * 5000]},
+    }
+    body = prompts[path]
+    for more in ({"system": "s" * 100}, {"options": {"images": ["a" * 200]}}, {"Images": ["a" * 200]}):
+        response = tight.http.post(path, json=body | more)
+        assert response.status_code == 413
+        assert "200" in response.json()["error"]
+    elsewhere = {"/llmchat": "/llmprompt", "/llmprompt": "/llmchat"}[path]  # where Ollama reads no images
+    assert tight.http.post(path, json=prompts[elsewhere] | body).status_code == 413
     assert tight.http.post(path, json=body, headers={"Prefer": "respond-async"}).status_code in (200, 202)
+
+
+def test_a_prompt_for_llmprompt_that_is_not_utf_8_is_400(tight: Client) -> None:
+    headers = {"Content-Type": "application/json"}
+    for value in (b'"\xff"', b'{"x":"\xed\xa0\x80"}', b'"' + b"a" * 100_000 + b'\xc3"'):
+        response = tight.http.post("/llmprompt", content=b'{"model":"fake","prompt":' + value + b"}", headers=headers)
+        assert response.status_code == 400
+        assert "not valid UTF-8" in response.json()["error"]
 
 
 @pytest.mark.parametrize("long", [line("x" * 900), b"", b"x" * 10_000])

@@ -1,22 +1,25 @@
 """The parser of prompts: what becomes a message, what is passed on to Ollama, and which error names which field."""
 
 import codecs
+import gc
 import re
 from typing import Any
 
 import msgspec
 import pytest
 
+import json_text
 from db.messages import Message
 from errors import BadRequest, UnprocessableContent
 from relay.generation.prompt import Prompt
-from web import chat_request
-from web.chat_request import check_appid, parse_chat_request
+from tests.stepping import count_pauses, finish
+from web.chat_request import check_appid, count_prompt_characters, parse_chat_request
+from web.json_body import decoding
 
 
 def parse(body: Any, key: str | None = None, max_messages: int = 10, max_depth: int = 10) -> Prompt:
     encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return parse_chat_request(encoded, "tenant", key, max_messages, max_depth)
+    return finish(parse_chat_request(encoded, "tenant", key, max_messages, max_depth))
 
 
 def body(**fields: Any) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def test_a_message_that_only_calls_tools_has_an_empty_content() -> None:
         (b"[]", "must be a JSON object"),
         (b'"a"', "must be a JSON object"),
         (b"null", "must be a JSON object"),
-        (b'{"x":' + b"[" * 10 + b"]" * 10 + b"}", "at most 10 levels"),
+        (b'{"appID":"a","model":"m","messages":[],"x":' + b"[" * 10 + b"]" * 10 + b"}", "at most 10 levels"),
         (b'{"x":' * 100_000, "at most 10 levels"),
     ],
 )
@@ -92,8 +95,6 @@ def test_a_body_that_is_not_a_json_object_is_a_bad_request(encoded: bytes, sente
         (rb'{"appID":"C:\temp\x"}', "backslash within a text twice"),
         (b'{"appID":"a"} {}', "something follows"),
         (b'{"appID":"a"', "ends too early"),
-        (b'{"appID":1e400}', "out of range"),
-        (rb'{"appID":"\ud83d","appID":"a"}', "half of a surrogate pair"),
         (b'{"appID" "a"}', r"expected ':' \(position 9\)"),
     ],
 )
@@ -112,6 +113,8 @@ def test_the_error_of_a_body_that_is_not_json_says_what_is_wrong(encoded: bytes,
         (rb'"options":{"stop":["ok","\uDBFF"]}', "options.stop[1]"),
         (rb'"options":{"\ud800":1}', "The name of a field of options"),
         (rb'"\ud800":1', "The name of a field"),
+        (rb'"appID":"\ud83d","appID":"a"', "appID"),
+        (b'"images":["' + b"x" * 200_000 + rb'\ud83d"]', "images[0]"),
     ],
 )
 def test_half_a_surrogate_pair_is_reported_with_its_field(changed: bytes, field: str) -> None:
@@ -161,7 +164,7 @@ def test_nesting_up_to_the_limit_is_accepted() -> None:
 
 
 def test_a_body_with_too_many_values_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_request, "MAX_JSON_TOKENS", 20)
+    monkeypatch.setattr(decoding, "MAX_JSON_TOKENS", 20)
     assert parse(body(x="," * 100))
     with pytest.raises(BadRequest, match="too many values"):
         parse(body(x=[1] * 20))
@@ -187,6 +190,115 @@ def test_a_body_with_too_many_values_is_a_bad_request(monkeypatch: pytest.Monkey
 def test_an_invalid_field_is_named(changed: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UnprocessableContent, match=sentence):
         parse(body(**changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        (b'"options":{"seed":1e400}', "options.seed"),
+        (b'"options":{"stop":["1e999",{"a":[0,1e-9999]}]}', "options.stop[1].a[1]"),
+        (b'"x":' + b"9" * 400, "x"),
+        (
+            b'"messages":[{"role":"user","content":"a"},{"role":"user","content":"b","n":[-1.8e308]}]',
+            "messages[1].n[0]",
+        ),
+        (b'"messages":[{"role":"user","content":"a","n":{"b":1' + b"0" * 200_000 + b"}}]", "messages[0].n.b"),
+    ],
+)
+def test_a_number_of_absurd_length_or_exponent_is_reported_with_its_field(changed: bytes, field: str) -> None:
+    with pytest.raises(UnprocessableContent, match=f"^{re.escape(field)} is a number out of range"):
+        parse(b'{"appID":"a","model":"m","messages":[],' + changed + b"}")
+
+
+def test_numbers_up_to_the_range_of_a_double_are_passed_on_as_they_were_sent() -> None:
+    numbers = b'{"a":[1.7976931348623157e+308, 17e307,1E-400,-0.0,12345678901234567890123]}'
+    encoded = b'{"appID":"a","model":"m","options":%b,"messages":[{"role":"user","content":"","x":%b}]}'
+    prompt = parse(encoded % (numbers, numbers))
+    assert bytes(prompt.options["options"]) == numbers
+    assert prompt.messages[0].extra == '{"x":' + numbers.decode() + "}"
+
+
+def test_each_number_is_looked_at_once_and_none_is_converted_to_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    def look_at(number: bytes) -> bool:
+        seen.append(number)
+        return True
+
+    monkeypatch.setattr(json_text, "is_number_accepted", look_at)
+    numbers = b"17e307," * 50_000
+    encoded = b'{"appID":"a","model":"m","messages":[{"role":"user","content":"hi","x":[' + numbers + b"1]}]}"
+    [message] = parse(encoded).messages
+    assert len(seen) <= 50_001
+    assert message.extra == '{"x":[' + numbers.decode() + "1]}"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b'"content":"' + b"a" * 4_000_000 + b'"',
+        b'"content":"' + b"\\u20ac" * 600_000 + b'"',
+        b'"content":"","images":["' + b"a" * 4_000_000 + b'"]',
+        b'"content":"","x":[' + b"17e307," * 400_000 + b"1]",
+    ],
+)
+def test_a_large_prompt_is_parsed_in_slices(field: bytes) -> None:
+    body = b'{"appID":"a","model":"m","messages":[{"role":"user",' + field + b"}]}"
+    prompt, pauses = count_pauses(parse_chat_request(body, "tenant", None, 10, 10))
+    assert pauses >= 2 * len(body) / json_text.SLICE_BYTES  # encoding, then the values
+    assert len(prompt.messages) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"' + b"n" * 1_000_000 + b'":[' + b'"",' * 100_000 + b'"\\ud800"]}',  # a name of a million characters
+        b'{"x":' + b"[" * 50 + b'"' + b"a" * 1_000_000 + b'\\ud800"',
+        b"{" + b" " * 1_000_000 + b"'",
+        b"a" * 1_000_000,
+        b"\\" * 1_000_000,
+        b'{"x":"' + b'\\"' * 500_000,
+        b'{"x":"' + b"a" * 1_000_000 + b"\xff",
+    ],
+)
+def test_an_error_is_found_in_slices_and_has_a_short_sentence(body: bytes) -> None:
+    with pytest.raises((BadRequest, UnprocessableContent)) as raised:
+        parse(body, max_depth=100)
+    assert len(str(raised.value)) < 400
+
+
+def test_a_small_prompt_does_not_wait_for_the_event_loop() -> None:
+    encoded = msgspec.json.encode(body(messages=[{"role": "user", "content": "a" * 10_000}] * 5, options={"seed": 1}))
+    assert count_pauses(parse_chat_request(encoded, "tenant", None, 10, 10))[1] == 0
+
+
+def test_a_prompt_does_not_keep_the_body_in_memory() -> None:
+    encoded = bytearray(msgspec.json.encode(body(options={"seed": 1}, messages=[{"role": "user", "content": "hi"}])))
+    prompt = finish(parse_chat_request(bytes(encoded), "tenant", None, 10, 10))
+    whole = [one for raw in prompt.options.values() for one in gc.get_referents(raw) if isinstance(one, bytes)]
+    assert all(len(one) < 20 for one in whole)
+    assert sum(memoryview(raw).nbytes for raw in prompt.options.values()) == len('{"seed":1}')
+
+
+@pytest.mark.parametrize(
+    ("messages", "more", "count"),
+    [
+        ([], {}, 0),
+        ([{"role": "user", "content": "abc\u20ac\n\U0001f600"}], {}, 4 + 4 + 7 + 6),
+        ([{"role": "user", "content": "abc", "images": ["x" * 1_000]}], {}, 4 + 4 + 7 + 3 + 6),
+        ([{"role": "user", "content": "abc", "images": [{"x": "y" * 1_000}]}], {}, 4 + 4 + 7 + 3 + 6 + 1_001),
+        ([{"role": "user", "content": "abc", "images": "x" * 1_000}], {}, 4 + 4 + 7 + 3 + 6 + 1_000),
+        ([{"role": "user", "content": "abc", "x": {"images": ["x" * 1_000]}}], {}, 4 + 4 + 7 + 3 + 1 + 6 + 1_000),
+        ([], {"images": ["x" * 1_000]}, 6 + 1_000),
+        ([], {"options": {"images": ["x" * 1_000]}}, 7 + 6 + 1_000),
+        ([], {"x": "y" * 200_000}, 1 + 200_000),
+        ([], {"x": "\u20ac" * 100_000}, 1 + 100_000),
+    ],
+)
+def test_all_text_counts_but_images_where_ollama_reads_them(messages: Any, more: Any, count: int) -> None:
+    encoded = msgspec.json.encode(body(messages=messages) | more)
+    counted = finish(count_prompt_characters(encoded, parse(encoded).messages))
+    assert counted == count + len("appIDamodelmmessages")
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "a\0b"])

@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-import ujson
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+import json_text
 from errors import UnreadableLine
 from relay.ollama import chat_line
 from relay.ollama.chat_line import ChatLine
@@ -43,13 +43,12 @@ values: st.SearchStrategy[Any] = st.recursive(
         (b'{"model":"m","message":{"thinking":"\\ud800"}}', ChatLine(thinking="\ud800")),
         (
             b'{"model":"m","message":{"tool_calls":[{"a\\u0000":["\\udfff",1]}]}}',
-            ChatLine(tool_calls=[Raw('{"a\ufffd":["\ufffd",1]}'.encode())]),
+            ChatLine(tool_calls=[Raw(rb'{"a\ufffd":["\ufffd",1]}')]),
         ),
         (
             b'{"model":"m","message":{"tool_calls":[{"b": 1.0, "a": [1e3, 2048.0]}, 12345678901234567890123]}}',
             ChatLine(tool_calls=[Raw(b'{"b": 1.0, "a": [1e3, 2048.0]}'), Raw(b"12345678901234567890123")]),
         ),
-        (b'{"model":"m","message":{"tool_calls":[1e-16000,2]}}', ChatLine(tool_calls=[Raw(b"0.0"), Raw(b"2")])),
         (b'{"model":"m","x":123456789012345678901234567890,"y":1e999}', ChatLine()),
         (b'{"error":"no"}', ChatLine(error="no")),
         (b'{"error":"no","model":"m","done":true}', ChatLine(error="no")),
@@ -124,10 +123,8 @@ def test_decoded_text_can_be_stored(text: str) -> None:
         json.dumps({"model": "m", "message": {"content": text, "tool_calls": [{text: text}]}}).encode()
     )
     assert decoded.content.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")
-    call = ujson.loads(bytes(decoded.tool_calls[0]))
-    for one in (*call.keys(), *call.values()):
-        one.encode()
-        assert "\0" not in one
+    [[[name, value]]] = [call.items() for call in map(json.loads, map(bytes, decoded.tool_calls))]
+    assert name == value == chat_line.storable(text)
 
 
 @given(st.text(st.characters(exclude_characters="\0"), max_size=50))
@@ -219,3 +216,59 @@ def test_a_chat_line_that_chatterd_adds_has_ollamas_format(reason: str | None) -
 )
 def test_valid_token_counts_of_the_last_line_are_returned(last: bytes, counts: tuple[int, int]) -> None:
     assert chat_line.tokens(last) == counts
+
+
+def with_calls(calls: bytes) -> bytes:
+    return b'{"model":"m","message":{"content":"","tool_calls":' + calls + b'},"done":false}'
+
+
+def test_a_tool_call_keeps_its_keys_and_numbers_as_they_were_sent() -> None:
+    call = rb'{"b": 1.50, "a":[17e307,12345678901234567890123],"c":"\u0041\\ud83d\ud83d\ude00"}'
+    assert chat_line.read(with_calls(b"[" + call + b"]")).tool_calls == [Raw(call)]
+
+
+def test_the_numbers_of_a_line_are_not_converted_but_those_of_tool_calls_are_checked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[bytes] = []
+
+    def look_at(number: bytes) -> bool:
+        seen.append(number)
+        return True
+
+    monkeypatch.setattr(json_text, "is_number_accepted", look_at)
+    numbers = b"17e307," * 10_000
+    assert chat_line.read(b'{"model":"m","x":[' + numbers + b"1]}") == ChatLine()
+    assert chat_line.read(b'{"error":[' + numbers + b"1]}").error is not None
+    assert seen == []
+    assert len(chat_line.read(with_calls(b"[{},[" + numbers + b"1]]")).tool_calls) == 2
+    assert len(seen) == 10_001
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        b"[1e400]",
+        b'[{"a":[1e-9999]}]',
+        b"[" + b"9" * 5_000 + b"]",
+        b"[" + b"17e307," * 1_000_000 + b"1]",
+        b"[" + b"[]," * 1_000_000 + b"1]",
+        b"[" + b"[" * 501 + b"]" * 501 + b"]",
+        b'["' + b"\\u0000" * 20_000 + b'"]',
+        b'["\\ud83d"' + b",[]" * 1_000_000 + b"]",
+    ],
+)
+def test_a_line_whose_tool_calls_cannot_be_stored_or_have_too_many_values_is_unreadable(calls: bytes) -> None:
+    with pytest.raises(UnreadableLine):
+        chat_line.read(with_calls(calls))
+
+
+def test_tool_calls_as_deep_as_the_limit_are_read() -> None:
+    assert chat_line.read(with_calls(b"[" + b"[" * 500 + b"]" * 500 + b"]")).tool_calls
+
+
+@pytest.mark.parametrize("more", [b"", rb"\ud83d", rb"\u0000"])
+def test_characters_are_replaced_in_linear_time(more: bytes) -> None:
+    text = b'["' + more + rb"\u0041\\" * 500_000 + b'"]'
+    [call] = chat_line.read(with_calls(text)).tool_calls
+    assert json.loads(bytes(call)) == ("\ufffd" if more else "") + "A\\" * 500_000
