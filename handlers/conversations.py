@@ -43,10 +43,10 @@ class ConversationHandler(JSONArrayHandler):
             streaming = await replies.find_streaming(connection, self.tenant, appid)
             page = await messages.read_sizes(connection, self.tenant, appid, limit, before, PAGE_BYTES)
 
-        async def read(keys: Sequence[int]) -> list[bytes]:
+        async def read(keys: Sequence[int]) -> list[dict[str, Any]]:
             async with self.services.database.acquire() as connection:
                 found = await messages.read_page(connection, self.tenant, appid, MAX_LIMIT, keys[-1] + 1, keys[0])
-            return [msgspec.json.encode(_to_json(message)) for message in found]
+            return [_to_json(message) for message in found]
 
         head = b'{"appID":%b,"messages":[' % msgspec.json.encode(appid)
         rest = {
@@ -75,7 +75,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def _to_json(stored: StoredMessage) -> dict[str, Any]:
     message = stored.message
-    sent = _decode_fields(message.extra) if message.extra else {}
+    sent = _decode_fields(message.extra.encode()) if message.extra else {}
     renamed = {name: value for name, value in sent.items() if name in OWN_FIELDS}
     return {
         "seq": stored.seq,

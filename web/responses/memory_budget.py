@@ -8,14 +8,19 @@ from errors import ServiceUnavailable
 WAIT_TIMEOUT = 30.0
 """Seconds until a response that waits for memory fails."""
 
+LOADS = 2
+"""Large values that are read at the same time."""
+
 
 class MemoryBudget:
     """Bounds the bytes of the large values that responses hold at the same time. First come, first served.
 
     :param limit: bytes. A value that is larger is held alone.
+    :ivar loading: held while a value is read, which takes some times its size: :data:`LOADS` at the same time.
     """
 
     def __init__(self, limit: int) -> None:
+        self.loading = asyncio.Semaphore(LOADS)
         self._limit = limit
         self._used = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -81,12 +86,6 @@ class HeldMemory:
         """
         await self._budget.acquire(self._size)
         return self
-
-    def shrink(self, size: int) -> None:
-        """Give back what is not needed beyond ``size`` bytes."""
-        if size < self._size:
-            self._budget.release(self._size - size)
-            self._size = size
 
     async def __aexit__(self, *_error: object) -> None:
         """Give the bytes back."""

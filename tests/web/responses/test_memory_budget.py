@@ -72,23 +72,6 @@ def test_a_value_larger_than_the_limit_is_held_alone() -> None:
     play(act)
 
 
-def test_what_is_not_needed_is_given_back_at_once() -> None:
-    async def act() -> None:
-        budget = MemoryBudget(100)
-        async with budget.hold(100) as held:
-            other = Holder(budget, 70)
-            held.shrink(200)
-            assert await holding(other) == [False]
-            held.shrink(30)
-            assert await holding(other) == [True]
-        other.done.set()
-        await other.task
-        async with budget.hold(100):
-            pass
-
-    play(act)
-
-
 @pytest.mark.parametrize("granted", [False, True])
 def test_a_cancelled_response_leaves_nothing_behind(granted: bool) -> None:
     async def act() -> None:
