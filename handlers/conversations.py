@@ -43,10 +43,10 @@ class ConversationHandler(JSONArrayHandler):
             streaming = await replies.find_streaming(connection, self.tenant, appid)
             page = await messages.read_sizes(connection, self.tenant, appid, limit, before, PAGE_BYTES)
 
-        async def read(keys: Sequence[int]) -> list[bytes]:
+        async def read(keys: Sequence[int]) -> list[dict[str, Any]]:
             async with self.services.database.acquire() as connection:
                 found = await messages.read_page(connection, self.tenant, appid, MAX_LIMIT, keys[-1] + 1, keys[0])
-            return [msgspec.json.encode(_to_json(message)) for message in found]
+            return [_to_json(message) for message in found]
 
         head = b'{"appID":%b,"messages":[' % msgspec.json.encode(appid)
         rest = {

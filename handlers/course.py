@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
@@ -58,12 +57,10 @@ class ChattsHandler(JSONArrayHandler):
         async with self.services.database.acquire() as connection:
             sizes = await course.read_chatt_sizes(connection, self.tenant, MAX_CHATTS, MAX_CHATTS_BYTES)
 
-        async def read(keys: Sequence[int]) -> list[bytes]:
+        async def read(keys: Sequence[int]) -> list[tuple[object, ...]]:
             async with self.services.database.acquire() as connection:
                 chatts = await course.read_chatts(connection, self.tenant, keys)
-            return [
-                msgspec.json.encode([name, message, str(id), time.isoformat()]) for name, message, id, time in chatts
-            ]
+            return [(name, message, id, time.isoformat()) for name, message, id, time in chatts]
 
         await self.write_array(b"[", [Entry(seq, size) for seq, size in sizes], b"]", read)
 
