@@ -76,12 +76,16 @@ class GenerateHandler(BaseHandler):
                 limits.check_prompt(self.principal, await count_characters(body, images))
 
     async def _relay(self, ollama: OllamaClient, body: bytes) -> None:
+        stream = cast(HTTP1Connection, self.request.connection).stream
+        if stream.closed():  # on_connection_close() has run already, and would not stop the call
+            self.log_fields["abort_reason"] = ABORT_REASONS[StreamClosedError]
+            return
         self._silent_at = asyncio.get_running_loop().time() + self.services.settings.first_line_timeout
         call = self._call = ollama.generate(body, self._on_chunk)
         for event in (call.headers, call.done):
             event.add_done_callback(lambda _: self._arrived.set())
         try:
-            with DisconnectWatch(cast(HTTP1Connection, self.request.connection).stream):
+            with DisconnectWatch(stream):
                 await self._respond(call)
         finally:
             call.cancel()
