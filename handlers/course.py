@@ -11,7 +11,7 @@ from db import course
 from errors import BadRequest, UnprocessableContent
 from web.base import BaseHandler
 from web.chat_request import parse_chat_request
-from web.responses.json_array import Entry, JSONArrayHandler
+from web.responses.json_array import Entry, JSONArrayHandler, fit_one_part
 from web.validation import count_characters, decode_json
 
 MAX_NAME_BYTES = 255
@@ -59,7 +59,11 @@ class ChattsHandler(JSONArrayHandler):
                 chatts = await course.read_chatts(connection, self.tenant, keys)
             return [(name, message, id, time.isoformat()) for name, message, id, time in chatts]
 
-        await self.write_array(b"[", [Entry(seq, size) for seq, size in sizes], b"]", read)
+        entries = [Entry(seq, size) for seq, size in sizes]
+        if fit_one_part(entries):
+            self.write_small_array(b"[", await read([entry.key for entry in entries]), b"]")
+        else:
+            await self.write_array(b"[", entries, b"]", read)
 
 
 class PostChattHandler(BaseHandler):
