@@ -10,7 +10,7 @@ from errors import BadRequest, UnprocessableContent
 from web.base import BaseHandler
 from web.chat_request import count_prompt_characters, parse_chat_request
 from web.json_body.decoding import Fields, decode_checked, decode_text, one_at_a_time
-from web.responses.json_array import Entry, JSONArrayHandler
+from web.responses.json_array import Entry, JSONArrayHandler, fit_one_part
 
 MAX_NAME_BYTES = 255
 """Bytes of the name of a message's author, in UTF-8: the width of the course's column."""
@@ -62,7 +62,11 @@ class ChattsHandler(JSONArrayHandler):
                 chatts = await course.read_chatts(connection, self.tenant, keys)
             return [(name, message, id, time.isoformat()) for name, message, id, time in chatts]
 
-        await self.write_array(b"[", [Entry(seq, size) for seq, size in sizes], b"]", read)
+        entries = [Entry(seq, size) for seq, size in sizes]
+        if fit_one_part(entries):
+            self.write_small_array(b"[", await read([entry.key for entry in entries]), b"]")
+        else:
+            await self.write_array(b"[", entries, b"]", read)
 
 
 class PostChattHandler(BaseHandler):

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -47,20 +47,26 @@ def parts_of(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
         yield entries[start:]
 
 
+def fit_one_part(entries: Sequence[Entry]) -> bool:
+    """Return whether the items are so small that all can be read and sent at once."""
+    return sum(entry.size for entry in entries) <= PART_BYTES
+
+
 class JSONArrayHandler(StreamingHandler):
-    """A handler that responds with an array of items from the database."""
+    """A handler that responds with an array of items from the database: ``head``, the items separated by commas, and
+    ``tail``."""
+
+    def write_small_array(self, head: bytes, items: Iterable[Any], tail: bytes) -> None:
+        """Respond with items that :func:`fit_one_part`."""
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(head + b",".join(map(msgspec.json.encode, items)) + tail)
 
     async def write_array(self, head: bytes, entries: Sequence[Entry], tail: bytes, read: Read) -> None:
-        """Respond with ``head``, the items separated by commas, and ``tail``.
+        """Respond with items of any size.
 
         A part is read when the client has taken the one before. If something fails after the first one was sent, the
         connection is closed without an end.
         """
-        self.set_header("Content-Type", "application/json; charset=utf-8")
-        if sum(entry.size for entry in entries) <= PART_BYTES:
-            items = await read([entry.key for entry in entries]) if entries else []
-            self.finish(head + b",".join(map(msgspec.json.encode, items)) + tail)
-            return
         self.start_stream("application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")  # unlike events, it may be compressed
         self.clear_header("X-Accel-Buffering")  # and held by a proxy, which reads faster than the client
