@@ -310,7 +310,8 @@ def _from_message(tenant: str, stored: StoredReply) -> ReplyBuffer:
     reply = ReplyBuffer(stored.id, tenant, stored.model, owner=0)
     message: dict[str, Any] = {"content": ""}
     if stored.message is not None:
-        message = {**msgspec.json.decode(stored.message.extra or "{}"), "content": stored.message.content}
+        extra = msgspec.json.decode(stored.message.extra or "{}", type=dict[str, msgspec.Raw])
+        message = {**extra, "content": stored.message.content}
     if stored.error is None:
         reply.append(chat_line.own_line(stored.model, message, "stopped" if stored.status == "stopped" else "stop"))
     else:

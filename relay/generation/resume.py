@@ -142,10 +142,11 @@ def chat_to_continue(request: str, sent: SentRequest, transcript: Transcript, ma
     """
     last = sent.continued or Message("assistant", "")
     if thinking := transcript.thinking:
-        extra = msgspec.json.decode(last.extra or "{}")
-        earlier = extra.get("thinking")
-        extra["thinking"] = (earlier if isinstance(earlier, str) else "") + thinking  # as the message is stored
-        last = replace(last, extra=msgspec.json.encode(extra).decode())
+        extra = _decode_object(last.extra or "{}")
+        earlier = bytes(extra.get("thinking", b""))
+        # As the message is stored. The other fields remain text: a number may take 20 us to decode.
+        thought = (msgspec.json.decode(earlier) if earlier.startswith(b'"') else "") + thinking
+        last = replace(last, extra=msgspec.json.encode({**extra, "thinking": thought}).decode())
     last = replace(last, content=sent.words(transcript) + marker)
     return chat_body(request, [*sent.messages, last])
 
