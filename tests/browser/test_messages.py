@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests.browser.chat_page import messages, send_prompt
+from tests.browser.chat_page import expect_rendered, messages, send_prompt
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 
 TEXT = r"""# Title
@@ -61,6 +61,7 @@ def live_and_reloaded(page: Page) -> Iterator[str]:
     yield "live"
     page.reload()
     expect(messages(page)).not_to_have_count(0, timeout=30_000)
+    expect_rendered(page)
     yield "reloaded"
 
 

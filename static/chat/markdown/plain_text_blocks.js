@@ -6,7 +6,8 @@ const BLOCK_LENGTH = 10_000; // characters, approximately
 
 export class PlainTextBlocks {
   #parent;
-  #node = null;
+  #blocks = [];
+  #node = null; // of the last block
 
   /** @param {Element} parent */
   constructor(parent) {
@@ -35,6 +36,11 @@ export class PlainTextBlocks {
     this.#node = document.createTextNode("");
     const block = make("div", "block plain", this.#node);
     block.dir = "auto";
+    this.#blocks.push(block);
     this.#parent.append(block);
+  }
+
+  remove() {
+    for (const block of this.#blocks) block.remove();
   }
 }

@@ -1,0 +1,46 @@
+// Shows a rendered block: sanitized, and adapted to the page.
+
+import { makeCodeBlock } from "./code_block.js";
+import { sanitize } from "./sanitizer.js";
+import { make } from "../../shared/dom.js";
+
+const DIRECTIONAL = "p, h1, h2, h3, h4, h5, h6, ul, ol, blockquote, td, th";
+
+/** @param {import("./worker/markdown_document.js").Block} block @returns {DocumentFragment} */
+export function makeBlock({ html, code }) {
+  const fragment = html ? sanitize(html) : document.createDocumentFragment();
+  if (code) return wrapCode(fragment, code);
+  for (const element of fragment.querySelectorAll(DIRECTIONAL)) element.dir = "auto";
+  for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(makeNestedCodeBlock(pre));
+  for (const table of fragment.querySelectorAll("table")) makeScrollable(table);
+  return fragment;
+}
+
+/** @param {DocumentFragment} highlighted @param {{language: string, rest: string}} code */
+function wrapCode(highlighted, { language, rest }) {
+  if (rest) highlighted.append(rest);
+  const fragment = document.createDocumentFragment();
+  fragment.append(makeCodeBlock(highlighted, language));
+  return fragment;
+}
+
+/** The code block of a `pre` in a list or a quote, or in HTML that the model wrote. */
+function makeNestedCodeBlock(pre) {
+  const code = pre.querySelector("code[class]");
+  const content = document.createDocumentFragment();
+  if (code) content.append(...code.childNodes);
+  else content.append(pre.textContent);
+  const last = content.lastChild;
+  if (last?.nodeType === Node.TEXT_NODE) last.data = last.data.replace(/\n$/, "");
+  return makeCodeBlock(content, code?.className.replace("language-", "") ?? "");
+}
+
+/** Let a wide table scroll horizontally, also with the keyboard. */
+function makeScrollable(table) {
+  const frame = make("div", "table-frame");
+  frame.tabIndex = 0;
+  frame.setAttribute("role", "group");
+  frame.setAttribute("aria-label", "Table");
+  table.replaceWith(frame);
+  frame.append(table);
+}
