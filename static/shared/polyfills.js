@@ -33,13 +33,3 @@ export function randomUUID() {
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
-
-/** Let the browser handle input and paint before the script goes on. @returns {Promise<void>} */
-export function yieldToBrowser() {
-  if (globalThis.scheduler?.yield) return globalThis.scheduler.yield();
-  return new Promise((resolve) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => resolve(); // a timeout would take a second in a hidden tab
-    port2.postMessage(null);
-  });
-}

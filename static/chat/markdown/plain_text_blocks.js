@@ -2,7 +2,7 @@
 
 import { make } from "../../shared/dom.js";
 
-const BLOCK_LENGTH = 10_000; // characters, approximately
+const BLOCK_LENGTH = 4_000; // characters, approximately
 
 export class PlainTextBlocks {
   #parent;

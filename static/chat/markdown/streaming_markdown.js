@@ -1,17 +1,17 @@
 // Markdown that is appended to while it is shown. A worker parses it; blocks that did not change keep their elements.
 
-import { makeBlock } from "./block.js";
+import { showPart } from "./block.js";
 import { markdownWorker } from "./markdown_worker.js";
-import { morph } from "./morph.js";
 import { PlainTextBlocks } from "./plain_text_blocks.js";
 import { make } from "../../shared/dom.js";
-import { yieldToBrowser } from "../../shared/polyfills.js";
 
 // After rendering, pause this many times as long: rendering takes at most a quarter of the time.
 const PAUSE_FACTOR = 3;
 
 // Render for this long at once, in milliseconds: typing waits for it.
 const MAX_TASK_TIME = 8;
+
+const MAX_FRAME_TIME = 100; // milliseconds
 
 // Text that waits longer than this, in milliseconds, is shown as plain text meanwhile: the worker is busy or not loaded.
 const MAX_WAITING_TIME = 1_000;
@@ -126,10 +126,10 @@ export class StreamingMarkdown {
    * @param {import("./worker/worker.js").Answer} answer
    * @returns {Promise<boolean>} whether the next job can begin
    */
-  async render({ blocks, completed, completedLength, hasMore, isPlain, duration }) {
+  async render({ parts, completed, completedLength, hasMore, isPlain, duration }) {
     clearTimeout(this.#plainTimer);
     const startedAt = performance.now();
-    if (this.#isCurrent()) await this.#showBlocks(blocks);
+    if (this.#isCurrent()) await this.#show(parts);
     if (this.#isCurrent()) {
       this.#completed = completed;
       this.#completedLength = completedLength;
@@ -197,14 +197,14 @@ export class StreamingMarkdown {
     this.#plainTimer = setTimeout(() => this.#appendPlain(), MAX_WAITING_TIME);
   }
 
-  /** @param {import("./worker/markdown_document.js").Block[]} blocks */
-  async #showBlocks(blocks) {
+  /** @param {import("./worker/rendered_parts.js").Part[]} parts */
+  async #show(parts) {
     this.#removePlain();
     let taskEnd = performance.now() + MAX_TASK_TIME;
-    for (const block of blocks) {
-      morph(this.#blockAt(block.index), makeBlock(block));
+    for (const part of parts) {
+      showPart(this.#blockAt(part.index), part);
       if (performance.now() < taskEnd) continue;
-      await yieldToBrowser();
+      await nextFrame();
       if (!this.#isCurrent()) return;
       taskEnd = performance.now() + MAX_TASK_TIME;
     }
@@ -226,6 +226,7 @@ export class StreamingMarkdown {
 
   #switchToPlain() {
     this.#removePlain();
+    this.#removeBlocks(this.#completed);
     this.#isPlain = true;
     this.#appendPlain();
     this.#setPending(false);
@@ -234,7 +235,7 @@ export class StreamingMarkdown {
   /** Show all text after the complete blocks as plain text. */
   #appendPlain() {
     if (!this.#plain) {
-      this.#removeBlocks(this.#completed);
+      for (const block of this.#blocks.slice(this.#completed)) block.remove();
       this.#plain = new PlainTextBlocks(this.#parent);
       this.#plain.append(this.#text.replaceAll("\r", "").slice(this.#completedLength));
     } else this.#plain.append(this.#text.slice(this.#plainLength).replaceAll("\r", ""));
@@ -242,7 +243,17 @@ export class StreamingMarkdown {
   }
 
   #removePlain() {
-    this.#plain?.remove();
+    if (!this.#plain) return;
+    this.#plain.remove();
     this.#plain = null;
+    this.#parent.append(...this.#blocks.slice(this.#completed));
   }
+}
+
+/** Let the browser handle input and show what is rendered so far; in a hidden tab there are no frames. */
+function nextFrame() {
+  return new Promise((resolve) => {
+    requestAnimationFrame(resolve);
+    setTimeout(resolve, MAX_FRAME_TIME);
+  });
 }

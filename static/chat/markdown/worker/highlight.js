@@ -2,6 +2,7 @@
 
 const MAX_LENGTH = 30_000; // characters; longer code is not highlighted
 const MAX_PARTIAL = 5_000; // characters of incomplete code that are highlighted again with each change
+const MAX_SPANS = 2_500; // colours in one piece of code; the rest has none: the page takes 20 microseconds for each
 const MAX_LOADING_TIME = 1_000; // milliseconds to wait for a language; later code has its colours once it is there
 
 /** The languages with a file in static/vendor/highlight/, and their aliases. */
@@ -81,7 +82,7 @@ export function highlight(text, name) {
 }
 
 /**
- * Highlight code that may be incomplete: only the beginning of long code, which limits the cost of each change.
+ * Highlight code that may be incomplete, or may have too many spans: then only its beginning.
  *
  * @param {string} text
  * @param {string} name of the language
@@ -89,9 +90,21 @@ export function highlight(text, name) {
  * @returns {{html: string, rest: string}} `rest` follows as text
  */
 export function highlightBeginning(text, name, isPartial) {
-  const end = isPartial && text.length > MAX_PARTIAL ? text.lastIndexOf("\n", MAX_PARTIAL) + 1 : text.length;
-  const html = text.length > MAX_LENGTH ? null : highlight(text.slice(0, end), name);
-  return html === null ? { html: "", rest: text } : { html, rest: text.slice(end) };
+  if (text.length > MAX_LENGTH) return { html: "", rest: text };
+  let end = isPartial ? lineEnd(text, MAX_PARTIAL) : text.length;
+  for (;;) {
+    const html = highlight(text.slice(0, end), name);
+    if (html === null) return { html: "", rest: text };
+    const spans = html.split("<span").length - 1;
+    if (spans <= MAX_SPANS) return { html, rest: text.slice(end) };
+    end = Math.min(lineEnd(text, Math.floor((end * MAX_SPANS) / spans)), Math.floor(end * 0.9));
+  }
+}
+
+/** The end of the last line that ends within the first characters; there may be none. */
+function lineEnd(text, length) {
+  if (text.length <= length) return text.length;
+  return text.lastIndexOf("\n", length - 1) + 1;
 }
 
 /** @param {string} language */

@@ -1,9 +1,12 @@
 // Markdown that is appended to while it is shown, in the worker. Complete blocks are rendered once; only the last, open
 // block is rendered again with each change.
 
-import { highlightBeginning, loadLanguages } from "./highlight.js";
-import { languageOf, languagesIn, parseBlocks, renderToken } from "./parser.js";
+import { loadLanguages } from "./highlight.js";
+import { languagesIn, parseBlocks } from "./parser.js";
 import { closeMarkup, trimAmbiguousEnd } from "./partial_markdown.js";
+import { changedParts, renderParts } from "./rendered_parts.js";
+
+/** @typedef {import("./rendered_parts.js").Part} Part */
 
 // Beyond these limits the rest is shown as plain text.
 const MAX_LENGTH = { code: 500_000, paragraph: 20_000, heading: 20_000 }; // characters
@@ -13,13 +16,6 @@ const CHUNK = 10_000; // characters parsed at once
 
 const CLOSABLE = new Set(["blockquote", "heading", "list", "paragraph", "table", "text"]);
 
-/**
- * @typedef {object} Block a rendered block: its place, and its HTML or its code
- * @property {number} index
- * @property {string} html not sanitized; of a code block: its beginning, highlighted
- * @property {{language: string, rest: string} | null} code `rest` follows `html` as text
- */
-
 export class MarkdownDocument {
   #source = ""; // of the open block and the text that is not parsed yet
   #parseLength = CHUNK; // characters of it to parse
@@ -27,8 +23,10 @@ export class MarkdownDocument {
   #completedLength = 0; // characters
   #links = Object.create(null);
   #unresolved = []; // complete blocks that may refer to a link that is defined later
-  /** Rendered and not sent yet, by index. @type {Map<number, Block>} */
+  /** Rendered and not sent yet, by index of the block. @type {Map<number, Part[]>} */
   #rendered = new Map();
+  /** Of the open block, as the page shows them. @type {Part[]} */
+  #shown = [];
 
   /** @param {string} text without carriage returns */
   append(text) {
@@ -39,7 +37,7 @@ export class MarkdownDocument {
    * Parse the next chunk of the source, and render the blocks that end in it; after the last chunk the open block, too.
    *
    * @param {boolean} isComplete whether no more text will follow
-   * @returns {Promise<{blocks: Block[], completed: number, completedLength: number, hasMore: boolean}>}
+   * @returns {Promise<{parts: Part[], completed: number, completedLength: number, hasMore: boolean}>}
    * @throws {RangeError} the text exceeds a limit, or its nesting exhausts the stack
    */
   async advance(isComplete) {
@@ -51,11 +49,11 @@ export class MarkdownDocument {
     return { ...this.takeRendered(), hasMore };
   }
 
-  /** The blocks that were rendered since the last call. */
+  /** What was rendered since the last call. */
   takeRendered() {
-    const blocks = [...this.#rendered.values()];
+    const parts = [...this.#rendered.values()].flat();
     this.#rendered.clear();
-    return { blocks, completed: this.#completed, completedLength: this.#completedLength };
+    return { parts, completed: this.#completed, completedLength: this.#completedLength };
   }
 
   /** @returns {Promise<boolean>} whether there is more than the chunk */
@@ -92,8 +90,9 @@ export class MarkdownDocument {
     if (token.type !== "space") {
       if (this.#completed >= MAX_BLOCKS) throw new RangeError("There are too many blocks.");
       const index = this.#completed;
-      this.#render(index, token, false);
+      this.#renderOpen(token, false);
       this.#completed += 1;
+      this.#shown = [];
       if (token.type === "def") this.#define(token);
       else if (token.raw.includes("]")) this.#unresolved.push({ index, source: token.raw });
     }
@@ -106,7 +105,8 @@ export class MarkdownDocument {
     if (tag in this.#links) return;
     this.#links[tag] = { href, title };
     for (const { index, source } of this.#unresolved) {
-      if (source.toLowerCase().includes(`[${tag}]`)) this.#render(index, this.#parseFirst(source, false), false);
+      if (!source.toLowerCase().includes(`[${tag}]`)) continue;
+      this.#rendered.set(index, renderParts(index, this.#parseFirst(source, false), false));
     }
   }
 
@@ -118,23 +118,19 @@ export class MarkdownDocument {
     await loadLanguages(languagesIn([token]));
     if (!isPartial && token.type === "def") this.#define(token);
     const closed = isPartial && CLOSABLE.has(token.type) ? closeMarkup(source) : source;
-    this.#render(this.#completed, closed === source ? token : this.#parseFirst(closed, isPartial), isPartial);
+    this.#renderOpen(closed === source ? token : this.#parseFirst(closed, isPartial), isPartial);
   }
 
   #parseFirst(source, isPartial) {
     return parseBlocks(source, this.#links, isPartial).find(({ type }) => type !== "space");
   }
 
-  /** @param {number} index @param {import("./parser.js").Token} token @param {boolean} isPartial */
-  #render(index, token, isPartial) {
-    this.#rendered.set(index, token.type === "code" ? makeCode(index, token, isPartial) : { index, html: renderToken(token), code: null });
+  /** @param {import("./parser.js").Token} token @param {boolean} isPartial */
+  #renderOpen(token, isPartial) {
+    const parts = renderParts(this.#completed, token, isPartial);
+    this.#rendered.set(this.#completed, changedParts(parts, this.#shown));
+    this.#shown = parts;
   }
-}
-
-function makeCode(index, { text, lang }, isPartial) {
-  const language = languageOf(lang);
-  const { html, rest } = highlightBeginning(text.replace(/\n$/, ""), language, isPartial);
-  return { index, html, code: { language, rest } };
 }
 
 function isTooLong({ type, raw }) {

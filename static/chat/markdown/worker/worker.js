@@ -14,7 +14,7 @@ import { MarkdownDocument } from "./markdown_document.js";
 
 /**
  * @typedef {object} Answer
- * @property {import("./markdown_document.js").Block[]} blocks new or changed
+ * @property {import("./rendered_parts.js").Part[]} parts new or changed
  * @property {number} completed number of blocks that are complete
  * @property {number} completedLength number of characters in complete blocks
  * @property {boolean} hasMore whether text waits to be parsed
