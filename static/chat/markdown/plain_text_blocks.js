@@ -41,6 +41,7 @@ export class PlainTextBlocks {
   }
 
   remove() {
-    for (const block of this.#blocks) block.remove();
+    for (const block of this.#blocks.splice(0)) block.remove();
+    this.#node = null;
   }
 }
