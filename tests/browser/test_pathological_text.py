@@ -19,8 +19,19 @@ TICK = 1_100
 SLOW_EMPHASIS = "*a **a" * 3_300
 """marked searches for the end of each emphasis: 9 s on a fast machine."""
 
-SLOW_CODE = f"Before.\n\n```ini\n{'a' * 29_000}\n```\n\n**After.**"
+SLOW_CODE = f"```ini\n{'a' * 29_000}\n```\n\n**After.**"
 """highlight.js's grammar of INI files searches for `=` from each letter: 20 s on a fast machine."""
+
+WATCH_WORKERS = """
+    window.Worker = class extends Worker {
+        constructor(...settings) {
+            super(...settings);
+            this.addEventListener("message", ({ data }) => {
+                if (data.isHighlighting) document.documentElement.dataset.highlighting = "";
+            });
+        }
+    };
+"""
 
 PATHOLOGICAL = {
     # After cmark's test/pathological_tests.py, within the page's limits.
@@ -129,7 +140,10 @@ def test_keys_arrive_while_a_reply_is_parsed_which_ends_as_plain_text(
 def test_code_that_is_slow_to_highlight_stays_without_colours(
     page: Page, reply: Locator, ollama: ScriptedOllama, workers: list[str]
 ) -> None:
+    page.add_init_script(WATCH_WORKERS)
+    page.reload()
     end = begin_slow_reply(page, ollama, SLOW_CODE)
+    expect(page.locator("html[data-highlighting]")).to_have_count(1)
     prompt_input(page).press_sequentially("And now?")
     expect(prompt_input(page)).to_have_value("And now?")
     expect(reply.locator("code")).to_have_count(0)
@@ -138,11 +152,11 @@ def test_code_that_is_slow_to_highlight_stays_without_colours(
     expect(reply.locator("code")).to_have_count(1)
     assert text_of(reply.locator("code")) == "a" * 29_000
     expect(reply.locator("strong")).to_have_text("After.")
-    assert len(workers) == 1
+    assert len(workers) == 2, "of the reloaded page, and in place of the stopped one"
     end.open()
     expect(page.locator(".streaming")).to_have_count(0)
     expect(reply.locator("p").last).to_have_text("The end.")
-    assert len(workers) == 1
+    assert len(workers) == 2
     check(page, reply)
 
 
@@ -174,3 +188,20 @@ def test_the_page_keeps_working_after_pathological_text(
         assert max(reply.locator(".block").evaluate_all(elements)) <= 3_000
     send_prompt(page, "And now?")
     expect(messages(page).last).to_have_text("w0 w1 w2 w3 w4")
+
+
+@pytest.mark.extended
+def test_text_is_shown_as_plain_text_until_the_worker_can_be_loaded(page: Page, ollama: ScriptedOllama) -> None:
+    page.route("**/worker.js", lambda route: route.abort())
+    page.reload()
+    expect(page.get_by_label("Model", exact=True)).to_have_value("fake")
+    end = Gate("the end")
+    ollama.script(Head(), Lines(line("Some **bold** ")), end, Lines(last_line("words.")))
+    send_prompt(page, "Continue")
+    expect(messages(page).nth(1).locator(".plain")).to_have_text("Some **bold** ")
+    end.open()
+    expect(page.locator(".streaming")).to_have_count(0)
+    expect(messages(page).nth(1).locator(".plain")).to_have_text("Some **bold** words.")
+    page.unroute("**/worker.js")
+    expect(messages(page).nth(1).locator("strong")).to_have_text("bold")
+    expect(page.locator(".plain")).to_have_count(0)

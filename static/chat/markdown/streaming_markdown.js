@@ -64,9 +64,9 @@ export class StreamingMarkdown {
     return this.#parent.isConnected;
   }
 
-  /** Resolves when all text so far is rendered. @returns {Promise<void>} */
+  /** Resolves when all text so far is rendered, or shown as plain text for now. @returns {Promise<void>} */
   whenRendered() {
-    return this.#isPending ? new Promise((resolve) => this.#waiters.push(resolve)) : Promise.resolve();
+    return this.#isPending && !this.#plain ? new Promise((resolve) => this.#waiters.push(resolve)) : Promise.resolve();
   }
 
   /** @param {string} text */
@@ -91,7 +91,7 @@ export class StreamingMarkdown {
 
   clear() {
     cancelAnimationFrame(this.#frame);
-    clearTimeout(this.#plainTimer);
+    this.#stopPlainTimer();
     this.#version += 1;
     this.#text = "";
     this.#worker = null;
@@ -127,7 +127,7 @@ export class StreamingMarkdown {
    * @returns {Promise<boolean>} whether the next job can begin
    */
   async render({ parts, completed, completedLength, hasMore, isPlain, duration }) {
-    clearTimeout(this.#plainTimer);
+    this.#stopPlainTimer();
     const startedAt = performance.now();
     if (this.#isCurrent()) await this.#show(parts);
     if (this.#isCurrent()) {
@@ -150,6 +150,7 @@ export class StreamingMarkdown {
    * @returns {boolean} whether the next job can begin
    */
   handleTimeout(isHighlighting) {
+    this.#stopPlainTimer();
     if (this.#isCurrent()) {
       if (isHighlighting) this.#isHighlighted = false;
       else this.#switchToPlain();
@@ -172,8 +173,16 @@ export class StreamingMarkdown {
   #setPending(isPending) {
     this.#isPending = isPending;
     this.#parent.ariaBusy = isPending ? "true" : null;
-    if (isPending) return;
+    if (!isPending) this.#resolveWaiters();
+  }
+
+  #resolveWaiters() {
     for (const resolve of this.#waiters.splice(0)) resolve();
+  }
+
+  #stopPlainTimer() {
+    clearTimeout(this.#plainTimer);
+    this.#plainTimer = 0;
   }
 
   #requestFrame() {
@@ -193,8 +202,8 @@ export class StreamingMarkdown {
       return;
     }
     markdownWorker.schedule(this);
-    clearTimeout(this.#plainTimer);
-    this.#plainTimer = setTimeout(() => this.#appendPlain(), MAX_WAITING_TIME);
+    if (this.#plain) this.#appendPlain();
+    else this.#plainTimer ||= setTimeout(() => this.#appendPlain(), MAX_WAITING_TIME);
   }
 
   /** @param {import("./worker/rendered_parts.js").Part[]} parts */
@@ -240,6 +249,7 @@ export class StreamingMarkdown {
       this.#plain.append(this.#text.replaceAll("\r", "").slice(this.#completedLength));
     } else this.#plain.append(this.#text.slice(this.#plainLength).replaceAll("\r", ""));
     this.#plainLength = this.#text.length;
+    this.#resolveWaiters();
   }
 
   #removePlain() {
