@@ -1,14 +1,20 @@
 """The body of a request to Ollama: in memory, and counted, until it is sent, and gone then."""
 
 from collections.abc import Awaitable, Callable
-
-from relay.memory_budget import Reservation
+from typing import Protocol
 
 SMALL = 65_536
 """Bytes of a request that never waits for memory: most prompts. The limits of concurrent replies bound their sum."""
 
 Write = Callable[[bytes], Awaitable[None]]
 """Writes bytes to a connection; returns when it has taken all of them."""
+
+
+class Counted(Protocol):
+    """Bytes of memory that are counted: a reservation, or the charge of a request's body."""
+
+    def release(self) -> None:
+        """Count them no more. Further calls do nothing."""
 
 
 class RequestBody:
@@ -23,7 +29,7 @@ class RequestBody:
 
     __slots__ = ("_data", "reservation", "size")
 
-    def __init__(self, data: bytes, reservation: Reservation | None = None) -> None:
+    def __init__(self, data: bytes, reservation: Counted | None = None) -> None:
         self.size = len(data)
         self._data: bytes | None = data
         self.reservation = reservation

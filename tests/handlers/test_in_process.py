@@ -27,6 +27,7 @@ from relay.generation import attempt
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient, StreamingCall
 from relay.ollama.upstreams import Upstreams
+from relay.outgoing import RequestBody
 from relay.reporting import sampler
 from settings import Settings
 from tests.fakes.ollama import Body, Close, Gate, Head, Lines, ScriptedOllama, Send, Step, failure, last_line, line
@@ -254,7 +255,7 @@ def test_ollama_is_not_asked_for_a_client_that_left_while_its_body_was_parsed(
     relayed: list[GenerateHandler] = []
     relay = GenerateHandler._relay
 
-    async def relay_later(handler: GenerateHandler, client: OllamaClient, body: bytes) -> None:
+    async def relay_later(handler: GenerateHandler, client: OllamaClient, body: RequestBody) -> None:
         stream = cast(HTTP1Connection, handler.request.connection).stream
         relayed.append(handler)
         await until(stream.closed)
