@@ -19,8 +19,8 @@ from web.connections.disconnection import DisconnectWatch
 from web.json_body.decoding import count_characters, decode_checked, one_at_a_time
 
 BACKLOG_LIMIT = 67_108_864
-"""Bytes that a client may be behind Ollama, which is always read, before its request is aborted. They are charged to its
-sender's share of memory, too."""
+"""Bytes that a client may be behind Ollama, which is always read, before its request is aborted. They are charged to
+its sender's share of memory, too."""
 
 ABORT_REASONS = {
     StreamClosedError: "client left",
