@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from itertools import accumulate
 
+import msgspec
+
 SLICE_BYTES = 65_536
 """Bytes of a document that are looked at before the event loop gets its turn: 15 ms at most, if all are numbers."""
 
@@ -78,9 +80,9 @@ def slices(text: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
             start += 2
 
 
-async def pause(text: bytes) -> None:
-    """Give the event loop its turn after a slice of a text that has more than one."""
-    if len(text) > SLICE_BYTES:
+async def pause(text: bytes | msgspec.Raw) -> None:
+    """Give the event loop its turn after work on a text, or on a slice of one, if it is large."""
+    if memoryview(text).nbytes > SLICE_BYTES:
         await asyncio.sleep(0)
 
 

@@ -7,6 +7,9 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""Decodes an object without looking into its values, which are passed on as they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -28,7 +31,7 @@ class Message:
         """Return the other fields, each as its JSON text. What other programs have stored may be no such object, or be
         nested too deeply: then there are none."""
         try:
-            return msgspec.json.decode(self.extra, type=dict[str, msgspec.Raw]) if self.extra else {}
+            return _decode_fields(self.extra.encode()) if self.extra else {}
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return {}
 

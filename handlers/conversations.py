@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import msgspec
 
 from auth.principal import Access
@@ -10,7 +11,7 @@ from db import messages, replies
 from db.messages import StoredMessage
 from errors import UnprocessableContent
 from web.chat_request import check_appid
-from web.responses.json_array import Entry, JSONArrayHandler
+from web.responses.json_array import Entry, JSONArrayHandler, fit_one_part
 from web.validation import parse_whole_number, query_argument
 
 DEFAULT_LIMIT = 50
@@ -42,19 +43,29 @@ class ConversationHandler(JSONArrayHandler):
         async with self.services.database.acquire() as connection:
             streaming = await replies.find_streaming(connection, self.tenant, appid)
             page = await messages.read_sizes(connection, self.tenant, appid, limit, before, PAGE_BYTES)
-
-        async def read(keys: Sequence[int]) -> list[bytes]:
-            async with self.services.database.acquire() as connection:
-                found = await messages.read_page(connection, self.tenant, appid, MAX_LIMIT, keys[-1] + 1, keys[0])
-            return [msgspec.json.encode(_to_json(message)) for message in found]
-
+            entries = [Entry(seq, size) for seq, size in page.sizes]
+            is_small = fit_one_part(entries)
+            found = await self._read(connection, appid, entries[0].key, entries[-1].key) if is_small and entries else []
         head = b'{"appID":%b,"messages":[' % msgspec.json.encode(appid)
         rest = {
             "reply": {"id": str(streaming), "status": replies.STREAMING} if streaming else None,
-            "before": page.sizes[0][0] if page.has_older else None,
+            "before": entries[0].key if page.has_older else None,
         }
-        entries = [Entry(seq, size) for seq, size in page.sizes]
-        await self.write_array(head, entries, b"]," + msgspec.json.encode(rest)[1:], read)
+        tail = b"]," + msgspec.json.encode(rest)[1:]
+        if is_small:
+            self.write_small_array(head, found, tail)
+            return
+
+        async def read(keys: Sequence[int]) -> list[dict[str, Any]]:
+            async with self.services.database.acquire() as connection:
+                return await self._read(connection, appid, keys[0], keys[-1])
+
+        await self.write_array(head, entries, tail, read)
+
+    async def _read(self, connection: asyncpg.Connection, appid: str, first: int, last: int) -> list[dict[str, Any]]:
+        """Read the messages from one ``seq`` to another."""
+        found = await messages.read_page(connection, self.tenant, appid, MAX_LIMIT, last + 1, first)
+        return [_to_json(message) for message in found]
 
     async def delete(self) -> None:
         """Stop the conversation's reply, then delete the conversation, or its messages from ``from`` on."""

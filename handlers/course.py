@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
 from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
@@ -11,7 +10,7 @@ from errors import BadRequest, UnprocessableContent
 from web.base import BaseHandler
 from web.chat_request import count_prompt_characters, parse_chat_request
 from web.json_body.decoding import Fields, decode_checked, decode_text, one_at_a_time
-from web.responses.json_array import Entry, JSONArrayHandler
+from web.responses.json_array import Entry, JSONArrayHandler, fit_one_part
 
 MAX_NAME_BYTES = 255
 """Bytes of the name of a message's author, in UTF-8: the width of the course's column."""
@@ -58,14 +57,16 @@ class ChattsHandler(JSONArrayHandler):
         async with self.services.database.acquire() as connection:
             sizes = await course.read_chatt_sizes(connection, self.tenant, MAX_CHATTS, MAX_CHATTS_BYTES)
 
-        async def read(keys: Sequence[int]) -> list[bytes]:
+        async def read(keys: Sequence[int]) -> list[tuple[object, ...]]:
             async with self.services.database.acquire() as connection:
                 chatts = await course.read_chatts(connection, self.tenant, keys)
-            return [
-                msgspec.json.encode([name, message, str(id), time.isoformat()]) for name, message, id, time in chatts
-            ]
+            return [(name, message, id, time.isoformat()) for name, message, id, time in chatts]
 
-        await self.write_array(b"[", [Entry(seq, size) for seq, size in sizes], b"]", read)
+        entries = [Entry(seq, size) for seq, size in sizes]
+        if fit_one_part(entries):
+            self.write_small_array(b"[", await read([entry.key for entry in entries]), b"]")
+        else:
+            await self.write_array(b"[", entries, b"]", read)
 
 
 class PostChattHandler(BaseHandler):

@@ -13,6 +13,7 @@ from tornado.routing import PathMatches, Rule
 from auth.principal import Access
 from errors import UpstreamDisconnected, UpstreamSilent, UpstreamUnreachable
 from relay.ollama.client import OllamaClient, StreamingCall
+from relay.outgoing import RequestBody
 from web.base import BaseHandler
 from web.connections.disconnection import DisconnectWatch
 from web.json_body.decoding import count_characters, decode_checked, one_at_a_time
@@ -55,17 +56,23 @@ class GenerateHandler(BaseHandler):
 
     async def post(self) -> None:
         """Send the body to Ollama, and pass on status, content type and bytes as they arrive."""
-        body, concurrency = self.json_body(), self.services.replies.concurrency
-        await self._check_characters(body)
+        body, model = await self._parse()
+        concurrency = self.services.replies.concurrency
         address = self.services.limits.concurrency_key(str(self.request.remote_ip))
-        self.services.limits.check_concurrent_replies(
-            self.principal, concurrency.tenants[self.tenant], concurrency.addresses[address]
-        )
-        with (
-            concurrency.counted(self.tenant, address),
-            self.services.upstreams.serving(_model_of(body)) as ollama,
-        ):
-            await self._relay(ollama, body)
+        try:
+            self.services.limits.check_concurrent_replies(
+                self.principal, concurrency.tenants[self.tenant], concurrency.addresses[address]
+            )
+            with concurrency.counted(self.tenant, address), self.services.upstreams.serving(model) as ollama:
+                await self._relay(ollama, body)
+        finally:
+            body.discard()
+
+    async def _parse(self) -> tuple[RequestBody, str]:
+        """Return the body, which is in memory until it is sent, and the model that it names."""
+        body = self.json_body()
+        await self._check_characters(body)
+        return RequestBody(body, self.take_charge()), _model_of(body)
 
     async def _check_characters(self, body: bytes) -> None:
         limits = self.services.limits
@@ -75,17 +82,21 @@ class GenerateHandler(BaseHandler):
                 images = [fields["images"]] if "images" in fields else []
                 limits.check_prompt(self.principal, await count_characters(body, images))
 
-    async def _relay(self, ollama: OllamaClient, body: bytes) -> None:
+    async def _relay(self, ollama: OllamaClient, body: RequestBody) -> None:
+        stream = cast(HTTP1Connection, self.request.connection).stream
+        if stream.closed():  # on_connection_close() has run already, and would not stop the call
+            self.log_fields["abort_reason"] = ABORT_REASONS[StreamClosedError]
+            return
         self._silent_at = asyncio.get_running_loop().time() + self.services.settings.first_line_timeout
         call = self._call = ollama.generate(body, self._on_chunk)
         for event in (call.headers, call.done):
             event.add_done_callback(lambda _: self._arrived.set())
         try:
-            with DisconnectWatch(cast(HTTP1Connection, self.request.connection).stream):
+            with DisconnectWatch(stream):
                 await self._respond(call)
         finally:
             call.cancel()
-            self._call = None  # break the reference cycle, which holds the body
+            self._call = None  # break the reference cycle
 
     async def _respond(self, call: StreamingCall) -> None:
         while not call.headers.done() and not call.done.done():

@@ -21,7 +21,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "form-action 'self'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",  # HTML is only created from
-        "trusted-types dompurify",  # the output of DOMPurify
+        "trusted-types dompurify markdown-worker",  # the output of DOMPurify; and workers only from one URL
     ]
 )
 

@@ -21,9 +21,10 @@ from relay.failover import Failover
 from relay.generation.context import RelayContext
 from relay.generation.journal import Journal
 from relay.generation.registry import GenerationRegistry
+from relay.memory_budget import MemoryBudget
 from relay.metrics import Histogram, Metrics
 from relay.ollama.upstreams import Upstreams
-from relay.outgoing import OutgoingMemory
+from relay.outgoing import SMALL
 from relay.reporting.health import HealthMonitor
 from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
@@ -93,7 +94,7 @@ async def create_relay(
         finish_batcher,
         settings,
         metrics,
-        OutgoingMemory(settings.max_total_body_bytes),
+        MemoryBudget(settings.max_total_body_bytes, SMALL),
     )
     registry = GenerationRegistry(journal, metrics, on_ended=notifier.wake)
     failover = Failover(context, lease, registry)

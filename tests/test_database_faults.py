@@ -241,6 +241,30 @@ def test_replies_whose_lines_cannot_be_written_do_not_hold_up_others(
             assert client.view(path) == events
 
 
+@pytest.mark.expects_log("does not store lines")
+def test_lines_go_on_after_all_have_failed(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+) -> None:
+    program = start_chatterd(database_url=database_url, db_retry_timeout=10)
+    gates = [Gate() for _ in range(4)]
+    for gate in gates:
+        ollama.script(Head(), Lines(line("a")), gate, Lines(line("b")), Gate())
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(program.url)) for _ in gates]
+        streams = [stack.enter_context(client.prompt("hi")) for client in clients]
+        assert all(stream.next() for stream in streams)
+        fault = Fault(database_url, "reply_lines", "XX002")
+        for gate in gates:
+            gate.open()
+        fault.wait(20)
+        fault.remove()
+        for stream in streams:
+            event = stream.next()
+            assert event and event.json["message"]["content"] == "b", event
+        for client in clients:
+            client.http.delete(f"/llmchat/{client.history()['reply']['id']}")
+
+
 def blocked(url: str) -> bool:
     """Return whether a statement waits for a lock of a table."""
     return bool(rows(url, "SELECT FROM pg_locks WHERE NOT granted AND locktype = 'relation'"))

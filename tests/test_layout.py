@@ -30,6 +30,7 @@ LAYERS = [
     ["relay.generation"],
     ["relay.cluster", "relay.ollama", "relay.metrics", "relay.byte_budget"],
     ["relay.outgoing"],
+    ["relay.memory_budget"],
     ["db"],
     ["auth"],
     ["logging_setup"],

@@ -8,6 +8,7 @@ import msgspec
 
 from db.messages import Message
 from errors import UnprocessableContent
+from json_text import pause
 from relay.generation.prompt import Prompt
 from web.json_body.decoding import Fields, check_values, count_characters, decode_object, decode_text
 
@@ -49,7 +50,9 @@ async def parse_chat_request(
         raise UnprocessableContent("model is missing: name the model that is to answer.")
     messages = await _parse_messages(fields.pop("messages", None), max_messages, max_depth - MESSAGE_DEPTH)
     _reject_other_spellings(fields, NAMES_IN_REQUEST, "")
-    await check_values(msgspec.json.encode(fields), max_depth)
+    rest = msgspec.json.encode(fields)
+    await pause(rest)
+    await check_values(rest, max_depth)
     options = {name: raw.copy() for name, raw in fields.items()}  # the originals keep the whole body in memory
     return Prompt(tenant, appid, model, messages, options, _check_idempotency_key(idempotency_key))
 
@@ -104,9 +107,11 @@ async def _parse_messages(raw: msgspec.Raw | None, limit: int, max_depth: int) -
         raise UnprocessableContent(
             f"messages has {len(encoded)} entries; one prompt may have {limit}. Send them in parts."
         )
+    await pause(raw or b"")
     messages = []
     for index, message in enumerate(encoded):
         messages.append(await _parse_message(f"messages[{index}]", message, max_depth))
+        await pause(message)
         if index % MESSAGES_BETWEEN_PAUSES == MESSAGES_BETWEEN_PAUSES - 1:
             await asyncio.sleep(0)
     return messages
@@ -117,6 +122,7 @@ async def _parse_message(name: str, raw: msgspec.Raw, max_depth: int) -> Message
         fields = _decode_fields(raw)
     except msgspec.ValidationError as error:
         raise UnprocessableContent(f"{name} must be an object with role and content.") from error
+    await pause(raw)
     role = await decode_text(fields.pop("role", None))
     given = fields.pop("content", None)
     content = await decode_text(given)
@@ -131,5 +137,6 @@ async def _parse_message(name: str, raw: msgspec.Raw, max_depth: int) -> Message
     if not fields:
         return Message(str(role), content)
     extra = msgspec.json.encode(fields)
+    await pause(extra)
     await check_values(extra, max_depth, f"{name}.")
     return Message(str(role), content, extra.decode())

@@ -10,6 +10,7 @@ import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from typing import Any, ClassVar, cast
 
@@ -114,7 +115,7 @@ class RequestBodyMixin(RequestHandler):
             if method := cls.__dict__.get(name):
                 setattr(cls, name, _unless_rejected(method))
 
-    @property
+    @cached_property
     def has_body(self) -> bool:
         """Whether the request announces a body (RFC 9112, section 6)."""
         headers = self.request.headers
@@ -288,9 +289,11 @@ class RequestBodyMixin(RequestHandler):
 
         :raises UnsupportedMediaType: the content type is another.
         """
-        self.check_media_type()
         body, self._body = self._body, None
-        return body.getvalue() if body else b""
+        if body is None:  # else it was checked before the body arrived
+            self.check_media_type()
+            return b""
+        return body.getvalue()
 
     def take_charge(self) -> ByteCharge:
         """Hand over the charge of the request's body. The caller releases it when the body is not in memory any more:

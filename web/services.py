@@ -10,6 +10,7 @@ from auth.rate_limit import RequestLimiter
 from db.pool import Database
 from relay.conversations import ConversationService
 from relay.factory import Relay
+from relay.memory_budget import MemoryBudget
 from relay.metrics import Metrics
 from relay.ollama.upstreams import Upstreams
 from relay.reporting.health import HealthMonitor
@@ -18,11 +19,13 @@ from relay.reporting.sampler import StatusSampler
 from relay.service import ReplyService
 from settings import Settings
 from web.request_body import BodyLimits, create_limits
-from web.responses.memory_budget import MemoryBudget
 from web.responses.sse_writer import WriteScheduler
 
 LARGE_ITEMS_BYTES = 134_217_728
 """Memory for all messages of more than 64 KiB that responses hold because their clients have not read them yet."""
+
+LARGE_LOADS = 2
+"""Large messages that are read at the same time: this takes some times their size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Services:
 
     :ivar identity: None with ``--auth=none``.
     :ivar large_items: memory for large messages in responses.
+    :ivar large_loads: held while one of them is read.
     :ivar large_bodies: held while a large body is decoded; see :func:`web.json_body.decoding.one_at_a_time`.
     """
 
@@ -50,6 +54,7 @@ class Services:
     body_limits: BodyLimits
     write_scheduler: WriteScheduler
     large_items: MemoryBudget
+    large_loads: asyncio.Semaphore
     large_bodies: asyncio.Lock
 
 
@@ -83,5 +88,6 @@ def create_services(
         body_limits=create_limits(settings),
         write_scheduler=WriteScheduler(),
         large_items=MemoryBudget(LARGE_ITEMS_BYTES),
+        large_loads=asyncio.Semaphore(LARGE_LOADS),
         large_bodies=asyncio.Lock(),
     )

@@ -8,9 +8,9 @@ from db.reply_begin import BeginResult, NewReply
 from db.reply_end import FinishRequest, FinishResult
 from relay.cluster.notifications import Notifier
 from relay.generation.journal import Journal
+from relay.memory_budget import MemoryBudget
 from relay.metrics import Metrics
 from relay.ollama.upstreams import Upstreams
-from relay.outgoing import OutgoingMemory
 from settings import Settings
 
 
@@ -29,4 +29,4 @@ class RelayContext:
     finish_batcher: StatementBatcher[FinishRequest, FinishResult]
     settings: Settings
     metrics: Metrics
-    outgoing: OutgoingMemory
+    outgoing: MemoryBudget

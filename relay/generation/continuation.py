@@ -19,11 +19,12 @@ from relay.generation.finisher import Outcome, failure
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
+from relay.memory_budget import Reservation
 from relay.ollama import chat_line, upstream_error
 from relay.ollama.client import CHAT, GENERATE, SHOW, OllamaClient
 from relay.ollama.echo import EchoFilter
 from relay.ollama.generate_line import as_chat_line
-from relay.outgoing import RequestBody, Reservation
+from relay.outgoing import RequestBody
 
 log = logging.getLogger("chatterd.relay")
 

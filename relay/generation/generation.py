@@ -31,9 +31,10 @@ from relay.generation.finisher import Finisher, Outcome, ReplyTimer, failure
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
+from relay.memory_budget import Reservation
 from relay.ollama import chat_line
 from relay.ollama.client import OllamaClient
-from relay.outgoing import SMALL, Reservation
+from relay.outgoing import SMALL
 
 log = logging.getLogger("chatterd.relay")
 

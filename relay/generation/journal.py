@@ -209,18 +209,16 @@ class Journal:
             self._requeue(batch)
             return True
         self._to_isolate = max(0, self._to_isolate - 1)
-        self._retrying.difference_update(reply for reply, _, _ in batch.segments)
-        if not batch.segments or not (self._to_isolate or self._any_written):
-            return False
-        [(reply, _, _)] = batch.segments
-        if reply in self._tracked:
-            if reply not in self._failing:
-                log.warning(
-                    "The database does not store lines of reply %s; trying again: %s", reply.id, describe(error)
-                )
-            self._failing.setdefault(reply, monotonic())
-            self._loop.call_later(RETRY_INTERVAL, self._try_again, reply)
-        return True
+        others_are_written = self._to_isolate > 0 or self._any_written
+        for reply, _, _ in batch.segments:  # one, or none
+            self._retrying.discard(reply)
+            if reply in self._tracked:
+                if others_are_written and reply not in self._failing:
+                    what = "The database does not store lines of reply %s; trying again: %s"
+                    log.warning(what, reply.id, describe(error))
+                self._failing.setdefault(reply, monotonic())
+                self._loop.call_later(RETRY_INTERVAL, self._try_again, reply)
+        return bool(batch.segments) and others_are_written
 
     def _try_again(self, reply: ReplyBuffer) -> None:
         if reply in self._failing:

@@ -181,9 +181,9 @@ class OllamaClient:
             raise type(error)(*error.args)
         return call.status, bytes(response)
 
-    def generate(self, body: bytes, on_chunk: Callable[[bytes], None]) -> StreamingCall:
+    def generate(self, body: RequestBody, on_chunk: Callable[[bytes], None]) -> StreamingCall:
         """POST to ``/api/generate`` for a client. Its limit is separate: these calls never delay a reply."""
-        return self._post(self._generates, GENERATE, RequestBody(body), on_chunk)
+        return self._post(self._generates, GENERATE, body, on_chunk)
 
     def _post(
         self,

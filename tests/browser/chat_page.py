@@ -41,6 +41,11 @@ def expect_idle(page: Page) -> None:
     expect(button(page, "Send")).to_be_visible()
 
 
+def expect_rendered(page: Page) -> None:
+    """Wait until all Markdown on the page is rendered."""
+    expect(page.locator(".markdown[aria-busy]")).to_have_count(0, timeout=60_000)
+
+
 def is_prompt(request: Request) -> bool:
     """Whether the request sends a prompt."""
     return request.method == "POST" and request.url.endswith("/llmchat")

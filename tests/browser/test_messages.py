@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests.browser.chat_page import messages, send_prompt
+from tests.browser.chat_page import expect_rendered, messages, send_prompt
+from tests.client import Client
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
+from tests.program import Program
 
 TEXT = r"""# Title
 
@@ -61,6 +63,7 @@ def live_and_reloaded(page: Page) -> Iterator[str]:
     yield "live"
     page.reload()
     expect(messages(page)).not_to_have_count(0, timeout=30_000)
+    expect_rendered(page)
     yield "reloaded"
 
 
@@ -270,3 +273,24 @@ def test_wide_tables_and_code_scroll_horizontally(page: Page, reply: Locator, ol
             frame.focus()
             page.keyboard.press("ArrowRight")
             expect(frame).not_to_have_js_property("scrollLeft", 0)
+
+
+def test_the_position_is_kept_while_earlier_messages_are_rendered(page: Page, chatterd: Program) -> None:
+    texts = [f"## Reply {number}\n\n- **one**\n- two\n\n| a | b |\n|---|---|\n| 1 | 2 |" for number in range(60)]
+    conversation = [{"role": role, "content": text} for text in texts for role in ("assistant", "user")]
+    with Client(chatterd.url) as client:
+        client.ask(messages=conversation)
+    page.goto(f"/#c/{client.appid}")
+    page.reload()
+    expect_rendered(page)
+    page.locator("main").evaluate("main => main.scrollTo(0, 0)")
+    first = messages(page).first
+    expect(first).to_be_in_viewport()
+    handle = first.element_handle()
+    assert handle
+    before = handle.bounding_box()
+    page.get_by_role("button", name="Load earlier messages").click()
+    expect(messages(page)).to_have_count(100)
+    expect_rendered(page)
+    after = handle.bounding_box()
+    assert before and after and abs(before["y"] - after["y"]) < 60, "the button above it may have gone"

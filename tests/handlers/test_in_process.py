@@ -6,11 +6,12 @@ import socket
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 import ujson
+from tornado.http1connection import HTTP1Connection
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.ioloop import IOLoop
 from tornado.simple_httpclient import HTTPStreamClosedError
@@ -26,9 +27,11 @@ from relay.generation import attempt
 from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient, StreamingCall
 from relay.ollama.upstreams import Upstreams
+from relay.outgoing import RequestBody
 from relay.reporting import sampler
 from settings import Settings
 from tests.fakes.ollama import Body, Close, Gate, Head, Lines, ScriptedOllama, Send, Step, failure, last_line, line
+from tests.raw import head
 from web.services import Services, create_services
 
 Steps = Generator[Any, Any, None]
@@ -243,3 +246,27 @@ def test_nothing_holds_the_body_of_llmprompt_when_its_response_has_ended(
     finally:
         gc.enable()
     assert services.body_limits.senders.charged == 0
+
+
+@pytest.mark.gen_test
+def test_ollama_is_not_asked_for_a_client_that_left_while_its_body_was_parsed(
+    http_client: AsyncHTTPClient, base_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> Steps:
+    relayed: list[GenerateHandler] = []
+    relay = GenerateHandler._relay
+
+    async def relay_later(handler: GenerateHandler, client: OllamaClient, body: RequestBody) -> None:
+        stream = cast(HTTP1Connection, handler.request.connection).stream
+        relayed.append(handler)
+        await until(stream.closed)
+        await relay(handler, client, body)
+        assert handler.log_fields == {"abort_reason": "client left"}
+        relayed.append(handler)
+
+    monkeypatch.setattr(GenerateHandler, "_relay", relay_later)
+    address = urlsplit(base_url)
+    with socket.create_connection((address.hostname, address.port)) as leaving:
+        leaving.sendall(head("/llmprompt", "Content-Length: 2") + b"{}")
+        yield until(lambda: len(relayed) == 1)
+    yield until(lambda: len(relayed) == 2)
+    assert ollama.requests == []

@@ -211,7 +211,16 @@ MODULES = sorted(path for path in STATIC.rglob("*.js") if "vendor" not in path.r
 LAYERS = [
     "vendor",
     "shared",
-    *("chat/markdown", "chat/composer", "chat/reply", "chat/messages", "chat/sidebar", "chat/settings", "chat"),
+    *(
+        "chat/markdown",
+        "chat/markdown/worker",
+        "chat/composer",
+        "chat/reply",
+        "chat/messages",
+        "chat/sidebar",
+        "chat/settings",
+        "chat",
+    ),
     *("docs", "sign_in", "status"),
 ]
 """The folders of modules. A module imports from its own folder and from those before it."""

@@ -57,13 +57,15 @@ async def decode_object(body: bytes, max_depth: int) -> Fields:
     if len(body) > MAX_JSON_TOKENS:
         await _check_token_count(body)
     try:
-        return _decode_object(body)
+        fields = _decode_object(body)
     except msgspec.ValidationError as error:
         raise BadRequest("The body must be a JSON object.") from error
     except msgspec.DecodeError as error:
         raise await reasons.explain(body, str(error)) from error
     except RecursionError as error:
         raise _too_deep(max_depth) from error
+    await pause(body)
+    return fields
 
 
 async def decode_checked(body: bytes, max_depth: int) -> Fields:

@@ -2,21 +2,22 @@
 
 import asyncio
 import sys
-import zlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import msgspec
 from tornado.iostream import StreamClosedError
 
-from errors import ChatterdError
-from web.responses.streaming import WRITE_LIMIT, StreamingHandler, slices_of
+from errors import ChatterdError, ServiceUnavailable
+from relay.memory_budget import Reservation
+from web.responses.large_json import LargeJSON
+from web.responses.streaming import StreamingHandler, slices_of
 
 PART_BYTES = 65_536
 """Bytes of items read from the database at once. Larger items are read alone, within the memory for them."""
 
-LOAD_FACTOR = 4
-"""Memory taken while a large item is read and encoded, as a multiple of its size: what asyncpg has received, the text,
-and JSON, which grows as it is written. Only the JSON is held longer."""
+WAIT_TIMEOUT = 30.0
+"""Seconds until a response that waits for the memory of a large item fails."""
 
 STALL = 0.25
 """Seconds without progress after which a client gives up the memory of a large item that another one waits for."""
@@ -29,9 +30,9 @@ class Entry(NamedTuple):
     size: int
 
 
-Read = Callable[[Sequence[int]], Awaitable[list[bytes]]]
-"""Reads the items with these keys, in their order, each encoded as JSON. Those that do not exist any more are missing.
-The database connection is given back before it returns."""
+Read = Callable[[Sequence[int]], Awaitable[list[Any]]]
+"""Reads the items with these keys, in their order; those that do not exist any more are missing. It does not keep a
+connection to the database."""
 
 
 def parts_of(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
@@ -46,20 +47,26 @@ def parts_of(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
         yield entries[start:]
 
 
+def fit_one_part(entries: Sequence[Entry]) -> bool:
+    """Return whether the items are so small that all can be read and sent at once."""
+    return sum(entry.size for entry in entries) <= PART_BYTES
+
+
 class JSONArrayHandler(StreamingHandler):
-    """A handler that responds with an array of items from the database."""
+    """A handler that responds with an array of items from the database: ``head``, the items separated by commas, and
+    ``tail``."""
+
+    def write_small_array(self, head: bytes, items: Iterable[Any], tail: bytes) -> None:
+        """Respond with items that :func:`fit_one_part`."""
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(head + b",".join(map(msgspec.json.encode, items)) + tail)
 
     async def write_array(self, head: bytes, entries: Sequence[Entry], tail: bytes, read: Read) -> None:
-        """Respond with ``head``, the items separated by commas, and ``tail``.
+        """Respond with items of any size.
 
         A part is read when the client has taken the one before. If something fails after the first one was sent, the
         connection is closed without an end.
         """
-        self.set_header("Content-Type", "application/json; charset=utf-8")
-        if sum(entry.size for entry in entries) <= PART_BYTES:
-            items = await read([entry.key for entry in entries]) if entries else []
-            self.finish(head + b",".join(items) + tail)
-            return
         self.start_stream("application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")  # unlike events, it may be compressed
         self.clear_header("X-Accel-Buffering")  # and held by a proxy, which reads faster than the client
@@ -101,7 +108,7 @@ class _Document:
         if part[0].size > PART_BYTES:
             await self._write_large(part[0])
         elif items := await self._read([entry.key for entry in part]):
-            await self._write(self._pending + b",".join(items))
+            await self._write(self._pending + b",".join(map(msgspec.json.encode, items)))
             self._pending = b","
 
     async def end(self, tail: bytes) -> None:
@@ -113,41 +120,51 @@ class _Document:
 
     async def _write_large(self, entry: Entry) -> None:
         """Write one item. It is held while the client takes it, or as long as no other response needs the memory."""
-        budget, offset, checksum = self._handler.services.large_items, 0, None
+        number = checksum = 0
         while True:
-            async with budget.hold(entry.size * LOAD_FACTOR) as held:
-                item = b"".join(await self._read([entry.key]))
-                held.shrink(len(item))
-                found = zlib.crc32(item)
-                if checksum not in (None, found):
-                    raise ChatterdError("changed while it was read")
-                if not item:
+            with await self._reserve(entry.size):
+                item = await self._load(entry)
+                if number and (item is None or item.checksum != checksum):
+                    raise ChatterdError("A message was changed while it was read.")
+                if item is None:
                     return
-                if checksum is None:
+                checksum = item.checksum
+                if not number:
                     await self._write(self._pending)
                     self._pending = b","
-                checksum = found
-                written, offset = await self._write_from(item, offset)
-                complete = offset >= len(item)
+                number, written = await self._write_from(item, number)
                 del item
-            await self._handler.wait_until_taken(written)
-            if complete:
+            if written is None:
                 return
+            await self._handler.wait_until_taken(written)
 
-    async def _write_from(self, item: bytes, offset: int) -> tuple["asyncio.Future[None]", int]:
-        """Write slices of a large item from an offset on, until its memory is needed by a response that makes progress.
+    async def _reserve(self, size: int) -> Reservation:
+        try:
+            async with asyncio.timeout(WAIT_TIMEOUT):
+                return await self._handler.services.large_items.reserve(size)
+        except TimeoutError as error:
+            raise ServiceUnavailable("Too many large responses are being read. Try again in a moment.") from error
 
-        :returns: the future of the last slice, and the offset behind it.
+    async def _load(self, entry: Entry) -> LargeJSON | None:
+        # What asyncpg has received, the text (4 bytes a character if one is beyond U+FFFF, PEP 393) and its UTF-8 are
+        # in memory at the same time.
+        async with self._handler.services.large_loads:
+            items = await self._read([entry.key])
+            return LargeJSON(items.pop()) if items else None
+
+    async def _write_from(self, item: LargeJSON, number: int) -> tuple[int, "asyncio.Future[None] | None"]:
+        """Write the slices of an item from a number on, until its memory is needed by a response that makes progress.
+
+        :returns: the number of the next slice, and the future of the last one; None at the end of the item.
         """
         handler = self._handler
-        while True:
+        for data in item.slices(number):
             await handler.services.write_scheduler.wait()
-            written = handler.send(item[offset : offset + WRITE_LIMIT])
-            offset += WRITE_LIMIT
-            if offset >= len(item):
-                return written, offset
+            written = handler.send(data)
+            number += 1
             if not written.done() and not await self._taken(written):
-                return written, offset
+                return number, written
+        return number, None
 
     async def _taken(self, written: "asyncio.Future[None]") -> bool:
         """Wait until the client has taken a slice; return False if it is slow and another response needs the memory.

@@ -1,6 +1,5 @@
 // A code block: its language, a copy button, and the highlighted code, which scrolls horizontally.
 
-import { highlight } from "./highlight.js";
 import { make } from "../../shared/dom.js";
 import { copyText } from "../../shared/polyfills.js";
 
@@ -8,21 +7,18 @@ const COPY = "Copy";
 const FEEDBACK_DURATION = 2000; // milliseconds
 
 /**
- * @param {string} text
- * @param {string} [info] the info string after the fence; its first word is the language
- * @param {boolean} isPartial whether more code will follow
+ * @param {DocumentFragment} content text and highlighted spans
+ * @param {string} language empty: unknown
  * @returns {HTMLElement}
  */
-export function makeCodeBlock(text, info = "", isPartial = false) {
-  const language = info.trim().split(/\s/)[0].slice(0, 30);
-  const code = make("code", "", text.replace(/\n$/, ""));
+export function makeCodeBlock(content, language) {
+  const code = make("code", "", content);
   const pre = make("pre", "", code);
   pre.dir = "ltr";
   pre.tabIndex = 0;
   pre.setAttribute("role", "group");
   pre.setAttribute("aria-label", language ? `Code, ${language}` : "Code");
   if (language) code.dataset.language = language;
-  highlight(code, isPartial);
   const button = make("button", "copy-code", COPY);
   button.type = "button";
   return make("div", "code-block", make("div", "code-bar", make("span", "code-language", language), button), pre);

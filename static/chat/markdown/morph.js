@@ -1,8 +1,15 @@
 // Updates DOM nodes by changing only what differs, so that selection, scroll positions and focus are kept.
 
-/** Make the children of `target` equal to those of `source`. @param {Node} target @param {Node} source loses its children */
-export function morph(target, source) {
-  let current = target.firstChild;
+/**
+ * Make the children of `target` equal to those of `source`.
+ *
+ * @param {Node} target
+ * @param {Node} source loses its children
+ * @param {number} [from] number of children of `target` to leave as they are
+ * @param {boolean} [isEnd] whether to remove the children of `target` that follow
+ */
+export function morph(target, source, from = 0, isEnd = true) {
+  let current = target.childNodes[from] ?? null;
   for (const node of [...source.childNodes]) {
     if (!current) {
       target.appendChild(node);
@@ -12,7 +19,7 @@ export function morph(target, source) {
     morphNode(current, node);
     current = next;
   }
-  while (current) {
+  while (current && isEnd) {
     const next = current.nextSibling;
     current.remove();
     current = next;
@@ -33,7 +40,7 @@ function setText(node, text) {
 }
 
 /** Whether two nodes are elements with the same tag and attributes. */
-function haveSameTag(one, other) {
+export function haveSameTag(one, other) {
   if (one.localName !== other.localName || one.nodeType !== Node.ELEMENT_NODE) return false;
   const names = one.getAttributeNames();
   return (

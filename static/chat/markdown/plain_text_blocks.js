@@ -2,11 +2,12 @@
 
 import { make } from "../../shared/dom.js";
 
-const BLOCK_LENGTH = 10_000; // characters, approximately
+const BLOCK_LENGTH = 4_000; // characters, approximately
 
 export class PlainTextBlocks {
   #parent;
-  #node = null;
+  #blocks = [];
+  #node = null; // of the last block
 
   /** @param {Element} parent */
   constructor(parent) {
@@ -35,6 +36,12 @@ export class PlainTextBlocks {
     this.#node = document.createTextNode("");
     const block = make("div", "block plain", this.#node);
     block.dir = "auto";
+    this.#blocks.push(block);
     this.#parent.append(block);
+  }
+
+  remove() {
+    for (const block of this.#blocks.splice(0)) block.remove();
+    this.#node = null;
   }
 }

@@ -1,35 +1,50 @@
-// Markdown that is appended to while it is shown. Complete blocks are rendered once; only the last, open block is
-// rendered again, at most once per frame.
+// Markdown that is appended to while it is shown. A worker parses it; blocks that did not change keep their elements.
 
-import { parseBlocks, renderBlock } from "./markdown.js";
-import { morph } from "./morph.js";
-import { closeMarkup, trimAmbiguousEnd } from "./partial_markdown.js";
+import { showPart } from "./block.js";
+import { markdownWorker } from "./markdown_worker.js";
 import { PlainTextBlocks } from "./plain_text_blocks.js";
 import { make } from "../../shared/dom.js";
-
-// Beyond these limits the rest is shown as plain text, so that no reply can make the page unresponsive.
-const MAX_LENGTH = { code: 500_000, paragraph: 20_000, heading: 20_000 }; // characters
-const MAX_OTHER_LENGTH = 50_000;
-const MAX_BLOCKS = 5_000;
-const CHUNK = 10_000; // characters parsed at once
 
 // After rendering, pause this many times as long: rendering takes at most a quarter of the time.
 const PAUSE_FACTOR = 3;
 
-const CLOSABLE = new Set(["blockquote", "heading", "list", "paragraph", "table", "text"]);
+// Render for this long at once, in milliseconds: typing waits for it.
+const MAX_TASK_TIME = 8;
+
+const MAX_FRAME_TIME = 100; // milliseconds
+
+// Text that waits longer than this, in milliseconds, is shown as plain text meanwhile: the worker is busy or not loaded.
+const MAX_WAITING_TIME = 1_000;
+
+let documentCount = 0;
 
 export class StreamingMarkdown {
   #parent;
   #text = "";
-  #source = ""; // of the open block and the text that is not parsed yet
-  #parseLength = CHUNK; // characters of it to parse
-  #openBlock = null;
-  #blockCount = 0;
-  #links = Object.create(null);
-  #unresolved = []; // complete blocks that may refer to a link that is defined later
-  #plain = null;
+  #isComplete = false;
+  #isPending = false; // whether text waits to be rendered
+  #waiters = [];
   #frame = 0;
   #pausedUntil = 0;
+  #plainTimer = 0;
+  #version = 0; // of the text: increased when it is replaced
+
+  // The document in the worker
+  #worker = null; // that has it; null: none
+  #id = 0;
+  #sentLength = 0; // of the text
+  #isHighlighted = true;
+  /** The job in progress. @type {{version: number, isComplete: boolean} | null} */
+  #job = null;
+
+  // What is shown
+  /** @type {HTMLElement[]} */
+  #blocks = [];
+  #completed = 0; // number of complete blocks
+  #completedLength = 0; // of their source, without carriage returns
+  #isPlain = false; // whether the text after them stays plain
+  #plain = null;
+  #plainLength = 0; // of the text that is shown up to the end of the plain text
 
   /** @param {Element} parent */
   constructor(parent) {
@@ -45,10 +60,22 @@ export class StreamingMarkdown {
     return this.#text;
   }
 
+  get isShown() {
+    return this.#parent.isConnected;
+  }
+
+  /** Resolves when all text so far is rendered, or shown as plain text for now. @returns {Promise<void>} */
+  whenRendered() {
+    return this.#isPending && !this.#plain ? new Promise((resolve) => this.#waiters.push(resolve)) : Promise.resolve();
+  }
+
   /** @param {string} text */
   append(text) {
+    if (!text) return;
+    if (this.#isComplete) this.#worker = null; // it drops complete documents
+    this.#isComplete = false;
     this.#text += text;
-    this.#source += text.replaceAll("\r", "");
+    this.#setPending(true);
     this.#requestFrame();
   }
 
@@ -56,140 +83,187 @@ export class StreamingMarkdown {
   flush() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    while (this.#completeChunk());
-    this.#guard(() => this.#completeBlocks(this.#source, false));
-    this.#renderOpen(false);
+    if (!this.#text || this.#isComplete) return;
+    this.#isComplete = true;
+    this.#setPending(true);
+    this.#schedule();
   }
 
   clear() {
     cancelAnimationFrame(this.#frame);
-    this.#text = this.#source = "";
-    this.#parseLength = CHUNK;
-    this.#frame = this.#blockCount = 0;
-    this.#links = Object.create(null);
-    this.#unresolved = [];
-    this.#openBlock = this.#plain = null;
+    this.#stopPlainTimer();
+    this.#version += 1;
+    this.#text = "";
+    this.#worker = null;
+    this.#frame = this.#completed = this.#completedLength = 0;
+    this.#isComplete = this.#isPlain = false;
+    this.#isHighlighted = true;
+    this.#blocks = [];
+    this.#plain = null;
     this.#parent.replaceChildren();
-  }
-
-  #requestFrame() {
-    this.#frame ||= requestAnimationFrame((now) => this.#renderFrame(now));
-  }
-
-  #renderFrame(now) {
-    this.#frame = 0;
-    if (now < this.#pausedUntil) {
-      this.#requestFrame();
-      return;
-    }
-    const startedAt = performance.now();
-    if (this.#completeChunk()) this.#requestFrame();
-    else this.#renderOpen(true);
-    const endedAt = performance.now();
-    this.#pausedUntil = endedAt + PAUSE_FACTOR * (endedAt - startedAt);
-  }
-
-  /** Parse a chunk of the source and render the blocks that end in it. @returns {boolean} whether there is more */
-  #completeChunk() {
-    while (!this.#plain) {
-      const chunk = trimAmbiguousEnd(this.#source.slice(0, this.#parseLength));
-      const isAll = this.#parseLength >= this.#source.length;
-      const completed = this.#guard(() => this.#completeBlocks(chunk, true));
-      this.#parseLength = completed ? CHUNK : this.#parseLength;
-      if (isAll || completed) return !isAll && !this.#plain;
-      this.#parseLength += CHUNK; // no block ends in this chunk
-    }
-    return false;
+    this.#setPending(false);
   }
 
   /**
-   * Render the blocks that are followed by another one.
-   *
-   * @param {string} chunk a prefix of the source
-   * @param {boolean} isPartial whether more text will follow
-   * @returns {boolean} whether there were any
+   * @param {object} worker
+   * @returns {import("./worker/worker.js").Job}
    */
-  #completeBlocks(chunk, isPartial) {
-    const blocks = parseBlocks(chunk, this.#links, isPartial);
-    const last = blocks.findLastIndex(({ type }) => type !== "space");
-    if (last < 0) return false;
-    const complete = blocks.slice(0, last);
-    const length = complete.map(({ raw }) => raw).join("").length;
-    if (this.#blockCount > MAX_BLOCKS || isTooLong(blocks[last])) throw new RangeError("limit exceeded");
-    for (const block of complete) if (block.type !== "space") this.#complete(block);
-    this.#source = this.#source.slice(length);
-    return length > 0;
-  }
-
-  #complete(block) {
-    const element = this.#openElement();
-    morph(element, renderBlock(block, false));
-    this.#openBlock = null;
-    if (block.type === "def") this.#define(block);
-    else if (block.raw.includes("]")) this.#unresolved.push({ element, source: block.raw });
-  }
-
-  /** Add a link definition, and render the earlier blocks that refer to it again. */
-  #define({ tag, href, title }) {
-    if (tag in this.#links) return;
-    this.#links[tag] = { href, title };
-    for (const { element, source } of this.#unresolved) {
-      if (!source.toLowerCase().includes(`[${tag}]`)) continue;
-      morph(element, renderBlock(this.#parseFirst(source, false), false));
+  takeJob(worker) {
+    if (this.#worker !== worker) {
+      this.#worker = worker;
+      this.#id = documentCount += 1;
+      this.#sentLength = 0;
     }
+    const text = this.#text.slice(this.#sentLength).replaceAll("\r", "");
+    this.#sentLength = this.#text.length;
+    this.#job = { version: this.#version, isComplete: this.#isComplete };
+    return { id: this.#id, text, isComplete: this.#isComplete, isHighlighted: this.#isHighlighted };
   }
 
-  #renderOpen(isPartial) {
+  /**
+   * Show what the worker has rendered.
+   *
+   * @param {import("./worker/worker.js").Answer} answer
+   * @returns {Promise<boolean>} whether the next job can begin
+   */
+  async render({ parts, completed, completedLength, hasMore, isPlain, duration }) {
+    this.#stopPlainTimer();
+    const startedAt = performance.now();
+    if (this.#isCurrent()) await this.#show(parts);
+    if (this.#isCurrent()) {
+      this.#completed = completed;
+      this.#completedLength = completedLength;
+      if (!hasMore) this.#removeBlocks(completed + 1); // those of an earlier document with the same text
+      if (isPlain) this.#switchToPlain();
+      const isAll = this.#sentLength === this.#text.length && this.#job.isComplete === this.#isComplete;
+      if (this.#isPlain || (isAll && !hasMore)) this.#setPending(false);
+    }
+    const endedAt = performance.now();
+    this.#pausedUntil = endedAt + PAUSE_FACTOR * (duration + endedAt - startedAt);
+    return this.#continue();
+  }
+
+  /**
+   * Show the text without highlighting, or as plain text: it took the worker too long.
+   *
+   * @param {boolean} isHighlighting
+   * @returns {boolean} whether the next job can begin
+   */
+  handleTimeout(isHighlighting) {
+    this.#stopPlainTimer();
+    if (this.#isCurrent()) {
+      if (isHighlighting) this.#isHighlighted = false;
+      else this.#switchToPlain();
+    }
+    return this.#continue();
+  }
+
+  /** Whether the text was not replaced since the job was taken. */
+  #isCurrent() {
+    return this.#job.version === this.#version;
+  }
+
+  /** @returns {boolean} whether the next job can begin; while text is appended, the next frame begins it */
+  #continue() {
+    if (this.#isPending && !this.#isComplete) this.#requestFrame();
+    return this.#isPending && this.#isComplete;
+  }
+
+  /** @param {boolean} isPending */
+  #setPending(isPending) {
+    this.#isPending = isPending;
+    this.#parent.ariaBusy = isPending ? "true" : null;
+    if (!isPending) this.#resolveWaiters();
+  }
+
+  #resolveWaiters() {
+    for (const resolve of this.#waiters.splice(0)) resolve();
+  }
+
+  #stopPlainTimer() {
+    clearTimeout(this.#plainTimer);
+    this.#plainTimer = 0;
+  }
+
+  #requestFrame() {
+    this.#frame ||= requestAnimationFrame((now) => this.#handleFrame(now));
+  }
+
+  #handleFrame(now) {
+    this.#frame = 0;
+    if (now < this.#pausedUntil) this.#requestFrame();
+    else this.#schedule();
+  }
+
+  #schedule() {
+    if (this.#isPlain) {
+      this.#appendPlain();
+      this.#setPending(false);
+      return;
+    }
+    markdownWorker.schedule(this);
     if (this.#plain) this.#appendPlain();
-    else this.#guard(() => this.#renderLast(isPartial));
+    else this.#plainTimer ||= setTimeout(() => this.#appendPlain(), MAX_WAITING_TIME);
   }
 
-  /** @param {boolean} isPartial whether more text will follow */
-  #renderLast(isPartial) {
-    const source = isPartial ? trimAmbiguousEnd(this.#source) : this.#source;
-    const block = this.#parseFirst(source, isPartial);
-    if (!block) return;
-    if (!isPartial && block.type === "def") this.#define(block);
-    const closed = isPartial && CLOSABLE.has(block.type) ? closeMarkup(source) : source;
-    morph(this.#openElement(), renderBlock(closed === source ? block : this.#parseFirst(closed, isPartial), isPartial));
-  }
-
-  #parseFirst(source, isPartial) {
-    return parseBlocks(source, this.#links, isPartial).find(({ type }) => type !== "space");
-  }
-
-  #openElement() {
-    if (!this.#openBlock) {
-      this.#openBlock = make("div", "block");
-      this.#parent.append(this.#openBlock);
-      this.#blockCount += 1;
+  /** @param {import("./worker/rendered_parts.js").Part[]} parts */
+  async #show(parts) {
+    this.#removePlain();
+    let taskEnd = performance.now() + MAX_TASK_TIME;
+    for (const part of parts) {
+      showPart(this.#blockAt(part.index), part);
+      if (performance.now() < taskEnd) continue;
+      await nextFrame();
+      if (!this.#isCurrent()) return;
+      taskEnd = performance.now() + MAX_TASK_TIME;
     }
-    return this.#openBlock;
   }
 
-  /** Fall back to plain text if a limit is exceeded, or nested Markdown exhausts the stack. */
-  #guard(render) {
-    try {
-      return render();
-    } catch {
-      this.#switchToPlain();
-      return true;
+  /** @param {number} index */
+  #blockAt(index) {
+    if (!this.#blocks[index]) {
+      this.#blocks[index] = make("div", "block");
+      this.#parent.append(this.#blocks[index]);
     }
+    return this.#blocks[index];
+  }
+
+  /** @param {number} from index */
+  #removeBlocks(from) {
+    for (const block of this.#blocks.splice(from)) block.remove();
   }
 
   #switchToPlain() {
-    this.#openBlock?.remove();
-    this.#openBlock = null;
-    this.#plain = new PlainTextBlocks(this.#parent);
+    this.#removePlain();
+    this.#removeBlocks(this.#completed);
+    this.#isPlain = true;
     this.#appendPlain();
+    this.#setPending(false);
   }
 
+  /** Show all text after the complete blocks as plain text. */
   #appendPlain() {
-    this.#plain.append(this.#source);
-    this.#source = "";
+    if (!this.#plain) {
+      for (const block of this.#blocks.slice(this.#completed)) block.remove();
+      this.#plain = new PlainTextBlocks(this.#parent);
+      this.#plain.append(this.#text.replaceAll("\r", "").slice(this.#completedLength));
+    } else this.#plain.append(this.#text.slice(this.#plainLength).replaceAll("\r", ""));
+    this.#plainLength = this.#text.length;
+    this.#resolveWaiters();
+  }
+
+  #removePlain() {
+    if (!this.#plain) return;
+    this.#plain.remove();
+    this.#plain = null;
+    this.#parent.append(...this.#blocks.slice(this.#completed));
   }
 }
 
-function isTooLong({ type, raw }) {
-  return raw.length > (MAX_LENGTH[type] ?? MAX_OTHER_LENGTH);
+/** Let the browser handle input and show what is rendered so far; in a hidden tab there are no frames. */
+function nextFrame() {
+  return new Promise((resolve) => {
+    requestAnimationFrame(resolve);
+    setTimeout(resolve, MAX_FRAME_TIME);
+  });
 }

@@ -7,6 +7,7 @@ export class AutoScroll {
   #endButton;
   #isPinned = true;
   #lastTop = 0;
+  #keptFromEnd = null; // distance to the end in pixels that is kept while messages are rendered above
 
   /** @param {HTMLElement} scroller @param {HTMLElement} content @param {HTMLButtonElement} endButton scrolls to the end */
   constructor(scroller, content, endButton) {
@@ -26,21 +27,37 @@ export class AutoScroll {
     this.#handleResize();
   }
 
-  /** Keep the visible content in place while `change` adds content above it. @param {() => void} change */
-  keepPosition(change) {
-    const fromEnd = this.#scroller.scrollHeight - this.#scroller.scrollTop;
+  /**
+   * Keep the visible content in place while `change` adds content above it, and until that is rendered.
+   *
+   * @param {() => void} change
+   * @param {Promise<unknown>} rendered
+   */
+  async keepPosition(change, rendered) {
+    this.#keptFromEnd = this.#fromEnd;
     change();
-    this.#scroller.scrollTop = this.#scroller.scrollHeight - fromEnd;
+    this.#handleResize();
+    await rendered;
+    this.#handleResize();
+    this.#keptFromEnd = null;
+  }
+
+  get #fromEnd() {
+    return this.#scroller.scrollHeight - this.#scroller.scrollTop;
   }
 
   #handleResize() {
-    if (this.#isPinned) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    if (this.#keptFromEnd !== null) {
+      this.#scroller.scrollTop = this.#scroller.scrollHeight - this.#keptFromEnd;
+      this.#lastTop = this.#scroller.scrollTop;
+    } else if (this.#isPinned) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#endButton.hidden = this.#isPinned || this.#isNearEnd();
   }
 
   /** Unpin only when the user scrolls up: growing content also increases the distance to the end. */
   #handleScroll() {
     const top = this.#scroller.scrollTop;
+    if (this.#keptFromEnd !== null) this.#keptFromEnd -= top - this.#lastTop; // the user scrolled
     if (this.#isNearEnd()) this.#isPinned = true;
     else if (top < this.#lastTop) this.#isPinned = false;
     this.#lastTop = top;

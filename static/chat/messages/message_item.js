@@ -22,6 +22,8 @@ export class MessageItem {
   message = null;
   /** The view of a reply that was streamed to this page. @type {import("./reply_view.js").ReplyView | null} */
   view = null;
+  /** Settles when the text of a message from the history is rendered. @type {Promise<void>} */
+  rendered = Promise.resolve();
   /** Whether the reply is being streamed: its text and errors then come from the stream only. */
   isStreaming = false;
   /** The stored text that is shown; null: text of a stream. */

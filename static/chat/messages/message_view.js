@@ -69,8 +69,11 @@ export class MessageView {
 
 /** A collapsed system prompt. @param {string} content @returns {HTMLElement} */
 export function makeSystemMessage(content) {
-  const text = make("div", "text", content);
+  const text = make("div", "text");
   text.dir = "auto";
+  const view = new StreamingText(text);
+  view.append(content);
+  view.flush();
   const element = make("article", "message system", make("details", "", make("summary", "", "System prompt"), text));
   element.setAttribute("aria-label", LABELS.system);
   return element;

@@ -66,8 +66,10 @@ export class ReplyView extends MessageView {
     this.element.append(makeAlert(message));
   }
 
-  end() {
+  /** Show the reply as complete, once all its text is rendered. */
+  async end() {
     this.flush();
+    await this.content.whenRendered();
     this.element.classList.remove("streaming");
     this.element.removeAttribute("aria-busy");
   }

@@ -74,7 +74,8 @@ export class Transcript {
       item.assign(message);
       return item;
     });
-    this.#scroll.keepPosition(() => this.#arrange([...items, ...this.#items]));
+    const rendered = Promise.all(items.map((item) => item.rendered));
+    this.#scroll.keepPosition(() => this.#arrange([...items, ...this.#items]), rendered);
     this.#loadEarlier.hidden = history.before === null;
   }
 
@@ -238,16 +239,18 @@ function makeReplyItem(view) {
 /** @param {Message} message */
 function makeItem(message) {
   const status = new ReplyStatus();
-  const item = new MessageItem(message.role, makeContent(message), () => message.content, status);
+  const { element, rendered } = makeContent(message);
+  const item = new MessageItem(message.role, element, () => message.content, status);
+  item.rendered = rendered;
   const { text } = outcomeOf(message);
   if (text) status.showEnd({ text });
   return item;
 }
 
-/** @param {Message} message */
+/** @param {Message} message @returns {{element: HTMLElement, rendered: Promise<void>}} */
 function makeContent({ role, content, thinking, images }) {
-  if (role === "system") return makeSystemMessage(content);
-  const { element } = new MessageView(role, content, thinking);
-  if (images?.length) element.prepend(makeImages(images));
-  return element;
+  if (role === "system") return { element: makeSystemMessage(content), rendered: Promise.resolve() };
+  const view = new MessageView(role, content, thinking);
+  if (images?.length) view.element.prepend(makeImages(images));
+  return { element: view.element, rendered: view.content.whenRendered() };
 }

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from relay.outgoing import SMALL, OutgoingMemory, RequestBody
+from relay.memory_budget import MemoryBudget
+from relay.outgoing import SMALL, RequestBody
 
 pytestmark = pytest.mark.anyio
 
@@ -23,14 +24,14 @@ async def turn() -> None:
 
 
 async def test_what_is_small_never_waits() -> None:
-    memory = OutgoingMemory(LIMIT)
+    memory = MemoryBudget(LIMIT, SMALL)
     taken = [memory.try_reserve(SMALL) for _ in range(50)]
     assert all(taken) and memory.used == 50 * SMALL
     assert memory.try_reserve(SMALL + 1) is None
 
 
 async def test_larger_requests_are_served_in_order_as_bytes_are_given_back() -> None:
-    memory = OutgoingMemory(LIMIT)
+    memory = MemoryBudget(LIMIT, SMALL)
     first = await memory.reserve(LIMIT // 2)
     second = await memory.reserve(LIMIT // 2)
     third = asyncio.create_task(memory.reserve(LIMIT // 2))
@@ -47,7 +48,7 @@ async def test_larger_requests_are_served_in_order_as_bytes_are_given_back() -> 
 
 
 async def test_one_request_may_be_larger_than_all_memory() -> None:
-    memory = OutgoingMemory(LIMIT)
+    memory = MemoryBudget(LIMIT, SMALL)
     large = await memory.reserve(100 * LIMIT)
     small = memory.try_reserve(SMALL)
     assert small and await memory.reserve(LIMIT // 4)
@@ -62,7 +63,7 @@ async def test_one_request_may_be_larger_than_all_memory() -> None:
 
 @pytest.mark.parametrize("granted", [False, True])
 async def test_a_request_that_gives_up_leaves_its_turn_to_the_next(granted: bool) -> None:
-    memory = OutgoingMemory(LIMIT)
+    memory = MemoryBudget(LIMIT, SMALL)
     everything = [await memory.reserve(LIMIT // 2) for _ in range(2)]
     first, second = (asyncio.create_task(memory.reserve(LIMIT // 2)) for _ in range(2))
     await turn()
@@ -77,7 +78,7 @@ async def test_a_request_that_gives_up_leaves_its_turn_to_the_next(granted: bool
 
 
 async def test_a_body_is_gone_once_it_is_sent_or_discarded() -> None:
-    memory, written = OutgoingMemory(LIMIT), []
+    memory, written = MemoryBudget(LIMIT, SMALL), []
 
     async def write(data: bytes) -> None:
         written.append(data)
