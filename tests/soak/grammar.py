@@ -14,7 +14,7 @@ from tests.hostile.grammar.attempts import Sizes
 from tests.hostile.grammar.campaign import Campaign, results, two_servers
 from tests.soak.results import Result
 
-SIZES = Sizes(usual=2_000, rare=100, most=33_000_000)
+SIZES = Sizes(rare=100, most=33_000_000)
 """Bytes of values; the largest bodies are about as large as they may be."""
 
 WARM_UP = 0.2

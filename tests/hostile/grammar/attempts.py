@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 from uuid import UUID
 
-from tests.hostile.grammar.bodies import NAMES, bodies, body, places, tree
+from tests.hostile.grammar.bodies import NAMES, USUAL, bodies, body, places, tree
 from tests.hostile.grammar.values import CHARACTERS, KINDS, some, text
 from tests.hostile.request import JSON, Request, chunked
 from tests.program import ROOT
@@ -22,6 +23,8 @@ OPERATIONS = tuple(
     (path, method.upper()) for path, item in DOCUMENT["paths"].items() for method in item if method.upper() in METHODS
 )
 """All documented routes and methods."""
+
+CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 ENDLESS = "/status/events"
 """A stream without end; its client leaves."""
@@ -57,6 +60,11 @@ class Call:
         return self.request.method.decode()
 
     @property
+    def is_malformed(self) -> bool:
+        """Whether a field has a control character, which is no HTTP (RFC 9110, section 5.5)."""
+        return any(CONTROLS.search(value) for _, value in self.request.fields)
+
+    @property
     def is_endless(self) -> bool:
         return self.path == ENDLESS and self.method == "GET"
 
@@ -83,14 +91,13 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of values: usually up to ``usual``, one time in ``rare`` up to ``most``."""
+    """Bytes of values: usually few, one time in ``rare`` up to ``most``."""
 
-    usual: int
     rare: int
     most: int
 
     def pick(self, chance: random.Random) -> int:
-        size = self.most if chance.randrange(self.rare) == 0 else self.usual
+        size = self.most if chance.randrange(self.rare) == 0 else USUAL
         return some(chance, size) if chance.random() < 0.3 else size
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.hostile.grammar.values import KINDS, some, text
+from tests.hostile.grammar.values import KINDS, SIZED, some, text
 
 BLANKS = (b" ", b"\n", b"\t", b"\r\n", b"  ", b"\r")
 """White space of JSON (RFC 8259, section 2)."""
@@ -117,6 +117,9 @@ def spoil(chance: random.Random, body: bytes) -> bytes:
     return chance.choice([b"", b" ", b"null", b"[]", b'""', b"0", b"[" + body + b"]"])
 
 
+USUAL = 2_000
+"""Bytes above which a value is large; there is one such value in a body at most."""
+
 IMAGE = "aGVsbG8="
 """Some bytes in base64."""
 
@@ -187,9 +190,12 @@ def body(chance: random.Random, name: str, appid: str, token: str, size: int, fi
     root = tree(bodies(appid, token)[name])
     count = chance.choices([0, 1, 2, 4], [3, 12, 3, 1])[0]
     put_where = [first] if first else []
+    if size > USUAL:
+        put_where = [(chance.choice(SIZED), first[1] if first else chance.randrange(1_000))]
     put_where += [(chance.choice([*KINDS]), chance.randrange(1_000)) for _ in range(count - len(put_where))]
     for kind, number in put_where:
         found = places(root)
         put(chance, found[number % len(found)], KINDS[kind](chance, size), text(chance, min(size, 200_000)))
+        size = min(size, USUAL)
     written = write(chance, root, chance.choices([0.0, 0.3], [9, 1])[0])
     return spoil(chance, written) if chance.random() < 0.05 else written

@@ -15,6 +15,7 @@ from tests.client import Client
 from tests.database import eventually, rows
 from tests.fakes.ollama import ScriptedOllama
 from tests.hostile.grammar.attempts import CONVERSATIONS, Known, Sizes, attempts
+from tests.hostile.grammar.bodies import USUAL
 from tests.hostile.grammar.judgement import Verdict
 from tests.hostile.grammar.model import GrammarModel
 from tests.hostile.grammar.sender import send_all
@@ -98,7 +99,7 @@ class Campaign:
 
     def send(self, count: int) -> None:
         """Send requests, and check that the servers are as before."""
-        self._ollama.default = (GrammarModel(3, self._sizes.usual),)
+        self._ollama.default = (GrammarModel(3, USUAL),)
         urls = [server.program.url for server in self.servers]
         made = attempts(self._seed, [server.known for server in self.servers], self._sizes, count)
         asyncio.run(send_all(urls, made, self.servers[0].trust, self.verdict))
@@ -151,6 +152,7 @@ def results(campaign: Campaign, began: float) -> dict[str, str]:
         "requests": f"{campaign.verdict.requests:,}",
         "answers (status: times)": statuses,
         "connections that their client left early": f"{campaign.verdict.left:,}",
+        "closed without an answer, to a malformed request": f"{campaign.verdict.unanswered:,}",
         "a loop was held for, at most": f"{max(campaign.held):.3f} s of CPU time",
         "time in all": f"{time.monotonic() - began:.0f} s",
     }

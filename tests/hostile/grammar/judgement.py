@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,13 @@ class Verdict:
 
     :ivar wrong: what must not happen, in words, with the bytes that made it happen.
     :ivar left: connections whose client left before the answer.
+    :ivar unanswered: connections with a malformed request that were closed without an answer.
     """
 
     requests: int = 0
     statuses: collections.Counter[int] = field(default_factory=collections.Counter)
     left: int = 0
+    unanswered: int = 0
     wrong: list[str] = field(default_factory=list)
 
     def judge(self, attempt: Attempt, data: bytes) -> None:
@@ -49,6 +52,8 @@ class Verdict:
             self.complain(attempt, f"{len(found)} answers to {len(attempt.calls)} requests")
         if attempt.cut is not None:
             self.left += 1
+        elif not found and any(call.is_malformed for call in attempt.calls):
+            self.unanswered += 1  # Tornado closes the connection, whatever has not been read from it
         elif not found or not found[-1].whole:
             self.complain(attempt, f"the last answer is not complete: {data[-300:]!r}")
         elif len(found) < len(attempt.calls) and not _closes(found[-1]):
@@ -95,7 +100,8 @@ def _unlike(path: str | None, method: str, answer: Answer) -> str | None:
     if media_type == "application/json" and answer.whole:
         validator = _validator(str(path), method, str(answer.status))
         try:
-            validator.validate(json.loads(answer.body))
+            is_compressed = answer.headers.get(b"content-encoding") == b"gzip"
+            validator.validate(json.loads(gzip.decompress(answer.body) if is_compressed else answer.body))
         except (ValueError, jsonschema_rs.ValidationError) as error:
             return f"{answer.status} of {method} {path}: {str(error)[:300]}"
     return None

@@ -9,8 +9,8 @@ Maker = Callable[[random.Random, int], bytes]
 
 
 def some(chance: random.Random, size: int) -> int:
-    """Return a number from 1 to ``size``; each order of magnitude is as likely as the others."""
-    return max(1, min(size, int(math.pow(size, chance.random()))))
+    """Return ``size``, or a number below it; each order of magnitude is as likely as the others."""
+    return max(1, size if chance.random() < 0.2 else int(math.pow(size, chance.random())))
 
 
 # Numbers.
@@ -52,7 +52,11 @@ def decimal(chance: random.Random, size: int) -> bytes:
 
 
 def extreme(chance: random.Random, size: int) -> bytes:
-    return chance.choice([*NEAR_THE_ENDS, *BEYOND, *EXPONENTS])
+    return chance.choice(chance.choice([NEAR_THE_ENDS, BEYOND]))
+
+
+def exponent(chance: random.Random, size: int) -> bytes:
+    return chance.choice(EXPONENTS)
 
 
 def digits(chance: random.Random, size: int) -> bytes:
@@ -68,7 +72,8 @@ def no_number(chance: random.Random, size: int) -> bytes:
 
 def numbers(chance: random.Random, size: int) -> bytes:
     """A list of the same number, again and again."""
-    one = chance.choice([*NEAR_THE_ENDS, *BEYOND, *EXPONENTS, b"0", b"1.5", b"9" * 300, b"0." + b"1" * 390])
+    usual = [b"0", b"1.5", b"9" * 300, b"0." + b"1" * 390]
+    one = chance.choice(chance.choices([NEAR_THE_ENDS, BEYOND, EXPONENTS, usual], [4, 1, 1, 1])[0])
     return b"[" + b",".join([one] * some(chance, max(1, size // (len(one) + 1)))) + b"]"
 
 
@@ -218,9 +223,16 @@ def no_json(chance: random.Random, size: int) -> bytes:
 
 
 KINDS: Mapping[str, Maker] = {
-    **{maker.__name__: maker for maker in (whole, zero, decimal, extreme, digits, no_number, numbers)},
+    **{maker.__name__: maker for maker in (whole, zero, decimal, extreme, exponent, digits, no_number, numbers)},
     **{maker.__name__: maker for maker in (deep, about_the_limit, unclosed, wide, many_fields, same_fields, long_name)},
     **{f"text: {name}": text_of(name) for name in CHARACTERS},
     **{maker.__name__: maker for maker in (open_text, texts, other_type, no_json)},
 }
 """All kinds by name."""
+
+SIZED: tuple[str, ...] = (
+    *["numbers"] * 5,
+    *("digits", "deep", "unclosed", "wide", "many_fields", "same_fields", "long_name", "texts"),
+    *(name for name in KINDS if name.startswith("text: ")),
+)
+"""The kinds that can be large."""

@@ -11,7 +11,6 @@ import json
 import signal
 import sys
 import tempfile
-import threading
 import time
 
 import uvloop
@@ -20,49 +19,49 @@ import server
 from tests.program import Program
 
 INTERVAL = 0.01
-"""Seconds between two probes."""
+"""Seconds between two turns of the clock. A loop that is not held uses no more CPU time between them."""
 
 STACK_AFTER = 0.2
-"""Seconds of CPU time after which the stacks of a loop that is held are kept."""
+"""Seconds without a turn after which the stacks of a held loop are kept."""
 
 MARK = "report {} of the loop: "
 """Stands in the log before a report with this number."""
 
 
 class Watch:
-    """Asks a loop for its turn, again and again, from a thread of its own."""
+    """A clock on a loop: it measures the CPU time between its turns.
+
+    A thread could not measure that: while a function in C holds the interpreter's lock, it does not run.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._taken = threading.Event()
         self._worst = self._longest = 0.0
         self._stack = ""
         self._reports = 0
-        loop.call_soon(loop.add_signal_handler, signal.SIGUSR1, self._report)
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        self._stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115  # stop() closes it
+        self._began = self._used = 0.0
+        loop.call_soon(self._start)
 
-    def _run(self) -> None:
-        with tempfile.TemporaryFile("w+") as file:
-            while True:
-                time.sleep(INTERVAL)
-                self._taken.clear()
-                began, used = time.monotonic(), time.process_time()
-                try:
-                    self._loop.call_soon_threadsafe(self._taken.set)
-                except RuntimeError:  # it is closed
-                    return
-                stack = ""
-                while not self._taken.wait(0.05):
-                    if not stack and time.process_time() - used > STACK_AFTER:
-                        file.seek(0)
-                        file.truncate()
-                        faulthandler.dump_traceback(file)
-                        file.seek(0)
-                        stack = file.read()
-                held = time.process_time() - used
-                self._longest = max(self._longest, time.monotonic() - began)
-                if held > self._worst:
-                    self._worst, self._stack = held, stack
+    def _start(self) -> None:
+        self._loop.add_signal_handler(signal.SIGUSR1, self._report)
+        self._wait()
+
+    def _wait(self) -> None:
+        self._began, self._used = time.monotonic(), time.process_time()
+        faulthandler.dump_traceback_later(STACK_AFTER, file=self._stacks)
+        self._timer = self._loop.call_later(INTERVAL, self._measure)
+
+    def _measure(self) -> None:
+        self._longest = max(self._longest, time.monotonic() - self._began)
+        held = time.process_time() - self._used
+        faulthandler.cancel_dump_traceback_later()
+        if held > self._worst:
+            self._stacks.seek(0)
+            self._worst, self._stack = held, self._stacks.read()
+        self._stacks.seek(0)
+        self._stacks.truncate()
+        self._wait()
 
     def take(self) -> dict[str, float | str]:
         """Return how long the loop was held since the last call; see :meth:`WatchedProgram.report`."""
@@ -71,10 +70,19 @@ class Watch:
         self._stack = ""
         return report
 
+    def stop(self) -> None:
+        """Stop the clock."""
+        faulthandler.cancel_dump_traceback_later()
+        self._timer.cancel()
+        self._stacks.close()
+
     def _report(self) -> None:
-        gc.collect()
         self._reports += 1
-        print(MARK.format(self._reports) + json.dumps(self.take()), file=sys.stderr, flush=True)
+        report = MARK.format(self._reports) + json.dumps(self.take())
+        gc.collect()
+        self._timer.cancel()
+        self._wait()
+        print(report, file=sys.stderr, flush=True)
 
 
 class WatchedProgram(Program):
