@@ -5,14 +5,7 @@ from uuid import UUID
 
 import asyncpg
 
-from db.messages import MAX_SEQ, Message
-
-EXTRA_BYTES = """
-    coalesce(extra_bytes, CASE WHEN pg_column_compression(extra) IS NULL THEN pg_column_size(extra)
-                               ELSE octet_length(extra::text) END, 0)
-"""
-"""Bytes of ``extra`` as it is sent. They are counted when a message is recorded: PostgreSQL would have to decompress a
-compressed value to count them. Rows of other programs and of versions before migration 0011 have no count."""
+from db.messages import EXTRA_BYTES, MAX_SEQ, Message
 
 MAX_SYSTEM_MESSAGES = 1_000
 """System messages of one conversation that are sent at most, newest first."""

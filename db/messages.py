@@ -123,20 +123,20 @@ async def read_sizes(
 
     :param before: consider only messages with a smaller ``seq``.
     """
-    # One message after the other, since to know the size of the other fields PostgreSQL has to decompress them. The
-    # size of a text is known without it (``textoctetlen`` in PostgreSQL's varlena.c).
+    # One message after the other: to know the size of other fields without a count, PostgreSQL has to decompress some.
+    # That of a text is known without it (``textoctetlen`` in PostgreSQL's varlena.c).
     rows = await connection.fetch(
-        """
+        f"""
         WITH RECURSIVE page (n, seq, size, total) AS (
             SELECT 1, seq, size, size::bigint FROM (
-                SELECT seq, octet_length(message) + coalesce(octet_length(extra::text), 0) AS size
+                SELECT seq, octet_length(message) + {EXTRA_BYTES} AS size
                 FROM chatts WHERE tenant = $1 AND appid = $2 AND seq < $3
                 ORDER BY seq DESC LIMIT 1
             ) AS newest
             UNION ALL
             SELECT n + 1, older.seq, older.size, total + older.size
             FROM page CROSS JOIN LATERAL (
-                SELECT seq, octet_length(message) + coalesce(octet_length(extra::text), 0) AS size
+                SELECT seq, octet_length(message) + {EXTRA_BYTES} AS size
                 FROM chatts WHERE tenant = $1 AND appid = $2 AND seq < page.seq
                 ORDER BY seq DESC LIMIT 1
             ) AS older
@@ -155,6 +155,13 @@ async def read_sizes(
     )
     return PageSizes([(row["seq"], row["size"]) for row in rows], bool(rows) and rows[0]["has_older"])
 
+
+EXTRA_BYTES = """
+    coalesce(extra_bytes, CASE WHEN pg_column_compression(extra) IS NULL THEN pg_column_size(extra)
+                               ELSE octet_length(extra::text) END, 0)
+"""
+"""Bytes of ``extra`` as it is sent. They are counted when a message is recorded: PostgreSQL would have to decompress a
+compressed value to count them. Rows of other programs and of versions before migration 0011 have no count."""
 
 CHECKED_EXTRA = "CASE WHEN {extra}::jsonb IS NOT NULL THEN {extra} END"
 """``extra``, or an error if it contains what jsonb refuses (\\u0000, lone surrogates) and clients could not read."""

@@ -19,7 +19,8 @@ from web.connections.disconnection import DisconnectWatch
 from web.json_body.decoding import count_characters, decode_checked, one_at_a_time
 
 BACKLOG_LIMIT = 67_108_864
-"""Bytes that a client may be behind Ollama before its request is aborted: Ollama is always read."""
+"""Bytes that a client may be behind Ollama, which is always read, before its request is aborted. They are charged to
+its sender's share of memory, too."""
 
 ABORT_REASONS = {
     StreamClosedError: "client left",
@@ -43,7 +44,6 @@ class GenerateHandler(BaseHandler):
         super().initialize()
         self._call: StreamingCall | None = None
         self._backlog: deque[bytes] = deque()
-        self._backlog_size = 0
         self._arrived = asyncio.Event()
         self._silent_at = 0.0
         self._ends_at = math.inf
@@ -56,6 +56,7 @@ class GenerateHandler(BaseHandler):
 
     async def post(self) -> None:
         """Send the body to Ollama, and pass on status, content type and bytes as they arrive."""
+        self._behind = self.new_charge()
         body, model = await self._parse()
         concurrency = self.services.replies.concurrency
         address = self.services.limits.concurrency_key(str(self.request.remote_ip))
@@ -67,6 +68,7 @@ class GenerateHandler(BaseHandler):
                 await self._relay(ollama, body)
         finally:
             body.discard()
+            self._behind.release()
 
     async def _parse(self) -> tuple[RequestBody, str]:
         """Return the body, which is in memory until it is sent, and the model that it names."""
@@ -117,10 +119,10 @@ class GenerateHandler(BaseHandler):
         if self._ends_at == math.inf:
             self._ends_at = now + settings.reply_timeout
         self._silent_at = now + settings.ollama_read_timeout
-        self._backlog.append(chunk)
-        self._backlog_size += len(chunk)
-        self._arrived.set()
-        if self._backlog_size > BACKLOG_LIMIT and self._call:
+        if self._behind.size < BACKLOG_LIMIT and self._behind.grow(len(chunk)):
+            self._backlog.append(chunk)
+            self._arrived.set()
+        elif self._call:
             self._call.cancel()
 
     async def _wait(self) -> None:
@@ -147,7 +149,7 @@ class GenerateHandler(BaseHandler):
                 chunk = self._backlog.popleft()
                 self.write(chunk)
                 await asyncio.wait_for(self.flush(), self.services.settings.client_write_timeout)
-                self._backlog_size -= len(chunk)
+                self._behind.shrink(len(chunk))
             if call.done.done():
                 break
             await self._wait()

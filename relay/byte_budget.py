@@ -62,6 +62,11 @@ class ByteCharge:
         self.size += size
         return True
 
+    def shrink(self, size: int) -> None:
+        """Release ``size`` of the bytes."""
+        self._budget.release(self._sender, size)
+        self.size -= size
+
     def release(self) -> None:
         """Release all bytes; does nothing if they are released."""
         if self.size:

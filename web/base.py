@@ -18,6 +18,7 @@ from tornado.web import HTTPError, RequestHandler
 from auth.principal import UNAUTHENTICATED, Access, Principal
 from auth.rate_limit import network_of
 from errors import ChatterdError, HeadersTooLarge, URITooLong
+from relay.byte_budget import ByteCharge
 from web import access_log, authentication, cors
 from web.request_body import IGNORED_BODY_LIMIT, METHODS_WITH_BODY, RequestBodyMixin
 from web.services import Services
@@ -95,11 +96,15 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         limits = self.services.body_limits
         self.limit_body(limits.max_bytes if self.body_limit is None else self.body_limit)
         self.check_media_type()
-        if self.access is Access.PUBLIC or self.services.identity is None:
-            sender = network_of(str(self.request.remote_ip))
-        else:
-            sender = self.tenant
-        self.keep_body((limits.strangers if self.access is Access.PUBLIC else limits.senders).charge(sender))
+        self.keep_body(self.new_charge())
+
+    def new_charge(self) -> ByteCharge:
+        """Return an empty charge of the sender's share of memory: a tenant's or, of strangers and with ``--auth=none``,
+        an address's."""
+        limits = self.services.body_limits
+        budget = limits.strangers if self.access is Access.PUBLIC else limits.senders
+        by_address = self.access is Access.PUBLIC or self.services.identity is None
+        return budget.charge(network_of(str(self.request.remote_ip)) if by_address else self.tenant)
 
     async def _check_request(self) -> None:
         if self.rate_limited:
