@@ -107,8 +107,8 @@ def wide(chance: random.Random, size: int) -> bytes:
 
 
 def many_fields(chance: random.Random, size: int) -> bytes:
-    pairs = [b'"%x":%b' % (number, chance.choice([b"0", b"{}"])) for number in range(some(chance, max(1, size // 10)))]
-    return b"{" + b",".join(pairs) + b"}"
+    value = chance.choice([b"0", b"{}"])
+    return b"{" + b",".join(b'"%x":%b' % (number, value) for number in range(some(chance, max(1, size // 10)))) + b"}"
 
 
 def same_fields(chance: random.Random, size: int) -> bytes:
@@ -123,8 +123,8 @@ def same_fields(chance: random.Random, size: int) -> bytes:
             [b'"__proto__"', b'"constructor"', b'"__class__"'],
         ]
     )
-    count = some(chance, max(1, size // 12))
-    return b"{" + b",".join(chance.choice(names) + b":%d" % number for number in range(count)) + b"}"
+    pairs = [chance.choice(names) + b":%d" % number for number in range(some(chance, min(1_000, max(1, size // 12))))]
+    return b"{" + b",".join(pairs * some(chance, max(1, size // (12 * len(pairs))))) + b"}"
 
 
 def long_name(chance: random.Random, size: int) -> bytes:
