@@ -119,7 +119,8 @@ class _Connection:
         method = "HEAD" if call.method == "HEAD" else "GET"
         parser.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
         parser.send(h11.EndOfMessage())
-        parser.receive_data(bytes(self.received[self._taken :]))
+        if len(self.received) > self._taken:  # no bytes would mean that the connection has ended
+            parser.receive_data(bytes(self.received[self._taken :]))
         while parser.their_state is not h11.DONE:
             seen = len(self.received)
             try:
