@@ -33,8 +33,8 @@ class Reservation:
 class MemoryBudget:
     """Bounds the bytes of the values in memory.
 
-    :param limit: bytes. A value that is larger counts as so many. Beside small ones, which may always be there, it counts
-        as half of them, so that it does not wait forever.
+    :param limit: bytes. A value that is larger counts as so many; beside small ones, which may always be there, as half
+        of them, so that it does not wait forever.
     :param small: bytes of a value that never waits, though it counts; 0: there is none.
     :ivar used: bytes in use now.
     """
