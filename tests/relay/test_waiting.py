@@ -152,12 +152,12 @@ def test_the_memory_of_prompts_that_wait_is_limited(
     with Client(program.url) as client:
         path = client.begin("one")
         with ExitStack() as stack:
-            wait_behind(stack, program, client, "a" * 600_000)
-            with client.http.stream("POST", "/llmchat", json=client.body("b" * 600_000)) as refused:
+            wait_behind(stack, program, client, "a" * 300_000)
+            with client.http.stream("POST", "/llmchat", json=client.body("b" * 300_000)) as refused:
                 assert refused.status_code == 503 and refused.headers["Retry-After"]
         eventually("it does not wait any more", lambda: waiting(client) == 0)
         with ExitStack() as stack:
-            wait_behind(stack, program, client, "c" * 600_000)
+            wait_behind(stack, program, client, "c" * 300_000)
         client.http.delete(path)
 
 
