@@ -20,7 +20,6 @@ from relay.generation.context import RelayContext
 from relay.generation.generation import Generation
 from relay.generation.prompt import (
     Prompt,
-    chat_body,
     conversation_key,
     remaining_image_bytes,
     remaining_system_bytes,
@@ -182,7 +181,7 @@ class ReplyService:
 
     def _first_call(self, prompt: Prompt, messages: Sequence[Message]) -> OllamaCall | None:
         """Return the request to Ollama; None if it must wait for memory and is made anew then."""
-        data = chat_body(prompt.stored_request(), messages)
+        data = prompt.chat_body(messages)
         reservation = self._relay.outgoing.try_reserve(len(data))
         return OllamaCall(RequestBody(data, reservation)) if reservation else None
 

@@ -1,9 +1,10 @@
 """A client's prompt, and the request to Ollama made from it. Pure: no I/O."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 
@@ -42,7 +43,19 @@ class Prompt:
 
     def stored_request(self) -> str:
         """Return the JSON object stored in ``replies.request``: the request to Ollama without the messages."""
-        return msgspec.json.encode({"model": self.model, **self.options}).decode()
+        return msgspec.json.encode(self._fields()).decode()
+
+    def chat_body(self, messages: Sequence[Message]) -> bytes:
+        """Return what :func:`chat_body` makes of the stored request, without that text.
+
+        A single character beyond U+FFFF lets Python take four bytes for each character of a text.
+
+        :param messages: the whole conversation, newest last.
+        """
+        return _chat_body(self._fields(), messages)
+
+    def _fields(self) -> dict[str, Any]:
+        return {"model": self.model, **self.options}
 
 
 def conversation_key(tenant: str, appid: str) -> str:
@@ -56,7 +69,10 @@ def chat_body(request: str, messages: Sequence[Message]) -> bytes:
     :param request: see :meth:`Prompt.stored_request`.
     :param messages: the whole conversation, newest last.
     """
-    fields = msgspec.json.decode(request, type=dict[str, msgspec.Raw])
+    return _chat_body(msgspec.json.decode(request, type=dict[str, msgspec.Raw]), messages)
+
+
+def _chat_body(fields: Mapping[str, Any], messages: Sequence[Message]) -> bytes:
     return msgspec.json.encode({**fields, "messages": [_as_json(message) for message in messages]})
 
 

@@ -29,7 +29,7 @@ CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 ENDLESS = "/status/events"
 """A stream without end; its client leaves."""
 
-CONVERSATIONS = 40
+CONVERSATIONS = 20
 """Conversations that many attempts share: what one of them has recorded, others read, continue and forget."""
 
 LARGE = 500_000

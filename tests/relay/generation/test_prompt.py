@@ -1,5 +1,7 @@
 """The request to Ollama made from a prompt, and the selection of messages that fit into the context."""
 
+import tracemalloc
+
 import msgspec
 import pytest
 import ujson
@@ -40,7 +42,10 @@ def make_prompt(options: bytes) -> Prompt:
 def test_request_has_the_clients_fields_and_the_messages(
     options: dict[str, object], conversation: list[Message]
 ) -> None:
-    body = ujson.loads(chat_body(make_prompt(ujson.dumps(options).encode()).stored_request(), conversation))
+    prompt = make_prompt(ujson.dumps(options).encode())
+    encoded = prompt.chat_body(conversation)
+    assert encoded == chat_body(prompt.stored_request(), conversation)
+    body = ujson.loads(encoded)
     assert body.pop("model") == "m"
     assert body.pop("messages") == [
         {"role": message.role, "content": message.content} | ujson.loads(message.extra or "{}")
@@ -61,6 +66,20 @@ def test_extra_fields_of_a_message_are_passed_on_unchanged() -> None:
     [message] = ujson.loads(body)["messages"]
     assert message == {"role": "user", "content": "é\u2028", "images": ["a"], "n": 1.0}
     assert b"1.0" in body
+
+
+def test_the_first_request_takes_little_more_memory_than_its_bytes() -> None:
+    """As a text of Python, these fields would have four times their size."""
+    prompt = make_prompt(b'{"x":"%b"}' % (b"x" * 1_000_000 + "😀".encode()))
+    tracemalloc.start()
+    try:
+        body = prompt.chat_body([user("hi")])
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+        tracemalloc.reset_peak()
+        prompt.stored_request()
+        assert tracemalloc.get_traced_memory()[1] > 4 * len(body)  # the measure is no idle one
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
