@@ -123,29 +123,33 @@ some = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(some, some, some, st.integers(0, 8), st.integers(0, 100), st.integers(0, 4 * IMAGE))
-def test_the_same_images_are_sent_again_whatever_was_recorded_since(
-    url: str, earlier: list[Message], own: list[Message], later: list[Message], limit: int, size: int, budget: int
-) -> None:
-    async def act(at: Scene) -> None:
-        connection, reply = await at.connect(), new()
-        await insert(connection, reply, *earlier)
-        selected, messages_left, bytes_left = trim_to_context(own, limit, size)
-        request = replace(
-            reply,
-            messages=own,
-            unsent=len(own) - len(selected),
-            context_messages=messages_left,
-            context_bytes=bytes_left,
-            context_image_bytes=remaining_image_bytes(own, budget),
-        )
-        [result] = await reply_begin.begin(connection, [request])
-        assert result.context is not None
-        await insert(connection, reply, *later)
-        assert await what_was_sent(connection, reply) == [*result.context, *selected]
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.extended)])
+def test_the_same_images_are_sent_again_whatever_was_recorded_since(url: str, examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(some, some, some, st.integers(0, 8), st.integers(0, 100), st.integers(0, 4 * IMAGE))
+    def check(
+        earlier: list[Message], own: list[Message], later: list[Message], limit: int, size: int, budget: int
+    ) -> None:
+        async def act(at: Scene) -> None:
+            connection, reply = await at.connect(), new()
+            await insert(connection, reply, *earlier)
+            selected, messages_left, bytes_left = trim_to_context(own, limit, size)
+            request = replace(
+                reply,
+                messages=own,
+                unsent=len(own) - len(selected),
+                context_messages=messages_left,
+                context_bytes=bytes_left,
+                context_image_bytes=remaining_image_bytes(own, budget),
+            )
+            [result] = await reply_begin.begin(connection, [request])
+            assert result.context is not None
+            await insert(connection, reply, *later)
+            assert await what_was_sent(connection, reply) == [*result.context, *selected]
 
-    play(url, act)
+        play(url, act)
+
+    check()
 
 
 def test_what_ollama_may_have_refused_is_left_out_step_by_step(url: str) -> None:
