@@ -41,6 +41,7 @@ _LEVELS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 _NUMBER_CHARACTERS = b"+-.0123456789eE"
 _NUMBER = re.compile(rb"[-0-9][-+.0-9eE]*+")
+_TOKEN = re.compile(_WHOLE_STRING.pattern + b"|" + _NUMBER.pattern, re.DOTALL)
 _UNUSUAL_NUMBER = re.compile(rb"(?<![-+.0-9eE])[-+.0-9eE]{300}|[0-9][eE][-+]?[0-9]{3}")
 """Part of every number that :func:`is_number_accepted` does not accept, and of few others."""
 
@@ -151,6 +152,19 @@ def has_refused_number(outline: bytes) -> bool:
     if not _UNUSUAL_NUMBER.search(outline):
         return False
     return not all(map(is_number_accepted, _NUMBER.findall(outline)))
+
+
+def without_refused_numbers(text: bytes) -> bytes:
+    """Return JSON with null in the place of each number that is not accepted, as JavaScript writes them.
+
+    >>> without_refused_numbers(b'[1e999, {"a": "1e999", "b": 17}]')
+    b'[null, {"a": "1e999", "b": 17}]'
+    """
+    return _TOKEN.sub(lambda found: b"null" if _is_refused(found[0]) else found[0], text)
+
+
+def _is_refused(token: bytes) -> bool:
+    return not token.startswith(b'"') and not is_number_accepted(token)
 
 
 def is_number_accepted(number: bytes) -> bool:

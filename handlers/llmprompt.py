@@ -13,14 +13,14 @@ from tornado.routing import PathMatches, Rule
 from auth.principal import Access
 from errors import UpstreamDisconnected, UpstreamSilent, UpstreamUnreachable
 from relay.ollama.client import OllamaClient, StreamingCall
-from relay.outgoing import RequestBody
+from relay.outgoing import SMALL, RequestBody
 from web.base import BaseHandler
 from web.connections.disconnection import DisconnectWatch
 from web.json_body.decoding import count_characters, decode_checked, one_at_a_time
 
 BACKLOG_LIMIT = 67_108_864
-"""Bytes that a client may be behind Ollama before its request is aborted: Ollama is always read. They are also charged to
-the share of memory of its sender."""
+"""Bytes that a client may be behind Ollama before its request is aborted: Ollama is always read. Those beyond
+:data:`relay.outgoing.SMALL` are also charged to the share of memory of its sender."""
 
 ABORT_REASONS = {
     StreamClosedError: "client left",
@@ -44,6 +44,7 @@ class GenerateHandler(BaseHandler):
         super().initialize()
         self._call: StreamingCall | None = None
         self._backlog: deque[bytes] = deque()
+        self._lag = 0  # bytes of the backlog, and of what the client has not taken yet
         self._arrived = asyncio.Event()
         self._silent_at = 0.0
         self._ends_at = math.inf
@@ -119,11 +120,23 @@ class GenerateHandler(BaseHandler):
         if self._ends_at == math.inf:
             self._ends_at = now + settings.reply_timeout
         self._silent_at = now + settings.ollama_read_timeout
-        if self._behind.size < BACKLOG_LIMIT and self._behind.grow(len(chunk)):
+        if self._lag < BACKLOG_LIMIT and self._count_lag(len(chunk)):
             self._backlog.append(chunk)
             self._arrived.set()
         elif self._call:
             self._call.cancel()
+
+    def _count_lag(self, change: int) -> bool:
+        """Count what the client is behind; return False if the sender's share has no room for it.
+
+        What is small is not charged: a sender that uses its share for bodies would lose all its responses.
+        """
+        self._lag += change
+        more = max(0, self._lag - SMALL) - self._behind.size
+        if more > 0:
+            return self._behind.grow(more)
+        self._behind.shrink(-more)
+        return True
 
     async def _wait(self) -> None:
         """Wait until something has arrived from Ollama, or the call has ended.
@@ -149,7 +162,7 @@ class GenerateHandler(BaseHandler):
                 chunk = self._backlog.popleft()
                 self.write(chunk)
                 await asyncio.wait_for(self.flush(), self.services.settings.client_write_timeout)
-                self._behind.shrink(len(chunk))
+                self._count_lag(-len(chunk))
             if call.done.done():
                 break
             await self._wait()

@@ -64,8 +64,9 @@ class ByteCharge:
 
     def shrink(self, size: int) -> None:
         """Release ``size`` of the bytes."""
-        self._budget.release(self._sender, size)
-        self.size -= size
+        if size:
+            self._budget.release(self._sender, size)
+            self.size -= size
 
     def release(self) -> None:
         """Release all bytes; does nothing if they are released."""

@@ -33,14 +33,16 @@ class Reservation:
 class MemoryBudget:
     """Bounds the bytes of the values in memory.
 
-    :param limit: bytes. A value counts as half of it at most, so that none waits forever.
-    :param small: bytes of a value that never waits, though it counts.
+    :param limit: bytes. A value that is larger counts as so many; beside small ones, which may always be there, as half
+        of them, so that it does not wait forever.
+    :param small: bytes of a value that never waits, though it counts; 0: there is none.
     :ivar used: bytes in use now.
     """
 
     def __init__(self, limit: int, small: int = 0) -> None:
         self.used = 0
         self._limit = limit
+        self._most = limit // 2 if small else limit
         self._small = small
         self._waiting: deque[tuple[int, asyncio.Future[Reservation]]] = deque()
 
@@ -51,7 +53,7 @@ class MemoryBudget:
 
     def try_reserve(self, size: int) -> Reservation | None:
         """Take ``size`` bytes if they are free and no other value waits."""
-        size = min(size, self._limit // 2)
+        size = min(size, self._most)
         if size > self._small and (self._waiting or not self._fits(size)):
             return None
         return self._reserve(size)
@@ -61,7 +63,7 @@ class MemoryBudget:
         if reservation := self.try_reserve(size):
             return reservation
         granted: asyncio.Future[Reservation] = asyncio.get_running_loop().create_future()
-        self._waiting.append((min(size, self._limit // 2), granted))
+        self._waiting.append((min(size, self._most), granted))
         try:
             return await granted
         except asyncio.CancelledError:

@@ -38,7 +38,7 @@ class RequestBody:
         """Send the body (called by an HTTP client as ``body_producer`` of :class:`tornado.httpclient.HTTPRequest`)."""
         data, self._data = self._data, None
         try:
-            if data:
+            if data is not None:
                 await write(data)
         finally:
             del data

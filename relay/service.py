@@ -153,10 +153,10 @@ class ReplyService:
             plain_client=prompt.plain_client,
         )
         new, own_messages = _new_reply(reply, prompt, self._settings)
+        generation.prompt_messages = max(len(own_messages), 1)
         result = await self._record(generation, new)
         if result.context is not None:
             self._relay.metrics.replies_begun += 1
-            generation.prompt_messages = max(len(own_messages), 1)
             if result.without_images:
                 log.info(IMAGES_LEFT_OUT, reply.id, result.without_images)
             if result.system_left_out:

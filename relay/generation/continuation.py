@@ -54,13 +54,9 @@ async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> tuple
     :raises ReplyDeleted: there is no such reply.
     :raises ServiceUnavailable: the database is unavailable.
     """
-    reservation = None
-    while reservation is None:
-        async with relay.database.acquire() as connection:
-            source, size = await _find_source(relay, connection, tenant, id)
-            if reservation := relay.outgoing.try_reserve(size):
-                return await _load(relay, connection, tenant, source), reservation
-        reservation = await relay.outgoing.reserve(size)  # without holding a connection
+    async with relay.database.acquire() as connection:
+        source, size = await _find_source(relay, connection, tenant, id)
+    reservation = await relay.outgoing.reserve(size)  # without holding a connection
     try:
         async with relay.database.acquire() as connection:
             return await _load(relay, connection, tenant, source), reservation

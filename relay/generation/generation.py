@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
+from collections.abc import Coroutine
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from db import ownership
 from errors import ServiceUnavailable
@@ -37,6 +38,8 @@ from relay.ollama.client import OllamaClient
 from relay.outgoing import SMALL
 
 log = logging.getLogger("chatterd.relay")
+
+Step = TypeVar("Step", bound=OllamaCall | AttemptResult | None)
 
 MAX_CONTINUATIONS = 5
 """Attempts after the first one that Ollama has accepted; then the reply ends: it may be what makes Ollama crash."""
@@ -130,7 +133,9 @@ class Generation:
             finally:
                 if self._ollama:
                     self._relay.upstreams.release(self._ollama)
-        if call:
+                if call:
+                    call.body.discard()
+        elif call:
             call.body.discard()
         outcome = self._outcome.result()
         if outcome is not None:
@@ -143,10 +148,10 @@ class Generation:
         """
         while not self._outcome.done():
             started = monotonic()
-            result = await self._attempt(call) if call else await self._prepare()
+            result = await (self._attempt(call) if call else self._unless_ended(self._next_call()))
             call = result if isinstance(result, OllamaCall) else None
             if isinstance(result, Refusal):
-                result = await self._handle_refusal(result.outcome)
+                result = await self._unless_ended(self._handle_refusal(result.outcome))
             if isinstance(result, Outcome):
                 self._set_outcome(result)
             elif isinstance(result, Breakdown | WindowExceeded) and not await self._may_try_again(
@@ -201,9 +206,9 @@ class Generation:
             self._breakdowns = 0
         return result
 
-    async def _prepare(self) -> OllamaCall | AttemptResult | None:
-        """Find out how the reply is continued, unless there is an outcome or its time is over meanwhile."""
-        task = asyncio.create_task(self._next_call())
+    async def _unless_ended(self, work: Coroutine[Any, Any, Step]) -> Step | Outcome | None:
+        """Do something between two attempts, unless there is an outcome or the reply's time is over meanwhile."""
+        task = asyncio.create_task(work)
         waiting: list[asyncio.Future[Any]] = [task, self._outcome]
         deadline = self._limits.deadline
         timeout = None if deadline is None else max(0.0, deadline - monotonic())
@@ -212,10 +217,13 @@ class Generation:
             return task.result()
         task.cancel()
         with suppress(asyncio.CancelledError):
-            await task
+            result = await task
+            if isinstance(result, OllamaCall):  # it was ready in the same moment
+                result.body.discard()
         return None if self._outcome.done() else took_too_long(self._relay.settings)
 
     async def _next_call(self) -> OllamaCall | AttemptResult | None:
+        """Find out how the reply is continued."""
         try:
             sent, reservation = await self._load_sent_request()
         except ServiceUnavailable:

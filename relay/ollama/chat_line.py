@@ -12,7 +12,7 @@ import msgspec
 import ujson
 
 from errors import UnreadableLine
-from json_text import count_tokens, depths, has_refused_number, slices
+from json_text import count_tokens, depths, has_refused_number, slices, without_refused_numbers
 
 TEXT_LIMIT = 4_096
 """Maximum number of characters of an error's text, or of an unreadable line, that is shown to a viewer."""
@@ -260,17 +260,22 @@ def _storable_calls(text: bytes, line: bytes) -> list[msgspec.Raw]:
     """Return the tool calls in a list of JSON, each as its text, in which PostgreSQL can store all strings.
 
     :param text: the value of ``tool_calls``; none are in another value than a list.
-    :raises UnreadableLine: a number is not accepted (see :func:`json_text.is_number_accepted`), or there are too many
-        values, levels or characters to replace.
+    Numbers that are not accepted (see :func:`json_text.is_number_accepted`) are null.
+
+    :raises UnreadableLine: there are too many values, levels or characters to replace.
     """
     if not text.startswith(b"["):
         return []
     count = depth = 0
+    has_refused = False
     for outline, _ in slices(text):
         count += count_tokens(outline)
         depth, greatest = depths(outline, depth)
-        if count > MAX_TOKENS or greatest > MAX_CALL_DEPTH + 1 or has_refused_number(outline):
+        has_refused = has_refused or has_refused_number(outline)
+        if count > MAX_TOKENS or greatest > MAX_CALL_DEPTH + 1:
             raise UnreadableLine(line)
+    if has_refused:
+        text = without_refused_numbers(text)
     if _REPLACED.search(text):
         text, replaced = _ESCAPES.subn(_replace, text, count=MAX_REPLACED)
         if replaced == MAX_REPLACED:

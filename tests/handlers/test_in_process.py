@@ -18,6 +18,7 @@ from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.web import Application
 
 from auth.origins import AllowedOrigins
+from auth.rate_limit import network_of
 from db import messages, processes
 from db.pool import Database
 from handlers import create_application
@@ -270,3 +271,23 @@ def test_ollama_is_not_asked_for_a_client_that_left_while_its_body_was_parsed(
         yield until(lambda: len(relayed) == 1)
     yield until(lambda: len(relayed) == 2)
     assert ollama.requests == []
+
+
+@pytest.mark.gen_test
+def test_a_response_goes_on_while_its_sender_has_used_up_its_share_of_memory(
+    http_client: AsyncHTTPClient, base_url: str, services: Services, ollama: ScriptedOllama
+) -> Steps:
+    """A client that keeps up with Ollama is not behind, whatever the sender's other requests take."""
+    gate, senders = Gate(), services.body_limits.senders
+    ollama.script(Head(), Body(b"a"), gate, Body(b"b" * 10_000))
+    headers = {"Content-Type": "application/json"}
+    response = http_client.fetch(base_url + "/llmprompt", method="POST", headers=headers, body="{}")
+    yield asyncio.to_thread(gate.reached.wait)
+    uploads = senders.charge(network_of("127.0.0.1"))
+    size = services.settings.max_total_body_bytes
+    while size := size // 2:
+        uploads.grow(size)
+    gate.open()
+    assert (yield response).body == b"a" + b"b" * 10_000
+    uploads.release()
+    assert senders.charged == 0

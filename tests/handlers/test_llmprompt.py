@@ -52,6 +52,14 @@ def test_the_body_reaches_ollama_unchanged(client: Client, ollama: ScriptedOllam
     assert (request.path, request.body) == ("/api/generate", body)
 
 
+def test_an_empty_body_reaches_ollama(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.script(failure(400, "missing request body"))
+    response = client.http.post("/llmprompt", headers={"Content-Type": "application/json"}, timeout=10)
+    assert (response.status_code, response.json()) == (400, {"error": "missing request body"})
+    [request] = ollama.requests
+    assert (request.headers["content-length"], request.body) == ("0", b"")
+
+
 def test_each_chunk_is_sent_before_the_next_arrives(client: Client, ollama: ScriptedOllama) -> None:
     gates = [Gate(), Gate()]
     chunks = [b'{"response":"a"}\n', b'{"respon', b'se":"b"}\n']

@@ -61,6 +61,17 @@ async def test_one_request_may_be_larger_than_all_memory() -> None:
     assert waiting.done()
 
 
+async def test_without_small_values_a_larger_one_is_there_alone() -> None:
+    memory = MemoryBudget(100)
+    large = await memory.reserve(1_000)
+    waiting = asyncio.create_task(memory.reserve(1))
+    await turn()
+    assert not waiting.done() and memory.contended
+    large.release()
+    await turn()
+    assert waiting.done() and not memory.contended
+
+
 @pytest.mark.parametrize("granted", [False, True])
 async def test_a_request_that_gives_up_leaves_its_turn_to_the_next(granted: bool) -> None:
     memory = MemoryBudget(LIMIT, SMALL)

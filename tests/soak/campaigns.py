@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.soak import abuse, database_faults, embedded_deaths, large_bodies, ollama_deaths, plain_clients
+from tests.soak import abuse, database_faults, embedded_deaths, grammar, large_bodies, ollama_deaths, plain_clients
 from tests.soak.results import Result, judge
 from tests.soak.site import DRAIN, Site
 from tests.soak.traffic import RHYTHM, Plan, Traffic, inject, refusals
@@ -126,6 +126,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], in
     "kill-embedded": (embedded_deaths.kill_embedded, 20),
     "kill-embedded-batched": (embedded_deaths.kill_embedded_batched, 20),
     "mutated-requests": (abuse.mutated_requests, 10_000),
+    "grammar": (grammar.grammar, 50_000),
     "flood": (abuse.flood, 200),
     "memory": (abuse.memory, 10_000),
     "large-bodies": (large_bodies.large_bodies, 1_000),

@@ -115,6 +115,7 @@ def test_the_error_of_a_body_that_is_not_json_says_what_is_wrong(encoded: bytes,
         (rb'"\ud800":1', "The name of a field"),
         (rb'"appID":"\ud83d","appID":"a"', "appID"),
         (b'"images":["' + b"x" * 200_000 + rb'\ud83d"]', "images[0]"),
+        ('"\u2028 \u202eé\u00ad":"'.encode() + rb'\ud83d"', r"\u2028\u0020\u202eé\u00ad"),
     ],
 )
 def test_half_a_surrogate_pair_is_reported_with_its_field(changed: bytes, field: str) -> None:

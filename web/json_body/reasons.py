@@ -119,7 +119,7 @@ async def find_path(text: bytes, is_wrong: Callable[[bytes], bool]) -> str:
             elif is_wrong(value):
                 return _describe(path)
             elif path and path[-1] is None:
-                path[-1] = value[1:-1][:MAX_PATH_LENGTH].decode(errors="replace")
+                path[-1] = _printable(value[1:-1][:MAX_PATH_LENGTH].decode(errors="replace"))
         if any(map(is_wrong, remaining)):
             return _describe(path)
         await pause(text)
@@ -128,6 +128,11 @@ async def find_path(text: bytes, is_wrong: Callable[[bytes], bool]) -> str:
 
 def _next(place: int | str | None) -> int | None:
     return place + 1 if isinstance(place, int) else None
+
+
+def _printable(name: str) -> str:
+    """Return a name with escapes for what a sentence does not show: white space, controls, marks of direction."""
+    return "".join(one if one.isprintable() and one != " " else f"\\u{ord(one):04x}" for one in name)
 
 
 def _describe(path: list[int | str | None]) -> str:

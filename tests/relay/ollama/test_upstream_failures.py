@@ -149,7 +149,7 @@ def test_an_error_line_is_kept_if_the_connection_is_then_lost(
 @pytest.mark.parametrize(
     ("error_line", "text"),
     [
-        (b'{"error": {"message":"no \\"x\\"", "code":7}}', "{'message':'no 'x'','code':7}"),
+        (b'{"error": {"message":"no \\"x\\"", "code":7}}', "{'message':'no 'x'', 'code':7}"),
         (b'{"error":"a\\u0000b\\ud800"}', "a\ufffdb\ufffd"),
         (b'{"error":false}', "false"),
     ],

@@ -1,0 +1,122 @@
+"""``python -m tests.hostile.grammar.watched``: chatterd, and a clock on its event loop.
+
+Whether another process holds the machine does not matter: what counts is the CPU time of this process while its loop
+does not take its turn. On SIGUSR1 it collects garbage and writes a report to its log.
+"""
+
+import asyncio
+import faulthandler
+import gc
+import json
+import signal
+import sys
+import tempfile
+import time
+
+import uvloop
+
+import server
+from tests.program import Program
+
+INTERVAL = 0.01
+"""Seconds between two turns of the clock. A loop that is not held uses no more CPU time between them."""
+
+STACK_AFTER = 0.2
+"""Seconds without a turn after which the stacks of a held loop are kept."""
+
+MARK = "report {} of the loop: "
+"""Stands in the log before a report with this number."""
+
+
+class Watch:
+    """A clock on a loop: it measures the CPU time between its turns.
+
+    A thread could not measure that: while a function in C holds the interpreter's lock, it does not run.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._worst = self._longest = 0.0
+        self._stack = ""
+        self._reports = 0
+        self._stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115  # stop() closes it
+        self._began = self._used = 0.0
+        loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        self._loop.add_signal_handler(signal.SIGUSR1, self._report)
+        self._wait()
+
+    def _wait(self) -> None:
+        self._began, self._used = time.monotonic(), time.process_time()
+        faulthandler.dump_traceback_later(STACK_AFTER, file=self._stacks)
+        self._timer = self._loop.call_later(INTERVAL, self._measure)
+
+    def _measure(self) -> None:
+        self._longest = max(self._longest, time.monotonic() - self._began)
+        held = time.process_time() - self._used
+        faulthandler.cancel_dump_traceback_later()
+        if held > self._worst:
+            self._stacks.seek(0)
+            self._worst, self._stack = held, self._stacks.read()
+        self._stacks.seek(0)
+        self._stacks.truncate()
+        self._wait()
+
+    def take(self) -> dict[str, float | str]:
+        """Return how long the loop was held since the last call; see :meth:`WatchedProgram.report`."""
+        report: dict[str, float | str] = {"held": self._worst, "longest": self._longest, "stack": self._stack}
+        self._worst = self._longest = 0.0
+        self._stack = ""
+        return report
+
+    def stop(self) -> None:
+        """Stop the clock."""
+        faulthandler.cancel_dump_traceback_later()
+        self._timer.cancel()
+        self._stacks.close()
+
+    def _report(self) -> None:
+        self._reports += 1
+        report = MARK.format(self._reports) + json.dumps(self.take())
+        gc.collect()
+        self._timer.cancel()
+        self._wait()
+        print(report, file=sys.stderr, flush=True)
+
+
+class WatchedProgram(Program):
+    """A running chatterd whose loop is watched."""
+
+    command = ("-m", "tests.hostile.grammar.watched")
+
+    def __init__(self, **settings: object) -> None:
+        self._reports = 0
+        super().__init__(**settings)
+
+    def report(self) -> dict[str, float | str]:
+        """Let it collect garbage; return how long its loop was held since the last report.
+
+        :returns: ``held``: seconds of CPU time at most; ``longest``: seconds, the work of other processes included;
+            ``stack``: of the threads, at the worst time.
+        """
+        self.process.send_signal(signal.SIGUSR1)
+        self._reports += 1
+        return dict(json.loads(self.wait_log(f"^{MARK.format(self._reports)}(.*)")[1]))
+
+
+def main() -> None:
+    """Run chatterd with a watch."""
+    make = uvloop.new_event_loop
+
+    def watched() -> asyncio.AbstractEventLoop:
+        loop = make()
+        Watch(loop)
+        return loop
+
+    uvloop.new_event_loop = watched  # type: ignore[assignment]
+    server.main()
+
+
+if __name__ == "__main__":
+    main()

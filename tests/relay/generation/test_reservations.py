@@ -1,0 +1,162 @@
+"""The memory reserved for requests to Ollama is given back however the preparation of a request ends."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from db import reply_begin
+from db.messages import Message
+from db.pool import Database
+from db.reply_begin import NewReply
+from relay import factory
+from relay.generation.prompt import Prompt
+from relay.memory_budget import MemoryBudget
+from relay.metrics import Metrics
+from relay.ollama.client import OllamaClient
+from relay.ollama.upstreams import Upstreams
+from relay.service import ReplyService
+from relay.stream.cursor import Cursor
+from settings import Settings
+from tests.fakes.ollama import Gate, ScriptedOllama, failure
+
+SIZE = 200_000
+"""Bytes of a prompt that has to wait for memory."""
+
+
+class Process:
+    """The reply service of a process, what it shares memory with, and a database session of another process.
+
+    :ivar memory: for requests to Ollama.
+    """
+
+    def __init__(self, replies: ReplyService, upstreams: "StoppingUpstreams", memory: MemoryBudget) -> None:
+        self.replies = replies
+        self.upstreams = upstreams
+        self.memory = memory
+
+
+class StoppingUpstreams(Upstreams):
+    """Upstreams that call a function in the moment in which a reply chooses one of them."""
+
+    on_choice: Callable[[], Awaitable[object]] | None = None
+
+    async def acquire_to_resume(self, model: str) -> OllamaClient:
+        if self.on_choice:
+            await self.on_choice()
+        return await super().acquire_to_resume(model)
+
+
+def play(
+    url: str,
+    ollama: ScriptedOllama,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[Process, asyncpg.Connection], Awaitable[None]],
+) -> None:
+    """Run ``act`` with the service of a process, and check that nothing stays reserved."""
+    budgets: list[MemoryBudget] = []
+
+    def create_budget(limit: int, small: int) -> MemoryBudget:
+        budgets.append(MemoryBudget(limit, small))
+        return budgets[-1]
+
+    async def run() -> None:
+        settings = Settings(database_url=url, max_total_body_bytes=10 * SIZE)
+        async with AsyncExitStack() as stack, asyncio.timeout(30):
+            database = Database(url, settings.pool_size, settings.acquire_timeout)
+            stack.push_async_callback(database.close)
+            await database.open()
+            model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
+            stack.callback(model.close)
+            upstreams = StoppingUpstreams(model)
+            relay = await factory.create_relay(stack, database, upstreams, settings, Metrics())
+            stack.push_async_callback(relay.replies.drain, 5)
+            other = await asyncpg.connect(url)
+            stack.push_async_callback(other.close)
+            [memory] = budgets
+            await act(Process(relay.replies, upstreams, memory), other)
+            assert memory.used == 0
+
+    monkeypatch.setattr(factory, "MemoryBudget", create_budget)
+    asyncio.run(run())
+
+
+def prompt(*messages: Message) -> Prompt:
+    return Prompt("", "c", "fake", list(messages), {})
+
+
+async def end_of(cursor: Cursor) -> bytes:
+    """Read a reply to its end; return its last line."""
+    last = b""
+    while (page := await cursor.next(10)) is not None:
+        last = [last, *page[1]][-1]
+    return last
+
+
+async def status(other: asyncpg.Connection) -> str:
+    value: str = await other.fetchval("SELECT status FROM replies ORDER BY started DESC LIMIT 1")
+    return value
+
+
+def test_what_is_reserved_for_a_message_that_was_deleted_is_given_back(
+    database_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(at: Process, other: asyncpg.Connection) -> None:
+        await other.execute("INSERT INTO chatts (appid, username, message) VALUES ('c', 'user', 'hi')")
+        await other.execute(
+            "INSERT INTO chatts (appid, username, message) VALUES ('c', 'assistant', $1)", "words " * SIZE
+        )
+        ollama.stop_listening()
+        cursor = await at.replies.begin(prompt())
+        await other.execute("DELETE FROM chatts WHERE username = 'assistant'")
+        assert b"was deleted" in await end_of(cursor)
+        ollama.listen_again()
+
+    play(database_url, ollama, monkeypatch, act)
+
+
+def test_a_reply_that_is_stopped_while_its_request_is_made_gives_the_memory_back(
+    database_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is complete in the same turn of the event loop in which the reply is stopped."""
+
+    async def act(at: Process, other: asyncpg.Connection) -> None:
+        new = NewReply(uuid4(), "", "c", "fake", "{}", 1, None, [Message("user", "x" * SIZE)], 0, 0)
+
+        async def stop() -> None:
+            assert at.memory.used > SIZE
+            assert await at.replies.stop("", new.id)
+
+        at.upstreams.on_choice = stop
+        await reply_begin.begin(other, [new])  # by a process that does not live
+        await at.replies.adopt_from_dead(always_search=True)
+        await end_of(await at.replies.follow("", new.id, 0))
+        assert await status(other) == "stopped"
+
+    play(database_url, ollama, monkeypatch, act)
+
+
+def test_a_reply_is_stopped_while_it_waits_for_memory_to_explain_a_refusal(
+    database_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    ollama.script(gate, failure(400, "no image"))
+
+    async def act(at: Process, other: asyncpg.Connection) -> None:
+        cursor = await at.replies.begin(prompt(Message("user", "look", '{"images":["' + "x" * SIZE + '"]}')))
+        await asyncio.to_thread(gate.reached.wait)
+        filled = [await at.memory.reserve(5 * SIZE) for _ in range(2)]
+        gate.open()
+        async with asyncio.timeout(10):
+            while not at.memory.contended:
+                await asyncio.sleep(0.01)
+        assert await at.replies.stop("", cursor.id)
+        await end_of(cursor)
+        assert await status(other) == "stopped"
+        for one in filled:
+            one.release()
+
+    play(database_url, ollama, monkeypatch, act)
