@@ -245,3 +245,21 @@ def test_a_request_that_waits_for_memory_is_made_anew_byte_for_byte(
     ollama.listen_again()
     assert len(set(bodies)) == 1, "what was sent at once and what was made anew differ"
     assert outgoing() == 0 and held % len(bodies[0]) == 0
+
+
+def test_conversations_with_images_that_begin_together_are_read_one_after_the_other(
+    program: Garbage, client: Client, ollama: ScriptedOllama
+) -> None:
+    count = 24
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(program.url)) for _ in range(count)]
+        for one in clients:
+            one.ask(**image())
+        before, most = resident(program), 0.0
+        paths = [one.begin("and?") for one in clients]
+        while not all(map(idle, clients)):
+            most = max(most, resident(program))
+        assert all(one.view(path)[-1].json["done"] for one, path in zip(clients, paths, strict=True))
+        sent = [request.json["messages"] for request in ollama.generations[-count:]]
+    assert all(messages[0]["images"] == [IMAGE] and messages[-1]["content"] == "and?" for messages in sent)
+    assert most - before < 3 * LIMIT / 1_000_000, f"{most:.0f} MB, {before:.0f} MB before"

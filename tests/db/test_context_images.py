@@ -120,6 +120,21 @@ def test_a_message_before_the_one_that_fills_the_context_leaves_out_no_images(ur
     play(url, act)
 
 
+@pytest.mark.parametrize(("images", "deferred"), [(1, False), (2, True)])
+def test_many_bytes_of_images_are_not_read_by_the_statement_that_begins(url: str, images: int, deferred: bool) -> None:
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), new()
+        large = [photo(number, 40_000) for number in range(images)]
+        thought = Message("assistant", "a", '{"thinking":"hm"}')
+        await insert(connection, reply, *large, thought)
+        result = await begin(connection, reply, MAX_SEQ, Message("user", "hi"))
+        read = [bare(message) for message in large] if deferred else large
+        assert result == BeginResult(context=[*read, thought], deferred=deferred)
+        assert await what_was_sent(connection, reply) == [*large, thought, Message("user", "hi")]
+
+    play(url, act)
+
+
 roles = st.sampled_from(["system", "user", "assistant", "tool"])
 some = st.lists(
     st.builds(
