@@ -126,7 +126,8 @@ class Campaign:
     def _check(self, number: int, server: Server) -> None:
         wrong = self.verdict.wrong
         if server.program.process.poll() is not None:
-            wrong.append(f"chatterd has died: {server.program.log[-2_000:]}")
+            code = server.program.process.returncode
+            wrong.append(f"chatterd has died with status {code}: {server.program.log[-2_000:]}")
             return
         nothing_streams = "SELECT FROM replies WHERE status = 'streaming'"
         eventually("no reply runs", lambda: not rows(server.database_url, nothing_streams))
