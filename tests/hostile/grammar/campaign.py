@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,6 @@ HELD = 0.25
 
 SPARE_SOCKETS = 12
 """Additional open files that are no leak: connections to PostgreSQL and Ollama that were opened meanwhile."""
-
-MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -74,56 +72,72 @@ def two_servers(database_urls: Sequence[str], ollama: ScriptedOllama, folder: Pa
         ]
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Megabytes of a server, garbage collected: resident, and without what malloc keeps."""
+
+    resident: float
+    used: float
+
+
 class Campaign:
-    """Attacks servers, and collects what went wrong."""
+    """Attacks servers, and collects what went wrong.
+
+    :ivar held: the longest time for which a loop was held, in seconds of CPU time.
+    :ivar memory: of each server, at the beginning and after each round.
+    """
 
     def __init__(self, servers: Sequence[Server], ollama: ScriptedOllama, seed: int, sizes: Sizes) -> None:
         self.verdict = Verdict()
-        self.held = [0.0 for _ in servers]
+        self.held = 0.0
+        self.memory: list[list[Memory]] = [[] for _ in servers]
         self._seed = seed
+        self._rounds = 0
         self._sizes = sizes
         self._ollama = ollama
         ollama.default = (GrammarModel(10**9, 1),)
-        self.servers = [self._begin(server) for server in servers]
+        self.servers = [self._begin(number, server) for number, server in enumerate(servers)]
         self._files = [server.process.num_fds() for server in self.servers]
 
-    def _begin(self, server: Server) -> Server:
+    def _begin(self, number: int, server: Server) -> Server:
         """Let a server have two replies that are known."""
         with server.client("known") as client:
             replies = []
             for key in ("one", "two"):
                 replies.append(client.begin("hi", headers={"Idempotency-Key": key}))
                 client.view(replies[-1])
-        server.program.report()
+        self._note_memory(number, server.program.report())
         return Server(server.program, Known(server.known.tokens, replies), server.database_url, server.trust)
 
     def send(self, count: int) -> None:
         """Send requests, and check that the servers are as before."""
         self._ollama.default = (GrammarModel(3, USUAL),)
         urls = [server.program.url for server in self.servers]
-        made = attempts(self._seed, [server.known for server in self.servers], self._sizes, count)
+        made = attempts(self._seed + self._rounds, [server.known for server in self.servers], self._sizes, count)
         asyncio.run(send_all(urls, made, self.servers[0].trust, self.verdict))
+        self._rounds += 1
         self._ollama.default = (GrammarModel(10**9, 1),)
         for number, server in enumerate(self.servers):
             self._check(number, server)
 
-    @property
-    def memory(self) -> list[float]:
-        """Resident memory of each server, in megabytes."""
-        return [server.process.memory_info().rss / MEGABYTE for server in self.servers]
+    def _note_memory(self, number: int, report: Mapping[str, float | str]) -> None:
+        self.memory[number].append(Memory(float(report["resident"]), float(report["used"])))
 
     def _check(self, number: int, server: Server) -> None:
         wrong = self.verdict.wrong
         if server.program.process.poll() is not None:
-            wrong.append(f"chatterd has died: {server.program.log[-2_000:]}")
+            code = server.program.process.returncode
+            wrong.append(f"chatterd has died with status {code}: {server.program.log[-2_000:]}")
             return
         nothing_streams = "SELECT FROM replies WHERE status = 'streaming'"
         eventually("no reply runs", lambda: not rows(server.database_url, nothing_streams))
         wrong += _unusable(server)
         report = server.program.report()
-        self.held[number] = float(report["held"])
-        if self.held[number] > HELD:
-            wrong.append(f"the loop of server {number} was held for {self.held[number]:.2f} s: {report['stack']}")
+        self._note_memory(number, report)
+        held = float(report["held"])
+        self.held = max(self.held, held)
+        if held > HELD:
+            wrong.append(f"the loop of server {number} was held for {held:.2f} s: {report['stack']}")
         limit = self._files[number] + SPARE_SOCKETS
         eventually("no socket is left", lambda: server.process.num_fds() <= limit)
         wrong += [f"the log of server {number} says: {alarm}" for alarm in server.program.alarms([])]
@@ -153,6 +167,6 @@ def results(campaign: Campaign, began: float) -> dict[str, str]:
         "answers (status: times)": statuses,
         "connections that their client left early": f"{campaign.verdict.left:,}",
         "closed without an answer, to a malformed request": f"{campaign.verdict.unanswered:,}",
-        "a loop was held for, at most": f"{max(campaign.held):.3f} s of CPU time",
+        "a loop was held for, at most": f"{campaign.held:.3f} s of CPU time",
         "time in all": f"{time.monotonic() - began:.0f} s",
     }

@@ -5,6 +5,7 @@ does not take its turn. On SIGUSR1 it collects garbage and writes a report to it
 """
 
 import asyncio
+import ctypes
 import faulthandler
 import gc
 import json
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 
+import psutil
 import uvloop
 
 import server
@@ -23,6 +25,8 @@ INTERVAL = 0.01
 
 STACK_AFTER = 0.2
 """Seconds without a turn after which the stacks of a held loop are kept."""
+
+MEGABYTE = 1_000_000
 
 MARK = "report {} of the loop: "
 """Stands in the log before a report with this number."""
@@ -78,11 +82,24 @@ class Watch:
 
     def _report(self) -> None:
         self._reports += 1
-        report = MARK.format(self._reports) + json.dumps(self.take())
+        report = self.take()
         gc.collect()
+        report["resident"] = _resident()
+        _give_back()
+        report["used"] = _resident()
         self._timer.cancel()
         self._wait()
-        print(report, file=sys.stderr, flush=True)
+        print(MARK.format(self._reports) + json.dumps(report), file=sys.stderr, flush=True)
+
+
+def _resident() -> float:
+    return float(psutil.Process().memory_info().rss) / MEGABYTE
+
+
+def _give_back() -> None:
+    """Let malloc give back what is free: it keeps parts of what large bodies took (GNU C library, malloc_trim(3))."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 class WatchedProgram(Program):
@@ -98,7 +115,8 @@ class WatchedProgram(Program):
         """Let it collect garbage; return how long its loop was held since the last report.
 
         :returns: ``held``: seconds of CPU time at most; ``longest``: seconds, the work of other processes included;
-            ``stack``: of the threads, at the worst time.
+            ``stack``: of the threads, at the worst time; ``resident``: its memory in megabytes; ``used``: without what
+            malloc keeps.
         """
         self.process.send_signal(signal.SIGUSR1)
         self._reports += 1
