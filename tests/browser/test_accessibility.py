@@ -87,6 +87,7 @@ def test_axe_finds_no_serious_issues(
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+@pytest.mark.extended
 @pytest.mark.needs("npm")
 def test_axe_finds_no_serious_issues_in_an_unsent_prompt(
     page: Page, ollama: ScriptedOllama, browser_errors: list[str]
@@ -131,6 +132,7 @@ def test_a_screen_reader_announces_a_reply_once_when_complete(page: Page, ollama
     assert page.locator("main").locator("[aria-live], [role=log], [role=alert]").count() == 0, "no other live regions"
 
 
+@pytest.mark.extended
 def test_tab_moves_through_the_controls_in_page_order(page: Page, ollama: ScriptedOllama) -> None:
     send_prompt(page, "Hello")
     expect(page.locator("details.stats")).to_be_visible()
@@ -144,6 +146,7 @@ def test_tab_moves_through_the_controls_in_page_order(page: Page, ollama: Script
     assert names == ["Copy", "Edit", "summary", "Copy", "Regenerate"]
 
 
+@pytest.mark.extended
 def test_reduced_motion_disables_animations(page: Page, ollama: ScriptedOllama) -> None:
     page.emulate_media(reduced_motion="reduce")
     ollama.script(Head(), Gate("words"))

@@ -59,6 +59,7 @@ def send(operation: Locator) -> Locator:
     return operation.get_by_role("status")
 
 
+@pytest.mark.extended
 def test_every_operation_is_shown_with_its_parameters_and_responses(docs: Page) -> None:
     contents = docs.get_by_role("navigation", name="Operations")
     for id, (_, path, described) in OPERATIONS.items():
@@ -119,6 +120,7 @@ def test_the_id_of_a_started_reply_is_filled_in_to_follow_and_stop_it(
     expect(send(following)).to_contain_text("204 No Content")
 
 
+@pytest.mark.extended
 def test_closing_the_connection_does_not_stop_the_reply(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
     more = Gate("more words")
     ollama.script(Head(), Lines(line("Once ")), more, Lines(last_line("upon a time")))
@@ -162,6 +164,7 @@ def test_hostile_text_is_shown_as_text(docs: Page, client: Client, ollama: Scrip
     expect(reading.get_by_label("Response body")).to_contain_text(words)
 
 
+@pytest.mark.extended
 def test_only_the_newest_events_of_a_long_stream_are_shown(docs: Page, client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(*[line(f"w{number} ") for number in range(1000)], last_line()))
     operation = opened(docs, "beginReply")
@@ -172,6 +175,7 @@ def test_only_the_newest_events_of_a_long_stream_are_shown(docs: Page, client: C
     expect(operation.locator(".text")).to_contain_text("w999")
 
 
+@pytest.mark.extended
 def test_responses_of_ollama_are_shown(docs: Page, ollama: ScriptedOllama) -> None:
     generating = opened(docs, "generate")
     expect(body_input(generating)).to_have_value('{\n  "model": "fake",\n  "prompt": "The sky is"\n}')
@@ -182,6 +186,7 @@ def test_responses_of_ollama_are_shown(docs: Page, ollama: ScriptedOllama) -> No
     expect(listing.get_by_label("Response body")).to_contain_text('"name": "fake"')
 
 
+@pytest.mark.extended
 def test_the_page_works_with_the_keyboard(docs: Page, chatterd: Program) -> None:
     docs.keyboard.press("Tab")
     expect(docs.get_by_role("link", name="Skip to the operations")).to_be_focused()
@@ -212,6 +217,7 @@ def test_a_url_fragment_opens_its_operation(page: Page) -> None:
     expect(page.get_by_role("form", name="Try GET /llmchat", exact=True)).to_be_visible()
 
 
+@pytest.mark.extended
 @pytest.mark.needs("npm")
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.extended)])
 def test_the_page_fits_a_narrow_window_and_is_accessible(docs: Page, scheme: str) -> None:

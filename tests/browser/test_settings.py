@@ -59,6 +59,7 @@ def messages_sent(ollama: ScriptedOllama, number: int) -> list[tuple[str, str]]:
     return [(one["role"], one["content"]) for one in ollama.generations[number].json["messages"]]
 
 
+@pytest.mark.extended
 def test_models_are_listed_with_their_sizes(page: Page, ollama: ScriptedOllama) -> None:
     set_models(page, ollama, EMBEDDER, LLAMA, "fake")
     expect(picker(page)).to_have_value("llama3.2:latest")  # the first one that supports chat
@@ -67,6 +68,7 @@ def test_models_are_listed_with_their_sizes(page: Page, ollama: ScriptedOllama) 
     expect(options.nth(1)).to_have_text("llama3.2:latest · 3.2B · 2.0 GB")
 
 
+@pytest.mark.extended
 def test_missing_models_show_an_error(page: Page, ollama: ScriptedOllama) -> None:
     set_models(page, ollama)
     expect(picker(page)).to_be_disabled()
@@ -110,6 +112,7 @@ def test_each_conversation_keeps_its_model(page: Page, ollama: ScriptedOllama) -
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_a_reply_that_fails_because_its_model_is_gone_offers_the_others(page: Page, ollama: ScriptedOllama) -> None:
     ask(page, "Hello")
     ollama.models = (LLAMA,)
@@ -123,6 +126,7 @@ def test_a_reply_that_fails_because_its_model_is_gone_offers_the_others(page: Pa
     assert ollama.generations[-1].json["model"] == "llama3.2:latest"
 
 
+@pytest.mark.extended
 def test_a_stand_in_is_called_a_toy_until_ollama_lists_its_models(page: Page, ollama: ScriptedOllama) -> None:
     toy = {"name": "smollm2:135m", "stand_in": True, "details": {"parameter_size": "135M"}}
     set_models(page, ollama, toy)
@@ -271,6 +275,7 @@ def test_settings_of_an_empty_conversation_survive_a_reload(page: Page, ollama: 
     assert messages_sent(ollama, 0)[0] == ("system", "Talk like a pirate.")
 
 
+@pytest.mark.extended
 def test_the_dialog_works_with_the_keyboard_and_escape_does_not_stop_a_reply(
     page: Page, ollama: ScriptedOllama
 ) -> None:
@@ -292,6 +297,7 @@ def test_the_dialog_works_with_the_keyboard_and_escape_does_not_stop_a_reply(
     expect(page.get_by_text("Stopped.")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_the_dialog_fits_a_narrow_window(page: Page) -> None:
     page.set_viewport_size({"width": 320, "height": 568})
     dialog = open_settings(page)

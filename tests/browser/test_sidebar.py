@@ -89,6 +89,7 @@ def test_conversations_are_listed_newest_first_and_can_be_opened(page: Page) -> 
     expect(messages(page).first).to_have_text("First topic")
 
 
+@pytest.mark.extended
 def test_a_long_prompt_is_shortened_to_a_title(page: Page) -> None:
     start_conversation(
         page, "A recipe for lentil soup with much lemon and something to eat beside it on a cold evening"
@@ -96,6 +97,7 @@ def test_a_long_prompt_is_shortened_to_a_title(page: Page) -> None:
     expect(titles(page)).to_have_text(["A recipe for lentil soup with much lemon and something to…"])
 
 
+@pytest.mark.extended
 def test_a_title_can_be_renamed_in_place(page: Page) -> None:
     start_conversation(page, "First topic")
     titles(page).first.press("F2")
@@ -118,6 +120,7 @@ def test_a_title_can_be_renamed_in_place(page: Page) -> None:
     expect(titles(page)).to_have_text(["Trees"])
 
 
+@pytest.mark.extended
 def test_undoing_a_deletion_keeps_the_conversation(page: Page, has_messages: Callable[[str], bool]) -> None:
     appid = start_conversation(page, "First topic")
     page.clock.install()
@@ -161,6 +164,7 @@ def test_a_deletion_is_sent_when_the_page_is_unloaded(page: Page, has_messages: 
     expect(page.get_by_text("Your conversations appear here.")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_a_failed_deletion_is_retried(
     page: Page, has_messages: Callable[[str], bool], browser_errors: list[str]
 ) -> None:
@@ -235,6 +239,7 @@ def test_the_url_of_a_deleted_conversation_does_not_restore_it(page: Page) -> No
     expect(undo(page)).to_be_visible()
 
 
+@pytest.mark.extended
 def test_tabs_share_the_conversation_list(page: Page, context: BrowserContext) -> None:
     other = context.new_page()
     other.goto("/")
@@ -265,6 +270,7 @@ def test_renaming_is_not_interrupted_by_another_tab(page: Page, context: Browser
     expect(titles(page)).to_have_text(["Second topic", "Trees"])
 
 
+@pytest.mark.extended
 def test_search_matches_titles_and_first_prompts(page: Page) -> None:
     start_conversation(page, "Crème brûlée for four")
     start_conversation(page, "Trees in sandy soil")
@@ -283,6 +289,7 @@ def test_search_matches_titles_and_first_prompts(page: Page) -> None:
     expect(titles(page)).to_have_text(["Trees in sandy soil", "Dessert"])
 
 
+@pytest.mark.extended
 def test_arrow_keys_navigate_the_list(page: Page) -> None:
     start_conversation(page, "First topic")
     start_conversation(page, "Second topic")
@@ -383,6 +390,7 @@ def test_the_text_area_grows_to_a_third_of_the_window(page: Page) -> None:
     assert height() == small
 
 
+@pytest.mark.extended
 def test_in_a_narrow_window_the_sidebar_is_a_modal_drawer(page: Page, ollama: ScriptedOllama) -> None:
     never = Gate("the end")
     ollama.script(Head(), Lines(line("Once ")), never)
@@ -415,6 +423,7 @@ def test_in_a_narrow_window_the_sidebar_is_a_modal_drawer(page: Page, ollama: Sc
     expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_loading_causes_no_layout_shift(page: Page) -> None:
     send_prompt(page, "First topic")
     expect(messages(page)).to_have_text(["First topic", "w0 w1 w2 w3 w4"])
@@ -452,6 +461,7 @@ def test_blocked_storage_shows_a_warning_and_the_page_works(page_without_storage
     expect(messages(page_without_storage).first).to_have_text("First topic")  # from the URL
 
 
+@pytest.mark.extended
 def test_full_storage_shows_a_warning_and_the_page_works(page: Page) -> None:
     page.evaluate(FILL_STORAGE)
     send_prompt(page, "First topic")

@@ -119,6 +119,7 @@ def test_a_new_user_signs_in_and_chats(page: Page, site: Site) -> None:
     assert page.evaluate("document.cookie") == ""
 
 
+@pytest.mark.extended
 def test_a_prompt_is_sent_after_signing_in_to_a_new_session(page: Page, site: Site, ollama: ScriptedOllama) -> None:
     sign_in(page, site, "alice")
     expect_chat(page)
@@ -170,6 +171,7 @@ def test_a_draft_is_kept_through_sign_in(page: Page, site: Site, known: bool) ->
     expect(prompt_input(page)).to_have_value("half a prompt")
 
 
+@pytest.mark.extended
 def test_a_reply_is_followed_after_signing_in_again(page: Page, site: Site, ollama: ScriptedOllama) -> None:
     gate = Gate()
     ollama.script(Head(), Lines(line("begun")), gate, Lines(line(" and ended"), last_line()))
@@ -269,6 +271,7 @@ def test_an_expired_session_shows_no_data(page: Page, site: Site, browser_errors
     assert not any("/llmchat" in url or "/models" in url for url in requested)
 
 
+@pytest.mark.extended
 def test_a_tab_reloads_when_another_user_signs_in(page: Page, site: Site, browser_errors: list[str]) -> None:
     sign_in(page, site, "alice")
     expect_chat(page)
@@ -288,6 +291,7 @@ def test_a_tab_reloads_when_another_user_signs_in(page: Page, site: Site, browse
     expect(page.get_by_role("link", name="Sign out")).to_have_attribute("title", "Signed in as bob")
 
 
+@pytest.mark.extended
 def test_the_status_page_requires_an_operator(page: Page, site: Site) -> None:
     page.goto("/status")
     page.wait_for_url("**/sign-in?then=%2Fstatus")
@@ -302,6 +306,7 @@ def test_the_status_page_requires_an_operator(page: Page, site: Site) -> None:
     page.wait_for_url("**/sign-in?then=%2Fstatus")
 
 
+@pytest.mark.extended
 def test_the_api_page_is_public_and_links_to_sign_in(page: Page, site: Site) -> None:
     page.goto("/docs#listModels")
     operation = page.locator("#listModels")
@@ -315,6 +320,7 @@ def test_the_api_page_is_public_and_links_to_sign_in(page: Page, site: Site) -> 
     expect(operation.get_by_role("status")).to_contain_text("200")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.extended)])
 def test_axe_finds_no_serious_issues(page: Page, site: Site, scheme: Literal["light", "dark"]) -> None:
     page.emulate_media(color_scheme=scheme)
@@ -343,6 +349,7 @@ def test_sign_in_does_not_redirect_to_other_sites(page: Page, site: Site) -> Non
         expect_chat(page)
 
 
+@pytest.mark.extended
 def test_a_json_web_token_signs_in(context: BrowserContext, site: Site) -> None:
     page = context.new_page()
     page.goto(f"{site.with_jwt.url}/")
@@ -353,6 +360,7 @@ def test_a_json_web_token_signs_in(context: BrowserContext, site: Site) -> None:
     expect(page.get_by_role("link", name="Sign out")).to_have_attribute("title", "Signed in as Alice A.")
 
 
+@pytest.mark.extended
 def test_no_sign_in_without_authentication(context: BrowserContext, chatterd: Program) -> None:
     """A session that expired before the server was restarted without --auth does not block the pages."""
     page = context.new_page()

@@ -101,6 +101,7 @@ def test_values_change_while_a_reply_is_streamed(page: Page, site: Site, ollama:
     expect(row(page, "^Completed$").get_by_role("cell")).to_have_text("1")
 
 
+@pytest.mark.extended
 def test_both_processes_are_listed(page: Page) -> None:
     processes = page.get_by_role("region", name="Processes on this database").get_by_role("rowheader")
     expect(processes).to_have_count(2, timeout=TIMEOUT)
@@ -124,6 +125,7 @@ def test_an_unreachable_database_is_reported(page: Page, site: Site) -> None:
     expect(page).to_have_title("chatterd status")
 
 
+@pytest.mark.extended
 def test_stale_data_is_marked_and_the_page_reconnects(
     site: Site, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
@@ -166,6 +168,7 @@ def test_the_page_fits_any_width_and_draws_its_plots(page: Page, scheme: str, wi
         assert box is not None and 100 < box["width"] < width
 
 
+@pytest.mark.extended
 def test_the_page_has_landmarks_and_text_alternatives(page: Page) -> None:
     expect(banner(page)).to_contain_text("All systems normal", timeout=TIMEOUT)
     assert page.locator("html").get_attribute("lang") == "en"

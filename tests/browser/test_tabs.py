@@ -55,6 +55,7 @@ def test_a_prompt_and_its_reply_are_streamed_to_a_second_tab(tabs: tuple[Page, P
     assert len(ollama.generations) == 3
 
 
+@pytest.mark.extended
 def test_stopping_in_one_tab_shows_in_the_other(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
     first, second = tabs
     ollama.script(Head(), Lines(line("On and on")), Gate("the end"))
@@ -67,6 +68,7 @@ def test_stopping_in_one_tab_shows_in_the_other(tabs: tuple[Page, Page], ollama:
         expect(button(tab, "Continue")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_a_continued_reply_grows_in_both_tabs(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
     first, second = tabs
     ollama.script(Head(), Lines(line("w0 "), line("w1 ")), Gate("the end"))
@@ -96,6 +98,7 @@ def stop_after_two_words(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> Non
         expect(button(tab, "Continue")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_a_reply_continued_while_a_tab_was_away_is_shown_whole(
     tabs: tuple[Page, Page], ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
@@ -112,6 +115,7 @@ def test_a_reply_continued_while_a_tab_was_away_is_shown_whole(
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_continue_in_two_tabs_at_once_continues_once(
     tabs: tuple[Page, Page], ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
