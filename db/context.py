@@ -7,6 +7,10 @@ import asyncpg
 
 from db.messages import EXTRA_BYTES, MAX_SEQ, Message
 
+MAX_IMAGE_BYTES_READ = 65_536
+"""Bytes of images that the statement that begins a reply reads. It reads the contexts of several replies, whose memory
+nothing else bounds; more are read when there is room for the request."""
+
 MAX_SYSTEM_MESSAGES = 1_000
 """System messages of one conversation that are sent at most, newest first."""
 
@@ -52,14 +56,17 @@ CONTEXT = f"""
         UNION ALL
         SELECT seq, username, message, extra, image_bytes FROM system WHERE kept
     ), images AS (
-        SELECT max(seq) AS images_after FROM (
-            SELECT seq, image_bytes, sum(image_bytes) OVER (ORDER BY seq DESC) - image_bytes AS newer_image_bytes
-            FROM selected
+        SELECT max(seq) FILTER (WHERE newer >= {{image_size}}) AS images_after,
+               coalesce(sum(image_bytes) FILTER (WHERE newer < {{image_size}}), 0) > {{most}} AS deferred
+        FROM (
+            SELECT seq, image_bytes, sum(image_bytes) OVER (ORDER BY seq DESC) - image_bytes AS newer FROM selected
         ) AS counted
-        WHERE image_bytes > 0 AND newer_image_bytes >= {{image_size}}
+        WHERE image_bytes > 0
     )
-    SELECT seq, username, message, CASE WHEN image_bytes > 0 AND seq <= images_after THEN NULL ELSE extra END AS extra,
-           images_after, image_bytes > 0 AND seq <= images_after AS without_images, system_after, system_left_out
+    SELECT seq, username, message,
+           CASE WHEN image_bytes > 0 AND (deferred OR seq <= images_after) THEN NULL ELSE extra END AS extra,
+           images_after, image_bytes > 0 AND seq <= images_after AS without_images, system_after, system_left_out,
+           deferred
     FROM images CROSS JOIN limits LEFT JOIN selected ON true
 """
 """A query for the context of a reply, unordered; one row without a ``seq`` if there is no message to send.
@@ -67,8 +74,8 @@ CONTEXT = f"""
 Of the messages before ``before`` (a seq) it has the newest system messages, up to ``system_size`` bytes, and of the
 newest ``messages`` the other ones, up to what remains of ``size`` bytes; of both at least the newest ``least``. Images
 do not count in these sizes: from the newest on they are sent until they have ``image_size`` bytes, and older messages
-without them, up to ``images_after``. System messages are left out up to ``system_after``. The parameters are SQL
-expressions."""
+without them, up to ``images_after``. If those to send have more than ``most`` bytes, they are ``deferred``: not read
+now. System messages are left out up to ``system_after``. The parameters are SQL expressions."""
 
 _CONTEXT = CONTEXT.format(
     tenant="$1",
@@ -79,6 +86,7 @@ _CONTEXT = CONTEXT.format(
     before="$6",
     image_size="$7",
     system_size="$4",
+    most=str(MAX_SEQ),
 )
 
 

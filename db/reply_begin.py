@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from db.context import CONTEXT
+from db.context import CONTEXT, MAX_IMAGE_BYTES_READ
 from db.messages import CHECKED_EXTRA, MAX_SEQ, Message
 
 
@@ -69,6 +69,7 @@ class BeginResult:
     :ivar continues_at: the reply continues the last message of ``context``, which has this number of characters.
     :ivar without_images: number of messages of ``context`` whose images are left out.
     :ivar system_left_out: number of system messages that are left out.
+    :ivar deferred: the images of ``context`` were not read, because they are large; see :func:`db.context.read_sent`.
     """
 
     context: list[Message] | None = None
@@ -77,6 +78,7 @@ class BeginResult:
     continues_at: int | None = None
     without_images: int = 0
     system_left_out: int = 0
+    deferred: bool = False
 
 
 async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[BeginResult]:
@@ -205,6 +207,7 @@ _BEGIN = f"""
         size="new.size",
         image_size="new.image_size",
         system_size="new.system_size",
+        most=MAX_IMAGE_BYTES_READ,
         least="new.least",
         before=f"coalesce(repeated.first, {MAX_SEQ})",
     )
@@ -254,10 +257,13 @@ _BEGIN = f"""
                WHERE recorded.tenant = new.tenant AND recorded.appid = new.appid ORDER BY recorded.seq
            ) END AS recorded, NULL::bigint AS seq, NULL AS username, NULL AS message, NULL::json AS extra,
            NULL::boolean AS without_images,
-           (SELECT max(system_left_out) FROM context WHERE context.reply = new.id) AS system_left_out
+           summary.system_left_out, summary.deferred
     FROM new LEFT JOIN begun ON begun.id = new.id
+    LEFT JOIN (
+        SELECT reply, max(system_left_out) AS system_left_out, bool_or(deferred) AS deferred FROM context GROUP BY reply
+    ) AS summary ON summary.reply = new.id
     UNION ALL
-    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra, without_images, NULL
+    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra, without_images, NULL, NULL
     FROM context WHERE seq IS NOT NULL
     ORDER BY seq NULLS FIRST
 """
@@ -275,15 +281,16 @@ async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Seq
         return result
     if not first["settled"]:
         return await _read_context_again(connection, new, first["recorded"])
-    return _begun(rows[1:], first["continues_at"], first["system_left_out"])
+    return _begun(rows[1:], first)
 
 
-def _begun(context: Sequence[asyncpg.Record], continues_at: int | None, system_left_out: int | None) -> BeginResult:
+def _begun(context: Sequence[asyncpg.Record], summary: asyncpg.Record) -> BeginResult:
     return BeginResult(
         context=[Message(row["username"], row["message"], row["extra"]) for row in context],
-        continues_at=continues_at,
+        continues_at=summary["continues_at"],
         without_images=sum(1 for row in context if row["without_images"]),
-        system_left_out=system_left_out or 0,
+        system_left_out=summary["system_left_out"] or 0,
+        deferred=bool(summary["deferred"]),
     )
 
 
@@ -317,7 +324,7 @@ async def _read_context_again(connection: asyncpg.Connection, new: NewReply, rec
         new.system_bytes,
     )
     context = [row for row in rows if row["seq"] is not None]
-    return _begun(context, rows[0]["continues_at"], rows[0]["system_left_out"])
+    return _begun(context, rows[0])
 
 
 _READ_CONTEXT_AGAIN = f"""
@@ -341,6 +348,7 @@ _READ_CONTEXT_AGAIN = f"""
         size="$4",
         image_size="$11",
         system_size="$16",
+        most=MAX_IMAGE_BYTES_READ,
         least="$5",
         before="coalesce((SELECT first FROM repeated), $6)",
     )

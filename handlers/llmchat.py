@@ -13,6 +13,7 @@ from handlers.conversations import ConversationHandler
 from handlers.reply_stream import ReplyStreamHandler
 from relay.generation.prompt import Prompt
 from relay.stream.cursor import Cursor, LineReader
+from relay.waiting import WaitingPrompt
 from web.chat_request import count_prompt_characters, parse_chat_request
 from web.json_body.decoding import one_at_a_time
 
@@ -51,13 +52,18 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
             await self.show(cursor)
 
     async def _with_prompt(self, work: Callable[[Prompt], Awaitable[Reader]]) -> Reader:
-        """Parse the prompt and do something with it, after which its memory is not charged any more."""
+        """Parse the prompt and do something with it. Its memory is charged until that is done, or until the prompt
+        waits no more."""
         prompt = await self._parse_prompt()
-        charge = self.take_charge()
+        charge, reader = self.take_charge(), None
         try:
-            return await work(prompt)
+            reader = await work(prompt)
+            return reader
         finally:
-            charge.release()
+            if isinstance(reader, WaitingPrompt):
+                reader.keep(charge)
+            else:
+                charge.release()
 
     async def _find_begun(self, prompt: Prompt) -> Cursor:
         return await self.services.replies.reconnect(prompt, self.first_line() or 0)

@@ -161,10 +161,10 @@ class ReplyService:
             if result.system_left_out:
                 log.info(SYSTEM_LEFT_OUT, reply.id, result.system_left_out)
             call = None
-            if result.continues_at is None:
-                call = self._first_call(prompt, [*result.context, *own_messages])
-            else:
+            if result.continues_at is not None:
                 generation.continue_message()
+            elif not result.deferred:
+                call = self._first_call(prompt, [*result.context, *own_messages])
             self._registry.start(generation, call)
             return Cursor(self._cursor_context, prompt.tenant, reply.id, 0, reply=reply)
         if reply.id in (result.running, result.existing):

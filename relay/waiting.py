@@ -14,6 +14,7 @@ from relay.generation.context import RelayContext
 from relay.generation.prompt import Prompt
 from relay.generation.registry import ConcurrencyCounter
 from relay.ollama import chat_line
+from relay.outgoing import Counted
 from relay.stream.cursor import Cursor, TryWrite, write_nothing
 from relay.supersession import Supersession
 
@@ -74,6 +75,10 @@ class WaitingPrompt:
             self._cursor = self.turn.result()
             seconds = max(0.0, deadline - monotonic())
         return await self._cursor.next(seconds, try_write)
+
+    def keep(self, charge: Counted) -> None:
+        """Let the prompt's memory be charged to its sender until it is recorded, or waits no more."""
+        self.turn.add_done_callback(lambda _: charge.release())
 
     def leave(self) -> None:
         """Note that the client has disconnected: nothing is left behind, unless the reply is being begun."""

@@ -8,11 +8,17 @@ from collections import Counter
 from types import FrameType
 
 
+def _describe(one: object) -> str:
+    kind = type(one)
+    name = f" {one.__module__}.{one.__qualname__}" if isinstance(one, type) else ""
+    return f"{kind.__module__}.{kind.__qualname__}{name}"
+
+
 def _report(_signal: int, _frame: FrameType | None) -> None:
     gc.set_debug(gc.DEBUG_SAVEALL)
     gc.collect()
     gc.set_debug(0)
-    kinds = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.garbage)
+    kinds = Counter(map(_describe, gc.garbage))
     gc.garbage.clear()
     found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     print(f"garbage: {found or 'none'}", file=sys.stderr, flush=True)

@@ -95,7 +95,11 @@ def test_a_value_after_a_blank_is_told_how_to_write_it() -> None:
 def test_a_mistake_in_the_environment_is_told_with_the_variable(value: str) -> None:
     expected = f"the environment variable PORT must be a whole number from 0 to 65535, not {value!r}"
     assert rejection(environment={"PORT": value}) == expected
-    assert failure(PORT=value) == f"chatterd: {expected}. `server.py --help` lists the settings."
+
+
+def test_a_mistake_in_the_environment_ends_the_start_with_a_sentence() -> None:
+    expected = "the environment variable PORT must be a whole number from 0 to 65535, not 'abc'"
+    assert failure(PORT="abc") == f"chatterd: {expected}. `server.py --help` lists the settings."
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tests.cluster import OwnPostgres, SignedWords, words
 from tests.database import PATIENCE, eventually, reply_row, rows, with_connection
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, Words, last_line, line
 from tests.fakes.proxy import CuttingProxy
+from tests.faults import held
 from tests.program import Program
 
 AWAY = ("database", "declared dead", "pool connection floor", "could not be released")
@@ -304,27 +305,6 @@ def swept(url: str, since: datetime) -> bool:
     """Return whether a sweep has run to its last step, the pruning, since then."""
     query = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND query_start > $1"
     return bool(rows(url, query + " AND query LIKE '%DELETE FROM reply_lines WHERE ctid%'", since))
-
-
-@contextmanager
-def held(url: str, statement: str) -> Iterator[None]:
-    """Hold the locks of a statement within the ``with`` block."""
-    with_lock, release = threading.Event(), threading.Event()
-
-    async def hold(connection: asyncpg.Connection) -> None:
-        async with connection.transaction():
-            await connection.execute(statement)
-            with_lock.set()
-            await asyncio.to_thread(release.wait)
-
-    with ThreadPoolExecutor(1) as executor:
-        holding = executor.submit(with_connection, url, hold)
-        try:
-            assert with_lock.wait(PATIENCE)
-            yield
-        finally:
-            release.set()
-            holding.result()
 
 
 NO_MESSAGE = "LOCK TABLE chatts IN SHARE ROW EXCLUSIVE MODE"

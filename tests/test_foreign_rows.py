@@ -31,7 +31,7 @@ FOREIGN = [
 """JSON that no client can have sent. PostgreSQL's json type takes all of it."""
 
 
-@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+@pytest.mark.parametrize("role", ["user", "assistant", pytest.param("system", marks=pytest.mark.extended)])
 def test_a_conversation_with_foreign_rows_goes_on_survives_a_crash_and_can_be_forgotten(
     start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama, role: str
 ) -> None:

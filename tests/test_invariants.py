@@ -1083,7 +1083,7 @@ def test_invariant_6_an_adopter_that_cannot_reach_ollama_ends_the_reply(
     processes: Processes, ollama: ScriptedOllama
 ) -> None:
     ollama.default = (SignedWords(hold={7: (gate := Gate())}),)
-    (owner, client), (_, other) = processes.start(), processes.start()
+    (owner, client), (_, other) = processes.start(), processes.start(ollama_retry_timeout=1)
     path = client.begin("hi", options={"num_predict": 10})
     gate.reached.wait()
     eventually("all is in the log", lambda: len(log_of(processes.url, path)) == 7)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import graphlib
 import importlib
 import inspect
@@ -136,6 +137,7 @@ def test_no_private_attribute_of_another_object_is_used(path: Path) -> None:
     assert set(private_names_of_others(ast.parse(path.read_text()))) <= allowed
 
 
+@functools.cache
 def private_names_in_source(cls: type) -> set[str]:
     """The private methods of a class, and the private attributes that it sets or reads on ``self`` or ``cls``."""
     try:

@@ -217,7 +217,7 @@ def test_an_unknown_format_is_rejected() -> None:
 
 
 @pytest.mark.expects_log("A request failed", "is refused; ending it", "database")
-@pytest.mark.parametrize("level", ["info", "debug"])
+@pytest.mark.parametrize("level", [pytest.param("info", marks=pytest.mark.extended), "debug"])
 def test_the_log_contains_no_conversations_and_no_secrets(
     start_chatterd: Callable[..., Program],
     start_client: Callable[..., Client],

@@ -207,6 +207,7 @@ _CALLS = """
                         UNION ALL SELECT 'tool_calls', calls, 1000000
                     ) AS fields
                 );
+                NEW.extra_bytes := NULL;
             END IF;
         EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
             NULL; -- the column holds something else than JSON

@@ -53,7 +53,7 @@ def findings(page: Page) -> list[str]:
 
 
 @pytest.mark.needs("npm")
-@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1000)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 320), pytest.param("dark", 1000, marks=pytest.mark.extended)])
 def test_axe_finds_no_serious_issues(
     page: Page, ollama: ScriptedOllama, scheme: Literal["light", "dark"], width: int
 ) -> None:

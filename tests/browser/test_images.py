@@ -259,6 +259,7 @@ def test_a_prompt_whose_image_is_refused_can_be_sent_without_it(page: Page, olla
     expect(button(page, "Send without images")).to_have_count(1)
     ollama.script(failure(400, "illegal base64 data at input byte 0"))
     button(page, "Try again").click()
+    ollama.arrival(1).wait()  # the alert of the first attempt, which says the same, is gone
     expect(page.get_by_role("alert")).to_contain_text("illegal base64")
     page.reload()
     button(page, "Send without images").click()

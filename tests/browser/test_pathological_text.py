@@ -205,3 +205,17 @@ def test_text_is_shown_as_plain_text_until_the_worker_can_be_loaded(page: Page, 
     page.unroute("**/worker.js")
     expect(messages(page).nth(1).locator("strong")).to_have_text("bold")
     expect(page.locator(".plain")).to_have_count(0)
+
+
+def test_languages_of_the_highlighter_that_do_not_arrive_leave_code_without_colours(
+    page: Page, reply: Locator, ollama: ScriptedOllama, workers: list[str]
+) -> None:
+    """The worker waits for all of them for a time that is shorter than its limit, or all text would stay plain."""
+    page.context.route("**/vendor/highlight/*.js", lambda route: None)
+    stream_reply(page, ollama, "```js\nlet x\n```\n\nSome **bold** words.\n\n```python\nx = 1\n```", pieces=1)
+    page.reload()
+    expect(reply.locator("strong")).to_have_text("bold")
+    expect_rendered(page)
+    expect(reply.locator("code")).to_have_count(2)
+    assert len(workers) == 1, "of the reloaded page"
+    page.context.unroute_all(behavior="ignoreErrors")

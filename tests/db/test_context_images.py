@@ -120,6 +120,21 @@ def test_a_message_before_the_one_that_fills_the_context_leaves_out_no_images(ur
     play(url, act)
 
 
+@pytest.mark.parametrize(("images", "deferred"), [(1, False), (2, True)])
+def test_many_bytes_of_images_are_not_read_by_the_statement_that_begins(url: str, images: int, deferred: bool) -> None:
+    async def act(at: Scene) -> None:
+        connection, reply = await at.connect(), new()
+        large = [photo(number, 40_000) for number in range(images)]
+        thought = Message("assistant", "a", '{"thinking":"hm"}')
+        await insert(connection, reply, *large, thought)
+        result = await begin(connection, reply, MAX_SEQ, Message("user", "hi"))
+        read = [bare(message) for message in large] if deferred else large
+        assert result == BeginResult(context=[*read, thought], deferred=deferred)
+        assert await what_was_sent(connection, reply) == [*large, thought, Message("user", "hi")]
+
+    play(url, act)
+
+
 roles = st.sampled_from(["system", "user", "assistant", "tool"])
 some = st.lists(
     st.builds(
@@ -132,64 +147,67 @@ some = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    earlier=some,
-    own=some,
-    later=some,
-    limit=st.integers(0, 8),
-    size=st.integers(0, 100),
-    budget=st.integers(0, 4 * IMAGE),
-    written_before_0011=st.booleans(),
-    reductions=st.integers(0, 2),
-    newest_system=st.integers(0, 3),
-)
-def test_the_same_messages_are_sent_again_whatever_was_recorded_since(
-    url: str,
-    earlier: list[Message],
-    own: list[Message],
-    later: list[Message],
-    limit: int,
-    size: int,
-    budget: int,
-    written_before_0011: bool,
-    reductions: int,
-    newest_system: int,
-) -> None:
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.extended)])
+def test_the_same_messages_are_sent_again_whatever_was_recorded_since(url: str, examples: int) -> None:
     """Also those of the system beyond their limit, and what is left out after a refusal is left out again."""
 
-    async def act(at: Scene) -> None:
-        connection, reply = await at.connect(), new()
-        await insert(connection, reply, *earlier)
-        if not written_before_0011:
-            await connection.execute("UPDATE chatts SET extra_bytes = octet_length(extra::text)")
-        selected, messages_left, bytes_left = trim_to_context(own, limit, size)
-        request = replace(
-            reply,
-            messages=own,
-            unsent=len(own) - len(selected),
-            context_messages=messages_left,
-            context_bytes=bytes_left,
-            context_image_bytes=remaining_image_bytes(own, budget),
-            context_system_bytes=remaining_system_bytes(own, size),
-        )
-        [result] = await reply_begin.begin(connection, [request])
-        assert result.context is not None
-        system = [message for message in result.context if message.role == "system"]
-        assert sum(text_bytes(message) for message in system) <= max(
-            size, 0 if own else max(map(text_bytes, system), default=0)
-        )
-        await insert(connection, reply, *later)
-        assert await what_was_sent(connection, reply) == [*result.context, *selected]
-        count = max(len(selected), 1)
-        for _ in range(reductions):
-            await context.reduce_context(connection, "", reply.id, reply.owner, count)
-        sent = await what_was_sent(connection, reply)
-        whole = [*result.context, *selected]
-        assert [(one.role, one.content) for one in sent] == [(one.role, one.content) for one in whole]
-        assert sent[-count:] == whole[-count:], "the prompt itself stays as it is"
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        earlier=some,
+        own=some,
+        later=some,
+        limit=st.integers(0, 8),
+        size=st.integers(0, 100),
+        budget=st.integers(0, 4 * IMAGE),
+        written_before_0011=st.booleans(),
+        reductions=st.integers(0, 2),
+        newest_system=st.integers(0, 3),
+    )
+    def check(
+        earlier: list[Message],
+        own: list[Message],
+        later: list[Message],
+        limit: int,
+        size: int,
+        budget: int,
+        written_before_0011: bool,
+        reductions: int,
+        newest_system: int,
+    ) -> None:
+        async def act(at: Scene) -> None:
+            connection, reply = await at.connect(), new()
+            await insert(connection, reply, *earlier)
+            if not written_before_0011:
+                await connection.execute("UPDATE chatts SET extra_bytes = octet_length(extra::text)")
+            selected, messages_left, bytes_left = trim_to_context(own, limit, size)
+            request = replace(
+                reply,
+                messages=own,
+                unsent=len(own) - len(selected),
+                context_messages=messages_left,
+                context_bytes=bytes_left,
+                context_image_bytes=remaining_image_bytes(own, budget),
+                context_system_bytes=remaining_system_bytes(own, size),
+            )
+            [result] = await reply_begin.begin(connection, [request])
+            assert result.context is not None
+            system = [message for message in result.context if message.role == "system"]
+            assert sum(text_bytes(message) for message in system) <= max(
+                size, 0 if own else max(map(text_bytes, system), default=0)
+            )
+            await insert(connection, reply, *later)
+            assert await what_was_sent(connection, reply) == [*result.context, *selected]
+            count = max(len(selected), 1)
+            for _ in range(reductions):
+                await context.reduce_context(connection, "", reply.id, reply.owner, count)
+            sent = await what_was_sent(connection, reply)
+            whole = [*result.context, *selected]
+            assert [(one.role, one.content) for one in sent] == [(one.role, one.content) for one in whole]
+            assert sent[-count:] == whole[-count:], "the prompt itself stays as it is"
 
-    play(url, act)
+        play(url, act)
+
+    check()
 
 
 def test_what_ollama_may_have_refused_is_left_out_step_by_step(url: str) -> None:

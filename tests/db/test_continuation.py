@@ -101,29 +101,31 @@ roles = st.sampled_from(["system", "user", "assistant", "tool"])
 some_messages = st.lists(st.builds(Message, roles, st.text("aé😀 ", max_size=12)), max_size=7)
 
 
-@settings(max_examples=150, deadline=None)
-@given(some_messages, some_messages, some_messages, st.integers(0, 12), st.integers(0, 100))
-def test_what_was_sent_is_read_again_whatever_was_recorded_since(
-    url: str, earlier: list[Message], own: list[Message], later: list[Message], limit: int, size: int
-) -> None:
-    async def act(at: Scene) -> None:
-        connection = await at.connect()
-        reply = another(await begun_with(connection, *earlier))
-        await insert(connection, replace(reply, tenant="other"), RULES, HI)
-        selected, messages_left, bytes_left = trim_to_context(own, limit, size)
-        request = replace(reply, messages=own, unsent=len(own) - len(selected))
-        result = await begin(connection, request, *own, limit=messages_left, size=bytes_left)
-        assert result.context is not None
-        await insert(connection, reply, *later)
-        assert await what_was_sent(connection, reply) == [*result.context, *selected]
-        assert await finish(connection, reply)
-        await insert(connection, reply, *later)
-        if result.continues_at is None:
+@pytest.mark.parametrize("examples", [40, pytest.param(150, marks=pytest.mark.extended)])
+def test_what_was_sent_is_read_again_whatever_was_recorded_since(url: str, examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(some_messages, some_messages, some_messages, st.integers(0, 12), st.integers(0, 100))
+    def check(earlier: list[Message], own: list[Message], later: list[Message], limit: int, size: int) -> None:
+        async def act(at: Scene) -> None:
+            connection = await at.connect()
+            reply = another(await begun_with(connection, *earlier))
+            await insert(connection, replace(reply, tenant="other"), RULES, HI)
+            selected, messages_left, bytes_left = trim_to_context(own, limit, size)
+            request = replace(reply, messages=own, unsent=len(own) - len(selected))
+            result = await begin(connection, request, *own, limit=messages_left, size=bytes_left)
+            assert result.context is not None
+            await insert(connection, reply, *later)
             assert await what_was_sent(connection, reply) == [*result.context, *selected]
-        else:
-            assert len(result.context[-1].content) == result.continues_at
+            assert await finish(connection, reply)
+            await insert(connection, reply, *later)
+            if result.continues_at is None:
+                assert await what_was_sent(connection, reply) == [*result.context, *selected]
+            else:
+                assert len(result.context[-1].content) == result.continues_at
 
-    play(url, act)
+        play(url, act)
+
+    check()
 
 
 def test_of_a_prompt_that_does_not_fit_the_first_message_sent_is_stored(url: str) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import asyncpg
 import pytest
 
+from db.messages import EXTRA_BYTES
 from db.migrate import FOLDER, migrate
 from db.tutorial_table import alteration
 from errors import StartupError
@@ -62,6 +63,17 @@ def test_tool_calls_of_either_server_are_seen_by_the_other(database_url: str, ki
     assert rows(database_url, "SELECT extra::text FROM chatts WHERE message = 'ours'")[0][0] == extra
     role, message, calls, schemas = server.history_with_tools("a")[-1]
     assert (role, message, json.loads(calls or ""), schemas) == ("assistant", "ours", long, None)
+
+
+def test_tool_calls_that_another_server_adds_to_a_message_count_in_the_context(database_url: str) -> None:
+    execute(database_url, create(f"{F25}, toolcalls text"))
+    upgrade(database_url)
+    ours = "('assistant', 'ours', 'a', '{\"thinking\":\"hm\"}', 17)"
+    execute(database_url, f"INSERT INTO chatts (username, message, appid, extra, extra_bytes) VALUES {ours}")
+    rows(database_url, "UPDATE chatts SET toolcalls = $1", CALLS)
+    [(counted, extra)] = rows(database_url, f"SELECT {EXTRA_BYTES}, extra FROM chatts")
+    assert json.loads(extra) == {"thinking": "hm", "tool_calls": json.loads(CALLS)}
+    assert counted >= len(extra)
 
 
 def test_what_is_no_tool_call_is_kept_and_never_reaches_the_model(database_url: str) -> None:

@@ -46,12 +46,13 @@ def play(url: str, act: Callable[[asyncpg.Connection], object]) -> None:
     with_connection(url, act)  # type: ignore[arg-type]
 
 
-def test_lines_of_several_replies_in_one_batch_are_read_as_appended(url: str) -> None:
+@pytest.mark.parametrize("examples", [80, pytest.param(300, marks=pytest.mark.extended)])
+def test_lines_of_several_replies_in_one_batch_are_read_as_appended(url: str, examples: int) -> None:
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(url))
 
         @given(st.lists(st.tuples(st.integers(0, 2), LINE), max_size=30), st.booleans())
-        @settings(deadline=None, max_examples=300)
+        @settings(deadline=None, max_examples=examples)
         def check(mixed: list[tuple[int, str]], again: bool) -> None:
             runner.run(check_batch(connection, [(which, text.encode()) for which, text in mixed], again))
 

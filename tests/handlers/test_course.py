@@ -114,8 +114,7 @@ def chatts(start_chatterd: Callable[..., Program], database_url: str) -> Client:
     return Client(start_chatterd(database_url=database_url).url)
 
 
-@pytest.mark.parametrize("slash", ["", "/"])
-@pytest.mark.parametrize("field", ["name", "username"])
+@pytest.mark.parametrize(("slash", "field"), [("", "name"), ("/", "username")])
 def test_messages_without_an_appid_are_posted_and_read(chatts: Client, slash: str, field: str) -> None:
     with chatts:
         chatts.ask("of a conversation", options={"num_predict": 1})

@@ -211,13 +211,13 @@ def test_a_large_line_is_in_memory_once_for_all_viewers(
     ollama.script(Head(), gate := Gate(), Lines(large, last_line()))
     with Client(owner.url) as client, Client(shown_by.url) as viewer:
         path = client.begin("hi")
-        crowd.get(shown_by.url, path, 100)
+        crowd.get(shown_by.url, path, 40)
         memory = Memory(shown_by)
         gate.open()
         events = viewer.view(path)
         assert [event.data for event in events] == [large.decode(), last_line().decode()]
-        crowd.get(shown_by.url, path, 100)
-        print(f"\n200 viewers, 8 MB: {memory.most_growth:.0f} MB more")
+        crowd.get(shown_by.url, path, 40)
+        print(f"\n80 viewers, 8 MB: {memory.most_growth:.0f} MB more")
         assert memory.most_growth < 150
         assert viewer.view(path) == events
 

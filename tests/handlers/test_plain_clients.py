@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from tests.database import eventually, reply_row, rows
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.program import Program
 from tests.raw import drop_all_packets, head, raw
+from tests.tokens import TokenFile
 
 LEFT = "client left"
 
@@ -209,6 +211,43 @@ def test_the_number_of_prompts_that_wait_is_limited(
             gate.open()
             second.rest()
         assert [content for role, content in client.messages() if role == "user"] == ["one", "two"]
+
+
+def test_the_prompts_of_one_tenant_that_wait_take_no_memory_of_others(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str, tmp_path: Path
+) -> None:
+    tokens = TokenFile(tmp_path / "tokens")
+    for tenant in ("alice", "bob"):
+        tokens.add(tenant, tenant)
+    size = 400_000
+    program = start_chatterd(
+        database_url=database_url,
+        auth="token",
+        token_file=tokens.path,
+        max_body_bytes=size * 2,
+        max_total_body_bytes=size * 5,
+    )
+    streams: list[Stream] = []
+    with ExitStack() as stack:
+
+        def post(tenant: str, appid: str) -> int:
+            client = stack.enter_context(tokens.client(program.url, tenant, appid))
+            request = client.prompt("x" * size)
+            try:
+                stream = stack.enter_context(request)
+            except AssertionError:
+                return 503
+            assert stream.comment() == ": waiting"
+            streams.append(stream)
+            return 200
+
+        for tenant in ("alice", "bob"):
+            ollama.script(Head(), Lines(line("a")), Gate("never"))
+            client = stack.enter_context(tokens.client(program.url, tenant, f"of {tenant}"))
+            streams.append(stack.enter_context(client.prompt("hi")))
+            assert streams[-1].next()
+        assert [post("alice", "of alice") for _ in range(6)] == [200, 200, 503, 503, 503, 503]
+        assert post("bob", "of bob") == 200
 
 
 def test_a_drain_ends_the_waiting_with_an_error_outside_the_log(

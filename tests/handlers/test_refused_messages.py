@@ -168,7 +168,9 @@ def test_a_failed_reply_can_be_followed_after_its_prompt_was_replaced(client: Cl
     assert client.begin("hi", headers={"Idempotency-Key": "k"}) == path
 
 
-@pytest.mark.parametrize("budget", [0, 1_600, 10_000])
+@pytest.mark.parametrize(
+    "budget", [1_600, pytest.param(0, marks=pytest.mark.extended), pytest.param(10_000, marks=pytest.mark.extended)]
+)
 def test_images_beyond_their_budget_are_left_out_and_it_is_said(
     start_chatterd: Any, database_url: str, ollama: ScriptedOllama, budget: int
 ) -> None:

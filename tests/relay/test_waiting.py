@@ -147,18 +147,17 @@ def test_prompts_of_one_conversation_share_the_time_for_which_the_database_may_b
 def test_the_memory_of_prompts_that_wait_is_limited(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
 ) -> None:
-    program = start_chatterd(database_url=database_url, max_total_body_bytes=2_000_000)
+    program = start_chatterd(database_url=database_url, max_total_body_bytes=1_000_000)
     ollama.script(Head(), Gate("never"))
     with Client(program.url) as client:
         path = client.begin("one")
         with ExitStack() as stack:
-            for letter in "abc":
-                wait_behind(stack, program, client, letter * 600_000)
-            with client.http.stream("POST", "/llmchat", json=client.body("d" * 600_000)) as refused:
+            wait_behind(stack, program, client, "a" * 300_000)
+            with client.http.stream("POST", "/llmchat", json=client.body("b" * 300_000)) as refused:
                 assert refused.status_code == 503 and refused.headers["Retry-After"]
         eventually("it does not wait any more", lambda: waiting(client) == 0)
         with ExitStack() as stack:
-            wait_behind(stack, program, client, "e" * 600_000)
+            wait_behind(stack, program, client, "c" * 300_000)
         client.http.delete(path)
 
 

@@ -425,11 +425,19 @@ def test_create_token_prints_a_token_and_stores_only_its_hash(
     ("arguments", "message"),
     [
         (["--address=0.0.0.0"], "with --auth=none, every client"),
-        (["--auth=token"], "--auth=token requires --token-file"),
+        pytest.param(["--auth=token"], "--auth=token requires --token-file", marks=pytest.mark.extended),
         (["--auth=token", "--token-file={invalid}"], r"invalid, line 1: "),
-        (["--auth=token", "--token-file=/no/such"], "cannot be read"),
-        (["--auth=token", "--token-file={empty}", "--cookie-secret=short"], "--cookie-secret is too short"),
-        (["--auth=jwt", "--jwt-issuer=i", "--jwt-audience=a", "--jwt-keys=http://a.example"], "--jwt-keys must be"),
+        pytest.param(["--auth=token", "--token-file=/no/such"], "cannot be read", marks=pytest.mark.extended),
+        pytest.param(
+            ["--auth=token", "--token-file={empty}", "--cookie-secret=short"],
+            "--cookie-secret is too short",
+            marks=pytest.mark.extended,
+        ),
+        pytest.param(
+            ["--auth=jwt", "--jwt-issuer=i", "--jwt-audience=a", "--jwt-keys=http://a.example"],
+            "--jwt-keys must be",
+            marks=pytest.mark.extended,
+        ),
         (["--cors-origins=*"], "--cors-origins must be"),
     ],
 )

@@ -1,6 +1,7 @@
 """Load that clients can cause on purpose: its effect on the response time and the memory of the server is bounded."""
 
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -81,8 +82,12 @@ def test_500_slow_requests_and_500_unread_streams_do_not_exhaust_cpu_or_memory(
         assert durations[len(durations) // 2] < 0.1
         assert growth < 100
         for connection in slow:
-            assert connection.recv(12) == b""
-        program.wait_log('abort_reason="client too slow"')
+            with contextlib.suppress(ConnectionResetError):  # something was sent after it was closed
+                assert connection.recv(12) == b""
+        # On a busy machine the reply is so slow that TCP gives a viewer up (see ``TCP_USER_TIMEOUT`` in web/base.py)
+        # before its socket's buffer is full, from when on chatterd waits for it.
+        dropped = re.compile(rf'path={re.escape(path)} .*abort_reason="client (too slow|left)"')
+        eventually("all viewers are dropped", lambda: len(dropped.findall(program.log)) == CONNECTIONS)
         connections.close()
         other = Client(program.url)
         with other.http:

@@ -166,10 +166,14 @@ def test_a_body_that_does_not_arrive_is_408(tight: Client, sent: bytes) -> None:
 
 
 def test_a_body_whose_end_arrives_too_slowly_is_408(tight: Client) -> None:
-    with raw(url_of(tight)) as connection:
-        connection.send(head("/llmchat", "Content-Length: 1000000") + b" " * 900_000)
-        connection.drip(b" ")
-        assert "too slowly" in rejected(connection, 408)
+    for _ in range(5):  # a busy machine may let the client pause for longer than the timeout, which is another error
+        with raw(url_of(tight)) as connection:
+            connection.send(head("/llmchat", "Content-Length: 1000000") + b" " * 900_000)
+            connection.drip(b" ")
+            sentence = rejected(connection, 408)
+        if not sentence.startswith("Nothing of the request's body arrived"):
+            break
+    assert "too slowly" in sentence
 
 
 @pytest.mark.parametrize("piece", [b" ", b"1\r\n \r\n"])

@@ -35,6 +35,7 @@ STORY = "The ship sailed at dawn.\n\nIt came back at dusk, \U0001f6a2 and all wa
 """Repeats itself; has line breaks, an astral character, and white space at its end."""
 
 MODES: list[Mode] = ["open", "closed", "echo"]
+ADOPTED_MODES = ["open", *(pytest.param(mode, marks=pytest.mark.extended) for mode in ("closed", "echo"))]
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
 
 
@@ -386,7 +387,7 @@ def test_white_space_alone_continues_a_message(client: Client, ollama: ScriptedO
 # The process dies.
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ADOPTED_MODES)
 def test_an_adopted_reply_is_continued_at_the_character_from_what_it_was_sent(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str, mode: Mode
 ) -> None:
@@ -409,7 +410,7 @@ def test_an_adopted_reply_is_continued_at_the_character_from_what_it_was_sent(
     assert reply_row(database_url, path)["attempts"] == 1
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ADOPTED_MODES)
 def test_an_adopted_continue_goes_on_in_the_same_message(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str, mode: Mode
 ) -> None:

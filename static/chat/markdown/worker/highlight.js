@@ -3,7 +3,7 @@
 const MAX_LENGTH = 30_000; // characters; longer code is not highlighted
 const MAX_PARTIAL = 5_000; // characters of incomplete code that are highlighted again with each change
 const MAX_SPANS = 2_500; // colours in one piece of code; the rest has none: the page takes 20 microseconds for each
-const MAX_LOADING_TIME = 1_000; // milliseconds to wait for a language; later code has its colours once it is there
+const MAX_LOADING_TIME = 1_000; // milliseconds of a job to wait for languages; later code has its colours once they are there
 
 /** The languages with a file in static/vendor/highlight/, and their aliases. */
 const LANGUAGES = {
@@ -40,19 +40,26 @@ const LANGUAGE_BY_NAME = new Map(
 const loading = new Map();
 let highlighter = null;
 let isEnabled = true;
+let loadingEndsAt = 0; // by the clock of performance.now()
 let lastResult = { text: "", language: "", html: "" };
 
 /** Called before and after each highlighting. @type {(isHighlighting: boolean) => void} */
 let report = () => {};
 
-/** @param {boolean} enabled @param {(isHighlighting: boolean) => void} listener called before and after each highlighting */
+/**
+ * Begin a job.
+ *
+ * @param {boolean} enabled
+ * @param {(isHighlighting: boolean) => void} listener called before and after each highlighting
+ */
 export function configureHighlighting(enabled, listener) {
   isEnabled = enabled;
   report = listener;
+  loadingEndsAt = performance.now() + MAX_LOADING_TIME;
 }
 
 /**
- * Load languages, for a limited time.
+ * Load languages. All calls of a job wait for a limited time together: the page stops a job that takes longer.
  *
  * @param {string[]} names
  */
@@ -60,7 +67,8 @@ export async function loadLanguages(names) {
   const missing = names.map((name) => LANGUAGE_BY_NAME.get(name.toLowerCase())).filter((name) => name && !loading.has(name));
   if (!isEnabled || !missing.length) return;
   const loaded = Promise.all(missing.map(load));
-  await Promise.race([loaded, new Promise((resolve) => setTimeout(resolve, MAX_LOADING_TIME))]);
+  const remaining = Math.max(0, loadingEndsAt - performance.now());
+  await Promise.race([loaded, new Promise((resolve) => setTimeout(resolve, remaining))]);
 }
 
 /**
