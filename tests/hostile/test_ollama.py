@@ -193,6 +193,7 @@ LINES = {
     "many keys": b'{"model":"fake",%b}' % b",".join(b'"%d":0' % number for number in range(10_000)),
     "odd tool calls": rb'{"model":"fake","message":{"tool_calls":[null,1,"\u0000",{"\ud800":"\u0000"},[[]]]}}',
     "tool calls with huge numbers": b'{"model":"fake","message":{"tool_calls":[%b,1e300,1e999,-0]}}' % (b"9" * 400),
+    "tool calls with a number that is too long": b'{"model":"fake","message":{"tool_calls":[%b]}}' % (b"9" * 5_000),
     "deep tool calls": b'{"model":"fake","message":{"tool_calls":' + b"[" * 400 + b"]" * 400 + b"}}",
     "message that is a list": b'{"model":"fake","message":[1,2]}',
     "message that is text": b'{"model":"fake","message":"hello"}',
@@ -220,7 +221,6 @@ UNREADABLE = {
     "model that is null": b'{"model":null,"done":true}',
     "too deep": b'{"model":"fake","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "tool calls that are too deep": b'{"model":"fake","message":{"tool_calls":' + b"[" * 900 + b"]" * 900 + b"}}",
-    "a number that is too long": b'{"model":"fake","message":{"tool_calls":[' + b"9" * 5_000 + b"]}}",
 }
 
 

@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 import tempfile
+import threading
 import time
 
 import psutil
@@ -35,7 +36,8 @@ MARK = "report {} of the loop: "
 class Watch:
     """A clock on a loop: it measures the CPU time between its turns.
 
-    A thread could not measure that: while a function in C holds the interpreter's lock, it does not run.
+    A thread could not measure that: while a function in C holds the interpreter's lock, it does not run. One takes the
+    stacks, as soon as it runs. (``faulthandler.dump_traceback_later`` does not wait for the lock, and may crash.)
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -45,27 +47,38 @@ class Watch:
         self._reports = 0
         self._stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115  # stop() closes it
         self._began = self._used = 0.0
+        self._stopped = threading.Event()
+        self._dumping = threading.Lock()
         loop.call_soon(self._start)
 
     def _start(self) -> None:
         self._loop.add_signal_handler(signal.SIGUSR1, self._report)
         self._wait()
+        threading.Thread(target=self._take_stacks, name="watch", daemon=True).start()
+
+    def _take_stacks(self) -> None:
+        taken = 0.0
+        while not self._stopped.wait(STACK_AFTER / 4):
+            with self._dumping:
+                is_late = self._began != taken and time.monotonic() - self._began > STACK_AFTER
+                if is_late and not self._stopped.is_set():
+                    taken = self._began
+                    faulthandler.dump_traceback(self._stacks)
 
     def _wait(self) -> None:
         self._began, self._used = time.monotonic(), time.process_time()
-        faulthandler.dump_traceback_later(STACK_AFTER, file=self._stacks)
         self._timer = self._loop.call_later(INTERVAL, self._measure)
 
     def _measure(self) -> None:
         self._longest = max(self._longest, time.monotonic() - self._began)
         held = time.process_time() - self._used
-        faulthandler.cancel_dump_traceback_later()
-        if held > self._worst:
+        with self._dumping:
             self._stacks.seek(0)
-            self._worst, self._stack = held, self._stacks.read()
-        self._stacks.seek(0)
-        self._stacks.truncate()
-        self._wait()
+            if held > self._worst:
+                self._worst, self._stack = held, self._stacks.read()
+                self._stacks.seek(0)
+            self._stacks.truncate()
+            self._wait()
 
     def take(self) -> dict[str, float | str]:
         """Return how long the loop was held since the last call; see :meth:`WatchedProgram.report`."""
@@ -76,9 +89,10 @@ class Watch:
 
     def stop(self) -> None:
         """Stop the clock."""
-        faulthandler.cancel_dump_traceback_later()
+        self._stopped.set()
         self._timer.cancel()
-        self._stacks.close()
+        with self._dumping:
+            self._stacks.close()
 
     def _report(self) -> None:
         self._reports += 1
