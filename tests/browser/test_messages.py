@@ -282,6 +282,7 @@ def test_the_position_is_kept_while_earlier_messages_are_rendered(page: Page, ch
         client.ask(messages=conversation)
     page.goto(f"/#c/{client.appid}")
     page.reload()
+    expect(messages(page)).to_have_count(50)
     expect_rendered(page)
     page.locator("main").evaluate("main => main.scrollTo(0, 0)")
     first = messages(page).first
