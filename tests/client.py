@@ -138,8 +138,13 @@ class Client:
         return dict(_expect(answer, 200).json())
 
     def messages(self) -> list[tuple[str, str]]:
-        """Return the conversation as (role, content) pairs."""
-        return [(message["role"], message["content"]) for message in self.history()["messages"]]
+        """Return the conversation as (role, content) pairs; large messages are on pages of their own."""
+        page = self.history()
+        found = page["messages"]
+        while page["before"] is not None:
+            page = self.history(before=page["before"])
+            found = page["messages"] + found
+        return [(message["role"], message["content"]) for message in found]
 
 
 def _expect(response: httpx.Response, status: int) -> httpx.Response:
