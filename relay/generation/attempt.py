@@ -29,6 +29,8 @@ ACCEPTED = (500, 504)
 LINE_OVERHEAD = 64
 """Bytes that each line counts for beside its own: a reply of tiny lines takes mostly those of Python's objects."""
 
+TOO_LONG = f"The reply is longer than {{}} bytes, of which each line takes {LINE_OVERHEAD} more, and ends here."
+
 MAX_FRAGMENT = 100
 """Bytes of a single line of markup that is quoted as it is; more than that is a web page."""
 
@@ -212,7 +214,7 @@ class Attempt:
         self._limits.remaining_bytes -= len(chunk)
         if self._limits.remaining_bytes < 0:
             limit = self._settings.max_reply_bytes
-            self._end(failure("truncated", f"The reply is longer than {limit} bytes, and ends here."))
+            self._end(failure("truncated", TOO_LONG.format(limit)))
             return
         try:
             lines = self._decoder.feed(chunk)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import ujson
 
+from relay.generation.attempt import TOO_LONG
 from tests.client import Client
 from tests.fakes.ollama import Body, Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.limits import REPLY_BYTES
@@ -79,7 +80,7 @@ def test_a_reply_beyond_the_limit_ends_with_an_error_and_its_text_is_stored(
     *_, last = tight.ask("hi")
     assert (last.name, last.json) == (
         "error",
-        {"error": f"The reply is longer than {REPLY_BYTES} bytes, and ends here."},
+        {"error": TOO_LONG.format(REPLY_BYTES)},
     )
     ollama.arrival(0).wait().closed.wait()
     assert tight.messages()[1][1].startswith("text")
