@@ -4,7 +4,7 @@ import asyncio
 import base64
 import os
 import time
-from itertools import cycle
+from collections.abc import Iterator
 
 import asyncpg
 import httpx
@@ -24,8 +24,8 @@ WARM_UP = 0.1
 GROWTH = 40.0
 """Growth of memory after the warm-up that is no leak, in megabytes: two images may be on their way more or less."""
 
-KEPT = 20
-"""Conversations that are in the database at the same time."""
+ROUND = 30
+"""Prompts after which memory is measured."""
 
 
 async def large_bodies(count: int, seed: int) -> Result:
@@ -39,9 +39,12 @@ async def large_bodies(count: int, seed: int) -> Result:
         finally:
             await connection.close()
         wrong += [f"the log says: {alarm}" for alarm in site.program.alarms([])]
+        shown = samples[:: len(samples) // 10 or 1]
         rows = {
             "prompts with an image of 20 MB, seen to their end": f"{count:,}, {AT_ONCE} at a time",
-            "memory after so many": ", ".join(f"{done:,}: {rss:.0f} MB" for done, rss in samples),
+            "memory after so many": ", ".join(
+                f"{done:,}: {rss:.0f} MB" for done, rss in samples[:: len(samples) // 10 or 1]
+            ),
             "memory, at most": f"{max(rss for _, rss in samples):.0f} MB",
             "time in all": f"{time.monotonic() - began:.0f} s",
         }
@@ -56,29 +59,25 @@ async def _send(
 ) -> tuple[list[str], list[tuple[int, float]]]:
     wrong: list[str] = []
     samples = [(0, site.memory)]
-    names = cycle(range(KEPT))
-    numbers = iter(range(count))
-    lock, done = asyncio.Lock(), 0
 
-    async def work() -> None:
-        nonlocal done
-        async with httpx.AsyncClient(base_url=site.program.url, timeout=120, trust_env=False) as http:
-            for _ in numbers:
-                name = f"large-{next(names)}"
-                message = {"role": "user", "content": "look", "images": [image]}
-                prompt = {"appID": name, "model": "fake", "messages": [message]}
-                async with http.stream("POST", "/llmchat", json=prompt) as response:
-                    text = (await response.aread()).decode()
-                if '"done":true' not in text:
-                    wrong.append(f"{name}: {response.status_code} {text[-200:]}")
-                await http.delete("/llmchat", params={"appID": name})
-                async with lock:
-                    done += 1
-                    if done % max(count // 20, 1) == 0:
-                        samples.append((done, site.memory))
-                        await connection.execute("VACUUM chatts")
-                    site.ollama.requests.clear()
-                    site.ollama.generations.clear()
+    async def ask(http: httpx.AsyncClient, number: int) -> None:
+        name = f"large-{number}"
+        prompt = {"appID": name, "model": "fake", "messages": [{"role": "user", "content": "look", "images": [image]}]}
+        response = await http.post("/llmchat", json=prompt)
+        if '"done":true' not in response.text:
+            wrong.append(f"{name}: {response.status_code} {response.text[-200:]}")
+        await http.delete("/llmchat", params={"appID": name})
 
-    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    async with httpx.AsyncClient(base_url=site.program.url, timeout=120, trust_env=False) as http:
+        for done in range(0, count, ROUND):
+            turns = iter(range(done, min(done + ROUND, count)))
+
+            async def work(turns: Iterator[int] = turns) -> None:
+                for number in turns:
+                    await ask(http, number)
+
+            await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+            samples.append((min(done + ROUND, count), site.memory))
+            site.ollama.forget()  # it keeps all requests
+            await connection.execute("VACUUM chatts")
     return wrong, samples
