@@ -42,9 +42,7 @@ async def large_bodies(count: int, seed: int) -> Result:
         shown = samples[:: len(samples) // 10 or 1]
         rows = {
             "prompts with an image of 20 MB, seen to their end": f"{count:,}, {AT_ONCE} at a time",
-            "memory after so many": ", ".join(
-                f"{done:,}: {rss:.0f} MB" for done, rss in samples[:: len(samples) // 10 or 1]
-            ),
+            "memory after so many": ", ".join(f"{done:,}: {rss:.0f} MB" for done, rss in shown),
             "memory, at most": f"{max(rss for _, rss in samples):.0f} MB",
             "time in all": f"{time.monotonic() - began:.0f} s",
         }
