@@ -16,9 +16,9 @@ from db.reply_end import FinishRequest
 from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
 from relay.cluster.notifications import NotificationRouter, Notifier
+from relay.components import RelayComponents
 from relay.conversations import ConversationService
 from relay.failover import Failover
-from relay.generation.context import RelayContext
 from relay.generation.journal import Journal
 from relay.generation.registry import GenerationRegistry
 from relay.memory_budget import MemoryBudget
@@ -85,7 +85,7 @@ async def create_relay(
         size_of=FinishRequest.size,
         yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
     )
-    context = RelayContext(
+    context = RelayComponents(
         upstreams,
         database,
         notifier,

@@ -10,8 +10,8 @@ from db import ownership, reply_lines
 from db.ownership import AdoptedReply, Orphan
 from errors import ServiceUnavailable
 from relay.cluster.lease import ProcessLease
+from relay.components import RelayComponents
 from relay.generation import resume
-from relay.generation.context import RelayContext
 from relay.generation.generation import Generation
 from relay.generation.prompt import conversation_key
 from relay.generation.registry import GenerationRegistry
@@ -31,7 +31,7 @@ class Failover:
     :ivar accepting: whether orphans are adopted; False while this process shuts down.
     """
 
-    def __init__(self, relay: RelayContext, lease: ProcessLease, registry: GenerationRegistry) -> None:
+    def __init__(self, relay: RelayComponents, lease: ProcessLease, registry: GenerationRegistry) -> None:
         self.accepting = True
         self._relay = relay
         self._database = relay.database

@@ -14,9 +14,9 @@ from db.replies import StoredReply
 from db.reply_begin import BeginResult, NewReply
 from errors import Conflict, NotFound, ServiceUnavailable, StatementFailed
 from relay.cluster.lease import ProcessLease
+from relay.components import RelayComponents
 from relay.failover import Failover
 from relay.generation.attempt import OllamaCall
-from relay.generation.context import RelayContext
 from relay.generation.generation import Generation
 from relay.generation.prompt import (
     Prompt,
@@ -56,7 +56,7 @@ class ReplyService:
 
     def __init__(
         self,
-        relay: RelayContext,
+        relay: RelayComponents,
         lease: ProcessLease,
         registry: GenerationRegistry,
         failover: Failover,

@@ -7,8 +7,8 @@ from time import monotonic
 
 from db import reply_lines
 from errors import ServiceUnavailable
+from relay.components import RelayComponents
 from relay.failover import Failover
-from relay.generation.context import RelayContext
 from relay.generation.registry import GenerationRegistry
 
 log = logging.getLogger("chatterd.relay")
@@ -32,7 +32,7 @@ PRUNE_PAUSE = 0.1
 class Sweeper:
     """Runs the periodic tasks. It also ends all replies when the database was unavailable for too long."""
 
-    def __init__(self, relay: RelayContext, registry: GenerationRegistry, failover: Failover) -> None:
+    def __init__(self, relay: RelayComponents, registry: GenerationRegistry, failover: Failover) -> None:
         self._registry = registry
         self._failover = failover
         self._journal = relay.journal

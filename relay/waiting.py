@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from db import replies
 from errors import ChatterdError, Conflict, NotFound, ServiceUnavailable
-from relay.generation.context import RelayContext
+from relay.components import RelayComponents
 from relay.generation.prompt import Prompt
 from relay.generation.registry import ConcurrencyCounter
 from relay.ollama import chat_line
@@ -122,10 +122,10 @@ class _Hold:
 class PromptQueue:
     """The prompts that wait, by conversation.
 
-    At most ``--max-waiting-prompts`` wait, which take ``--max-total-body-bytes`` of memory at most.
+    At most ``--max-waiting-prompts`` wait. Their memory is charged to their senders; see :meth:`WaitingPrompt.keep`.
     """
 
-    def __init__(self, relay: RelayContext, supersession: Supersession, concurrency: ConcurrencyCounter) -> None:
+    def __init__(self, relay: RelayComponents, supersession: Supersession, concurrency: ConcurrencyCounter) -> None:
         self._database = relay.database
         self._notifier = relay.notifier
         self._metrics = relay.metrics
@@ -133,8 +133,6 @@ class PromptQueue:
         self._supersession = supersession
         self._concurrency = concurrency
         self._limit = relay.settings.max_waiting_prompts
-        self._max_bytes = relay.settings.max_total_body_bytes
-        self._bytes = 0
         self._lines: dict[tuple[str, str], _Line] = {}
         self._holds: dict[tuple[str, str], _Hold] = {}
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -146,18 +144,16 @@ class PromptQueue:
         """Let a prompt wait behind those of its conversation that wait already.
 
         :param starter: begins its reply when its turn has come.
-        :raises ServiceUnavailable: as many prompts wait as the limits allow.
+        :raises ServiceUnavailable: as many prompts wait as the limit allows.
         """
-        size = prompt.memory_size
-        if self._metrics.prompts_waiting >= self._limit or self._bytes + size > self._max_bytes:
+        if self._metrics.prompts_waiting >= self._limit:
             raise ServiceUnavailable("Too many prompts wait for the end of other replies. Try again in a moment.")
         self._metrics.prompts_waiting += 1
-        self._bytes += size
         line = self._lines.setdefault(prompt.conversation, _Line())
         line.size += 1
         waiting = WaitingPrompt()
         waiting.turn = asyncio.create_task(self._take_turn(prompt, waiting, line, starter))
-        waiting.turn.add_done_callback(lambda turn: self._on_done(prompt.conversation, size, turn))
+        waiting.turn.add_done_callback(lambda turn: self._on_done(prompt.conversation, turn))
         return waiting
 
     @contextmanager
@@ -179,9 +175,8 @@ class PromptQueue:
         if not self._closed.done():
             self._closed.set_result(None)
 
-    def _on_done(self, conversation: tuple[str, str], size: int, turn: "asyncio.Task[Cursor]") -> None:
+    def _on_done(self, conversation: tuple[str, str], turn: "asyncio.Task[Cursor]") -> None:
         self._metrics.prompts_waiting -= 1
-        self._bytes -= size
         line = self._lines[conversation]
         line.size -= 1
         if not line.size:

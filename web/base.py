@@ -18,7 +18,7 @@ from tornado.web import HTTPError, RequestHandler
 from auth.principal import UNAUTHENTICATED, Access, Principal
 from auth.rate_limit import network_of
 from errors import ChatterdError, HeadersTooLarge, URITooLong
-from relay.byte_budget import ByteCharge
+from relay.sender_shares import Charge
 from web import access_log, authentication, cors
 from web.request_body import IGNORED_BODY_LIMIT, METHODS_WITH_BODY, RequestBodyMixin
 from web.services import Services
@@ -98,7 +98,7 @@ class BaseHandler(RequestBodyMixin, RequestHandler):
         self.check_media_type()
         self.keep_body(self.new_charge())
 
-    def new_charge(self) -> ByteCharge:
+    def new_charge(self) -> Charge:
         """Return an empty charge of the sender's share of memory: a tenant's or, of strangers and with ``--auth=none``,
         an address's."""
         limits = self.services.body_limits

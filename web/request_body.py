@@ -25,7 +25,7 @@ from errors import (
     ServiceUnavailable,
     UnsupportedMediaType,
 )
-from relay.byte_budget import ByteBudget, ByteCharge
+from relay.sender_shares import Charge, SenderShares
 from settings import Settings
 from web.connections.counting_stream import CountingSSLStream, CountingStream
 
@@ -71,8 +71,8 @@ class BodyLimits:
 
     max_bytes: int
     timeout: float
-    strangers: ByteBudget
-    senders: ByteBudget
+    strangers: SenderShares
+    senders: SenderShares
 
 
 def create_limits(settings: Settings) -> BodyLimits:
@@ -80,7 +80,7 @@ def create_limits(settings: Settings) -> BodyLimits:
     total = settings.max_total_body_bytes
     of_strangers = total // STRANGERS_PART
     return BodyLimits(
-        settings.max_body_bytes, settings.body_timeout, ByteBudget(of_strangers), ByteBudget(total - of_strangers)
+        settings.max_body_bytes, settings.body_timeout, SenderShares(of_strangers), SenderShares(total - of_strangers)
     )
 
 
@@ -100,7 +100,7 @@ class RequestBodyMixin(RequestHandler):
     _max_bytes = 0
     _rejection: ChatterdError | HTTPError | None = None
     _body: BytesIO | None = None
-    _charge: ByteCharge | None = None
+    _charge: Charge | None = None
     _read_before = 0
     _received = 0
     _seen = 0
@@ -157,7 +157,7 @@ class RequestBodyMixin(RequestHandler):
         if self._announced > self._max_bytes:
             raise self._too_large()
 
-    def keep_body(self, charge: ByteCharge) -> None:
+    def keep_body(self, charge: Charge) -> None:
         """Keep the body for :meth:`json_body`, and charge its bytes as they arrive."""
         self._body = BytesIO()
         self._charge = charge
@@ -192,7 +192,7 @@ class RequestBodyMixin(RequestHandler):
         elif self._body is not None and self._charge is not None:
             self._keep(chunk, self._body, self._charge)
 
-    def _keep(self, chunk: bytes, body: BytesIO, charge: ByteCharge) -> None:
+    def _keep(self, chunk: bytes, body: BytesIO, charge: Charge) -> None:
         if charge.grow(len(chunk)):
             body.write(chunk)
         else:
@@ -295,11 +295,11 @@ class RequestBodyMixin(RequestHandler):
             return b""
         return body.getvalue()
 
-    def take_charge(self) -> ByteCharge:
+    def take_charge(self) -> Charge:
         """Hand over the charge of the request's body. The caller releases it when the body is not in memory any more:
         a reply may be shown for half an hour."""
         charge, self._charge = self._charge, None
-        return charge or ByteBudget(0).charge("")
+        return charge or SenderShares(0).charge("")
 
     def _too_large(self) -> ContentTooLarge:
         return ContentTooLarge(f"The body is larger than {self._max_bytes} bytes.")

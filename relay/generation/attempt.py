@@ -6,9 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from errors import ChatterdError, LineTooLong, UnreadableLine, UpstreamDisconnected, UpstreamUnreachable
-from relay.generation.context import RelayContext
-from relay.generation.finisher import Outcome, failure
+from errors import ChatterdError, LineTooLong, UnreadableLine
+from relay.components import RelayComponents
+from relay.generation.outcome import (
+    AttemptResult,
+    Breakdown,
+    Outcome,
+    Refusal,
+    failed_connection,
+    failed_response,
+    failure,
+    took_too_long,
+    window_exceeded,
+)
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import NOT_CONTINUABLE
 from relay.generation.transcript import Transcript
@@ -16,20 +26,16 @@ from relay.ollama import chat_line, foreign_server, ndjson, upstream_error
 from relay.ollama.client import CHAT, ERROR_BODY_LIMIT, GENERATE, OllamaClient
 from relay.ollama.echo import NotContinued
 from relay.outgoing import RequestBody
-from settings import Settings
 
 log = logging.getLogger("chatterd.relay")
 
 DONE_GRACE = 5.0
 """Seconds for Ollama to end its response after a line with ``done``; then its connection is closed."""
 
-ACCEPTED = (500, 504)
-"""Statuses after which Ollama has had the request, and after a proxy's timeout (504) may still work on it."""
-
 LINE_OVERHEAD = 64
 """Bytes that each line counts for beside its own: a reply of tiny lines takes mostly those of Python's objects."""
 
-TOO_LONG = f"The reply is longer than {{}} bytes, of which each line takes {LINE_OVERHEAD} more, and ends here."
+TOO_LONG = f"The reply is longer than {{}} bytes, counting {LINE_OVERHEAD} more for each line, and ends here."
 
 MAX_FRAGMENT = 100
 """Bytes of a single line of markup that is quoted as it is; more than that is a web page."""
@@ -54,67 +60,6 @@ class OllamaCall:
     token_limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """Why an attempt failed if another one may succeed: Ollama, its runner or the connection to it has died.
-
-    :ivar outcome: how the reply ends if there is no other attempt.
-    :ivar accepted: whether Ollama had accepted the request, which may be what it died of.
-    """
-
-    outcome: Outcome
-    accepted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WindowExceeded:
-    """A raw prompt does not fit into the model's window: the conversation was longer, and Ollama had shortened it.
-
-    :ivar outcome: how the reply ends if there is no other attempt.
-    """
-
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Ollama refused the request, perhaps because of an image or another field of a message.
-
-    :ivar outcome: how the reply ends if there is no other attempt.
-    """
-
-    outcome: Outcome
-
-
-AttemptResult = Outcome | Breakdown | WindowExceeded | Refusal
-
-
-def failed_response(status: int, body: bytes) -> Outcome | Breakdown | Refusal:
-    """Return what an error response of Ollama means for a reply."""
-    outcome = failure("failed", upstream_error.describe(status, body), f"Ollama answered {status}.")
-    if upstream_error.may_refuse_a_message(status, body):
-        return Refusal(outcome)
-    if not upstream_error.is_retryable_status(status, body):
-        return outcome
-    return Breakdown(outcome, accepted=status in ACCEPTED)
-
-
-def window_exceeded(status: int, body: bytes) -> WindowExceeded:
-    """Return the result of an attempt whose prompt does not fit into the model's window."""
-    message = upstream_error.describe(status, body)
-    return WindowExceeded(failure("interrupted", message, f"Ollama answered {status}."))
-
-
-def failed_connection(error: ChatterdError) -> Outcome | Breakdown:
-    """Return what a connection that was not made, or broke, means for a reply."""
-    if isinstance(error, UpstreamUnreachable):
-        outcome = failure("failed", str(error))
-        return Breakdown(outcome, accepted=False) if error.retryable else outcome
-    if isinstance(error, UpstreamDisconnected):
-        return Breakdown(failure("truncated", str(error)), accepted=True)
-    return failure("failed", str(error))
-
-
 @dataclass(slots=True)
 class Limits:
     """What remains of a reply's limits; shared by its attempts.
@@ -125,11 +70,6 @@ class Limits:
 
     remaining_bytes: int
     deadline: float | None = None
-
-
-def took_too_long(settings: Settings) -> Outcome:
-    """Return the outcome of a reply that has reached its deadline."""
-    return failure("truncated", f"The reply took longer than {settings.reply_timeout:g} seconds.")
 
 
 class Attempt:
@@ -147,7 +87,7 @@ class Attempt:
         reply: ReplyBuffer,
         transcript: Transcript,
         limits: Limits,
-        relay: RelayContext,
+        relay: RelayComponents,
         ollama: OllamaClient,
         key: str,
     ) -> None:

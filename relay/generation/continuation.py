@@ -12,10 +12,17 @@ from db import context, replies
 from db.messages import Message
 from db.replies import ReplySource
 from errors import ChatterdError
+from relay.components import RelayComponents
 from relay.generation import resume
-from relay.generation.attempt import AttemptResult, OllamaCall, failed_connection, failed_response, window_exceeded
-from relay.generation.context import RelayContext
-from relay.generation.finisher import Outcome, failure
+from relay.generation.attempt import OllamaCall
+from relay.generation.outcome import (
+    AttemptResult,
+    Outcome,
+    failed_connection,
+    failed_response,
+    failure,
+    window_exceeded,
+)
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
@@ -47,7 +54,7 @@ class _Ends(Exception):
         self.result = result
 
 
-async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> tuple[SentRequest, Reservation]:
+async def load_sent_request(relay: RelayComponents, tenant: str, id: UUID) -> tuple[SentRequest, Reservation]:
     """Read from the database what was sent to Ollama for a reply. Messages recorded later do not change it.
 
     :returns: what was sent, and the reservation of its memory, which the caller releases.
@@ -66,7 +73,7 @@ async def load_sent_request(relay: RelayContext, tenant: str, id: UUID) -> tuple
 
 
 async def _find_source(
-    relay: RelayContext, connection: asyncpg.Connection, tenant: str, id: UUID
+    relay: RelayComponents, connection: asyncpg.Connection, tenant: str, id: UUID
 ) -> tuple[ReplySource, int]:
     """Find what a reply was begun with, and about how many bytes it was."""
     source = await replies.find_source(connection, tenant, id)
@@ -79,7 +86,9 @@ async def _find_source(
     return source, size + len(source.request)
 
 
-async def _load(relay: RelayContext, connection: asyncpg.Connection, tenant: str, source: ReplySource) -> SentRequest:
+async def _load(
+    relay: RelayComponents, connection: asyncpg.Connection, tenant: str, source: ReplySource
+) -> SentRequest:
     if source.bounds is None:  # begun by a version that did not store it
         settings = relay.settings
         sent = await context.read_context(
@@ -96,7 +105,7 @@ async def _load(relay: RelayContext, connection: asyncpg.Connection, tenant: str
 
 
 async def next_call(
-    relay: RelayContext,
+    relay: RelayComponents,
     ollama: OllamaClient,
     sent: SentRequest,
     transcript: Transcript,
@@ -126,7 +135,7 @@ async def next_call(
         return end.result
 
 
-async def leave_out_refused(relay: RelayContext, reply: ReplyBuffer, prompt_messages: int) -> bool:
+async def leave_out_refused(relay: RelayComponents, reply: ReplyBuffer, prompt_messages: int) -> bool:
     """Leave out of the conversation, for this reply, what Ollama may have refused before the prompt.
 
     :param prompt_messages: number of messages at its end that are the prompt.
@@ -170,7 +179,7 @@ class _ContinuationFinder:
 
     def __init__(
         self,
-        relay: RelayContext,
+        relay: RelayComponents,
         ollama: OllamaClient,
         sent: SentRequest,
         transcript: Transcript,

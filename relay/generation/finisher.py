@@ -4,12 +4,13 @@ import asyncio
 import logging
 import random
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 
 from db.reply_end import FinishRequest, FinishResult
 from errors import ServiceUnavailable, StatementFailed
-from relay.generation.context import RelayContext
+from relay.components import RelayComponents
+from relay.generation.outcome import Outcome, failure
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.transcript import Transcript
 from relay.metrics import Metrics
@@ -26,29 +27,6 @@ BATCH_TIMEOUT = 0.5
 STORE_RETRY_INTERVAL = 0.5
 """Seconds between two attempts to store a reply's end, plus or minus a half, so that replies that are held up do not
 share their statements with the same others again and again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a reply ended.
-
-    :param status: see ``replies.status`` in the database.
-    :param error: error message for viewers; None if there was no error.
-    :param last_line: line to show once the outcome is committed; None if viewers have seen the error already.
-    :param with_message: whether the transcript is stored as the assistant's message.
-    :param reason: cause of an error, for the log. It never quotes Ollama, whose messages may repeat the prompt.
-    """
-
-    status: str
-    error: str | None
-    last_line: bytes | None
-    with_message: bool = True
-    reason: str | None = None
-
-
-def failure(status: str, error: str, reason: str | None = None) -> Outcome:
-    """Return the outcome of a reply that ended with an error."""
-    return Outcome(status, error, chat_line.error_line(error), reason=reason or error)
 
 
 class ReplyTimer:
@@ -102,7 +80,7 @@ class Finisher:
     :param transcript: the reply's content; complete when :meth:`finish` is called.
     """
 
-    def __init__(self, reply: ReplyBuffer, transcript: Transcript, timer: ReplyTimer, relay: RelayContext) -> None:
+    def __init__(self, reply: ReplyBuffer, transcript: Transcript, timer: ReplyTimer, relay: RelayComponents) -> None:
         self._reply = reply
         self._transcript = transcript
         self._timer = timer

@@ -10,17 +10,8 @@ from typing import Any, TypeVar
 
 from db import ownership
 from errors import ServiceUnavailable
-from relay.generation.attempt import (
-    Attempt,
-    AttemptResult,
-    Breakdown,
-    Limits,
-    OllamaCall,
-    Refusal,
-    WindowExceeded,
-    took_too_long,
-)
-from relay.generation.context import RelayContext
+from relay.components import RelayComponents
+from relay.generation.attempt import Attempt, Limits, OllamaCall
 from relay.generation.continuation import (
     ReplyDeleted,
     explain_refusal,
@@ -28,7 +19,16 @@ from relay.generation.continuation import (
     load_sent_request,
     next_call,
 )
-from relay.generation.finisher import Finisher, Outcome, ReplyTimer, failure
+from relay.generation.finisher import Finisher, ReplyTimer
+from relay.generation.outcome import (
+    AttemptResult,
+    Breakdown,
+    Outcome,
+    Refusal,
+    WindowExceeded,
+    failure,
+    took_too_long,
+)
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
@@ -67,7 +67,7 @@ class Generation:
     def __init__(
         self,
         reply: ReplyBuffer,
-        relay: RelayContext,
+        relay: RelayComponents,
         transcript: Transcript | None = None,
         address: str = "",
         conversation_key: str = "",
@@ -124,19 +124,17 @@ class Generation:
 
         :param call: the request to Ollama; None to make it from the database, which continues what the log holds.
         """
-        if not self._outcome.done():
-            self._relay.journal.track(self.reply)
-            if not self.reply.count:
-                self._timer.measure_first_event()
-            try:
+        try:
+            if not self._outcome.done():
+                self._relay.journal.track(self.reply)
+                if not self.reply.count:
+                    self._timer.measure_first_event()
                 await self._generate(call)
-            finally:
-                if self._ollama:
-                    self._relay.upstreams.release(self._ollama)
-                if call:
-                    call.body.discard()
-        elif call:
-            call.body.discard()
+        finally:
+            if self._ollama:
+                self._relay.upstreams.release(self._ollama)
+            if call:
+                call.body.discard()
         outcome = self._outcome.result()
         if outcome is not None:
             await self._finisher.finish(outcome)

@@ -1,6 +1,5 @@
 """A client's prompt, and the request to Ollama made from it. Pure: no I/O."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -34,12 +33,6 @@ class Prompt:
     def conversation(self) -> tuple[str, str]:
         """The key of its conversation."""
         return self.tenant, self.appid
-
-    @property
-    def memory_size(self) -> int:
-        """Bytes of memory that its texts take."""
-        texts = [text for message in self.messages for text in (message.content, message.extra or "")]
-        return sum(map(sys.getsizeof, texts)) + sum(len(bytes(value)) for value in self.options.values())
 
     def stored_request(self) -> str:
         """Return the JSON object stored in ``replies.request``: the request to Ollama without the messages."""

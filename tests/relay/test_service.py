@@ -2,45 +2,30 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from db import pool, reply_begin
+from db import pool, reply_begin, reply_lines
 from db.messages import Message
-from db.pool import Database
 from db.reply_begin import NewReply
 from errors import Conflict, ServiceUnavailable
-from relay.factory import create_relay
 from relay.generation.prompt import Prompt
-from relay.metrics import Metrics
-from relay.ollama.client import OllamaClient
-from relay.ollama.upstreams import Upstreams
 from relay.service import ReplyService
 from relay.stream.cursor import Cursor
 from settings import Settings
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line
 from tests.faults import Fault
+from tests.relay.in_process import open_service
 
 
 def play(url: str, ollama: ScriptedOllama, act: Callable[..., Coroutine[Any, Any, None]]) -> None:
     """Run ``act`` with the reply service of a process, and a database session of another one."""
 
     async def run() -> None:
-        settings = Settings(database_url=url)
-        async with AsyncExitStack() as stack, asyncio.timeout(30):
-            database = Database(url, settings.pool_size, settings.acquire_timeout)
-            stack.push_async_callback(database.close)
-            await database.open()
-            model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
-            stack.callback(model.close)
-            replies = (await create_relay(stack, database, Upstreams(model), settings, Metrics())).replies
-            stack.push_async_callback(replies.drain, 5)
-            other = await asyncpg.connect(url)
-            stack.push_async_callback(other.close)
+        async with asyncio.timeout(30), open_service(ollama, Settings(database_url=url)) as (replies, _, other):
             await act(replies, other)
 
     asyncio.run(run())
@@ -143,5 +128,35 @@ def test_prompts_of_a_batch_that_fails_after_they_were_recorded_begin_their_repl
         recorded = "SELECT appid, count(*) FROM chatts WHERE username = 'user' GROUP BY appid ORDER BY appid"
         assert [tuple(row) for row in await other.fetch(recorded)] == [("c", 2), ("g", 1)][: len(appids)]
         assert await other.fetchval("SELECT count(*) FROM replies") == 1 + len(appids)
+
+    play(database_url, ollama, act)
+
+
+@pytest.mark.expects_log("log of reply .* cannot be read")
+@pytest.mark.parametrize(("stop", "attempts", "status"), [(True, 0, "stopped"), (False, 5, "interrupted")])
+def test_a_reply_whose_log_cannot_be_read_ends_when_it_is_stopped_or_was_tried_often(
+    database_url: str, ollama: ScriptedOllama, monkeypatch: pytest.MonkeyPatch, stop: bool, attempts: int, status: str
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(reply_lines, "read_page", fail)
+
+    async def act(replies: ReplyService, other: asyncpg.Connection) -> None:
+        await other.execute(
+            """
+            WITH reply AS (
+                INSERT INTO replies (id, tenant, appid, model, request, stop, attempts, adopted_after, context_last)
+                VALUES (gen_random_uuid(), '', 'c', 'fake', '{}', $1, $2, 0, 0) RETURNING id
+            )
+            INSERT INTO reply_lines (reply, seq, line) SELECT id, 0, '{}' FROM reply
+            """,
+            stop,
+            attempts,
+        )
+        await replies.adopt_from_dead(always_search=True)
+        while (ended := await other.fetchval("SELECT status FROM replies")) == "streaming":
+            await asyncio.sleep(0.01)
+        assert ended == status
 
     play(database_url, ollama, act)

@@ -11,7 +11,7 @@ from auth.identity_provider import IdentityProvider
 from auth.principal import Access, Principal
 from errors import Unauthorized
 from handlers import ROUTES as ROUTES_OF_THE_PROGRAM
-from relay.byte_budget import ByteBudget
+from relay.sender_shares import SenderShares
 from tests.raw import head
 from tests.web.serving import Connection, Routes, Server, run, serving, until
 from web import request_body
@@ -137,7 +137,7 @@ def test_nothing_is_kept_of_a_body_that_no_handler_will_read(
     request_bytes: bytes, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     charged: list[int] = []
-    monkeypatch.setattr(ByteBudget, "reserve", lambda _budget, _sender, size: charged.append(size))
+    monkeypatch.setattr(SenderShares, "reserve", lambda _budget, _sender, size: charged.append(size))
 
     async def test() -> None:
         async with serving(ROUTES, identity=tokens(), **SETTINGS) as server, server.connect() as connection:

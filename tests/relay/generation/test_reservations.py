@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import asyncpg
@@ -10,18 +9,17 @@ import pytest
 
 from db import reply_begin
 from db.messages import Message
-from db.pool import Database
 from db.reply_begin import NewReply
 from relay import factory
 from relay.generation.prompt import Prompt
 from relay.memory_budget import MemoryBudget
-from relay.metrics import Metrics
 from relay.ollama.client import OllamaClient
 from relay.ollama.upstreams import Upstreams
 from relay.service import ReplyService
 from relay.stream.cursor import Cursor
 from settings import Settings
 from tests.fakes.ollama import Gate, ScriptedOllama, failure
+from tests.relay.in_process import open_service
 
 SIZE = 200_000
 """Bytes of a prompt that has to wait for memory."""
@@ -65,19 +63,13 @@ def play(
 
     async def run() -> None:
         settings = Settings(database_url=url, max_total_body_bytes=10 * SIZE)
-        async with AsyncExitStack() as stack, asyncio.timeout(30):
-            database = Database(url, settings.pool_size, settings.acquire_timeout)
-            stack.push_async_callback(database.close)
-            await database.open()
-            model = OllamaClient(ollama.url, settings.max_replies, settings.connect_timeout)
-            stack.callback(model.close)
-            upstreams = StoppingUpstreams(model)
-            relay = await factory.create_relay(stack, database, upstreams, settings, Metrics())
-            stack.push_async_callback(relay.replies.drain, 5)
-            other = await asyncpg.connect(url)
-            stack.push_async_callback(other.close)
+        async with (
+            asyncio.timeout(30),
+            open_service(ollama, settings, StoppingUpstreams) as (replies, upstreams, other),
+        ):
+            assert isinstance(upstreams, StoppingUpstreams)
             [memory] = budgets
-            await act(Process(relay.replies, upstreams, memory), other)
+            await act(Process(replies, upstreams, memory), other)
             assert memory.used == 0
 
     monkeypatch.setattr(factory, "MemoryBudget", create_budget)

@@ -15,7 +15,7 @@ from settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class RelayContext:
+class RelayComponents:
     """The components that generate replies and store them; see :mod:`relay.factory`.
 
     :ivar outgoing: memory of the requests to Ollama that are not sent yet.

@@ -1,7 +1,7 @@
 """Memory for request bodies, shared among those who send them."""
 
 
-class ByteBudget:
+class SenderShares:
     """Limits the bytes of request bodies in memory: of all, and of each sender.
 
     A sender may have as many bytes as are free: one has half of the limit at most, two have a third each, and there is
@@ -17,12 +17,12 @@ class ByteBudget:
         self._by_sender: dict[str, int] = {}
         self.charged = 0
 
-    def charge(self, sender: str) -> "ByteCharge":
+    def charge(self, sender: str) -> "Charge":
         """Return a charge without bytes.
 
         :param sender: the tenant or the address whose share it takes.
         """
-        return ByteCharge(self, sender)
+        return Charge(self, sender)
 
     def reserve(self, sender: str, size: int) -> bool:
         """Charge ``size`` bytes to a sender; return False if they exceed its share."""
@@ -42,7 +42,7 @@ class ByteBudget:
             del self._by_sender[sender]
 
 
-class ByteCharge:
+class Charge:
     """The bytes of one body, for as long as it is in memory. Its keeper releases it; it can be handed over.
 
     :ivar size: bytes that are charged.
@@ -50,7 +50,7 @@ class ByteCharge:
 
     __slots__ = ("_budget", "_sender", "size")
 
-    def __init__(self, budget: ByteBudget, sender: str) -> None:
+    def __init__(self, budget: SenderShares, sender: str) -> None:
         self._budget = budget
         self._sender = sender
         self.size = 0
