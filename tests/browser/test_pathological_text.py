@@ -9,6 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.chat_page import expect_rendered, messages, prompt_input, send_prompt
 from tests.browser.test_hostile_replies import check, reply, stream_reply
 from tests.browser.test_messages import live_and_reloaded
+from tests.database import eventually
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 
 __all__ = ["reply"]  # a fixture
@@ -108,6 +109,11 @@ def text_of(element: Locator) -> str:
     return str(element.evaluate("element => element.textContent"))
 
 
+def wait_for_workers(page: Page, workers: list[str], count: int) -> None:
+    """Wait until the page has started so many workers; Playwright hears of them while it waits for the page."""
+    eventually(f"{count} workers", lambda: page.evaluate("0") == 0 and len(workers) == count)
+
+
 def test_keys_arrive_while_a_reply_is_parsed_which_ends_as_plain_text(
     page: Page, reply: Locator, ollama: ScriptedOllama, workers: list[str]
 ) -> None:
@@ -124,7 +130,7 @@ def test_keys_arrive_while_a_reply_is_parsed_which_ends_as_plain_text(
 
     page.clock.run_for(TICK)
     expect(reply).not_to_have_attribute("aria-busy", "true")
-    assert len(workers) == 1
+    wait_for_workers(page, workers, 1)
     end.open()
     page.clock.resume()
     expect(page.locator(".streaming")).to_have_count(0)
@@ -135,6 +141,7 @@ def test_keys_arrive_while_a_reply_is_parsed_which_ends_as_plain_text(
     ollama.script(Head(), Lines(line("Some **bold** words."), last_line()))
     prompt_input(page).press("Enter")
     expect(messages(page).last.locator("strong")).to_have_text("bold")
+    assert len(workers) == 1
 
 
 def test_code_that_is_slow_to_highlight_stays_without_colours(
@@ -152,7 +159,7 @@ def test_code_that_is_slow_to_highlight_stays_without_colours(
     expect(reply.locator("code")).to_have_count(1)
     assert text_of(reply.locator("code")) == "a" * 29_000
     expect(reply.locator("strong")).to_have_text("After.")
-    assert len(workers) == 2, "of the reloaded page, and in place of the stopped one"
+    wait_for_workers(page, workers, 2)  # of the reloaded page, and in place of the stopped one
     end.open()
     expect(page.locator(".streaming")).to_have_count(0)
     expect(reply.locator("p").last).to_have_text("The end.")

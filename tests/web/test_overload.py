@@ -20,6 +20,9 @@ from tests.tokens import TokenFile
 
 CONNECTIONS = 500
 
+LINES = 3_000
+"""Of 4 kB each: a reply that fits into no socket's buffer (Linux tcp(7), ``tcp_wmem``: 4 MB at most)."""
+
 
 def resident(program: Program, field: str = "VmRSS") -> float:
     """Return the resident memory of a program in megabytes; ``VmHWM``: its maximum (Linux proc_pid_status(5))."""
@@ -57,7 +60,7 @@ def test_500_slow_requests_and_500_unread_streams_do_not_exhaust_cpu_or_memory(
     with client.http, contextlib.ExitStack() as connections:
         client.ask("warm up")
         probe_health(client)
-        ollama.script(Head(), gate, Lines(*[line("x" * 4_000)] * 1_000, last_line()))
+        ollama.script(Head(), gate, Lines(*[line("x" * 4_000)] * LINES, last_line()))
         before = resident(program)
         path = client.begin("hi")
         slow = [connect(program.url, connections) for _ in range(CONNECTIONS)]
@@ -93,7 +96,7 @@ def test_500_slow_requests_and_500_unread_streams_do_not_exhaust_cpu_or_memory(
         other = Client(program.url)
         with other.http:
             assert other.ask("hi")[-1].json["done"] is True
-            assert len(other.view(path)) == 1_001
+            assert len(other.view(path)) == LINES + 1
 
 
 def test_incomplete_bodies_do_not_stay_in_memory(

@@ -9,7 +9,7 @@ import { make } from "../../shared/dom.js";
 const PAUSE_FACTOR = 3;
 
 // Render for this long at once, in milliseconds: typing waits for it.
-const MAX_TASK_TIME = 8;
+const MAX_TASK_TIME = 4;
 
 const MAX_FRAME_TIME = 100; // milliseconds
 

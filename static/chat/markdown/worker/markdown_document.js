@@ -11,7 +11,7 @@ import { changedParts, renderParts } from "./rendered_parts.js";
 // Beyond these limits the rest is shown as plain text.
 const MAX_LENGTH = { code: 500_000, paragraph: 20_000, heading: 20_000 }; // characters
 const MAX_OTHER_LENGTH = 50_000;
-const MAX_BLOCKS = 5_000;
+const MAX_BLOCKS = 2_000;
 const CHUNK = 10_000; // characters parsed at once
 
 const CLOSABLE = new Set(["blockquote", "heading", "list", "paragraph", "table", "text"]);
