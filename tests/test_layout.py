@@ -29,6 +29,7 @@ LAYERS = [
     ["relay.service", "relay.waiting", "relay.supersession", "relay.failover", "relay.sweeper"],
     ["relay.stream"],
     ["relay.generation", "relay.components"],
+    ["relay.window"],
     ["relay.cluster", "relay.ollama", "relay.metrics", "relay.sender_shares"],
     ["relay.outgoing"],
     ["relay.memory_budget"],
