@@ -100,9 +100,9 @@ class Settings:
     session_lifetime: float = _seconds(604_800.0, "seconds after which a browser must sign in again", minimum=1.0)
     cors_origins: str = _setting("", "comma-separated origins whose pages may use the API")
 
-    context_messages: int = _count(500, "maximum messages of a conversation sent to the model, newest first")
+    context_messages: int = _count(5_000, "maximum messages of a conversation read for the model, newest first")
     context_bytes: int = _bytes(
-        1_000_000, "maximum bytes of a conversation's text sent to the model, newest first", maximum=MAX_COUNT
+        2_000_000, "maximum bytes of a conversation's text read for the model, newest first", maximum=MAX_COUNT
     )
     context_image_bytes: int = _count(
         10_000_000,

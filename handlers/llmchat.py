@@ -73,7 +73,8 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         location = f"/llmchat/{id}"
         self.set_header("Location", location)
         self.set_header("Preference-Applied", "respond-async")
-        self.write_json({"id": str(id), "location": self.public_path(location)}, 202)
+        context = self.services.replies.context(self.tenant, id)
+        self.write_json({"id": str(id), "location": self.public_path(location), "context": context}, 202)
 
     async def _parse_prompt(self) -> Prompt:
         body, limits, settings = self.json_body(), self.services.limits, self.services.settings

@@ -33,6 +33,7 @@ from relay.service import ReplyService
 from relay.supersession import Supersession, ViewerCounts
 from relay.sweeper import Sweeper
 from relay.waiting import PromptQueue
+from relay.window.planner import ContextPlanner
 from settings import Settings
 
 Item = TypeVar("Item")
@@ -85,6 +86,7 @@ async def create_relay(
         size_of=FinishRequest.size,
         yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
     )
+    outgoing = MemoryBudget(settings.max_total_body_bytes, SMALL)
     context = RelayComponents(
         upstreams,
         database,
@@ -94,7 +96,8 @@ async def create_relay(
         finish_batcher,
         settings,
         metrics,
-        MemoryBudget(settings.max_total_body_bytes, SMALL),
+        outgoing,
+        ContextPlanner(database, outgoing, settings),
     )
     registry = GenerationRegistry(journal, metrics, on_ended=notifier.wake)
     failover = Failover(context, lease, registry)

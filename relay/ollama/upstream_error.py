@@ -268,6 +268,13 @@ def _message_of(value: dict[str, Any]) -> str | None:
     return error if isinstance(error, str) and error else None
 
 
+def window_figures(body: bytes) -> tuple[int, int] | None:
+    """Temporary."""
+    text = body.decode(errors="replace")
+    prompt, window = _PROMPT_TOKENS.search(text), _CONTEXT_TOKENS.search(text)
+    return None if prompt is None or window is None else (int(prompt[1]), int(window[1]))
+
+
 def _context_exceeded(text: str) -> str | None:
     """Return a sentence if llama-server says that the prompt does not fit into the window; None if it does not."""
     if "exceed_context_size_error" not in text:

@@ -16,6 +16,9 @@ from .template import END, THOUGHT, Mode
 WORDS = 5
 """Words that ``Words`` says in all, if the request does not say."""
 
+MOST_WORDS = 1_000
+"""A larger ``num_predict`` is what remains of the window; no model says something until then."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -143,16 +146,16 @@ class Words(Speaker):
     """A deterministic model: says ``w0 w1 w2 ...``, a word per line, five in all.
 
     Where it goes on, it goes on with the next word and ends with the same last one, so a reply that was cut and
-    continued reads as one that was not. With ``num_predict`` it says so many words more instead, without end if that
-    is negative.
+    continued reads as one that was not. With a small ``num_predict`` it says so many words more instead, without end if
+    that is negative; a larger one than :data:`MOST_WORDS` is a limit that it does not reach.
     """
 
     def pieces(self, given: str, request: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         if END in given:
             raise NoSuchPrompt(f"a prompt that was not cut where the words end: {given!r}")
         said = len(given.split())
-        limited = (request.get("options") or {}).get("num_predict") is not None
-        numbers = itertools.count(said) if limited else iter(range(said, WORDS))
+        wanted = (request.get("options") or {}).get("num_predict")
+        numbers = itertools.count(said) if wanted is not None and wanted <= MOST_WORDS else iter(range(said, WORDS))
         return ((number, f"w{number} ") for number in numbers)
 
 
