@@ -34,6 +34,7 @@ from relay.stream.log_reader import LogReader
 from relay.stream.shared_reads import SharedReads
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
+from relay.window.outgoing_request import window_options
 from settings import Settings
 
 log = logging.getLogger("chatterd.relay")
@@ -358,6 +359,7 @@ def _new_reply(reply: ReplyBuffer, prompt: Prompt, settings: Settings) -> tuple[
         plain_client=prompt.plain_client,
         context_image_bytes=remaining_image_bytes(own_messages, settings.context_image_bytes),
         context_system_bytes=remaining_system_bytes(own_messages, settings.context_bytes),
+        cut_by_us=not window_options(prompt.options).truncate,
     )
     return new, own_messages
 

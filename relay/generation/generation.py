@@ -138,7 +138,6 @@ class Generation:
                 await self._generate(call)
         finally:
             self.reply.unsubscribe(self._on_first_lines)
-            await self.window.end()
             if self._ollama:
                 self._relay.upstreams.release(self._ollama)
             if call:
@@ -146,6 +145,7 @@ class Generation:
         outcome = self._outcome.result()
         if outcome is not None:
             self._observe(outcome)
+            self.window.complete()
             self._finisher.context = self.window.context
             await self._finisher.finish(outcome)
 

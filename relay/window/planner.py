@@ -70,6 +70,18 @@ class ReplyKey:
     conversation_key: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What is known of a prompt that Ollama has refused as too long.
+
+    :ivar correction: factor by which its estimate was wrong.
+    :ivar limit: its estimated tokens, if Ollama did not say how many it has: the window is taken to hold no more.
+    """
+
+    correction: float = 1.0
+    limit: int | None = None
+
+
 class ContextPlanner:
     """Plans the contexts of replies.
 
@@ -119,26 +131,24 @@ class ContextPlanner:
             return None
         return context if context.tokens + reserve(window, options.num_predict) <= window else None
 
-    async def plan(
-        self, ollama: OllamaClient, reply: ReplyKey, correction: float = 1.0, refused: int | None = None
-    ) -> SentContext:
+    async def plan(self, ollama: OllamaClient, reply: ReplyKey, refused: Refused | None = None) -> SentContext:
         """Plan a reply of which nothing was shown yet, and store what is decided.
 
-        :param correction: factor by which estimates were too small.
-        :param refused: estimated tokens of a prompt that Ollama has refused as too long without saying its length. The
-            window is taken to hold no more.
+        :param refused: what is known of an attempt that was refused.
         :raises ContextFull: something would have to be left out, and the client does not want that.
         :raises ContextExceeded: the newest message of the user alone exceeds the window. It is never sent again.
         :raises ConversationDeleted: there is no such reply.
         :raises ServiceUnavailable: the database is unavailable.
         """
-        draft = await self._draft(reply, correction)
+        draft = await self._draft(reply, refused.correction if refused else 1.0)
         window = await self._find_window(ollama, reply, draft)
-        if refused is not None:
-            window = refused if window is None else min(window, refused)
+        limit = refused.limit if refused else None
+        if window is None:
+            window = limit
         if window is None or draft.options.truncate:
             return draft.context(reply.model, draft.all, window)
-        return await self._fit(reply, draft, window)
+        holds = window if limit is None else min(window, limit)
+        return await self._fit(reply, draft, window, holds, TOLERANCE if refused is None else 1.0)
 
     async def describe(self, ollama: OllamaClient, reply: ReplyKey) -> SentContext:
         """Describe what a reply was sent that goes on, here or after another process.
@@ -174,11 +184,17 @@ class ContextPlanner:
         needed = not draft.options.truncate and draft.all.tokens > CERTAIN_WINDOW
         return await self.windows.find(ollama, reply.model, draft.request, reply.conversation_key, load=needed)
 
-    async def _fit(self, reply: ReplyKey, draft: "_Draft", window: int) -> SentContext:
-        free = reserve(window, draft.options.num_predict)
+    async def _fit(self, reply: ReplyKey, draft: "_Draft", window: int, holds: int, tolerance: float) -> SentContext:
+        """Find what fits, and store it.
+
+        :param window: the window for which a cut is stored.
+        :param holds: the tokens that it is taken to hold for this reply.
+        :param tolerance: see :data:`TOLERANCE`.
+        """
+        free = reserve(holds, draft.options.num_predict)
         stored = draft.cut if draft.cut and draft.cut.window == window else None
         selection = select_from(draft.parts, stored.first if stored else None, draft.fixed)
-        if selection.tokens + free <= window:
+        if selection.tokens + free <= holds:
             if stored is None and (draft.cut is not None or selection.first != draft.first):
                 await self._remove_cut(reply, selection)
             return draft.context(reply.model, selection, window, stored.left_out if stored else 0)
@@ -188,8 +204,8 @@ class ContextPlanner:
                 f"{window:,}, of which {free:,} are kept for the answer. Let the oldest messages be left out, or begin "
                 "a new conversation."
             )
-        selection = cut(draft.parts, window, free, draft.fixed)
-        if selection.tokens > window * (TOLERANCE if draft.correction == 1 else 1):
+        selection = cut(draft.parts, holds, free, draft.fixed)
+        if selection.tokens > holds * tolerance:
             await self._leave_out_prompt(reply, draft)
             raise ContextExceeded(
                 f"This prompt has about {selection.tokens:,} tokens, and the window of {reply.model} holds {window:,}. "
@@ -236,7 +252,6 @@ class _Draft:
         self.cut = conversation.cut
         self.first = conversation.first
         self.continues = conversation.continues
-        self.correction = correction
         self._counts = [
             replace(count_message(sized.message), pictures=sized.pictures) for sized in conversation.messages
         ]

@@ -10,7 +10,7 @@ from errors import ChatterdError
 from relay.ollama.chat_line import Usage
 from relay.ollama.client import OllamaClient
 from relay.window.context import MIN_ANSWER, SentContext
-from relay.window.planner import ContextPlanner, ReplyKey
+from relay.window.planner import ContextPlanner, Refused, ReplyKey
 
 log = logging.getLogger("chatterd.relay")
 
@@ -19,6 +19,10 @@ MAX_CORRECTIONS = 2
 
 LOAD_SECONDS = 0.5
 """A request that took longer to load its model did load it: for a loaded model Ollama says some milliseconds."""
+
+
+_running: set[asyncio.Task[int | None]] = set()
+"""Questions for windows that have not been answered; asyncio itself keeps no reference to a task."""
 
 
 class ReplyWindow:
@@ -31,8 +35,7 @@ class ReplyWindow:
         self.context: SentContext | None = None
         self._planner = planner
         self._corrections = 0
-        self._correction = 1.0
-        self._refused: int | None = None
+        self._refused: Refused | None = None
         self._looking: asyncio.Task[int | None] | None = None
 
     async def plan(self, ollama: OllamaClient, key: ReplyKey, begins: bool) -> None:
@@ -48,7 +51,7 @@ class ReplyWindow:
         if not begins:
             self.context = await self._planner.describe(ollama, key)
             return
-        self.context = await self._planner.plan(ollama, key, self._correction, self._refused)
+        self.context = await self._planner.plan(ollama, key, self._refused)
         if self.context.left_out:
             log.info("Reply %s: %d earlier messages are not sent.", key.id, self.context.left_out)
 
@@ -75,9 +78,9 @@ class ReplyWindow:
             self._planner.windows.observe(ollama, context.model, window)
             self._planner.estimators.of(context.model).learn(context.counts, prompt)
             estimate = self._planner.estimators.of(context.model).estimate(context.counts)
-            self._correction = max(prompt / max(estimate, 1), 1.0)
+            self._refused = Refused(correction=prompt / max(estimate, 1))
         else:  # before version 0.30: "the input length exceeds the context length"
-            self._refused = context.tokens
+            self._refused = Refused(limit=context.tokens)
         self.context = None
         return True
 
@@ -92,6 +95,8 @@ class ReplyWindow:
             model = self.context.model
             request = msgspec.json.encode({"model": model}).decode()
             self._looking = asyncio.create_task(self._planner.windows.find(ollama, model, request, "", load=False))
+            self._looking.add_done_callback(_running.discard)
+            _running.add(self._looking)
 
     def observe(self, ollama: OllamaClient, usage: Usage, is_whole: bool) -> None:
         """Learn from the last line of a reply.
@@ -112,14 +117,8 @@ class ReplyWindow:
             context.tokens, context.counted = usage.prompt_eval_count, True
         context.tokens += usage.eval_count
 
-    async def end(self) -> None:
-        """End what is done in the background."""
-        if self._looking is None:
-            return
-        if self._looking.done() and not self._looking.cancelled():
-            with suppress(ChatterdError):
-                window = self._looking.result()
-                if self.context is not None and self.context.window is None:
-                    self.context.window = window
-        else:
-            self._looking.cancel()
+    def complete(self) -> None:
+        """Add to the context what was found out meanwhile."""
+        if self._looking and self._looking.done() and self.context is not None and self.context.window is None:
+            with suppress(ChatterdError, asyncio.CancelledError):
+                self.context.window = self._looking.result()
