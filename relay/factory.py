@@ -33,6 +33,7 @@ from relay.service import ReplyService
 from relay.supersession import Supersession, ViewerCounts
 from relay.sweeper import Sweeper
 from relay.waiting import PromptQueue
+from relay.window.model_windows import ModelWindows
 from settings import Settings
 
 Item = TypeVar("Item")
@@ -61,6 +62,7 @@ class Relay:
     health: HealthMonitor
     status: StatusSampler
     prometheus: PrometheusCollector
+    windows: ModelWindows
 
 
 async def create_relay(
@@ -123,7 +125,8 @@ async def create_relay(
     stack.push_async_callback(sampler.end)
     sampler.start()
     prometheus = PrometheusCollector(metrics, database, settings, health, registry, service)
-    return Relay(service, ConversationService(database, lease, queue, service), health, sampler, prometheus)
+    conversations = ConversationService(database, lease, queue, service)
+    return Relay(service, conversations, health, sampler, prometheus, ModelWindows(settings))
 
 
 def _begin_while_ready(lease: ProcessLease, journal: Journal) -> Statement[NewReply, BeginResult]:
