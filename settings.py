@@ -82,6 +82,9 @@ class Settings:
         "Ollama answers there",
         env="OLLAMA_HOST",
     )
+    num_ctx: int = _count(
+        0, "tokens of the models' windows, for requests that do not set num_ctx; 0: as Ollama chooses", minimum=0
+    )
     embedded_model: bool = _setting(True, "let the embedded model stand in for an Ollama if --ollama-host is empty")
 
     auth: str = _setting("none", "authentication of requests: none, token or jwt")

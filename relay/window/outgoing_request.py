@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from relay.window.request_options import num_ctx_of
+
 Fields = Mapping[str, msgspec.Raw]
 """A request's fields, each as its JSON text."""
 
@@ -33,7 +35,7 @@ def window_options(fields: Fields) -> WindowOptions:
     """Return what a request says about the window. What Ollama will refuse counts as not said."""
     options = _object(fields.get("options"))
     return WindowOptions(
-        _positive(options.get("num_ctx")),
+        num_ctx_of(fields),
         _positive(options.get("num_predict")),
         _decode(fields.get("truncate")) is True,
         _decode(fields.get(WHEN_FULL)) == "stop",

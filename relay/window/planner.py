@@ -88,8 +88,8 @@ class ContextPlanner:
     :param outgoing: memory of the requests to Ollama that are not sent yet.
     """
 
-    def __init__(self, database: Database, outgoing: MemoryBudget, settings: Settings) -> None:
-        self.windows = ModelWindows(settings)
+    def __init__(self, database: Database, windows: ModelWindows, outgoing: MemoryBudget, settings: Settings) -> None:
+        self.windows = windows
         self.estimators = TokenEstimators()
         self._database = database
         self._outgoing = outgoing

@@ -78,7 +78,7 @@ class Speaker(Step):
             limit, pieces, count = None, iter([Piece()]), prompt.cut
         else:
             limit, pieces, count = _limit(request, prompt), self._lines(request, prompt), prompt.tokens
-        taken = Taken(itertools.islice(pieces, limit), limit, count, _context(request))
+        taken = Taken(itertools.islice(pieces, limit), limit, count, _context(request), prompt.loaded_anew)
         if request.get("stream", True):
             await self._stream(answer, request, taken, signature)
         else:
@@ -121,6 +121,7 @@ class Taken:
     limit: int | None
     prompt_tokens: int
     context: Mapping[str, Any]
+    loaded_anew: bool
     count: int = 0
 
     def __iter__(self) -> Iterator[Piece]:
@@ -137,7 +138,9 @@ class Taken:
     @property
     def ending(self) -> dict[str, Any]:
         reason = "length" if self.count and self.count == self.limit else "stop"
-        figures = ending(max(self.prompt_tokens, 1), self.count, reason)  # the template's own are never nothing
+        figures = ending(
+            max(self.prompt_tokens, 1), self.count, reason, self.loaded_anew
+        )  # the template's own are never nothing
         return {"done": True, "done_reason": reason, **self.context, **figures}
 
 

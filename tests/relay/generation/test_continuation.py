@@ -321,7 +321,7 @@ def test_a_reply_that_fills_the_window_is_interrupted(client: Client, ollama: Sc
     ollama.model = Model(num_ctx=3)
     ollama.default = (Text("one two three four"),)
     ollama.deaths = {0: Death(3, RunnerDies())}
-    assert "context window holds 3" in error(client.ask("hi"))
+    assert "model's window holds 3" in error(client.ask("hi"))
 
 
 # It ends in time.
