@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from relay.window.tokens import TextCounts
+from relay.window.text_counts import TextCounts
 
 MARGIN_SHARE = 32
 """An answer's limit assumes that the prompt is longer than estimated by one part in so many."""
@@ -28,6 +28,7 @@ class SentContext:
     :ivar window: of the model, in tokens; None if it is not known.
     :ivar images_left_out: number of messages that were sent without their images.
     :ivar system_left_out: number of system messages that were not sent.
+    :ivar num_ctx: the window that the request asks for; None if it does not.
     :ivar limited: whether the answer is limited to what the window holds.
     """
 
@@ -40,6 +41,7 @@ class SentContext:
     left_out: int = 0
     images_left_out: int = 0
     system_left_out: int = 0
+    num_ctx: int | None = None
     limited: bool = True
     counted: bool = False
 

@@ -52,19 +52,15 @@ class _Entry:
     """What is known of one model of one Ollama.
 
     :ivar windows: the window for each ``num_ctx`` of requests; None: for those without.
-    :ivar limit: the window of the model as it is loaded, from an error of Ollama.
     """
 
     used_at: float = field(default_factory=monotonic)
     windows: OrderedDict[int | None, int] = field(default_factory=OrderedDict)
-    limit: int | None = None
     trained: int | None = None
 
     def known(self, num_ctx: int | None) -> int | None:
-        found = self.windows.get(num_ctx)
-        if found is None:
-            found = num_ctx if num_ctx is not None else self.limit
-        return min((one for one in (found, self.limit, self.trained) if one), default=None) if found else None
+        found = self.windows.get(num_ctx) or num_ctx
+        return min(found, self.trained or found) if found else None
 
     def keep(self, num_ctx: int | None, window: int) -> None:
         self.windows[num_ctx] = window
@@ -134,21 +130,23 @@ class ModelWindows:
                 if self._questions.get(key) is question:
                     del self._questions[key]
 
-    def observe(self, ollama: OllamaClient, model: str, window: int) -> None:
-        """Note the window of the loaded model, which Ollama has named in an error. It counts until the model is loaded
-        anew, whatever a request asks for.
+    def is_asked(self, ollama: OllamaClient, model: str) -> bool:
+        """Return whether Ollama is being asked for a window of a model."""
+        key = _key(ollama, model)
+        return any(question[0] == key for question in self._questions)
+
+    def observe(self, ollama: OllamaClient, model: str, window: int, num_ctx: int | None = None) -> None:
+        """Note the window of a model, which Ollama has named in an error.
 
         :param window: tokens.
+        :param num_ctx: of the request, if it has one.
         """
-        entry = self._get(_key(ollama, model))
-        entry.windows.clear()
-        entry.limit = window
+        self._get(_key(ollama, model)).keep(self._effective(num_ctx), window)
 
     def on_loaded(self, ollama: OllamaClient, model: str) -> None:
         """Forget the windows of a model that was loaded anew: it may have another one."""
         if entry := self._use(_key(ollama, model)):
             entry.windows.clear()
-            entry.limit = None
 
     async def report(self, ollama: OllamaClient, model: str) -> WindowReport | None:
         """Ask Ollama what is to be shown of a model's window.
@@ -206,7 +204,6 @@ class ModelWindows:
             return None
         entry = entry or self._get(key)
         entry.keep(num_ctx, loaded.window)
-        entry.limit = None
         return loaded.window
 
     def _from_description(self, key: _Key, num_ctx: int | None, description: ModelDescription) -> int | None:

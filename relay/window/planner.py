@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import monotonic
 from uuid import UUID
 
 import msgspec
 
-from db.context import cuts
+from db.context import cuts, estimates
 from db.context.cuts import Conversation
 from db.messages import Message
 from db.pool import Database
@@ -17,11 +18,15 @@ from relay.window.context import SentContext
 from relay.window.cut import Part, Selection, cut, prompt_start, reserve, select_from
 from relay.window.model_windows import ModelWindows
 from relay.window.outgoing_request import WindowOptions, window_options
-from relay.window.tokens import TextCounts, TokenEstimator, TokenEstimators, count_message, count_text
+from relay.window.text_counts import TextCounts, count_message, count_text
+from relay.window.tokens import TokenEstimator, TokenEstimators
 from settings import Settings
 
 CERTAIN_WINDOW = 4_096
 """Tokens that the window of every model is taken to hold: Ollama's smallest default (ollama ``server/routes.go``)."""
+
+LEARN_INTERVAL = 0.2
+"""Seconds between two counts of one model that are learned from: each takes some 0.1 ms."""
 
 TOLERANCE = 1.25
 """A prompt is sent although it exceeds the window, by estimate, up to so many times: Ollama counts exactly."""
@@ -91,6 +96,8 @@ class ContextPlanner:
     def __init__(self, database: Database, windows: ModelWindows, outgoing: MemoryBudget, settings: Settings) -> None:
         self.windows = windows
         self.estimators = TokenEstimators()
+        self._learned: dict[str, float] = {}
+        self._unstored: set[str] = set()
         self._database = database
         self._outgoing = outgoing
         self._settings = settings
@@ -110,6 +117,10 @@ class ContextPlanner:
         """
         options = window_options(fields)
         window = self.windows.known(ollama, model, options.num_ctx)
+        if begun.cut is not None and model not in self.estimators:
+            return None  # by another estimate the conversation might be cut at another message
+        if window is None and self.windows.is_asked(ollama, model):
+            return None
         counts = sum(map(count_message, messages), _count_fields(fields))
         context = SentContext(
             model,
@@ -119,6 +130,7 @@ class ContextPlanner:
             window,
             images_left_out=begun.without_images,
             system_left_out=begun.system_left_out,
+            num_ctx=options.num_ctx,
             limited=not options.truncate,
         )
         if begun.cut is not None:
@@ -130,6 +142,31 @@ class ContextPlanner:
         if begun.cut is not None and begun.cut.window != window:
             return None
         return context if context.tokens + reserve(window, options.num_predict) <= window else None
+
+    def learn(self, context: SentContext, tokens: int) -> None:
+        """Learn how many tokens a prompt had.
+
+        :param tokens: of the whole prompt, as Ollama counted them.
+        """
+        now = monotonic()
+        if now - self._learned.get(context.model, -LEARN_INTERVAL) < LEARN_INTERVAL:
+            return
+        self._learned[context.model] = now
+        self._unstored.add(context.model)
+        self.estimators.of(context.model).learn(context.counts, tokens)
+
+    async def store_learned(self) -> None:
+        """Store what was learned since the last call, for processes that start later.
+
+        :raises ServiceUnavailable: the database is unavailable.
+        """
+        self._learned.clear()
+        if not self._unstored:
+            return
+        states = {model: self.estimators.of(model).state() for model in self._unstored}
+        self._unstored.clear()
+        async with self._database.acquire() as connection:
+            await estimates.store_estimates(connection, states)
 
     async def plan(self, ollama: OllamaClient, reply: ReplyKey, refused: Refused | None = None) -> SentContext:
         """Plan a reply of which nothing was shown yet, and store what is decided.
@@ -171,6 +208,10 @@ class ContextPlanner:
                 conversation = await cuts.read_conversation(
                     connection, reply.tenant, reply.id, self._settings.context_messages, self._settings.context_bytes
                 )
+                if reply.model not in self.estimators and (
+                    state := await estimates.read_estimate(connection, reply.model)
+                ):
+                    self.estimators.of(reply.model).restore(state)
             if conversation is None:
                 raise ConversationDeleted
             return _Draft(conversation, self.estimators.of(reply.model), correction)
@@ -289,6 +330,7 @@ class _Draft:
             left_out=left_out,
             images_left_out=sum(self._without_images[index] for index in sent),
             system_left_out=selection.system_left_out,
+            num_ctx=self.options.num_ctx,
             limited=not self.options.truncate,
         )
 

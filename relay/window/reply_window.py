@@ -9,7 +9,7 @@ import msgspec
 from errors import ChatterdError
 from relay.ollama.chat_line import Usage
 from relay.ollama.client import OllamaClient
-from relay.window.context import MIN_ANSWER, SentContext
+from relay.window.context import MARGIN, MIN_ANSWER, SentContext
 from relay.window.planner import ContextPlanner, Refused, ReplyKey
 
 log = logging.getLogger("chatterd.relay")
@@ -75,8 +75,8 @@ class ReplyWindow:
         self._corrections += 1
         if figures:
             prompt, window = figures
-            self._planner.windows.observe(ollama, context.model, window)
-            self._planner.estimators.of(context.model).learn(context.counts, prompt)
+            self._planner.windows.observe(ollama, context.model, window, context.num_ctx)
+            self._planner.learn(context, prompt)
             estimate = self._planner.estimators.of(context.model).estimate(context.counts)
             self._refused = Refused(correction=prompt / max(estimate, 1))
         else:  # before version 0.30: "the input length exceeds the context length"
@@ -91,7 +91,7 @@ class ReplyWindow:
 
     def look_for_window(self, ollama: OllamaClient) -> None:
         """Ask for the window of a model that is loaded now: for the next prompt, and to be shown."""
-        if self.context is not None and self.unknown:
+        if self.context is not None and self._looking is None:
             model = self.context.model
             request = msgspec.json.encode({"model": model}).decode()
             self._looking = asyncio.create_task(self._planner.windows.find(ollama, model, request, "", load=False))
@@ -107,13 +107,16 @@ class ReplyWindow:
         context = self.context
         if context is None:
             return
-        if usage.load_duration > LOAD_SECONDS * 1e9 and not self._looking:
+        if self._looking is None and usage.load_duration > LOAD_SECONDS * 1e9:
             self._planner.windows.on_loaded(ollama, context.model)
+            self.look_for_window(ollama)
+        elif context.window is None:
+            self.look_for_window(ollama)
         if not is_whole or not usage.prompt_eval_count:
             context.tokens += usage.eval_count
             return
-        self._planner.estimators.of(context.model).learn(context.counts, usage.prompt_eval_count)
-        if usage.prompt_eval_count * 2 > context.tokens:  # else it counts only what was not in the cache
+        self._planner.learn(context, usage.prompt_eval_count)
+        if usage.prompt_eval_count * 2 + MARGIN > context.tokens:  # else it counts only what was not in the cache
             context.tokens, context.counted = usage.prompt_eval_count, True
         context.tokens += usage.eval_count
 

@@ -168,13 +168,14 @@ async def test_a_window_that_another_request_has_set_is_not_taken_for_that_of_a_
 # How long it counts.
 
 
-async def test_an_error_of_ollama_counts_until_the_model_is_loaded_anew(
+async def test_an_error_of_ollama_counts_for_such_requests_until_the_model_is_loaded_anew(
     windows: ModelWindows, client: OllamaClient
 ) -> None:
     await load(client)
     await find(windows, client)
     windows.observe(client, "m", 1000)
-    assert [windows.known(client, "m", num_ctx) for num_ctx in (None, 4096, 512)] == [1000, 1000, 512]
+    windows.observe(client, "m", 500, 512)
+    assert [windows.known(client, "m", num_ctx) for num_ctx in (None, 4096, 512)] == [1000, 4096, 500]
     windows.observe(client, "m", 3000)
     assert windows.known(client, "m", None) == 3000
     windows.on_loaded(client, "m")

@@ -15,3 +15,8 @@ ALTER TABLE replies
 
 ALTER TABLE chatts
     ADD COLUMN left_out boolean; -- true: alone it exceeds the window of the model that it was sent to
+
+CREATE TABLE token_estimates (
+    model text PRIMARY KEY,
+    state json NOT NULL -- what was learned of its tokenizer from the counts of its replies
+);
