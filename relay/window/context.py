@@ -3,13 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from relay.window.cut import MARGIN, room
 from relay.window.text_counts import TextCounts
-
-MARGIN_SHARE = 32
-"""An answer's limit assumes that the prompt is longer than estimated by one part in so many."""
-
-MARGIN = 16
-"""Tokens that are kept free behind an answer."""
 
 MIN_ANSWER = 16
 """Tokens that an answer may have at least."""
@@ -29,6 +24,7 @@ class SentContext:
     :ivar images_left_out: number of messages that were sent without their images.
     :ivar system_left_out: number of system messages that were not sent.
     :ivar num_ctx: the window that the request asks for; None if it does not.
+    :ivar reserved: tokens of the window that were kept free for the answer when the reply began, at least.
     :ivar limited: whether the answer is limited to what the window holds.
     """
 
@@ -42,6 +38,7 @@ class SentContext:
     images_left_out: int = 0
     system_left_out: int = 0
     num_ctx: int | None = None
+    reserved: int = MIN_ANSWER
     limited: bool = True
     counted: bool = False
 
@@ -50,7 +47,12 @@ class SentContext:
         """Tokens that an answer may have so that it ends within the window; None if there is no limit."""
         if self.window is None or not self.limited:
             return None
-        return max(self.window - self.tokens - self.tokens // MARGIN_SHARE - MARGIN, MIN_ANSWER)
+        return max(room(self.window, self.tokens), self.reserved)
+
+    def is_plausible(self, prompt_tokens: int) -> bool:
+        """Return whether a number can be that of all tokens of the prompt, and not only of those that are not in the
+        model's cache."""
+        return prompt_tokens * 2 + MARGIN > self.tokens
 
     def as_json(self) -> dict[str, Any]:
         """Return it as clients see it (docs/api.md)."""

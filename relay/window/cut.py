@@ -11,6 +11,12 @@ from dataclasses import dataclass
 ANSWER_SHARE = 4
 """A reply that has no limit of its own gets one part in so many of the window."""
 
+MARGIN_SHARE = 32
+"""A prompt is taken to be longer than estimated by one part in so many."""
+
+MARGIN = 16
+"""Tokens that are kept free behind an answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -45,6 +51,11 @@ class Selection:
 def reserve(window: int, num_predict: int | None) -> int:
     """Return the tokens of a window that are kept free for the answer."""
     return min(num_predict, window // 2) if num_predict else window // ANSWER_SHARE
+
+
+def room(window: int, tokens: int) -> int:
+    """Return what a window has left for the answer to a prompt of so many tokens, by estimate."""
+    return window - tokens - tokens // MARGIN_SHARE - MARGIN
 
 
 def prompt_start(parts: Sequence[Part]) -> int:
@@ -84,12 +95,12 @@ def cut(parts: Sequence[Part], window: int, free: int, fixed: int) -> Selection:
     others = [part for part in parts if part.role != "system"]
     start = prompt_start(others)
     always = fixed + system + sum(part.tokens for part in others[start:])
-    room = max(window // 2 - always, (window - free - always) // 2)
+    most = max(window // 2 - always, (room(window, always) - free) // 2)
     first, tokens = start, 0
     total = 0
     for index in range(start - 1, -1, -1):
         total += others[index].tokens
-        if total > room:
+        if total > most:
             break
         if others[index].role == "user":
             first, tokens = index, total

@@ -15,7 +15,7 @@ from db.reply_begin import BeginResult
 from relay.memory_budget import MemoryBudget
 from relay.ollama.client import OllamaClient
 from relay.window.context import SentContext
-from relay.window.cut import Part, Selection, cut, prompt_start, reserve, select_from
+from relay.window.cut import Part, Selection, cut, prompt_start, reserve, room, select_from
 from relay.window.model_windows import ModelWindows
 from relay.window.outgoing_request import WindowOptions, window_options
 from relay.window.text_counts import TextCounts, count_message, count_text
@@ -141,7 +141,7 @@ class ContextPlanner:
             return context if context.tokens <= CERTAIN_WINDOW and begun.cut is None else None
         if begun.cut is not None and begun.cut.window != window:
             return None
-        return context if context.tokens + reserve(window, options.num_predict) <= window else None
+        return context if room(window, context.tokens) >= reserve(window, options.num_predict) else None
 
     def learn(self, context: SentContext, tokens: int) -> None:
         """Learn how many tokens a prompt had.
@@ -199,7 +199,10 @@ class ContextPlanner:
             window = await self.windows.find(ollama, reply.model, draft.request, reply.conversation_key, load=False)
         left_out = draft.cut.left_out if draft.cut and draft.cut.first == draft.first else 0
         selection = select_from(draft.parts, draft.first, draft.fixed)
-        return draft.context(reply.model, selection, window, left_out)
+        context = draft.context(reply.model, selection, window, left_out)
+        if window is not None:  # this process may estimate otherwise than the one that has begun the reply
+            context.reserved = reserve(window, draft.options.num_predict)
+        return context
 
     async def _draft(self, reply: ReplyKey, correction: float) -> "_Draft":
         reservation = await self._outgoing.reserve(self._settings.context_bytes)
@@ -235,7 +238,7 @@ class ContextPlanner:
         free = reserve(holds, draft.options.num_predict)
         stored = draft.cut if draft.cut and draft.cut.window == window else None
         selection = select_from(draft.parts, stored.first if stored else None, draft.fixed)
-        if selection.tokens + free <= holds:
+        if room(holds, selection.tokens) >= free:
             if stored is None and (draft.cut is not None or selection.first != draft.first):
                 await self._remove_cut(reply, selection)
             return draft.context(reply.model, selection, window, stored.left_out if stored else 0)

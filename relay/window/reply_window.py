@@ -9,7 +9,7 @@ import msgspec
 from errors import ChatterdError
 from relay.ollama.chat_line import Usage
 from relay.ollama.client import OllamaClient
-from relay.window.context import MARGIN, MIN_ANSWER, SentContext
+from relay.window.context import MIN_ANSWER, SentContext
 from relay.window.planner import ContextPlanner, Refused, ReplyKey
 
 log = logging.getLogger("chatterd.relay")
@@ -116,7 +116,7 @@ class ReplyWindow:
             context.tokens += usage.eval_count
             return
         self._planner.learn(context, usage.prompt_eval_count)
-        if usage.prompt_eval_count * 2 + MARGIN > context.tokens:  # else it counts only what was not in the cache
+        if context.is_plausible(usage.prompt_eval_count):
             context.tokens, context.counted = usage.prompt_eval_count, True
         context.tokens += usage.eval_count
 
