@@ -106,7 +106,7 @@ def test_a_fault_of_the_request_is_reported_as_it_is(client: Client, ollama: Scr
 def test_images_are_not_left_out_for_a_prompt_that_exceeds_the_window(client: Client, ollama: ScriptedOllama) -> None:
     send(client, user(SEE, image()), options={"num_predict": 1})
     ollama.script(failure(400, "the input length exceeds the context length"))
-    assert "context length" in error_of(client.ask("and now?"))
+    assert "too long for the model's window" in error_of(client.ask("and now?"))
     assert len(ollama.generations) == 2
 
 
