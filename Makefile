@@ -64,7 +64,7 @@ soak:
 # A part: make bench ARGS="--only=table --peers=chatterd,rust". Two revisions, about 9 minutes:
 # make bench ARGS="--revisions=HEAD~1,worktree"; one scenario: ARGS="--revisions=A,B,C --only=table --runs=7".
 bench:
-	@$(SET_UP) requirements.txt
+	@$(SET_UP) requirements.txt requirements-model.txt
 	@$(SET_UP) --environment=.venv/bench bench/requirements.txt
 	@.venv/bench/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
