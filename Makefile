@@ -60,7 +60,7 @@ soak:
 	@$(PYTHON) -m tests.soak $(ARGS)
 	@CHATTERD_SECONDS=$(SECONDS) $(PYTHON) -m pytest -q -s -m "not extended" tests/test_schedules.py
 
-# All of it, about 20 minutes on 2 idle cores: make bench. Under two minutes: make bench QUICK=1.
+# All of it, about 45 minutes on 2 idle cores: make bench. About two minutes: make bench QUICK=1.
 # A part: make bench ARGS="--only=table --peers=chatterd,rust". Two revisions, about 9 minutes:
 # make bench ARGS="--revisions=HEAD~1,worktree"; one scenario: ARGS="--revisions=A,B,C --only=table --runs=7".
 bench:

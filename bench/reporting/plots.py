@@ -129,16 +129,18 @@ def _window(results: Results) -> Figure:
         (panels[1], "blocks, two by turns", "two conversations by turns", VIEWERS),
         (panels[1], "blocks, restart", "kill -9 of chatterd in the middle", COLORS[CHATTERD.key]),
     )
+    window = next(iter(results.sections["window"].values()))[0]["window"]
     for axes, variant, label, color in rows:
         for values in results.row("window", f"{CHATTERD.key} {variant}"):
             first = [value for name, value in values.items() if name.startswith("turn_") and name.endswith("_s")]
             repeated = values["run"] > 1
             axes.plot(range(1, len(first) + 1), first, color=color, label="" if repeated else label, linewidth=1.2)
-    _title(panels[0], f"seconds to the first words of a reply, by turn\n{_cpu(results)}")
+    figure.suptitle(_cpu(results), x=0.01, ha="left", fontsize=10)
+    _title(panels[0], "seconds to the first words of a reply")
     _title(panels[1], "the same, cut in blocks")
     top = max(axes.get_ylim()[1] for axes in panels)
     for axes in panels:
-        axes.set_xlabel("turn of a conversation in a window of 2,048 tokens")
+        axes.set_xlabel(f"turn of a conversation in a window of {window:,.0f} tokens")
         axes.set_ylim(0, top)
         axes.legend(frameon=False, loc="upper left", fontsize=9)
     return figure

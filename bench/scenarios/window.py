@@ -47,7 +47,8 @@ def measure(context: Context) -> None:
             row = f"{contender.key} {name}"
             with context.row("window", row):
                 for turns in _hold(context, contender, variant):
-                    context.keep("window", row, len(context.results.row("window", row)) + 1, values(turns))
+                    run = len(context.results.row("window", row)) + 1
+                    context.keep("window", row, run, {"window": context.plan.window, **values(turns)})
 
 
 def _hold(context: Context, contender: Contender, variant: Variant) -> list[list[Turn]]:
