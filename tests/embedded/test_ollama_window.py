@@ -85,6 +85,7 @@ def test_another_window_loads_the_model_anew_and_the_same_does_not(running: Runn
     assert running.log.read_text().count("model loaded") == before + 1
     assert first["load_duration"] > 10 * again["load_duration"]
     assert first["prompt_eval_count"] == again["prompt_eval_count"] > 100, "cached tokens are counted"
+    assert first["prompt_eval_duration"] > 3 * again["prompt_eval_duration"], "they are not evaluated again"
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_ollamas_own_bytes(http: httpx.Client) -> None:
