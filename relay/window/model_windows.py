@@ -52,21 +52,34 @@ class _Entry:
     """What is known of one model of one Ollama.
 
     :ivar windows: the window for each ``num_ctx`` of requests; None: for those without.
+    :ivar exact: those of them that Ollama has named in an error, whatever else it says.
     """
 
     used_at: float = field(default_factory=monotonic)
     windows: OrderedDict[int | None, int] = field(default_factory=OrderedDict)
+    exact: set[int | None] = field(default_factory=set)
     trained: int | None = None
 
     def known(self, num_ctx: int | None) -> int | None:
         found = self.windows.get(num_ctx) or num_ctx
         return min(found, self.trained or found) if found else None
 
-    def keep(self, num_ctx: int | None, window: int) -> None:
-        self.windows[num_ctx] = window
+    def keep(self, num_ctx: int | None, window: int) -> int | None:
+        if num_ctx not in self.exact:
+            self.windows[num_ctx] = window
         self.windows.move_to_end(num_ctx)
         if len(self.windows) > MAX_WINDOWS:
-            self.windows.popitem(last=False)
+            self.exact.discard(self.windows.popitem(last=False)[0])
+        return self.known(num_ctx)
+
+    def keep_exact(self, num_ctx: int | None, window: int) -> None:
+        self.exact.discard(num_ctx)
+        self.keep(num_ctx, window)
+        self.exact.add(num_ctx)
+
+    def forget(self) -> None:
+        self.windows.clear()
+        self.exact.clear()
 
 
 @dataclass(slots=True)
@@ -136,17 +149,17 @@ class ModelWindows:
         return any(question[0] == key for question in self._questions)
 
     def observe(self, ollama: OllamaClient, model: str, window: int, num_ctx: int | None = None) -> None:
-        """Note the window of a model, which Ollama has named in an error.
+        """Note the window of a model, which Ollama has named in an error. It counts until the model is loaded anew.
 
         :param window: tokens.
         :param num_ctx: of the request, if it has one.
         """
-        self._get(_key(ollama, model)).keep(self._effective(num_ctx), window)
+        self._get(_key(ollama, model)).keep_exact(self._effective(num_ctx), window)
 
     def on_loaded(self, ollama: OllamaClient, model: str) -> None:
         """Forget the windows of a model that was loaded anew: it may have another one."""
         if entry := self._use(_key(ollama, model)):
-            entry.windows.clear()
+            entry.forget()
 
     async def report(self, ollama: OllamaClient, model: str) -> WindowReport | None:
         """Ask Ollama what is to be shown of a model's window.
@@ -162,7 +175,7 @@ class ModelWindows:
         described = self._from_description(key, num_ctx, description)
         if loaded is None:
             return WindowReport(described, description.trained)
-        window = self._from_loaded(key, num_ctx, loaded) or described or loaded.window
+        window = described or self._from_loaded(key, num_ctx, loaded) or loaded.window
         memory = model_facts.bytes_per_token(loaded, await model_facts.find_file_bytes(ollama, model))
         return WindowReport(window, description.trained, True, loaded.memory_bytes, memory)
 
@@ -184,7 +197,7 @@ class ModelWindows:
             if to_load and await self._load(ollama, to_load, conversation_key):
                 loaded = await model_facts.find_loaded(ollama, model, conversation_key)
                 if loaded and loaded.window:
-                    self._get(key).keep(num_ctx, loaded.window)
+                    return self._get(key).keep(num_ctx, loaded.window)
         except ChatterdError as error:
             log.debug("The window of %s is not known: %s", model, error)
             return num_ctx
@@ -202,9 +215,7 @@ class ModelWindows:
             return None
         if num_ctx is not None and loaded.window != num_ctx:
             return None
-        entry = entry or self._get(key)
-        entry.keep(num_ctx, loaded.window)
-        return loaded.window
+        return self._get(key).keep(num_ctx, loaded.window)
 
     def _from_description(self, key: _Key, num_ctx: int | None, description: ModelDescription) -> int | None:
         """Return the window that a request would load a model with, and keep it; None if this is not said."""
@@ -213,10 +224,7 @@ class ModelWindows:
             return window
         entry = self._get(key)
         entry.trained = description.trained
-        if window is not None:
-            window = min(window, description.trained or window)
-            entry.keep(num_ctx, window)
-        return window
+        return entry.keep(num_ctx, min(window, description.trained or window)) if window is not None else None
 
     async def _load(self, ollama: OllamaClient, request: str, conversation_key: str) -> bool:
         """Load a model as a request would; return whether Ollama says that it did.

@@ -92,8 +92,8 @@ class ReplyWindow:
     def look_for_window(self, ollama: OllamaClient) -> None:
         """Ask for the window of a model that is loaded now: for the next prompt, and to be shown."""
         if self.context is not None and self._looking is None:
-            model = self.context.model
-            request = msgspec.json.encode({"model": model}).decode()
+            model, num_ctx = self.context.model, self.context.num_ctx
+            request = msgspec.json.encode({"model": model, "options": {"num_ctx": num_ctx}}).decode()
             self._looking = asyncio.create_task(self._planner.windows.find(ollama, model, request, "", load=False))
             self._looking.add_done_callback(_running.discard)
             _running.add(self._looking)

@@ -175,6 +175,9 @@ async def test_an_error_of_ollama_counts_for_such_requests_until_the_model_is_lo
     await find(windows, client)
     windows.observe(client, "m", 1000)
     windows.observe(client, "m", 500, 512)
+    assert await find(windows, client) == 1000, "what Ollama counts with is exact"
+    report = await windows.report(client, "m")
+    assert report and report.window == 1000
     assert [windows.known(client, "m", num_ctx) for num_ctx in (None, 4096, 512)] == [1000, 4096, 500]
     windows.observe(client, "m", 3000)
     assert windows.known(client, "m", None) == 3000
@@ -374,6 +377,16 @@ async def test_a_report_says_nothing_of_what_ollama_does_not_say(
     ollama.shown = Whole(200, b"<html>", "text/html")
     report = await windows.report(client, "m")
     assert report and (report.window, report.loaded) == (None, False)
+
+
+async def test_a_report_tells_what_a_request_would_get_and_not_what_another_client_has_set(
+    client: OllamaClient, ollama: ScriptedOllama
+) -> None:
+    ollama.model.parameters = {"num_ctx": 512}
+    await load(client, options={"num_ctx": 4096})
+    for settings, window in ((Settings(), 512), (Settings(num_ctx=1024), 1024)):
+        report = await ModelWindows(settings).report(client, "m")
+        assert report and (report.window, report.loaded) == (window, True)
 
 
 async def test_there_is_no_report_of_an_unknown_model(
