@@ -4,8 +4,11 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from operator import mul, sub
 
+import msgspec
+
 from relay.window.text_counts import FEATURES, TextCounts
 
+FEATURE_NAMES = [feature.name for feature in FEATURES]
 DEFAULTS = [feature.tokens for feature in FEATURES]
 LEAST = [feature.least for feature in FEATURES]
 MOST = [feature.most for feature in FEATURES]
@@ -39,6 +42,20 @@ PICTURE_GAIN = 0.3
 
 MAX_MODELS = 256
 """Models whose estimators are kept."""
+
+
+class _State(msgspec.Struct):
+    """What an estimator has learned."""
+
+    features: list[str]
+    weights: list[float]
+    covariance: list[list[float]]
+    picture: float
+
+    @property
+    def is_complete(self) -> bool:
+        count = len(self.features)
+        return len(self.weights) == len(self.covariance) == count and all(len(row) == count for row in self.covariance)
 
 
 class TokenEstimator:
@@ -75,6 +92,24 @@ class TokenEstimator:
         elif tokens <= _dot(MOST, counts.features) + MAX_TEMPLATE_TOKENS:
             self._recent.append((counts.features, tokens))
             self._learn_text(counts.features, tokens)
+
+    def state(self) -> str:
+        """Return what was learned, as JSON."""
+        state = _State(FEATURE_NAMES, self._weights, self._covariance, self._picture)
+        return msgspec.json.encode(state).decode()
+
+    def restore(self, state: str) -> None:
+        """Continue with what was learned elsewhere, unless it is of other features, as of another version's.
+
+        :param state: see :meth:`state`.
+        """
+        try:
+            learned = msgspec.json.decode(state, type=_State)
+        except msgspec.MsgspecError:
+            return
+        if learned.features != FEATURE_NAMES or not learned.is_complete:
+            return
+        self._weights, self._covariance, self._picture = learned.weights, learned.covariance, learned.picture
 
     def _is_too_small(self, counts: TextCounts, tokens: int) -> bool:
         """Return whether a number can only be that of the tokens that were not in the cache.
@@ -129,6 +164,10 @@ class TokenEstimators:
 
     def __init__(self) -> None:
         self._estimators: OrderedDict[str, TokenEstimator] = OrderedDict()
+
+    def __contains__(self, model: str) -> bool:
+        """Return whether there is an estimator of a model already."""
+        return model in self._estimators
 
     def of(self, model: str) -> TokenEstimator:
         """Return the estimator of a model."""
