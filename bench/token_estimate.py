@@ -12,13 +12,12 @@ import argparse
 import json
 import re
 import struct
-import subprocess
 import sys
 import sysconfig
 import tempfile
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -27,9 +26,9 @@ from time import process_time
 from tornado.httpclient import HTTPClient, HTTPRequest
 
 from bench.errors import BenchError
-from bench.paths import ROOT
+from bench.servers.model import NAME, embedded_model
 from db.messages import Message
-from embedded.smollm2 import MODEL
+from relay.ollama.upstream_error import window_figures
 from relay.window.text_counts import TextCounts, count_message, count_text
 from relay.window.tokens import TokenEstimator
 
@@ -136,12 +135,13 @@ class Tokenizer:
         request = HTTPRequest(
             f"{self._url}/api/chat", method="POST", body=json.dumps(body), request_timeout=REQUEST_TIMEOUT
         )
-        answer = self._client.fetch(request, raise_error=False).body.decode(errors="replace")
+        answer = self._client.fetch(request, raise_error=False).body
+        if figures := window_figures(answer):
+            return figures[0]
         # The answer to a prompt that fits after all tells it, too.
-        found = re.search(r"(?:n_prompt_tokens|prompt_eval_count)\W{1,20}(\d+)", answer)
-        if not found:
-            raise BenchError(f"{self._url} does not tell how many tokens a prompt has: {answer}")
-        return int(found[1])
+        if found := re.search(rb'"prompt_eval_count": *(\d+)', answer):
+            return int(found[1])
+        raise BenchError(f"{self._url} does not tell how many tokens a prompt has: {answer.decode(errors='replace')}")
 
     def prompts(self, conversation: Sequence[Sequence[Message]]) -> list[Prompt]:
         """Count the prompts of a conversation."""
@@ -208,26 +208,16 @@ def _microseconds(call: Callable[[], object]) -> float:
 
 
 @contextmanager
-def embedded_model() -> Iterator[str]:
-    """Start the embedded model for the block, and return its URL.
+def ollama(url: str | None = None) -> Iterator[str]:
+    """Return the URL of an Ollama for the block: the one that is named, or the embedded model.
 
     :raises BenchError: it does not start.
     """
-    command = [sys.executable, "-m", "embedded.ollama", "--until-stdin-closes"]
-    with (
-        tempfile.TemporaryFile("w+") as log,
-        subprocess.Popen(  # noqa: S603
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-        ) as process,
-    ):
-        url = process.stdout.readline().strip() if process.stdout else ""
-        if not url:
-            log.seek(0)
-            raise BenchError(f"the embedded model does not start: {log.read().strip()}")
-        try:
-            yield url
-        finally:
-            process.terminate()
+    if url:
+        yield url.rstrip("/")
+        return
+    with tempfile.TemporaryDirectory() as folder, embedded_model(SMALL_WINDOW, Path(folder)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def measure(tokenizer: Tokenizer, found: Mapping[str, str]) -> tuple[dict[str, list[Prompt]], list[Prompt]]:
@@ -244,11 +234,11 @@ def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.token_estimate", description="Measure token estimates.")
     parser.add_argument("--ollama", help="URL; default: the embedded model")
-    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--model", default=NAME)
     options = parser.parse_args()
     try:
         found = texts()
-        with nullcontext(options.ollama) if options.ollama else embedded_model() as url:
+        with ollama(options.ollama) as url:
             conversations, changing = measure(Tokenizer(url, options.model), found)
     except (BenchError, OSError) as error:
         sys.exit(f"bench: {error}")

@@ -4,18 +4,17 @@ import struct
 
 import pytest
 
-from bench import token_estimate
-from bench.token_estimate import Tokenizer, conversation, embedded_model, learn, texts
-from embedded.smollm2 import MODEL
+from bench.servers.model import NAME
+from bench.token_estimate import Tokenizer, conversation, learn, messages_of, ollama, texts
 from relay.window.tokens import TokenEstimator
 
 
 @pytest.mark.extended
 def test_the_error_after_ten_turns_is_below_5_percent() -> None:
     found = texts()
-    with embedded_model() as url:
-        tokenizer = Tokenizer(url, MODEL)
-        for kind in ("Chinese", "JSON"):
+    with ollama() as url:
+        tokenizer = Tokenizer(url, NAME)
+        for kind in found:
             prompts = tokenizer.prompts(conversation(found[kind]))
             assert len(prompts) == 10
             errors = learn(TokenEstimator(), prompts)
@@ -32,4 +31,4 @@ def test_the_translations_in_a_catalogue_are_read(order: str) -> None:
         text += len(translation) + 1
     header = struct.pack(f"{order}7I", 0x950412DE, 0, len(translations), 0, table, 0, 0)
     catalogue = header + places + b"\0".join(translations) + b"\0"
-    assert token_estimate.messages_of(catalogue) == "Hallo\nÄrger\nÄrgernisse"
+    assert messages_of(catalogue) == "Hallo\nÄrger\nÄrgernisse"
