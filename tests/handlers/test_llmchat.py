@@ -61,7 +61,8 @@ def test_a_request_includes_the_earlier_messages(client: Client, ollama: Scripte
 def test_other_fields_are_passed_to_ollama_unchanged_and_the_appid_is_not(
     client: Client, ollama: ScriptedOllama
 ) -> None:
-    further = '"options":{"seed":1e2,"stop":["\\u0000"]},"keep_alive":-1,"think":"high","x":[1.0,12345678901234567890]'
+    options = '{"seed":1e2,"stop":["\\u0000"],"num_predict":5}'
+    further = f'"options":{options},"keep_alive":-1,"think":"high","x":[1.0,12345678901234567890]'
     body = f'{{"appID":"{client.appid}","model":"fake","messages":[],{further},"stream":true}}'
     response = client.http.post("/llmchat", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 200
