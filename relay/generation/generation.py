@@ -81,7 +81,7 @@ class Generation:
         self.address = address
         self.plain_client = plain_client
         self.prompt_messages = 1
-        self.window = ReplyWindow(relay.planner)
+        self.window = ReplyWindow(relay.planner, conversation_key)
         self._relay = relay
         self._conversation_key = conversation_key
         self._outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()

@@ -28,12 +28,14 @@ _running: set[asyncio.Task[int | None]] = set()
 class ReplyWindow:
     """What one reply takes of its model's window.
 
+    :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :ivar context: what the model is sent; None until it is planned.
     """
 
-    def __init__(self, planner: ContextPlanner) -> None:
+    def __init__(self, planner: ContextPlanner, conversation_key: str) -> None:
         self.context: SentContext | None = None
         self._planner = planner
+        self._conversation_key = conversation_key
         self._corrections = 0
         self._refused: Refused | None = None
         self._looking: asyncio.Task[int | None] | None = None
@@ -94,7 +96,8 @@ class ReplyWindow:
         if self.context is not None and self._looking is None:
             model, num_ctx = self.context.model, self.context.num_ctx
             request = msgspec.json.encode({"model": model, "options": {"num_ctx": num_ctx}}).decode()
-            self._looking = asyncio.create_task(self._planner.windows.find(ollama, model, request, "", load=False))
+            asking = self._planner.windows.find(ollama, model, request, self._conversation_key, load=False)
+            self._looking = asyncio.create_task(asking)
             self._looking.add_done_callback(_running.discard)
             _running.add(self._looking)
 

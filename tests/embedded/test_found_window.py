@@ -19,7 +19,8 @@ PLAIN, SMALL, LARGE = (
 async def test_the_window_is_the_one_that_a_request_would_get(running: Running) -> None:
     client, windows = OllamaClient(running.url, 10, 1.0), ModelWindows(Settings())
     assert await windows.find(client, MODEL, PLAIN, "", load=True) == 4096
-    httpx.post(f"{running.url}/api/chat", json={"model": MODEL, "messages": [], "options": {"num_ctx": 512}})
+    load = {"model": MODEL, "messages": [], "options": {"num_ctx": 512}}
+    httpx.post(f"{running.url}/api/chat", json=load, timeout=60)
     for request, window in ((SMALL, 512), (PLAIN, 4096), (LARGE, 8192)):
         assert await windows.find(client, MODEL, request, "", load=True) == window
     report = await windows.report(client, MODEL)
