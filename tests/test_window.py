@@ -1,5 +1,6 @@
 """A conversation that outgrows its model's window: cut in blocks, in all processes alike, and said."""
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -161,7 +162,8 @@ def test_a_prompt_that_exceeds_the_window_alone_is_said_and_not_sent_again(
     client: Client, ollama: ScriptedOllama
 ) -> None:
     talk(client, 3)
-    [error] = client.ask(words(WINDOW + 50))
+    long = words(WINDOW + 50)
+    [error] = client.ask(long)
     assert error.json["code"] == "context_exceeded"
     assert "Later prompts are answered without it." in error.json["error"] and f"holds {WINDOW}" in error.json["error"]
     talk(client, 1, first=3)
@@ -169,7 +171,7 @@ def test_a_prompt_that_exceeds_the_window_alone_is_said_and_not_sent_again(
         words(30, turn) for turn in range(4)
     ]
     marked = [message["content"] for message in client.history()["messages"] if message.get("left_out")]
-    assert marked == [words(WINDOW + 50)]
+    assert marked == [long]
 
 
 def test_a_client_that_wants_to_be_asked_is_asked(client: Client, ollama: ScriptedOllama) -> None:
@@ -246,3 +248,22 @@ def test_a_continued_answer_is_cut_like_a_prompt(client: Client, ollama: Scripte
     assert client.messages()[-1] == ("assistant", words(30))
     assert client.history()["context"]["tokens"] <= WINDOW
     assert client.history()["context"]["messages"] <= before["messages"] + 1
+
+
+@pytest.mark.parametrize("length", [WINDOW + 50, 20 * WINDOW], ids=["by Ollama's count", "by estimate"])
+def test_the_error_of_a_prompt_that_is_too_long_has_both_figures(
+    client: Client, ollama: ScriptedOllama, length: int
+) -> None:
+    talk(client, 2)
+    [error] = client.ask(words(length))
+    assert error.json["code"] == "context_exceeded"
+    figures = re.search(r"about ([\d,]+) tokens, and the window of fake holds ([\d,]+)", error.json["error"])
+    assert figures and int(figures[2].replace(",", "")) == WINDOW
+    assert 0.7 * length < int(figures[1].replace(",", "")) < 1.5 * length
+
+
+@pytest.mark.parametrize("value", ["ask", "", None, True, ["cut"]])
+def test_another_choice_for_a_full_window_is_rejected(client: Client, value: object) -> None:
+    response = client.http.post("/llmchat", json=client.body("hi", context_full=value))
+    assert response.status_code == 422
+    assert response.json()["error"] == 'context_full must be "cut" or "stop".'

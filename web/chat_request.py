@@ -10,6 +10,7 @@ from db.messages import Message
 from errors import UnprocessableContent
 from json_text import pause
 from relay.generation.prompt import Prompt
+from relay.window.outgoing_request import WHEN_FULL
 from web.json_body.decoding import Fields, check_values, count_characters, decode_object, decode_text
 
 MAX_APPID_LENGTH = 155
@@ -50,6 +51,8 @@ async def parse_chat_request(
         raise UnprocessableContent("model is missing: name the model that is to answer.")
     messages = await _parse_messages(fields.pop("messages", None), max_messages, max_depth - MESSAGE_DEPTH)
     _reject_other_spellings(fields, NAMES_IN_REQUEST, "")
+    if WHEN_FULL in fields and await decode_text(fields[WHEN_FULL]) not in ("cut", "stop"):
+        raise UnprocessableContent('context_full must be "cut" or "stop".')
     rest = msgspec.json.encode(fields)
     await pause(rest)
     await check_values(rest, max_depth)

@@ -28,7 +28,7 @@ CERTAIN_WINDOW = 4_096
 LEARN_INTERVAL = 0.2
 """Seconds between two counts of one model that are learned from: each takes some 0.1 ms."""
 
-TOLERANCE = 1.25
+TOLERANCE = 2.0
 """A prompt is sent although it exceeds the window, by estimate, up to so many times: Ollama counts exactly."""
 
 OTHER_FIELDS = ("tools", "format")
