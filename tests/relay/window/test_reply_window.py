@@ -1,8 +1,26 @@
-"""What a reply tells of its model's window to the replies after it."""
+"""The window that a reply asks for, and what it tells of it to the replies after it."""
+
+from collections.abc import Callable
 
 from tests.client import Client
 from tests.database import eventually
-from tests.fakes.ollama import Model, ScriptedOllama
+from tests.fakes.ollama import Death, Model, RunnerDies, ScriptedOllama
+from tests.program import Program
+
+
+def test_every_request_that_can_load_the_model_has_the_window_that_is_set_for_all(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama
+) -> None:
+    ollama.deaths = {0: Death(2, RunnerDies())}
+    with Client(start_chatterd(num_ctx=4096).url) as client:
+        client.ask("hi")
+        client.http.post("/llmprompt", json={"model": "fake", "prompt": "hi"})
+        client.http.post("/llmprompt", json={"model": "fake", "prompt": ""})
+    assert [request.path for request in ollama.generations] == ["/api/chat", *["/api/generate"] * 3]
+    assert ollama.renderings, "the reply was not continued as a raw prompt"
+    asked = [request.json["options"]["num_ctx"] for request in (*ollama.generations, *ollama.renderings)]
+    assert set(asked) == {4096}
+    assert set(ollama.runner.loads) == {("fake", 4096, None)}
 
 
 def test_a_window_that_one_chat_has_set_is_not_taken_for_that_of_another(
