@@ -60,11 +60,11 @@ soak:
 	@$(PYTHON) -m tests.soak $(ARGS)
 	@CHATTERD_SECONDS=$(SECONDS) $(PYTHON) -m pytest -q -s -m "not extended" tests/test_schedules.py
 
-# All of it, about 20 minutes on 2 idle cores: make bench. Under two minutes: make bench QUICK=1.
+# All of it, about 45 minutes on 2 idle cores: make bench. About two minutes: make bench QUICK=1.
 # A part: make bench ARGS="--only=table --peers=chatterd,rust". Two revisions, about 9 minutes:
 # make bench ARGS="--revisions=HEAD~1,worktree"; one scenario: ARGS="--revisions=A,B,C --only=table --runs=7".
 bench:
-	@$(SET_UP) requirements.txt
+	@$(SET_UP) requirements.txt requirements-model.txt
 	@$(SET_UP) --environment=.venv/bench bench/requirements.txt
 	@.venv/bench/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 

@@ -82,6 +82,9 @@ class Settings:
         "Ollama answers there",
         env="OLLAMA_HOST",
     )
+    num_ctx: int = _count(
+        0, "tokens of the models' windows, for requests that do not set num_ctx; 0: as Ollama chooses", minimum=0
+    )
     embedded_model: bool = _setting(True, "let the embedded model stand in for an Ollama if --ollama-host is empty")
 
     auth: str = _setting("none", "authentication of requests: none, token or jwt")
@@ -100,9 +103,9 @@ class Settings:
     session_lifetime: float = _seconds(604_800.0, "seconds after which a browser must sign in again", minimum=1.0)
     cors_origins: str = _setting("", "comma-separated origins whose pages may use the API")
 
-    context_messages: int = _count(500, "maximum messages of a conversation sent to the model, newest first")
+    context_messages: int = _count(5_000, "maximum messages of a conversation read for the model, newest first")
     context_bytes: int = _bytes(
-        1_000_000, "maximum bytes of a conversation's text sent to the model, newest first", maximum=MAX_COUNT
+        2_000_000, "maximum bytes of a conversation's text read for the model, newest first", maximum=MAX_COUNT
     )
     context_image_bytes: int = _count(
         10_000_000,

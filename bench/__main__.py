@@ -37,7 +37,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     keys = [contender.key for contender in CONTENDERS]
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure chatterd and its peers.")
-    parser.add_argument("--quick", action="store_true", help="the quick form, under two minutes")
+    parser.add_argument("--quick", action="store_true", help="the quick form, about two minutes")
     parser.add_argument(
         "--only",
         type=_words,

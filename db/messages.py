@@ -42,6 +42,7 @@ class StoredMessage:
 
     :ivar status: ``replies.status`` of the newest reply that wrote the message, unless it is ``done``; else None.
     :ivar error: error message of that reply, or None.
+    :ivar left_out: whether it is never sent to a model; see :func:`db.context.cuts.leave_out_messages`.
     """
 
     seq: int
@@ -50,6 +51,7 @@ class StoredMessage:
     message: Message
     status: str | None = None
     error: str | None = None
+    left_out: bool = False
 
 
 MAX_SEQ = 2**63 - 1
@@ -70,7 +72,7 @@ async def read_page(
         """
         SELECT page.*, nullif(newest.status, 'done') AS status, newest.error
         FROM (
-            SELECT seq, id, time, username, message, extra
+            SELECT seq, id, time, username, message, extra, left_out
             FROM chatts
             WHERE tenant = $1 AND appid = $2 AND seq < $4 AND seq >= $5
             ORDER BY seq DESC
@@ -97,6 +99,7 @@ async def read_page(
             Message(row["username"], row["message"], row["extra"]),
             row["status"],
             row["error"],
+            bool(row["left_out"]),
         )
         for row in reversed(rows)
     ]
@@ -187,6 +190,9 @@ async def delete_conversation_messages(
         ), deleted_messages AS (
             DELETE FROM chatts
             WHERE tenant = $1 AND appid = $2 AND seq >= $3 AND NOT EXISTS (SELECT FROM streaming)
+        ), deleted_cuts AS (
+            DELETE FROM context_cuts
+            WHERE tenant = $1 AND appid = $2 AND first >= $3 AND NOT EXISTS (SELECT FROM streaming)
         )
         SELECT id FROM streaming
         """,

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from db.context import ContextBounds
+from db.context.sent_messages import ContextBounds
 from db.messages import Message
 from db.processes import CHANNEL
 
@@ -40,7 +40,7 @@ class ReplySource:
 
     :ivar request: see :class:`db.reply_begin.NewReply`.
     :ivar bounds: what was sent of the conversation; its ``last`` is 0 if nothing was. None if a version of chatterd
-        before migration 0005 began the reply. See :func:`db.context.read_sent`.
+        before migration 0005 began the reply. See :func:`db.context.sent_messages.read_sent`.
     :ivar continues_at: number of characters of the last message sent, which the reply continues; None for others.
     """
 
@@ -135,6 +135,33 @@ async def find_streaming(connection: asyncpg.Connection, tenant: str, appid: str
         "SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'", tenant, appid
     )
     return reply
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationState:
+    """What is known of a conversation beside its messages.
+
+    :ivar streaming: the reply that is streaming, or None.
+    :ivar context: JSON object, what the model was sent for the newest reply of which it is known, or None.
+    """
+
+    streaming: UUID | None
+    context: str | None
+
+
+async def find_state(connection: asyncpg.Connection, tenant: str, appid: str) -> ConversationState:
+    """Find the reply that is streaming in a conversation, and the newest context."""
+    [row] = await connection.fetch(
+        """
+        SELECT (SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming') AS streaming,
+               (SELECT context FROM (
+                   SELECT context FROM replies WHERE tenant = $1 AND appid = $2 ORDER BY started DESC LIMIT 10
+               ) AS newest WHERE context IS NOT NULL LIMIT 1) AS context
+        """,
+        tenant,
+        appid,
+    )
+    return ConversationState(row["streaming"], row["context"])
 
 
 async def find_newest(

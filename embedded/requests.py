@@ -6,16 +6,15 @@ from typing import Any, TypeVar
 import msgspec
 import msgspec.structs
 
-from embedded.llama import CONTEXT, ApiError
-from embedded.smollm2 import FULL_NAME
+from embedded.llama import ApiError
+from embedded.smollm2 import FULL_NAME, REPLY_TOKENS, TRAINED_WINDOW
 
-MIN_CONTEXT = 4
-"""Ollama's smallest window, in tokens (llm/server.go)."""
+WINDOW = 4096
+"""Tokens in the window if neither the request nor the command line names a number; Ollama's own default where there is
+no large graphics card."""
 
-
-REPLY_TOKENS = 256
-"""Tokens of an answer if the request names no limit: 5 to 15 s on two cores. A small model that does not end by itself
-repeats itself; more of it helps no reader, who can ask to continue."""
+MIN_WINDOW = 4
+"""Ollama's smallest window, in tokens (server/sched.go)."""
 
 
 class Message(msgspec.Struct):
@@ -36,7 +35,7 @@ class Options(msgspec.Struct):
     temperature: float = 0.2
     seed: int = -1
     num_predict: int = REPLY_TOKENS
-    num_ctx: int = CONTEXT
+    num_ctx: int = WINDOW
     stop: list[str] = []
     top_k: int = 40
     top_p: float = 0.9
@@ -103,17 +102,21 @@ def sampling_options(request: CompletionRequest) -> dict[str, Any]:
     # llama.cpp: a seed has 32 bits, all ones for a random one; -1 is no limit; repeat_last_n is allocated unchecked.
     options["seed"] &= 0xFFFFFFFF
     options["n_predict"] = limit if limit > 0 else -1
-    options["repeat_last_n"] = max(-1, min(options["repeat_last_n"], CONTEXT))
+    options["repeat_last_n"] = max(-1, min(options["repeat_last_n"], TRAINED_WINDOW))
     return {**options, **schema(request.format)}
 
 
-def window(request: CompletionRequest) -> int:
-    """Return the number of tokens in the request's window: its `num_ctx`, up to what the model is loaded with.
+def window(request: CompletionRequest, default: int) -> int:
+    """Return the number of tokens in the request's window: its `num_ctx`, up to what the model was trained for.
 
     :raises ApiError: 500, an option has the wrong type.
     """
-    wanted = int(given_options(request).get("num_ctx", 0)) or CONTEXT
-    return max(MIN_CONTEXT, min(wanted, CONTEXT))
+    return bounded(int(given_options(request).get("num_ctx", 0)) or default)
+
+
+def bounded(window: int) -> int:
+    """Return a window as the model can be loaded with it."""
+    return max(MIN_WINDOW, min(window, TRAINED_WINDOW))
 
 
 def given_options(request: CompletionRequest) -> dict[str, Any]:

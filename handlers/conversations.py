@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -22,7 +23,7 @@ PAGE_BYTES = 2_097_152
 """Bytes of the messages of one page, unless it has only one: what a slow phone receives within a client's timeout
 (``static/shared/api.js``, ``REQUEST_TIMEOUT``). 500 messages of 4 kB fit."""
 
-OWN_FIELDS = frozenset({"seq", "id", "role", "content", "time", "status", "error", "extra"})
+OWN_FIELDS = frozenset({"seq", "id", "role", "content", "time", "status", "error", "extra", "left_out"})
 """Fields of a message in the history whose values are the server's. What a client has sent under these names is in
 ``extra``: a client that deletes from a message's ``seq`` on must be able to rely on it."""
 
@@ -41,14 +42,15 @@ class ConversationHandler(JSONArrayHandler):
         limit = min(limit, MAX_LIMIT)
         before = self._number("before", messages.MAX_SEQ)
         async with self.services.database.acquire() as connection:
-            streaming = await replies.find_streaming(connection, self.tenant, appid)
+            state = await replies.find_state(connection, self.tenant, appid)
             page = await messages.read_sizes(connection, self.tenant, appid, limit, before, PAGE_BYTES)
             entries = [Entry(seq, size) for seq, size in page.sizes]
             is_small = fit_one_part(entries)
             found = await self._read(connection, appid, entries[0].key, entries[-1].key) if is_small and entries else []
         head = b'{"appID":%b,"messages":[' % msgspec.json.encode(appid)
         rest = {
-            "reply": {"id": str(streaming), "status": replies.STREAMING} if streaming else None,
+            "reply": self._streaming(state.streaming),
+            "context": msgspec.Raw((state.context or "null").encode()),
             "before": entries[0].key if page.has_older else None,
         }
         tail = b"]," + msgspec.json.encode(rest)[1:]
@@ -61,6 +63,12 @@ class ConversationHandler(JSONArrayHandler):
                 return await self._read(connection, appid, keys[0], keys[-1])
 
         await self.write_array(head, entries, tail, read)
+
+    def _streaming(self, id: UUID | None) -> dict[str, Any] | None:
+        if id is None:
+            return None
+        context = self.services.replies.context(self.tenant, id)
+        return {"id": str(id), "status": replies.STREAMING, **({"context": context} if context else {})}
 
     async def _read(self, connection: asyncpg.Connection, appid: str, first: int, last: int) -> list[dict[str, Any]]:
         """Read the messages from one ``seq`` to another."""
@@ -94,4 +102,5 @@ def _to_json(stored: StoredMessage) -> dict[str, Any]:
         **({"extra": renamed} if renamed else {}),
         **({"status": stored.status} if stored.status else {}),
         **({"error": stored.error} if stored.error else {}),
+        **({"left_out": True} if stored.left_out else {}),
     }

@@ -14,6 +14,7 @@ from handlers.reply_stream import ReplyStreamHandler
 from relay.generation.prompt import Prompt
 from relay.stream.cursor import Cursor, LineReader
 from relay.waiting import WaitingPrompt
+from relay.window.request_options import with_num_ctx
 from web.chat_request import count_prompt_characters, parse_chat_request
 from web.json_body.decoding import one_at_a_time
 
@@ -73,7 +74,8 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
         location = f"/llmchat/{id}"
         self.set_header("Location", location)
         self.set_header("Preference-Applied", "respond-async")
-        self.write_json({"id": str(id), "location": self.public_path(location)}, 202)
+        context = self.services.replies.context(self.tenant, id)
+        self.write_json({"id": str(id), "location": self.public_path(location), "context": context}, 202)
 
     async def _parse_prompt(self) -> Prompt:
         body, limits, settings = self.json_body(), self.services.limits, self.services.settings
@@ -83,7 +85,12 @@ class ChatHandler(ConversationHandler, ReplyStreamHandler):
             if limits.max_prompt_characters(self.principal):
                 limits.check_prompt(self.principal, await count_prompt_characters(body, prompt.messages))
         address = limits.concurrency_key(str(self.request.remote_ip))
-        return replace(prompt, address=address, plain_client=key is None and not self._prefers_async())
+        return replace(
+            prompt,
+            options=with_num_ctx(prompt.options, settings.num_ctx),
+            address=address,
+            plain_client=key is None and not self._prefers_async(),
+        )
 
     async def _begin(self, prompt: Prompt) -> LineReader:
         """Begin a reply, or find it; a prompt of a plain client may have to wait."""

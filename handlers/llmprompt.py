@@ -1,4 +1,8 @@
-"""``POST /llmprompt``: Ollama's ``/api/generate``, passed through as it arrives. Nothing is recorded."""
+"""``POST /llmprompt``: Ollama's ``/api/generate``, passed through as it arrives. Nothing is recorded.
+
+With ``--num-ctx`` a request without ``options.num_ctx`` is sent with it: else it would make Ollama load the model anew,
+with another window than the replies have.
+"""
 
 import asyncio
 import math
@@ -14,6 +18,7 @@ from auth.principal import Access
 from errors import UpstreamDisconnected, UpstreamSilent, UpstreamUnreachable
 from relay.ollama.client import OllamaClient, StreamingCall
 from relay.outgoing import SMALL, RequestBody
+from relay.window.request_options import with_num_ctx
 from web.base import BaseHandler
 from web.connections.disconnection import DisconnectWatch
 from web.json_body.decoding import count_characters, decode_checked, one_at_a_time
@@ -75,7 +80,10 @@ class GenerateHandler(BaseHandler):
         """Return the body, which is in memory until it is sent, and the model that it names."""
         body = self.json_body()
         await self._check_characters(body)
-        return RequestBody(body, self.take_charge()), _model_of(body)
+        model = _model_of(body)
+        if num_ctx := self.services.settings.num_ctx:
+            body = _with_num_ctx(body, num_ctx)
+        return RequestBody(body, self.take_charge()), model
 
     async def _check_characters(self, body: bytes) -> None:
         limits = self.services.limits
@@ -181,15 +189,28 @@ class _Request(msgspec.Struct):
     model: str = ""
 
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 _decode_request = msgspec.json.Decoder(_Request).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def _model_of(body: bytes) -> str:
     """Return the model that a request names; empty if that cannot be read, which Ollama reports."""
     try:
         return _decode_request(body).model
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         return ""
+
+
+def _with_num_ctx(body: bytes, num_ctx: int) -> bytes:
+    """Return a request with ``options.num_ctx``, unless it has one, or is no JSON object."""
+    try:
+        fields = _decode_fields(body)
+    except _UNREADABLE:
+        return body
+    changed = with_num_ctx(fields, num_ctx)
+    return body if changed == fields else msgspec.json.encode(changed)
 
 
 ROUTES = [Rule(PathMatches(r"/llmprompt/?"), GenerateHandler)]

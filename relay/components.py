@@ -11,6 +11,7 @@ from relay.generation.journal import Journal
 from relay.memory_budget import MemoryBudget
 from relay.metrics import Metrics
 from relay.ollama.upstreams import Upstreams
+from relay.window.planner import ContextPlanner
 from settings import Settings
 
 
@@ -30,3 +31,4 @@ class RelayComponents:
     settings: Settings
     metrics: Metrics
     outgoing: MemoryBudget
+    planner: ContextPlanner

@@ -33,6 +33,8 @@ from relay.service import ReplyService
 from relay.supersession import Supersession, ViewerCounts
 from relay.sweeper import Sweeper
 from relay.waiting import PromptQueue
+from relay.window.model_windows import ModelWindows
+from relay.window.planner import ContextPlanner
 from settings import Settings
 
 Item = TypeVar("Item")
@@ -61,6 +63,7 @@ class Relay:
     health: HealthMonitor
     status: StatusSampler
     prometheus: PrometheusCollector
+    windows: ModelWindows
 
 
 async def create_relay(
@@ -85,6 +88,8 @@ async def create_relay(
         size_of=FinishRequest.size,
         yields_to=begin_batcher,  # a new prompt waits for its statement; a finished reply is on screen already
     )
+    outgoing = MemoryBudget(settings.max_total_body_bytes, SMALL)
+    windows = ModelWindows(settings)
     context = RelayComponents(
         upstreams,
         database,
@@ -94,7 +99,8 @@ async def create_relay(
         finish_batcher,
         settings,
         metrics,
-        MemoryBudget(settings.max_total_body_bytes, SMALL),
+        outgoing,
+        ContextPlanner(database, windows, outgoing, settings),
     )
     registry = GenerationRegistry(journal, metrics, on_ended=notifier.wake)
     failover = Failover(context, lease, registry)
@@ -123,7 +129,8 @@ async def create_relay(
     stack.push_async_callback(sampler.end)
     sampler.start()
     prometheus = PrometheusCollector(metrics, database, settings, health, registry, service)
-    return Relay(service, ConversationService(database, lease, queue, service), health, sampler, prometheus)
+    conversations = ConversationService(database, lease, queue, service)
+    return Relay(service, conversations, health, sampler, prometheus, windows)
 
 
 def _begin_while_ready(lease: ProcessLease, journal: Journal) -> Statement[NewReply, BeginResult]:

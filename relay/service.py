@@ -34,6 +34,7 @@ from relay.stream.log_reader import LogReader
 from relay.stream.shared_reads import SharedReads
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
+from relay.window.outgoing_request import window_options
 from settings import Settings
 
 log = logging.getLogger("chatterd.relay")
@@ -164,7 +165,7 @@ class ReplyService:
             if result.continues_at is not None:
                 generation.continue_message()
             elif not result.deferred:
-                call = self._first_call(prompt, [*result.context, *own_messages])
+                call = self._first_call(generation, prompt, result, [*result.context, *own_messages])
             self._registry.start(generation, call)
             return Cursor(self._cursor_context, prompt.tenant, reply.id, 0, reply=reply)
         if reply.id in (result.running, result.existing):
@@ -179,9 +180,16 @@ class ReplyService:
             f"/llmchat/{result.running}",
         )
 
-    def _first_call(self, prompt: Prompt, messages: Sequence[Message]) -> OllamaCall | None:
-        """Return the request to Ollama; None if it must wait for memory and is made anew then."""
-        data = prompt.chat_body(messages)
+    def _first_call(
+        self, generation: Generation, prompt: Prompt, begun: BeginResult, messages: Sequence[Message]
+    ) -> OllamaCall | None:
+        """Return the request to Ollama; None if it must be made to fit into the model's window, or wait for memory."""
+        with self._relay.upstreams.serving(prompt.model) as ollama:
+            context = self._relay.planner.plan_at_once(ollama, prompt.model, prompt.options, begun, messages)
+        if context is None:
+            return None
+        generation.window.context = context
+        data = prompt.chat_body(messages, context.answer_limit)
         reservation = self._relay.outgoing.try_reserve(len(data))
         return OllamaCall(RequestBody(data, reservation)) if reservation else None
 
@@ -289,6 +297,13 @@ class ReplyService:
         generation = self._registry.get(id)
         return generation.reply if generation and generation.reply.tenant == tenant else None
 
+    def context(self, tenant: str, id: UUID) -> dict[str, Any] | None:
+        """Return what the model was sent for a reply (docs/api.md), if this process generates it and knows that."""
+        generation = self._registry.get(id)
+        if generation is None or generation.reply.tenant != tenant or generation.window.context is None:
+            return None
+        return generation.window.context.as_json()
+
     async def adopt_from_dead(self, always_search: bool = False) -> None:
         """Adopt replies of dead processes; see :meth:`relay.failover.Failover.adopt_from_dead`."""
         await self._failover.adopt_from_dead(always_search)
@@ -344,6 +359,7 @@ def _new_reply(reply: ReplyBuffer, prompt: Prompt, settings: Settings) -> tuple[
         plain_client=prompt.plain_client,
         context_image_bytes=remaining_image_bytes(own_messages, settings.context_image_bytes),
         context_system_bytes=remaining_system_bytes(own_messages, settings.context_bytes),
+        cut_by_us=not window_options(prompt.options).truncate,
     )
     return new, own_messages
 

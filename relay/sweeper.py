@@ -1,4 +1,4 @@
-"""Periodic tasks of each process: adopt orphans, reconcile its own replies, prune the log."""
+"""Periodic tasks of each process: adopt orphans, reconcile its own replies, store what was learned, prune the log."""
 
 import asyncio
 import logging
@@ -38,6 +38,7 @@ class Sweeper:
         self._journal = relay.journal
         self._notifier = relay.notifier
         self._database = relay.database
+        self._planner = relay.planner
         self._settings = relay.settings
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -66,7 +67,11 @@ class Sweeper:
         for reply in self._journal.failing_for(self._settings.db_retry_timeout):
             if generation := self._registry.get(reply.id):
                 generation.fail("The reply could not be saved.")
-        for step in (self._adopt, self._failover.reconcile_owned):  # each whether or not another one fails
+        for step in (
+            self._adopt,
+            self._failover.reconcile_owned,
+            self._planner.store_learned,
+        ):  # each whether or not another one fails
             try:
                 await step()
             except ServiceUnavailable:

@@ -17,6 +17,7 @@ from relay.reporting.health import HealthMonitor
 from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
 from relay.service import ReplyService
+from relay.window.model_windows import ModelWindows
 from settings import Settings
 from web.request_body import BodyLimits, create_limits
 from web.responses.sse_writer import WriteScheduler
@@ -46,6 +47,7 @@ class Services:
     health: HealthMonitor
     status: StatusSampler
     prometheus: PrometheusCollector
+    windows: ModelWindows
     metrics: Metrics
     identity: IdentityProvider | None
     origins: AllowedOrigins
@@ -80,6 +82,7 @@ def create_services(
         health=relay.health,
         status=relay.status,
         prometheus=relay.prometheus,
+        windows=relay.windows,
         metrics=metrics,
         identity=identity,
         origins=origins,

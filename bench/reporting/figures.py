@@ -128,6 +128,25 @@ def _scaling(results: Results) -> list[Figure]:
     ]
 
 
+WINDOW = {
+    "full_turn": "first turn of which the window does not hold all",
+    "before_p50_s": "first words before it, p50, s",
+    "after_p50_s": "from it on, p50, s",
+    "after_mean_s": "from it on, mean, s",
+    "after_max_s": "from it on, maximum, s",
+    "p50_ratio": "p50 from it on, × p50 before",
+    "mean_ratio": "mean from it on, × p50 before",
+}
+
+
+def _window(results: Results) -> list[Figure]:
+    return [
+        _value(f"{variant}: {what}", "window", variant, name)
+        for variant in results.variants("window")
+        for name, what in WINDOW.items()
+    ]
+
+
 FIGURES: dict[str, Callable[[Results], list[Figure]]] = {
     "table": _table,
     "latency": _latency,
@@ -136,6 +155,7 @@ FIGURES: dict[str, Callable[[Results], list[Figure]]] = {
     "long": _long,
     "start": _start,
     "scaling": _scaling,
+    "window": _window,
 }
 
 TITLES = {
@@ -146,4 +166,5 @@ TITLES = {
     "long": "A long reply, a long history (`long`)",
     "start": "From the start to readiness (`start`)",
     "scaling": "More and more streams of 20 lines/s (`scaling`)",
+    "window": "A conversation with the embedded model that outgrows its window (`window`)",
 }

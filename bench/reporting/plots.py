@@ -32,6 +32,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
         "bench-streams.png": (bool(results.sections.get("scaling")), _streams),
         "bench-history.png": (bool(results.series("long", f"{CHATTERD.key} history")), _history),
         "bench-memory.png": (bool(results.sections.get("memory")), _memory),
+        "bench-window.png": (bool(results.sections.get("window")), _window),
     }
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
@@ -117,6 +118,31 @@ def _memory(results: Results) -> Figure:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     figure.legend(**LEGEND)
+    return figure
+
+
+def _window(results: Results) -> Figure:
+    figure, panels = _figure(2, 3.5)
+    rows = (
+        (panels[0], "blocks", "cut in blocks by chatterd", COLORS[CHATTERD.key]),
+        (panels[0], "message by message", "cut message by message by Ollama", COLORS[REFERENCE.key]),
+        (panels[1], "blocks, two by turns", "two conversations by turns", VIEWERS),
+        (panels[1], "blocks, restart", "kill -9 of chatterd in the middle", COLORS[CHATTERD.key]),
+    )
+    window = next(iter(results.sections["window"].values()))[0]["window"]
+    for axes, variant, label, color in rows:
+        for values in results.row("window", f"{CHATTERD.key} {variant}"):
+            first = [value for name, value in values.items() if name.startswith("turn_") and name.endswith("_s")]
+            repeated = values["run"] > 1
+            axes.plot(range(1, len(first) + 1), first, color=color, label="" if repeated else label, linewidth=1.2)
+    figure.suptitle(_cpu(results), x=0.01, ha="left", fontsize=10)
+    _title(panels[0], "seconds to the first words of a reply")
+    _title(panels[1], "the same, cut in blocks")
+    top = max(axes.get_ylim()[1] for axes in panels)
+    for axes in panels:
+        axes.set_xlabel(f"turn of a conversation in a window of {window:,.0f} tokens")
+        axes.set_ylim(0, top)
+        axes.legend(frameon=False, loc="upper left", fontsize=9)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from bench.scenarios import first, latency, long, memory, scaling, start, table
+from bench.scenarios import first, latency, long, memory, scaling, start, table, window
 from bench.scenarios.context import Context
 
 SCENARIOS: dict[str, Callable[[Context], None]] = {
@@ -13,6 +13,7 @@ SCENARIOS: dict[str, Callable[[Context], None]] = {
     "long": long.measure,
     "start": start.measure,
     "scaling": scaling.measure,
+    "window": window.measure,
 }
 """By their names on the command line, which are the results' sections."""
 

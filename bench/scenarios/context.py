@@ -22,6 +22,10 @@ BRIEF = {
     "begin_us": "{:.1f} µs of CPU per line in the first fifth",
     "end_us": "{:.1f} in the last",
     "ready_s": "ready after {:.2f} s",
+    "before_p50_s": "first words p50 {:.2f} s before the window is full",
+    "after_p50_s": "{:.2f} s then",
+    "after_mean_s": "{:.2f} s on average",
+    "after_max_s": "{:.2f} s at most",
 }
 """The values that are printed during a benchmark."""
 

@@ -23,7 +23,7 @@ from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import NOT_CONTINUABLE
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line, foreign_server, ndjson, upstream_error
-from relay.ollama.client import CHAT, ERROR_BODY_LIMIT, GENERATE, OllamaClient
+from relay.ollama.client import CHAT, ERROR_BODY_LIMIT, OllamaClient
 from relay.ollama.echo import NotContinued
 from relay.outgoing import RequestBody
 
@@ -276,7 +276,7 @@ class Attempt:
 
     def _error_response(self) -> AttemptResult:
         status, body = self._call.status, bytes(self._error_body)
-        if self._path == GENERATE and upstream_error.is_window_exceeded(status, body):
+        if upstream_error.is_window_exceeded(status, body):
             return window_exceeded(status, body)
         return failed_response(status, body)
 

@@ -8,7 +8,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from db import context, replies
+from db import replies
+from db.context import reduction, selection, sent_messages
 from db.messages import Message
 from db.replies import ReplySource
 from errors import ChatterdError
@@ -23,6 +24,7 @@ from relay.generation.outcome import (
     failure,
     window_exceeded,
 )
+from relay.generation.prompt import chat_body
 from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
@@ -82,7 +84,7 @@ async def _find_source(
     if source.bounds is None:
         size = relay.settings.context_bytes
     else:
-        size = await context.sent_size(connection, tenant, source.appid, source.bounds)
+        size = await sent_messages.sent_size(connection, tenant, source.appid, source.bounds)
     return source, size + len(source.request)
 
 
@@ -91,11 +93,11 @@ async def _load(
 ) -> SentRequest:
     if source.bounds is None:  # begun by a version that did not store it
         settings = relay.settings
-        sent = await context.read_context(
+        sent = await selection.read_context(
             connection, tenant, source.appid, settings.context_messages, settings.context_bytes
         )
     else:
-        sent = await context.read_sent(connection, tenant, source.appid, source.bounds)
+        sent = await sent_messages.read_sent(connection, tenant, source.appid, source.bounds)
     if source.continues_at is None:
         return SentRequest(source.request, sent)
     if not sent or sent[-1].role != "assistant":
@@ -112,6 +114,7 @@ async def next_call(
     model: str,
     key: str,
     shorten: bool,
+    answer_limit: int | None,
 ) -> OllamaCall | AttemptResult:
     """Return the call that generates the rest of a reply.
 
@@ -119,16 +122,19 @@ async def next_call(
     :param transcript: what the reply has said so far.
     :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :param shorten: whether Ollama may leave out the oldest messages, as it did at first if they do not fit.
+    :param answer_limit: see :func:`relay.window.outgoing_request.with_answer_limit`.
     :returns: the reply's outcome if it is complete or cannot be continued; a breakdown if Ollama died meanwhile.
     """
     words = sent.words(transcript)
     if not words and not transcript.has_tool_calls:
-        return OllamaCall(RequestBody(sent.chat()), from_beginning=True)
+        body = chat_body(resume.within_window(sent.request, answer_limit), sent.messages)
+        return OllamaCall(RequestBody(body), from_beginning=True)
     if reason := resume.why_not_continuable(sent, transcript):
         return failure("interrupted", reason)
     request = resume.remaining_request(sent.request, transcript)
     if request is None:
         return Outcome("done", None, chat_line.own_line(model, {"content": ""}, "length"))
+    request = resume.within_window(request, answer_limit)
     try:
         return await _ContinuationFinder(relay, ollama, sent, transcript, request, key, shorten).find()
     except _Ends as end:
@@ -143,7 +149,7 @@ async def leave_out_refused(relay: RelayComponents, reply: ReplyBuffer, prompt_m
     :raises ServiceUnavailable: the database is unavailable.
     """
     async with relay.database.acquire() as connection:
-        left_out = await context.reduce_context(connection, reply.tenant, reply.id, reply.owner, prompt_messages)
+        left_out = await reduction.reduce_context(connection, reply.tenant, reply.id, reply.owner, prompt_messages)
     if left_out is not None:
         log.info("Reply %s: Ollama refused the conversation. Sending it without earlier %s.", reply.id, left_out)
     return left_out is not None

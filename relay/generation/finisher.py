@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
+import msgspec
+
 from db.reply_end import FinishRequest, FinishResult
 from errors import ServiceUnavailable, StatementFailed
 from relay.components import RelayComponents
@@ -15,6 +17,7 @@ from relay.generation.reply_buffer import ReplyBuffer
 from relay.generation.transcript import Transcript
 from relay.metrics import Metrics
 from relay.ollama import chat_line
+from relay.window.context import SentContext
 
 log = logging.getLogger("chatterd.relay")
 
@@ -78,9 +81,11 @@ class Finisher:
     """Stores how one reply ended and shows it.
 
     :param transcript: the reply's content; complete when :meth:`finish` is called.
+    :ivar context: what the model was sent, to be stored; None if it is not known.
     """
 
     def __init__(self, reply: ReplyBuffer, transcript: Transcript, timer: ReplyTimer, relay: RelayComponents) -> None:
+        self.context: SentContext | None = None
         self._reply = reply
         self._transcript = transcript
         self._timer = timer
@@ -180,6 +185,7 @@ class Finisher:
                 first,
                 [line.decode() for line in lines],
                 self._notifier.end_notifications(reply.id),
+                msgspec.json.encode(self.context.as_json()).decode() if self.context else None,
             )
         )
 
@@ -209,9 +215,9 @@ class Finisher:
         metrics.replies_ended[outcome.status] += 1
         metrics.reply_duration[outcome.status].observe(self._timer.elapsed)
         if outcome.status == "done" and outcome.last_line is not None:
-            prompt_tokens, reply_tokens = chat_line.tokens(outcome.last_line)
-            metrics.prompt_tokens += prompt_tokens
-            metrics.reply_tokens += reply_tokens
+            usage = chat_line.usage(outcome.last_line)
+            metrics.prompt_tokens += usage.prompt_eval_count
+            metrics.reply_tokens += usage.eval_count
 
     def _log(self, outcome: Outcome) -> None:
         first_event = self._timer.first_event

@@ -26,6 +26,7 @@ from relay.generation.outcome import (
     Outcome,
     Refusal,
     WindowExceeded,
+    context_failure,
     failure,
     took_too_long,
 )
@@ -34,8 +35,10 @@ from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
 from relay.memory_budget import Reservation
 from relay.ollama import chat_line
-from relay.ollama.client import OllamaClient
+from relay.ollama.client import CHAT, OllamaClient
 from relay.outgoing import SMALL
+from relay.window.planner import ContextDoesNotFit, ConversationDeleted, ReplyKey
+from relay.window.reply_window import ReplyWindow
 
 log = logging.getLogger("chatterd.relay")
 
@@ -62,6 +65,7 @@ class Generation:
     :param plain_client: whether the reply may be superseded (:mod:`relay.supersession`).
     :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :ivar prompt_messages: number of messages at the end of the conversation that are the prompt.
+    :ivar window: what the reply takes of its model's window.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Generation:
         self.address = address
         self.plain_client = plain_client
         self.prompt_messages = 1
+        self.window = ReplyWindow(relay.planner)
         self._relay = relay
         self._conversation_key = conversation_key
         self._outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
@@ -90,6 +95,7 @@ class Generation:
         self._ollama: OllamaClient | None = None
         self._is_resumed = transcript is not None
         self._kept: SentRequest | None = None
+        self._is_whole = False
         self._shorten = False
         self._breakdowns = 0
 
@@ -131,12 +137,16 @@ class Generation:
                     self._timer.measure_first_event()
                 await self._generate(call)
         finally:
+            self.reply.unsubscribe(self._on_first_lines)
             if self._ollama:
                 self._relay.upstreams.release(self._ollama)
             if call:
                 call.body.discard()
         outcome = self._outcome.result()
         if outcome is not None:
+            self._observe(outcome)
+            self.window.complete()
+            self._finisher.context = self.window.context
             await self._finisher.finish(outcome)
 
     async def _generate(self, call: OllamaCall | None) -> None:
@@ -180,8 +190,11 @@ class Generation:
     async def _may_try_again(self, result: Breakdown | WindowExceeded, lasted: float) -> bool:
         if isinstance(result, Breakdown):
             return await self._may_continue(result, lasted)
+        if not self.reply.count and self._ollama and self.window.correct(self._ollama, result.figures):
+            self._kept = None
+            return True
         first, self._shorten = not self._shorten, True
-        return first
+        return first and not self._is_whole
 
     async def _attempt(self, call: OllamaCall) -> AttemptResult | None:
         """Make an attempt.
@@ -193,6 +206,9 @@ class Generation:
         ollama = await self._choose_ollama()
         attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, ollama, self._conversation_key)
         self._current = attempt
+        self._is_whole = call.path == CHAT and call.line_filter is None and not self._is_resumed
+        if self.window.unknown:
+            self.reply.subscribe(self._on_first_lines)
         self._database_failing_since = None
         try:
             result = await attempt.ended
@@ -223,16 +239,26 @@ class Generation:
     async def _next_call(self) -> OllamaCall | AttemptResult | None:
         """Find out how the reply is continued."""
         try:
+            ollama = await self._choose_ollama()
+            await self.window.plan(ollama, self._reply_key(), begins=not self.reply.count)
             sent, reservation = await self._load_sent_request()
         except ServiceUnavailable:
             return await self._wait_for_database()
-        except ReplyDeleted:
+        except ContextDoesNotFit as error:
+            return context_failure(error)
+        except (ConversationDeleted, ReplyDeleted):
             return failure("interrupted", "The reply was deleted.")
         result: OllamaCall | AttemptResult | None = None
         try:
-            ollama = await self._choose_ollama()
             result = await next_call(
-                self._relay, ollama, sent, self._transcript, self.reply.model, self._conversation_key, self._shorten
+                self._relay,
+                ollama,
+                sent,
+                self._transcript,
+                self.reply.model,
+                self._conversation_key,
+                self._shorten,
+                self.window.answer_limit(self._transcript.estimated_tokens),
             )
         finally:
             if isinstance(result, OllamaCall):
@@ -268,6 +294,23 @@ class Generation:
             upstreams, model = self._relay.upstreams, self.reply.model
             self._ollama = await upstreams.acquire_to_resume(model) if self._is_resumed else upstreams.acquire(model)
         return self._ollama
+
+    def _reply_key(self) -> ReplyKey:
+        reply = self.reply
+        return ReplyKey(reply.tenant, reply.id, reply.owner, reply.model, self._conversation_key)
+
+    def _on_first_lines(self, first: int, lines: list[bytes]) -> None:
+        """Note that the model is loaded."""
+        self.reply.unsubscribe(self._on_first_lines)
+        if self._ollama:
+            self.window.look_for_window(self._ollama)
+
+    def _observe(self, outcome: Outcome) -> None:
+        """Learn how many tokens there were."""
+        if self._ollama and outcome.status == "done" and outcome.last_line is not None:
+            self.window.observe(self._ollama, chat_line.usage(outcome.last_line), self._is_whole)
+        elif self.window.context is not None:
+            self.window.context.tokens += self._transcript.estimated_tokens
 
     def _restart_thinking(self) -> None:
         line = chat_line.thinking_restarted_line(self.reply.model)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from errors import ChatterdError, UpstreamDisconnected, UpstreamUnreachable
 from relay.ollama import chat_line, upstream_error
+from relay.window.planner import ContextDoesNotFit
 from settings import Settings
 
 ACCEPTED = (500, 504)
@@ -33,6 +34,11 @@ def failure(status: str, error: str, reason: str | None = None) -> Outcome:
     return Outcome(status, error, chat_line.error_line(error), reason=reason or error)
 
 
+def context_failure(error: ContextDoesNotFit) -> Outcome:
+    """Return the outcome of a reply whose conversation does not fit into the model's window."""
+    return Outcome("failed", str(error), chat_line.error_line(str(error), error.code), reason=error.code)
+
+
 def took_too_long(settings: Settings) -> Outcome:
     """Return the outcome of a reply that has reached its deadline."""
     return failure("truncated", f"The reply took longer than {settings.reply_timeout:g} seconds.")
@@ -52,12 +58,14 @@ class Breakdown:
 
 @dataclass(frozen=True, slots=True)
 class WindowExceeded:
-    """A raw prompt does not fit into the model's window: the conversation was longer, and Ollama had shortened it.
+    """The prompt does not fit into the model's window.
 
     :ivar outcome: how the reply ends if there is no other attempt.
+    :ivar figures: tokens of the prompt and of the window, as Ollama counts them; None if it did not say.
     """
 
     outcome: Outcome
+    figures: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,8 @@ def failed_response(status: int, body: bytes) -> Outcome | Breakdown | Refusal:
 def window_exceeded(status: int, body: bytes) -> WindowExceeded:
     """Return the result of an attempt whose prompt does not fit into the model's window."""
     message = upstream_error.describe(status, body)
-    return WindowExceeded(failure("interrupted", message, f"Ollama answered {status}."))
+    outcome = failure("interrupted", message, f"Ollama answered {status}.")
+    return WindowExceeded(outcome, upstream_error.window_figures(body))
 
 
 def failed_connection(error: ChatterdError) -> Outcome | Breakdown:

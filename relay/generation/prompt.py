@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from db.context import IMAGES_MIN_BYTES
+from db.context.selection import IMAGES_MIN_BYTES
 from db.messages import Message
+from relay.window.outgoing_request import with_answer_limit, without_own_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,15 @@ class Prompt:
         """Return the JSON object stored in ``replies.request``: the request to Ollama without the messages."""
         return msgspec.json.encode(self._fields()).decode()
 
-    def chat_body(self, messages: Sequence[Message]) -> bytes:
+    def chat_body(self, messages: Sequence[Message], answer_limit: int | None = None) -> bytes:
         """Return what :func:`chat_body` makes of the stored request, without that text.
 
         A single character beyond U+FFFF lets Python take four bytes for each character of a text.
 
         :param messages: the whole conversation, newest last.
+        :param answer_limit: see :func:`relay.window.outgoing_request.with_answer_limit`.
         """
-        return _chat_body(self._fields(), messages)
+        return _chat_body({"model": self.model, **with_answer_limit(self.options, answer_limit)}, messages)
 
     def _fields(self) -> dict[str, Any]:
         return {"model": self.model, **self.options}
@@ -66,7 +68,7 @@ def chat_body(request: str, messages: Sequence[Message]) -> bytes:
 
 
 def _chat_body(fields: Mapping[str, Any], messages: Sequence[Message]) -> bytes:
-    return msgspec.json.encode({**fields, "messages": [_as_json(message) for message in messages]})
+    return msgspec.json.encode({**without_own_fields(fields), "messages": [_as_json(message) for message in messages]})
 
 
 def trim_to_context(
@@ -105,7 +107,7 @@ def _text_bytes(message: Message) -> int:
 
 
 def _image_bytes(message: Message) -> int:
-    """Return the bytes that count as images; see :data:`db.context.IMAGES_MIN_BYTES`."""
+    """Return the bytes that count as images; see :data:`db.context.selection.IMAGES_MIN_BYTES`."""
     size = len((message.extra or "").encode())
     return size if message.role != "assistant" and size > IMAGES_MIN_BYTES else 0
 

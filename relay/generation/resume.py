@@ -17,6 +17,7 @@ from errors import UnreadableLine
 from relay.generation.prompt import chat_body
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line
+from relay.window.outgoing_request import with_answer_limit
 
 MAX_ATTEMPTS = 5
 """Consecutive adoptions without a new line; then the reply ends: it may be what makes processes crash."""
@@ -55,10 +56,6 @@ class SentRequest:
     def words(self, transcript: Transcript) -> str:
         """Return the words of the assistant's message so far."""
         return (self.continued.content if self.continued else "") + transcript.content
-
-    def chat(self) -> bytes:
-        """Return the request's body for ``/api/chat`` from the beginning."""
-        return chat_body(self.request, self.messages)
 
 
 def replay(transcript: Transcript, lines: Sequence[bytes]) -> None:
@@ -125,6 +122,14 @@ def token_limit(request: str) -> int | None:
 def with_token_limit(request: str, limit: int) -> str:
     """Return the request with another token limit."""
     return _with_options(_decode_object(request), num_predict=limit)
+
+
+def within_window(request: str, answer_limit: int | None) -> str:
+    """Return the request with a token limit that lets the reply end within the window.
+
+    :param answer_limit: see :func:`relay.window.outgoing_request.with_answer_limit`.
+    """
+    return msgspec.json.encode(with_answer_limit(_decode_object(request), answer_limit)).decode()
 
 
 def new_marker() -> str:

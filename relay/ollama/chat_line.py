@@ -66,16 +66,22 @@ class _Line(msgspec.Struct, gc=False):
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
-class _Usage(msgspec.Struct, gc=False):
+class Usage(msgspec.Struct, gc=False):
+    """What the last line of a response says about its cost (ollama ``api/types.go``, ``Metrics``, omits zeros).
+
+    :ivar load_duration: nanoseconds.
+    """
+
     prompt_eval_count: _Count = 0
     eval_count: _Count = 0
+    load_duration: _Count = 0
 
 
 _decode = msgspec.json.Decoder(_Line).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
-_decode_usage = msgspec.json.Decoder(_Usage).decode
+_decode_usage = msgspec.json.Decoder(Usage).decode
 
 
 _REPLACED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
@@ -185,16 +191,12 @@ def _error_text(value: object) -> str:
     return error_text(value)
 
 
-def tokens(last_line: bytes) -> tuple[int, int]:
-    """Return the counts of prompt tokens and of generated tokens in the last line of a response.
-
-    A count that is missing or invalid is 0 (ollama ``api/types.go``, ``Metrics``, omits zeros).
-    """
+def usage(last_line: bytes) -> Usage:
+    """Return the counts in the last line of a response; those that are missing or invalid are 0."""
     try:
-        usage = _decode_usage(last_line)
+        return _decode_usage(last_line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return 0, 0
-    return usage.prompt_eval_count, usage.eval_count
+        return Usage()
 
 
 def error_text(error: object) -> str:
@@ -202,17 +204,18 @@ def error_text(error: object) -> str:
     return storable(error if isinstance(error, str) else ujson.dumps(error, escape_forward_slashes=False))
 
 
-def error_line(text: str) -> bytes:
+def error_line(text: str, code: str | None = None) -> bytes:
     """Encode an error as a line of a reply: ``{"error":"<text>"}``. Every error line is made here.
 
     Double quotes in the text become single quotes. The reference tutorial's server shows the escaped double quotes
     inside an error's text as single quotes, and existing clients display the text as it stands in the line.
 
     :param text: cut to :data:`TEXT_LIMIT` characters.
+    :param code: added as a field of that name: what the error means to a program.
     """
     if len(text) > TEXT_LIMIT:
         text = text[:TEXT_LIMIT] + " ..."
-    return msgspec.json.encode({"error": storable(text).replace('"', "'")})
+    return msgspec.json.encode({"error": storable(text).replace('"', "'"), **({"code": code} if code else {})})
 
 
 def is_error_line(line: bytes) -> bool:

@@ -206,16 +206,20 @@ class OllamaClient:
         )
         return StreamingCall(client, request, body, on_chunk)
 
-    async def get(self, path: str, seconds: float | None = None, quiet: bool = False) -> HTTPResponse:
+    async def get(
+        self, path: str, seconds: float | None = None, quiet: bool = False, conversation_key: str = ""
+    ) -> HTTPResponse:
         """GET a small response.
 
         :param seconds: how long to wait for it; by default :data:`SHORT_REQUEST_TIMEOUT`.
         :param quiet: whether a failure is not logged, because the caller asks again and again.
+        :param conversation_key: see :meth:`stream`.
         :raises UpstreamSilent: there is no complete response in time.
         :raises UpstreamUnreachable: there is no connection, or it broke.
         """
         seconds = SHORT_REQUEST_TIMEOUT if seconds is None else seconds
-        request = HTTPRequest(self.url + path, headers=dict(self._authorization), connect_timeout=0, request_timeout=0)
+        headers = self._authorization | ({"X-Conversation-Key": conversation_key} if conversation_key else {})
+        request = HTTPRequest(self.url + path, headers=headers, connect_timeout=0, request_timeout=0)
         fetch = self._short_requests.fetch(request, raise_error=False)
         fetch.add_done_callback(_retrieve_exception)
         try:

@@ -58,8 +58,9 @@ _MODEL_NOT_FOUND = re.compile(r"""model ["']([^"'\s`]{1,200})["'] not found""")
 
 _NESTED = re.compile(r'\{\s*"error"\s*:')
 _GO_MAP = re.compile(r"map\[code:\d+ message:(.*?)(?: n_ctx:\d+ n_prompt_tokens:\d+)? type:\w+\]", re.DOTALL)
-_PROMPT_TOKENS = re.compile(r"n_prompt_tokens\W{1,20}(\d{1,12})")
-_CONTEXT_TOKENS = re.compile(r"n_ctx\W{1,20}(\d{1,12})")
+_PROMPT_TOKENS = re.compile(r"n_prompt_tokens\W{1,20}(\d{1,9})(?!\d)")
+_CONTEXT_TOKENS = re.compile(r"n_ctx\W{1,20}(\d{1,9})(?!\d)")
+_FIGURES_IN_WORDS = re.compile(r"\((\d{1,9}) tokens\) exceeds the available context size \((\d{1,9}) tokens\)")
 
 _REQUEST_FAULT = re.compile(r'option "[^"]*" must be |invalid format: ')
 """Faults of the request that Ollama reports with 500 (``api/types.go``, ``FromMap``; ``llm/llama_server.go``)."""
@@ -84,10 +85,14 @@ _TO_RUNNER = re.compile(r"127\.0\.0\.1:|error reading (?:llm|llama-server)(?: ch
 _BARE = frozenset({"EOF", "unexpected EOF", "connection refused"})
 
 _WINDOW_EXCEEDED = (
-    b"exceed_context_size_error",
-    b"input length exceeds the context length",
-    b"longer than the context length",
+    "exceed_context_size_error",
+    "input length exceeds the context length",
+    "longer than the context length",
 )
+"""Texts of a prompt that does not fit into the window: llama-server's, with figures; the one of Ollama's own runner,
+before 0.30; and the one of Ollama for a request with ``shift: false``."""
+
+_SHORTEN = "Shorten it, begin a new conversation, or choose a larger window (num_ctx)."
 
 _REFUSED_INPUT = re.compile(r"failed to process inputs|illegal base64|[Ii]nvalid image|Failed to load image")
 """Words about a message that Ollama or its runner cannot use (ollama issues 11320, 7388). Versions with a runner of
@@ -106,10 +111,12 @@ def readable(text: str) -> str:
 
     What stands before and after the JSON is kept: ``llama-server error:`` before it, a line of the runner's log behind
     it. llama-server's errors in mid-answer come as a map in Go's notation (``map[code:500 message:... type:...]``). A
-    text without either is returned as it is.
+    text without either is returned as it is. That the prompt exceeds the window is said in a sentence of our own.
     """
     if len(text) > MAX_LENGTH:
         return text
+    if sentence := _window_exceeded(text):
+        return sentence
     for _ in range(MAX_NESTING):
         opened = _open(text)
         if opened is None:
@@ -129,7 +136,7 @@ def describe(status: int, body: bytes) -> str:
         return _describe_foreign(status, body, raw)
     if foreign_server.is_chatterd(status, body):
         return foreign_server.CHATTERD
-    if sentence := _context_exceeded(raw):
+    if sentence := _window_exceeded(raw):
         return sentence
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and _REQUEST_FAULT.match(text):
         return f"Ollama rejected the request: {text}"
@@ -209,7 +216,16 @@ def is_window_exceeded(status: int, body: bytes) -> bool:
 
     Ollama says so if the request has ``truncate: false`` (``server/routes.go``; older ones without figures).
     """
-    return status == HTTPStatus.BAD_REQUEST and any(text in body for text in _WINDOW_EXCEEDED)
+    return status == HTTPStatus.BAD_REQUEST and any(text.encode() in body for text in _WINDOW_EXCEEDED)
+
+
+def window_figures(body: bytes) -> tuple[int, int] | None:
+    """Return the figures of an error that says that the prompt does not fit into the model's window.
+
+    :returns: the tokens of the prompt and those of the window, as llama-server counts them; None if the error is
+        another one, or does not say them, as before Ollama 0.30.
+    """
+    return _figures(body[:MAX_LENGTH].decode(errors="replace"))
 
 
 def may_refuse_a_message(status: int, body: bytes) -> bool:
@@ -268,14 +284,29 @@ def _message_of(value: dict[str, Any]) -> str | None:
     return error if isinstance(error, str) and error else None
 
 
-def _context_exceeded(text: str) -> str | None:
-    """Return a sentence if llama-server says that the prompt does not fit into the window; None if it does not."""
+def _window_exceeded(text: str) -> str | None:
+    """Return a sentence if an error says that the prompt does not fit into the window; None if it does not."""
+    if not any(one in text for one in _WINDOW_EXCEEDED):
+        return None
+    figures = _figures(text)
+    if figures is None:
+        return f"The conversation is too long for the model's window. {_SHORTEN}"
+    prompt, window = figures
+    return (
+        f"The conversation is too long for the model: it has {prompt:,} tokens (words and parts of words), and the "
+        f"model's window holds {window:,}. {_SHORTEN}"
+    )
+
+
+def _figures(text: str) -> tuple[int, int] | None:
+    """See :func:`window_figures`."""
     if "exceed_context_size_error" not in text:
         return None
     prompt, window = _PROMPT_TOKENS.search(text), _CONTEXT_TOKENS.search(text)
-    if prompt is None or window is None:
+    if prompt and window:
+        figures = int(prompt[1]), int(window[1])
+    elif found := _FIGURES_IN_WORDS.search(text):
+        figures = int(found[1]), int(found[2])
+    else:
         return None
-    return (
-        f"The conversation has {int(prompt[1]):,} tokens, and the model's context window holds {int(window[1]):,}. "
-        "Shorten it, or set a larger context length (num_ctx)."
-    )
+    return figures if all(figures) else None

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db import context, reply_begin
+from db import reply_begin
+from db.context import reduction, selection
 from db.messages import MAX_SEQ, Message
 from db.migrate import migrate
 from db.reply_begin import BeginResult, NewReply
@@ -49,7 +50,7 @@ def text_bytes(message: Message) -> int:
 
 
 def is_photo(message: Message) -> bool:
-    return message.role != "assistant" and len(message.extra or "") > context.IMAGES_MIN_BYTES
+    return message.role != "assistant" and len(message.extra or "") > selection.IMAGES_MIN_BYTES
 
 
 def bare(message: Message) -> Message:
@@ -199,7 +200,7 @@ def test_the_same_messages_are_sent_again_whatever_was_recorded_since(url: str, 
             assert await what_was_sent(connection, reply) == [*result.context, *selected]
             count = max(len(selected), 1)
             for _ in range(reductions):
-                await context.reduce_context(connection, "", reply.id, reply.owner, count)
+                await reduction.reduce_context(connection, "", reply.id, reply.owner, count)
             sent = await what_was_sent(connection, reply)
             whole = [*result.context, *selected]
             assert [(one.role, one.content) for one in sent] == [(one.role, one.content) for one in whole]
@@ -222,12 +223,12 @@ def test_what_ollama_may_have_refused_is_left_out_step_by_step(url: str) -> None
         sent = [rules, photo(1), call, prompt]
         assert await what_was_sent(connection, reply) == sent
         for owner in (reply.owner + 1, reply.owner):
-            done = await context.reduce_context(connection, "", reply.id, owner, 1)
+            done = await reduction.reduce_context(connection, "", reply.id, owner, 1)
             assert done == ("images" if owner == reply.owner else None)
         assert await what_was_sent(connection, reply) == [bare(rules), bare(photo(1)), call, prompt]
-        assert await context.reduce_context(connection, "", reply.id, reply.owner, 1) == "fields"
+        assert await reduction.reduce_context(connection, "", reply.id, reply.owner, 1) == "fields"
         assert await what_was_sent(connection, reply) == [bare(rules), bare(photo(1)), bare(call), prompt]
-        assert await context.reduce_context(connection, "", reply.id, reply.owner, 1) is None
+        assert await reduction.reduce_context(connection, "", reply.id, reply.owner, 1) is None
         assert await what_was_sent(connection, reply) == [bare(rules), bare(photo(1)), bare(call), prompt]
 
     play(url, act)
@@ -238,6 +239,6 @@ def test_nothing_is_left_out_of_a_prompt(url: str) -> None:
         connection, reply = await at.connect(), new()
         await insert(connection, reply, Message("user", "text"))
         await begin(connection, reply, MAX_SEQ, photo(1), photo(2))
-        assert await context.reduce_context(connection, "", reply.id, reply.owner, 2) is None
+        assert await reduction.reduce_context(connection, "", reply.id, reply.owner, 2) is None
 
     play(url, act)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db import context, messages, ownership, processes, replies, reply_begin, reply_end
+from db import messages, ownership, processes, replies, reply_begin, reply_end
+from db.context import selection, sent_messages
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
@@ -58,7 +59,7 @@ async def source(connection: asyncpg.Connection, reply: NewReply) -> replies.Rep
 async def what_was_sent(connection: asyncpg.Connection, reply: NewReply) -> list[Message]:
     found = await source(connection, reply)
     assert found.bounds is not None
-    return await context.read_sent(connection, reply.tenant, reply.appid, found.bounds)
+    return await sent_messages.read_sent(connection, reply.tenant, reply.appid, found.bounds)
 
 
 async def row(connection: asyncpg.Connection, reply: NewReply) -> asyncpg.Record:
@@ -543,7 +544,7 @@ def test_fields_keep_their_text(url: str) -> None:
         extra = '{"tool_calls":[{"z":1.0,"a":  "\\u00e9"}],"images":["x"],"a":1e2}'
         await begin(connection, reply, Message("user", "x", extra))
         assert await reply_end.finish(connection, [ending(reply, message=said("y", extra))]) == [FinishResult.STORED]
-        assert [message.extra for message in await context.read_context(connection, "", reply.appid, 9, 999)] == [
+        assert [message.extra for message in await selection.read_context(connection, "", reply.appid, 9, 999)] == [
             extra
         ] * 2
         assert await parts(connection, reply) == [said("y", extra)]

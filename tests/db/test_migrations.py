@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 import db.migrate
-from db import context, messages, replies, reply_begin, reply_end
+from db import messages, replies, reply_begin, reply_end
+from db.context import selection
 from db.migrate import migrate
 from db.reply_begin import NewReply
 from db.reply_end import FinishRequest, FinishResult
@@ -355,7 +356,7 @@ def test_the_sizes_of_a_page_are_read_from_the_index(large_database: str, appid:
 
 @pytest.mark.parametrize("appid", ["long", "other17", "missing"])
 def test_the_context_is_read_from_the_index(large_database: str, appid: str) -> None:
-    check_index_used(large_database, lambda connection: context.read_context(connection, "", appid, 500, 1_000_000))
+    check_index_used(large_database, lambda connection: selection.read_context(connection, "", appid, 500, 1_000_000))
 
 
 @pytest.mark.parametrize("query", ["page", "context"])
@@ -363,7 +364,7 @@ def test_the_newest_messages_of_a_long_conversation_are_read_without_older_ones(
     large_database: str, query: str
 ) -> None:
     async def pages_read(connection: asyncpg.Connection) -> int:
-        statement = context._CONTEXT if query == "context" else PAGE
+        statement = selection._CONTEXT if query == "context" else PAGE
         arguments = (
             ("", "long", 500, 1_000_000, 1, messages.MAX_SEQ, 10_000_000) if query == "context" else ("", "long", 500)
         )

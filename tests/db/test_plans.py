@@ -10,9 +10,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import context, course, messages, ownership, replies, reply_begin, reply_end, reply_lines
+from db import course, messages, ownership, replies, reply_begin, reply_end, reply_lines
 from db.connection.opening import DIRECT_OPTIONS, SESSION_SETTINGS
-from db.context import ContextBounds
+from db.context import reduction, sent_messages
+from db.context.sent_messages import ContextBounds
 from db.messages import Message
 from db.migrate import migrate
 from db.reply_begin import NewReply
@@ -121,8 +122,8 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await messages.read_sizes(connection, "", "missing", 50, messages.MAX_SEQ, 1_000_000)
     await course.read_chatt_sizes(connection, "", 100, 1_000_000)
     await course.read_chatts(connection, "", [1, 2])
-    await context.read_sent(connection, "", "missing", ContextBounds(1, 2))
-    await context.reduce_context(connection, "", missing, OWNER, 1)
+    await sent_messages.read_sent(connection, "", "missing", ContextBounds(1, 2))
+    await reduction.reduce_context(connection, "", missing, OWNER, 1)
     await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
     await ownership.count_continuation(connection, "", missing, 2)
     await ownership.release(connection, 2, [missing])
@@ -282,8 +283,8 @@ def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:
         page = await messages.read_page(connection, "", "app7", 51, None)
         assert len(page) == 20
         bounds = ContextBounds(page[5].seq, page[-1].seq, images_after=page[9].seq)
-        assert len(await context.read_sent(connection, "", "app7", bounds)) == 15
-        assert await context.reduce_context(connection, "", id, OWNER, 1) is None
+        assert len(await sent_messages.read_sent(connection, "", "app7", bounds)) == 15
+        assert await reduction.reduce_context(connection, "", id, OWNER, 1) is None
         assert await ownership.adopt(connection, ownership.Orphan(id, OWNER), 2)
         assert await ownership.count_continuation(connection, "", id, 2) == 1
         await ownership.release(connection, 2, [id])

@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from db import context, messages, ownership, processes, replies, reply_begin, reply_end, reply_lines
+from db import messages, ownership, processes, replies, reply_begin, reply_end, reply_lines
+from db.context import selection, sent_messages
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
@@ -357,10 +358,10 @@ def test_the_context_is_the_newest_messages_and_system_messages_that_fit(
         await finish(connection, second, content=None)
         source = await replies.find_source(connection, "", second.id)
         assert source and source.bounds
-        sent = await context.read_sent(connection, "", reply.appid, source.bounds)
+        sent = await sent_messages.read_sent(connection, "", reply.appid, source.bounds)
         assert sent == [*expected, *([HI] if own else [])]
         size_sent = sum(len(message.content) for message in sent)
-        assert await context.sent_size(connection, "", reply.appid, source.bounds) == size_sent
+        assert await sent_messages.sent_size(connection, "", reply.appid, source.bounds) == size_sent
 
     play(url, act)
 
@@ -368,7 +369,7 @@ def test_the_context_is_the_newest_messages_and_system_messages_that_fit(
 def test_many_system_messages_are_sent_from_the_newest_on(url: str) -> None:
     async def act(at: Scene) -> None:
         connection = await at.connect()
-        rules = [Message("system", str(number)) for number in range(context.MAX_SYSTEM_MESSAGES + 5)]
+        rules = [Message("system", str(number)) for number in range(selection.MAX_SYSTEM_MESSAGES + 5)]
         reply = await conversation(*rules)(connection)
         begun = await begin(connection, another(reply), HI, limit=10, size=1_000_000)
         assert begun.context == rules[5:] and begun.system_left_out == 1
@@ -411,9 +412,9 @@ def test_extra_fields_count_as_bytes_of_the_context(url: str) -> None:
         reply = await conversation(user("a"), user("é" * 10), Message("user", "", '{"images":["' + "x" * 500 + '"]}'))(
             connection
         )
-        assert len(await context.read_context(connection, "", reply.appid, 10, 400)) == 1
-        assert len(await context.read_context(connection, "", reply.appid, 10, 1_000)) == 3
-        newest = await context.read_context(connection, "", reply.appid, 10, 1)
+        assert len(await selection.read_context(connection, "", reply.appid, 10, 400)) == 1
+        assert len(await selection.read_context(connection, "", reply.appid, 10, 1_000)) == 3
+        newest = await selection.read_context(connection, "", reply.appid, 10, 1)
         assert newest[0].extra is not None
 
     play(url, act)
@@ -423,8 +424,8 @@ def test_bytes_are_counted_not_characters(url: str) -> None:
     async def act(at: Scene) -> None:
         connection = await at.connect()
         reply = await conversation(user("é" * 10), user("é" * 10))(connection)
-        assert len(await context.read_context(connection, "", reply.appid, 10, 39)) == 1
-        assert len(await context.read_context(connection, "", reply.appid, 10, 40)) == 2
+        assert len(await selection.read_context(connection, "", reply.appid, 10, 39)) == 1
+        assert len(await selection.read_context(connection, "", reply.appid, 10, 40)) == 2
 
     play(url, act)
 

@@ -118,6 +118,18 @@ def test_chats_and_raw_prompts_of_a_conversation_go_to_the_same_ollama(
     assert sorted(counts(ollamas)) == [0, 2]
 
 
+def test_questions_about_the_model_of_a_conversation_go_to_the_ollama_that_has_it(
+    balancer: OllamaBalancer, ollamas: list[ScriptedOllama]
+) -> None:
+    def questions() -> list[int]:
+        return [sum(probe.path == "/api/ps" for probe in ollama.probes) for ollama in ollamas]
+
+    for number in range(20):
+        chat(balancer, number)
+        assert httpx.get(f"{balancer.url}/api/ps", headers={KEY: key(number)}).status_code == 200
+        assert questions() == counts(ollamas)
+
+
 def test_requests_without_a_key_are_spread(balancer: OllamaBalancer, ollamas: list[ScriptedOllama]) -> None:
     for _ in range(10):
         chat(balancer)

@@ -1,4 +1,4 @@
-"""Fixtures of the embedded PostgreSQL: folders for its data, and data that are initialized already."""
+"""Fixtures of the embedded PostgreSQL and the embedded model: folders with data, a running model and its clients."""
 
 import os
 import shutil
@@ -6,9 +6,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
+import ollama
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
+from tests.client import NO_TLS
+from tests.embedded.model_process import Running, start
 
 
 @pytest.fixture
@@ -52,6 +56,26 @@ def data(base: Path, _initialized: Path) -> Path:
     shutil.copytree(_initialized, base / "postgres")
     (base / "postgres").chmod(0o700)
     return base / "postgres"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = start(tmp_path_factory.mktemp("ollama") / "log")
+    yield running
+    running.process.kill()
+    running.process.communicate()
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[ollama.Client]:
+    with ollama.Client(host=running.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def http(running: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=60, verify=NO_TLS) as http:
+        yield http
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as other users")

@@ -6,9 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +16,13 @@ import ollama
 import pytest
 
 from tests.client import NO_TLS
+from tests.embedded.model_process import MODEL, ROOT, SHORT, Messages, Running, ask, lines, start
 
-MODEL = "smollm2:135m"
-ROOT = Path(__file__).resolve().parents[2]
-SHORT = {"temperature": 0, "seed": 1, "num_predict": 8}
 ENDLESS = {"temperature": 0, "num_predict": 3000, "repeat_penalty": 1.0}
 COUNTING = [
     {"role": "user", "content": "Count to ten in words."},
     {"role": "assistant", "content": "Count: one, two,"},
 ]
-Messages = list[dict[str, str]]
-
-
-@dataclass
-class Running:
-    """A running process, its URL, and its log file."""
-
-    process: subprocess.Popen[str]
-    url: str
-    log: Path
-
-    def ended(self) -> tuple[int, str]:
-        """Close its stdin, wait for its end, and return its exit status and the rest of its stdout."""
-        rest, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, rest
-
-
-def start(log: Path, *arguments: str) -> Running:
-    """Start the module as chatterd does, and wait for its URL."""
-    command = [sys.executable, "-m", "embedded.ollama", "--until-stdin-closes", *arguments]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    with log.open("w") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, **pipes)
-    assert process.stdout
-    line = process.stdout.readline()
-    if not re.fullmatch(r"http://127\.0\.0\.1:\d+\n", line):
-        process.kill()
-        process.communicate()
-        pytest.fail(f"not its URL: {line!r}\n{log.read_text()}")
-    return Running(process, line.strip(), log)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -66,42 +33,6 @@ def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start(tmp_path_factory.mktemp("ollama") / "log")
-    yield running
-    running.process.kill()
-    running.process.communicate()
-
-
-@pytest.fixture
-def client(running: Running) -> Iterator[ollama.Client]:
-    with ollama.Client(host=running.url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
-def http(running: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=60, verify=NO_TLS) as http:
-        yield http
-
-
-def ask(text: str) -> Messages:
-    return [{"role": "user", "content": text}]
-
-
-def lines(http: httpx.Client, path: str, **body: Any) -> list[Any]:
-    """Return the decoded lines of a streamed answer; each must be compact JSON."""
-    response = http.post(path, json={"model": MODEL, **body})
-    assert response.status_code == 200, response.text
-    assert response.headers["Content-Type"] == "application/x-ndjson"
-    *texts, rest = response.text.split("\n")
-    assert rest == ""
-    decoded = [json.loads(text) for text in texts]
-    assert texts == [json.dumps(line, ensure_ascii=False, separators=(",", ":")) for line in decoded]
-    return decoded
-
-
 def test_the_root_answers_that_ollama_is_running(http: httpx.Client) -> None:
     assert http.get("/").text == "Ollama is running"
     assert http.head("/").status_code == 200
@@ -110,18 +41,17 @@ def test_the_root_answers_that_ollama_is_running(http: httpx.Client) -> None:
 
 
 def test_the_model_is_listed_and_shown(client: ollama.Client) -> None:
+    client.chat(MODEL, [])
     (listed,) = client.list().models
     (loaded,) = client.ps().models
     assert listed.model == loaded.model == MODEL
     assert listed.digest == loaded.digest
     assert re.fullmatch("[0-9a-f]{64}", listed.digest or "")
-    assert listed.size == loaded.size
-    assert loaded.context_length == 4096
     shown = client.show(MODEL)
     assert shown.capabilities == ["completion"]
     assert shown.details
     assert shown.details.quantization_level == "Q4_1"
-    assert shown.parameters == "temperature                    0.2\ntop_p                          0.9"
+    assert (shown.parameters or "").split() == ["num_predict", "256", "temperature", "0.2", "top_p", "0.9"]
     assert shown.template and "<|im_start|>{{ .Role }}\n{{ .Content }}" in shown.template
     assert shown.modelinfo
     assert shown.modelinfo["llama.context_length"] == 8192
@@ -213,13 +143,6 @@ def test_format_constrains_the_text_to_json(client: ollama.Client) -> None:
     assert isinstance(json.loads(answered.message.content or "")["ok"], bool)
 
 
-def test_the_oldest_messages_beyond_the_context_are_dropped(http: httpx.Client) -> None:
-    messages = [*ask("hi " * 9000), *ask("Say hello.")]
-    *_, last = lines(http, "/api/chat", messages=messages, options=SHORT)
-    *_, alone = lines(http, "/api/chat", messages=messages[1:], options=SHORT)
-    assert last["prompt_eval_count"] == alone["prompt_eval_count"]
-
-
 def rendering(client: httpx.Client, messages: Messages) -> str:
     """Return the prompt that these messages become."""
     body = {"model": MODEL, "messages": messages, "_debug_render_only": True, "stream": False, "truncate": False}
@@ -259,45 +182,12 @@ def test_a_reply_cut_anywhere_is_continued_raw_from_its_rendering(http: httpx.Cl
     assert end["done_reason"] == last["done_reason"] == "length"
 
 
-def test_the_window_is_the_requests(http: httpx.Client) -> None:
-    def window() -> int:
-        size: int = http.get("/api/ps").json()["models"][0]["context_length"]
-        return size
-
-    long, small = ask("hi " * 200), {**SHORT, "num_ctx": 100}
-    for path, prompt in (("/api/chat", {"messages": long}), ("/api/generate", {"prompt": "hi " * 200, "raw": True})):
-        refused = http.post(path, json={"model": MODEL, **prompt, "truncate": False, "options": small})
-        error = json.loads(refused.json()["error"])["error"]
-        assert (refused.status_code, error["n_ctx"], error["type"]) == (400, 100, "exceed_context_size_error")
-        assert error["message"].startswith(f"request ({error['n_prompt_tokens']} tokens) exceeds the available")
-        assert error["n_prompt_tokens"] > 200
-    *_, last = lines(http, "/api/chat", messages=[*long, *ask("Say hello.")], options=small)
-    assert last["prompt_eval_count"] < 100 == window()
-    *_, last = lines(http, "/api/chat", messages=ask("Say hello."), options={**SHORT, "num_ctx": 99_999})
-    assert window() == 4096
-
-
 def test_content_null_is_taken_as_empty(http: httpx.Client) -> None:
     answers = [
         lines(http, "/api/chat", messages=[{"role": "user", "content": content}], options=SHORT)[:-1]
         for content in (None, "")
     ]
     assert [part["message"] for part in answers[0]] == [part["message"] for part in answers[1]]
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "reason"),
-    [
-        ("/api/chat", {"messages": [], "keep_alive": None}, "load"),
-        ("/api/generate", {}, "load"),
-        ("/api/generate", {"keep_alive": 0}, "unload"),
-    ],
-)
-def test_a_request_without_text_loads_the_model(
-    http: httpx.Client, path: str, body: dict[str, Any], reason: str
-) -> None:
-    answer = http.post(path, json={"model": MODEL, **body}).json()
-    assert (answer["done"], answer["done_reason"]) == (True, reason)
 
 
 HELLO = ask("hello")
@@ -332,7 +222,6 @@ def with_option(**option: object) -> dict[str, Any]:
         ("/api/chat", {"model": MODEL, "messages": HELLO, "think": True}, 400, "does not support thinking"),
         ("/api/chat", {"model": MODEL, "messages": HELLO, "tools": [{}]}, 400, "does not support tools"),
         ("/api/generate", {"model": MODEL, "prompt": "a", "suffix": "b"}, 400, "does not support insert"),
-        ("/api/generate", {"model": MODEL, "prompt": "hi " * 9000}, 400, "exceeds the available context size"),
     ],
 )
 def test_unsupported_requests_are_rejected(
@@ -340,7 +229,7 @@ def test_unsupported_requests_are_rejected(
 ) -> None:
     response = http.post(path, json=body)
     assert response.status_code == status
-    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert response.headers["Content-Type"].partition(";")[0] == "application/json"
     assert error in response.json()["error"]
 
 

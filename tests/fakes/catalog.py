@@ -31,7 +31,7 @@ def _described(one: str | Mapping[str, Any], model: Model) -> dict[str, Any]:
         "name": one,
         "model": one,
         "modified_at": CREATED_AT,
-        "size": 1,
+        "size": model.file_bytes,
         "digest": DIGEST,
         "details": {**DETAILS, "context_length": model.context_length, "embedding_length": 1},
         "capabilities": list(model.capabilities),
@@ -40,14 +40,14 @@ def _described(one: str | Mapping[str, Any], model: Model) -> dict[str, Any]:
 
 def ps(runner: Runner) -> dict[str, Any]:
     """The loaded model, if one is loaded."""
-    return {"models": [_loaded(*runner.loaded[:2])] if runner.loaded else []}
+    return {"models": [_loaded(*runner.loaded[:2], runner.model)] if runner.loaded else []}
 
 
-def _loaded(name: str, window: int) -> dict[str, Any]:
+def _loaded(name: str, window: int, model: Model) -> dict[str, Any]:
     return {
         "name": full_name(name),
         "model": full_name(name),
-        "size": 1,
+        "size": model.file_bytes + window * model.token_bytes,
         "digest": DIGEST,
         "details": DETAILS,
         "expires_at": CREATED_AT,
@@ -70,6 +70,7 @@ def _shown(model: Model) -> dict[str, Any]:
     return {
         **({"parameters": _parameters(model.parameters)} if model.parameters else {}),
         "template": model.template,
+        **({"remote_model": "fake", "remote_host": model.remote_host} if model.remote_host else {}),
         "details": DETAILS,
         "model_info": {
             "general.architecture": "fake",

@@ -6,6 +6,8 @@ from typing import Any
 
 CREATED_AT = "2026-08-01T12:00:00.123456789Z"
 NANOSECONDS_PER_TOKEN = 11_000_000
+NANOSECONDS_TO_LOAD = 545_005_416
+"""To load the model, as recorded; some milliseconds if it is loaded."""
 
 
 def line(content: str = "", *, message: Mapping[str, Any] | None = None, **more: Any) -> bytes:
@@ -28,11 +30,11 @@ def ndjson(*lines: bytes) -> bytes:
     return b"".join(one + b"\n" for one in lines)
 
 
-def ending(prompt_tokens: int, tokens: int, reason: str = "stop") -> dict[str, Any]:
+def ending(prompt_tokens: int, tokens: int, reason: str = "stop", loaded_anew: bool = False) -> dict[str, Any]:
     """The fields by which a last line differs from the others; zeros are left out."""
     figures = {
         "total_duration": (prompt_tokens + tokens + 1) * NANOSECONDS_PER_TOKEN,
-        "load_duration": NANOSECONDS_PER_TOKEN,
+        "load_duration": NANOSECONDS_TO_LOAD if loaded_anew else NANOSECONDS_PER_TOKEN,
         "prompt_eval_count": prompt_tokens,
         "prompt_eval_duration": prompt_tokens * NANOSECONDS_PER_TOKEN,
         "eval_count": tokens,

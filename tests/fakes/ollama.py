@@ -25,6 +25,7 @@ Who says nothing else has a model that can be asked as a real one: by ``/api/cha
 import asyncio
 import collections
 import contextlib
+import re
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -99,17 +100,17 @@ __all__ = [
     "strip_end",
 ]
 
-Kind = Literal["generation", "rendering", "show"]
-"""What a POST asks for: text, raw or not; a prompt's rendering; the description of a model."""
+Kind = Literal["generation", "rendering", "show", "load"]
+"""What a POST asks for: text, raw or not; a prompt's rendering; the description of a model; that a model is loaded."""
 
 
 class ScriptedOllama:
     """Listens on a free port of 127.0.0.1 while its ``with`` block runs.
 
     A POST that asks for text is a generation, answered with the next script that :meth:`script` queued, else with
-    :attr:`default`. Renderings (in the mode of the model that would answer next), ``/api/show`` and probes (GET of
-    ``/``, ``/api/version``, ``/api/tags`` and ``/api/ps``) use up no script. An exception in its thread, a raw prompt
-    that nothing has rendered for one, fails the test on exit.
+    :attr:`default`. Renderings (in the mode of the model that would answer next), ``/api/show``, loads (an empty chat
+    that is not streamed) and probes (GET of ``/``, ``/api/version``, ``/api/tags`` and ``/api/ps``) use up no script.
+    An exception in its thread, a raw prompt that nothing has rendered for one, fails the test on exit.
 
     :param tls: the server's side of TLS, if it is to be spoken.
     :param port: 0: any free one.
@@ -125,6 +126,8 @@ class ScriptedOllama:
         """What renderings are answered with, if not so."""
         self.shown: Step | None = None
         """What ``/api/show`` is answered with, if not so."""
+        self.loaded: Step | None = None
+        """What loads are answered with, if not so."""
         self.runner = Runner()
         self.deaths: Mapping[int, Death] = {}
         """What happens in the generation of this number, whatever its script."""
@@ -134,6 +137,8 @@ class ScriptedOllama:
         """Those of them that asked for text, raw or not."""
         self.renderings: list[Request] = []
         """Those of them that asked for a prompt's rendering."""
+        self.loads: list[Request] = []
+        """Those of them that asked only for a model to be loaded."""
         self.probes: list[Request] = []
         """All other requests."""
         self.errors: list[BaseException] = []
@@ -206,13 +211,14 @@ class ScriptedOllama:
         """
         self._call(self._end_answers)
         with self._lock:
-            for record in (self._scripts, self.requests, self.generations, self.renderings, self.probes):
+            for record in (self.requests, self.generations, self.renderings, self.loads, self.probes):
                 record.clear()
+            self._scripts.clear()
             self._arrivals.clear()
             self._counts.clear()
             self.default = (Words(),)
             self.models = ("fake",)
-            self.probed = self.rendered = self.shown = None
+            self.probed = self.rendered = self.shown = self.loaded = None
             self.runner, self.deaths = Runner(), {}
         self.listen_again()
 
@@ -364,7 +370,7 @@ class ScriptedOllama:
         steps = self._take_script(answer) if kind == "generation" else (self._told(request, kind),)
         self.requests.append(request)
         if kind != "show":
-            (self.generations if kind == "generation" else self.renderings).append(request)
+            {"generation": self.generations, "rendering": self.renderings, "load": self.loads}[kind].append(request)
         number = self._counts[kind]
         self._counts[kind] += 1
         self.arrival(number, kind).happen(request)
@@ -379,6 +385,8 @@ class ScriptedOllama:
     def _told(self, request: Request, kind: Kind) -> Step:
         if kind == "show":
             return self.shown or show(request.json, self.model)
+        if kind == "load":
+            return self.loaded or Words()
         speakers = [step for step in (*(self._scripts or [()])[0], *self.default) if isinstance(step, Speaker)]
         return self.rendered or _Rendering(speakers[0].mode_for(request.json) if speakers else "open")
 
@@ -446,4 +454,6 @@ def _kind(request: Request) -> Kind:
         return "show"
     if request.path.endswith("/api/chat") and b'"_debug_render_only"' in request.body:
         return "rendering" if request.json.get("_debug_render_only") else "generation"
+    if request.path.endswith("/api/chat") and re.search(rb'"messages":\s*\[\]', request.body):
+        return "load" if request.json.get("messages") == [] and request.json.get("stream") is False else "generation"
     return "generation"

@@ -1,4 +1,8 @@
-"""The model that the scripted Ollama has, and what its runner reads in a request."""
+"""The model that the scripted Ollama has, and what its runner reads in a request.
+
+When a request loads the model anew, and with which window, is written from ollama ``server/sched.go`` (``needsReload``,
+``effectiveContext``) and ``api/types.go`` (``Runner``).
+"""
 
 import collections
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +15,8 @@ from .template import END, HEADER, START, TEMPLATE, THOUGHT, THOUGHT_END, Change
 WINDOW = 131_072
 """Words of a window that no test fills by accident."""
 
+RUNNER_OPTIONS = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
+"""Options of the runner, besides ``num_ctx``: a request that differs in them loads the model anew."""
 
 RENDERINGS = 1000
 """The newest renderings that are remembered: more than there are replies at once."""
@@ -29,8 +35,12 @@ class Model:
     :ivar changes: what the renderer does to each message's text, :func:`.template.strip_end` for one.
     :ivar bos: the beginning token, with which every rendering begins and no raw prompt may.
     :ivar num_ctx: words of the window, if neither the request nor ``parameters`` says so.
-    :ivar context_length: words that the model was trained for.
+    :ivar context_length: words that the model was trained for; its window is never larger.
+    :ivar file_bytes: size of its files, as recorded.
+    :ivar token_bytes: memory of one word of its window: what the recorded model had beyond its files, by token.
     :ivar parameters: of its Modelfile; a ``num_ctx`` among them counts.
+    :ivar remote_host: where it runs, if it is one of the cloud. Then it is never loaded (``api/types.go``,
+        ``ShowResponse``).
     :ivar known: the names that Ollama knows; None: every name.
     """
 
@@ -39,10 +49,13 @@ class Model:
     bos: str = ""
     num_ctx: int = WINDOW
     context_length: int = WINDOW
+    file_bytes: int = 98_362_775
+    token_bytes: int = 27_134
     parameters: Mapping[str, Any] = field(default_factory=dict)
     template: str = TEMPLATE
     capabilities: Collection[str] = ("completion", "vision", "tools", "thinking")
     known: Collection[str] | None = None
+    remote_host: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,11 +64,13 @@ class Prompt:
 
     :ivar given: what it has said of this answer already, and goes on from.
     :ivar text: the whole prompt.
+    :ivar loaded_anew: whether the model was loaded for it.
     """
 
     given: str
     text: str
     window: int
+    loaded_anew: bool = False
 
     @cached_property
     def tokens(self) -> int:
@@ -82,21 +97,25 @@ class Runner:
     """The running model: what it was loaded with, and the renderings that it has been asked for.
 
     :ivar loaded: the model's name, its window and ``shift``. A request that differs in them loads the model anew.
+    :ivar options: the options of the runner that it was loaded with, besides ``num_ctx``.
     :ivar loads: what was loaded so far, in order.
     """
 
     model: Model = field(default_factory=Model)
     loaded: tuple[str, int, bool | None] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     loads: list[tuple[str, int, bool | None]] = field(default_factory=list)
     _heads: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=RENDERINGS))
 
     def load(self, request: Mapping[str, Any]) -> int:
         """Load the model if it is not loaded as the request wants it; return the size of its window."""
-        given = (request.get("options") or {}).get("num_ctx")
-        window = int(given or self.model.parameters.get("num_ctx") or self.model.num_ctx)
+        given = request.get("options") or {}
+        window = int(given.get("num_ctx") or self.model.parameters.get("num_ctx") or self.model.num_ctx)
+        window = min(window, self.model.context_length)
         wanted = (request["model"], window, request.get("shift"))
-        if self.loaded != wanted:
-            self.loaded = wanted
+        options = {name: given[name] for name in RUNNER_OPTIONS if given.get(name) is not None}
+        if not self.model.remote_host and (self.loaded, self.options) != (wanted, options):
+            self.loaded, self.options = wanted, options
             self.loads.append(wanted)
         return window
 
@@ -113,6 +132,7 @@ class Runner:
 
         :raises NoSuchPrompt: it is raw, and no rendering.
         """
+        loads = len(self.loads)
         window, said = self.load(request), ""
         if request.get("raw"):
             prompt = request["prompt"]
@@ -122,7 +142,7 @@ class Runner:
             said = _last_words(request["messages"]) if mode != "closed" else ""
         else:
             prompt = f"{request.get('system') or ''} {request['prompt']}"
-        return Prompt(said, prompt, window)
+        return Prompt(said, prompt, window, loaded_anew=len(self.loads) > loads)
 
     def _chat_prompt(
         self, messages: Sequence[Mapping[str, Any]], truncate: bool | None, window: int, mode: Mode

@@ -16,6 +16,9 @@ from .template import END, THOUGHT, Mode
 WORDS = 5
 """Words that ``Words`` says in all, if the request does not say."""
 
+MOST_WORDS = 1_000
+"""A larger ``num_predict`` is what remains of the window; no model says something until then."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -75,7 +78,7 @@ class Speaker(Step):
             limit, pieces, count = None, iter([Piece()]), prompt.cut
         else:
             limit, pieces, count = _limit(request, prompt), self._lines(request, prompt), prompt.tokens
-        taken = Taken(itertools.islice(pieces, limit), limit, count, _context(request))
+        taken = Taken(itertools.islice(pieces, limit), limit, count, _context(request), prompt.loaded_anew)
         if request.get("stream", True):
             await self._stream(answer, request, taken, signature)
         else:
@@ -118,6 +121,7 @@ class Taken:
     limit: int | None
     prompt_tokens: int
     context: Mapping[str, Any]
+    loaded_anew: bool
     count: int = 0
 
     def __iter__(self) -> Iterator[Piece]:
@@ -134,7 +138,9 @@ class Taken:
     @property
     def ending(self) -> dict[str, Any]:
         reason = "length" if self.count and self.count == self.limit else "stop"
-        figures = ending(max(self.prompt_tokens, 1), self.count, reason)  # the template's own are never nothing
+        figures = ending(
+            max(self.prompt_tokens, 1), self.count, reason, self.loaded_anew
+        )  # the template's own are never nothing
         return {"done": True, "done_reason": reason, **self.context, **figures}
 
 
@@ -143,16 +149,16 @@ class Words(Speaker):
     """A deterministic model: says ``w0 w1 w2 ...``, a word per line, five in all.
 
     Where it goes on, it goes on with the next word and ends with the same last one, so a reply that was cut and
-    continued reads as one that was not. With ``num_predict`` it says so many words more instead, without end if that
-    is negative.
+    continued reads as one that was not. With a small ``num_predict`` it says so many words more instead, without end if
+    that is negative; a larger one than :data:`MOST_WORDS` is a limit that it does not reach.
     """
 
     def pieces(self, given: str, request: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         if END in given:
             raise NoSuchPrompt(f"a prompt that was not cut where the words end: {given!r}")
         said = len(given.split())
-        limited = (request.get("options") or {}).get("num_predict") is not None
-        numbers = itertools.count(said) if limited else iter(range(said, WORDS))
+        wanted = (request.get("options") or {}).get("num_predict")
+        numbers = itertools.count(said) if wanted is not None and wanted <= MOST_WORDS else iter(range(said, WORDS))
         return ((number, f"w{number} ") for number in numbers)
 
 

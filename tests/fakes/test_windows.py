@@ -85,3 +85,25 @@ def test_a_request_with_other_options_of_the_runner_loads_the_model_anew(fake: S
     for more in ({}, {"options": {"temperature": 0}}, {"shift": False}, {"shift": False}, {"options": {"num_ctx": 9}}):
         post(fake, "/api/chat", messages=[words(1)], **more)
     assert fake.runner.loads == [("m", 20, None), ("m", 20, False), ("m", 9, None)]
+    for options in ({"num_ctx": 9, "num_batch": 8}, {"num_batch": 8, "num_ctx": 9}, {"num_ctx": 9, "num_batch": 4}):
+        post(fake, "/api/chat", messages=[words(1)], options=options)
+    assert fake.runner.loads[3:] == [("m", 9, None)] * 2
+
+
+def test_a_window_is_at_most_the_one_that_the_model_was_trained_for(fake: ScriptedOllama) -> None:
+    fake.model.context_length = 30
+    post(fake, "/api/chat", messages=[words(1)], options={"num_ctx": 100})
+    assert [one["context_length"] for one in loaded(fake)] == [30]
+    assert loaded(fake)[0]["size"] == fake.model.file_bytes + 30 * fake.model.token_bytes
+
+
+def test_an_answer_says_how_long_the_model_took_to_load(fake: ScriptedOllama) -> None:
+    took = [last(post(fake, "/api/chat", messages=[words(1)]))["load_duration"] for _ in range(2)]
+    assert took == [545_005_416, 11_000_000]
+
+
+def test_a_model_of_the_cloud_is_never_loaded(fake: ScriptedOllama) -> None:
+    fake.model.remote_host = "https://ollama.com:443"
+    post(fake, "/api/chat", messages=[words(1)])
+    assert loaded(fake) == []
+    assert post(fake, "/api/show").json()["remote_host"] == "https://ollama.com:443"

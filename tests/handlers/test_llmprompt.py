@@ -52,6 +52,28 @@ def test_the_body_reaches_ollama_unchanged(client: Client, ollama: ScriptedOllam
     assert (request.path, request.body) == ("/api/generate", body)
 
 
+def test_a_window_that_is_set_for_all_requests_is_sent_with_those_that_have_none(
+    start_chatterd: Callable[..., Program], ollama: ScriptedOllama
+) -> None:
+    bodies = {
+        b' {"model":"fake","x":[1.0, 12345678901234567890]}': b'{"model":"fake","x":[1.0, 12345678901234567890],'
+        b'"options":{"num_ctx":2048}}',
+        b'{"model":"fake","options":{"seed": 1.0}}': b'{"model":"fake","options":{"seed":1.0,"num_ctx":2048}}',
+        b'{"options":{"num_ctx": 99}, "model" :"fake"}': b'{"options":{"num_ctx": 99}, "model" :"fake"}',
+        b'{"model":"fake","options":[ ]}': b'{"model":"fake","options":[ ]}',
+        b'{"model":"fake"': b'{"model":"fake"',
+        b"[1, 2]": b"[1, 2]",
+        b"": b"",
+    }
+    with Client(start_chatterd(num_ctx=2048).url) as client:
+        for body, sent in bodies.items():
+            ollama.script(Whole(200, b"{}"))
+            response = client.http.post("/llmprompt", content=body, headers={"Content-Type": "application/json"})
+            assert response.status_code == 200
+            assert ollama.requests[-1].body == sent
+            assert int(ollama.requests[-1].headers["content-length"]) == len(sent)
+
+
 def test_an_empty_body_reaches_ollama(client: Client, ollama: ScriptedOllama) -> None:
     ollama.script(failure(400, "missing request body"))
     response = client.http.post("/llmprompt", headers={"Content-Type": "application/json"}, timeout=10)

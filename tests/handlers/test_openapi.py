@@ -266,6 +266,11 @@ def without_ollama(client: Client, ollama: ScriptedOllama, method: str, path: st
     return response
 
 
+def window_of_an_unknown_model(client: Client, ollama: ScriptedOllama) -> httpx.Response:
+    ollama.model.known = ["other"]
+    return client.http.get("/window?model=fake")
+
+
 def with_a_page_for_ollama(client: Client, ollama: ScriptedOllama, method: str, path: str) -> httpx.Response:
     ollama.probed = Whole(200, b"<title>Sign in</title>", "text/html")
     try:
@@ -329,6 +334,12 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
     ("listModels", "304"): lambda c, o: revalidate(c, "/models"),
     ("listModels", "502"): lambda c, o: with_a_page_for_ollama(c, o, "GET", "/models"),
     ("listModels", "503"): lambda c, o: without_ollama(c, o, "GET", "/models"),
+    ("getWindow", "200"): lambda c, o: c.http.get("/window?model=fake"),
+    ("getWindow", "304"): lambda c, o: revalidate(c, "/window?model=fake"),
+    ("getWindow", "400"): lambda c, o: c.http.get("/window?model=%ff"),
+    ("getWindow", "404"): lambda c, o: window_of_an_unknown_model(c, o),
+    ("getWindow", "422"): lambda c, o: c.http.get("/window"),
+    ("getWindow", "503"): lambda c, o: without_ollama(c, o, "GET", "/window?model=fake"),
     ("getHealth", "200"): lambda c, o: c.http.get("/healthz"),
     ("getHealth", "304"): lambda c, o: revalidate(c, "/healthz"),
     ("getReadiness", "200"): lambda c, o: c.http.get("/readyz"),

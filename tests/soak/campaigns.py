@@ -6,7 +6,16 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.soak import abuse, database_faults, embedded_deaths, grammar, large_bodies, ollama_deaths, plain_clients
+from tests.soak import (
+    abuse,
+    database_faults,
+    embedded_deaths,
+    grammar,
+    large_bodies,
+    ollama_deaths,
+    plain_clients,
+    window_kills,
+)
 from tests.soak.results import Result, judge
 from tests.soak.site import DRAIN, Site
 from tests.soak.traffic import RHYTHM, Plan, Traffic, inject, refusals
@@ -122,6 +131,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], in
     "kill-old-ollama": (ollama_deaths.kill_old_ollama, 10),
     "kill-runner": (ollama_deaths.kill_runner, 20),
     "kill-servers-modes": (ollama_deaths.kill_servers, 20),
+    "kill-servers-window": (window_kills.kill_servers, 20),
     "kill-all": (ollama_deaths.kill_all, 20),
     "kill-embedded": (embedded_deaths.kill_embedded, 20),
     "kill-embedded-batched": (embedded_deaths.kill_embedded_batched, 20),

@@ -14,6 +14,11 @@ from tests.soak.viewer import Seen
 RHYTHM = 1.0
 """Seconds after a fault within which a viewer's connection counts as broken by it."""
 
+LETTERS = "abcdefghij"
+"""Digits of numbers in words that consist of letters only."""
+
+DIGITS = str.maketrans(LETTERS, "0123456789")
+
 WINDOW = 30.0
 """Seconds after a fault, up to the next one, in which a viewer's longest pause is attributed to it."""
 
@@ -75,7 +80,7 @@ async def judge(title: str, seen: Sequence[Seen], database_url: str) -> Result:
     words, wrong = Count(), []
     for one in seen:
         erred = any(event.error is not None for event in one.events)
-        said = [int(word.removeprefix("w")) for word in one.text.split()]
+        said = [int(word.removeprefix("w").translate(DIGITS)) for word in one.text.split()]
         wanted = max(said, default=-1) + 1 if erred else one.words
         words.add(said, wanted)
         if said != list(range(wanted)):
@@ -125,7 +130,7 @@ async def _compare(seen: Sequence[Seen], database_url: str) -> tuple[dict[str, i
     connection = await asyncpg.connect(database_url)
     try:
         replies = await connection.fetch(
-            "SELECT replies.id, replies.status, replies.appid, chatts.message FROM replies "
+            "SELECT replies.id, replies.status, replies.idempotency_key, chatts.message FROM replies "
             "LEFT JOIN chatts ON chatts.id = replies.id"
         )
         logs = await connection.fetch(
@@ -140,7 +145,7 @@ async def _compare(seen: Sequence[Seen], database_url: str) -> tuple[dict[str, i
     messages = {row["id"]: row["message"] for row in replies}
     log_of = {row["reply"]: row for row in logs}
     wrong = [f"{one.name}: {what}" for one in seen if one.path and (what := _difference(one, messages, log_of))]
-    names = [row["appid"] for row in replies]
+    names = [row["idempotency_key"] for row in replies if row["idempotency_key"]]
     if len(names) != len(set(names)):
         wrong.append(f"{len(names) - len(set(names))} prompts were answered twice")
     return statuses, wrong

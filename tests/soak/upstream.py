@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from tests.balancers import OllamaBalancer
-from tests.fakes.ollama import Prompt, ScriptedOllama, Words
+from tests.fakes.ollama import Prompt, Request, ScriptedOllama, Words
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -75,6 +75,11 @@ class InProcess(Upstream):
         self._ollama = ScriptedOllama()
         self._words = model(pause=pause)
         self.asked = self._words.asked
+
+    @property
+    def generations(self) -> list[Request]:
+        """The requests for text, as they came."""
+        return self._ollama.generations
 
     def start(self, ports: Sequence[int]) -> None:
         self._ollama.__enter__()

@@ -195,6 +195,7 @@ ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
         check_ok,
     ),
     "list the models": ("listModels", lambda c, a: c.http.get("/models"), check_ok),
+    "a model's window": ("getWindow", lambda c, a: c.http.get("/window?model=fake"), check_ok),
     "who am I": ("whoAmI", lambda c, a: c.http.get("/sign-in/me"), check_ok),
 }
 

@@ -307,11 +307,12 @@ def test_the_limit_of_tokens_holds_for_the_whole_reply(client: Client, ollama: S
 
 
 def test_a_conversation_that_exceeds_the_window_is_shortened_by_ollama(client: Client, ollama: ScriptedOllama) -> None:
+    """If the client wants it."""
     ollama.model = Model(num_ctx=15)
     ollama.default = (Text("one two three"),)
-    client.ask("many words " * 6)
+    client.ask("many words " * 6, truncate=True)
     ollama.deaths = {1: Death(1, RunnerDies())}
-    assert said(client.ask("hi")) == "one two three"
+    assert said(client.ask("hi", truncate=True)) == "one two three"
     too_long, shortened = ollama.generations[2:]
     assert "many words" in too_long.json["prompt"] and "many words" not in shortened.json["prompt"]
 
@@ -320,7 +321,7 @@ def test_a_reply_that_fills_the_window_is_interrupted(client: Client, ollama: Sc
     ollama.model = Model(num_ctx=3)
     ollama.default = (Text("one two three four"),)
     ollama.deaths = {0: Death(3, RunnerDies())}
-    assert "context window holds 3" in error(client.ask("hi"))
+    assert "model's window holds 3" in error(client.ask("hi"))
 
 
 # It ends in time.

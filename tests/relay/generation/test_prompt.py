@@ -31,7 +31,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-names = st.text(max_size=6).filter(lambda name: name not in ("model", "messages", "appID"))
+names = (st.text(max_size=6) | st.just("truncate")).filter(lambda name: name not in ("model", "messages", "appID"))
 
 
 def make_prompt(options: bytes) -> Prompt:
@@ -51,7 +51,7 @@ def test_request_has_the_clients_fields_and_the_messages(
         {"role": message.role, "content": message.content} | ujson.loads(message.extra or "{}")
         for message in conversation
     ]
-    assert body == options
+    assert body == {"truncate": False} | options
 
 
 def test_clients_fields_are_passed_on_unchanged() -> None:

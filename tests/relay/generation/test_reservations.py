@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -11,10 +12,12 @@ from db import reply_begin
 from db.messages import Message
 from db.reply_begin import NewReply
 from relay import factory
+from relay.generation import generation
+from relay.generation.attempt import OllamaCall
+from relay.generation.continuation import next_call
+from relay.generation.outcome import AttemptResult
 from relay.generation.prompt import Prompt
 from relay.memory_budget import MemoryBudget
-from relay.ollama.client import OllamaClient
-from relay.ollama.upstreams import Upstreams
 from relay.service import ReplyService
 from relay.stream.cursor import Cursor
 from settings import Settings
@@ -31,21 +34,9 @@ class Process:
     :ivar memory: for requests to Ollama.
     """
 
-    def __init__(self, replies: ReplyService, upstreams: "StoppingUpstreams", memory: MemoryBudget) -> None:
+    def __init__(self, replies: ReplyService, memory: MemoryBudget) -> None:
         self.replies = replies
-        self.upstreams = upstreams
         self.memory = memory
-
-
-class StoppingUpstreams(Upstreams):
-    """Upstreams that call a function in the moment in which a reply chooses one of them."""
-
-    on_choice: Callable[[], Awaitable[object]] | None = None
-
-    async def acquire_to_resume(self, model: str) -> OllamaClient:
-        if self.on_choice:
-            await self.on_choice()
-        return await super().acquire_to_resume(model)
 
 
 def play(
@@ -65,11 +56,10 @@ def play(
         settings = Settings(database_url=url, max_total_body_bytes=10 * SIZE)
         async with (
             asyncio.timeout(30),
-            open_service(ollama, settings, StoppingUpstreams) as (replies, upstreams, other),
+            open_service(ollama, settings) as (replies, _, other),
         ):
-            assert isinstance(upstreams, StoppingUpstreams)
             [memory] = budgets
-            await act(Process(replies, upstreams, memory), other)
+            await act(Process(replies, memory), other)
             assert memory.used == 0
 
     monkeypatch.setattr(factory, "MemoryBudget", create_budget)
@@ -118,11 +108,12 @@ def test_a_reply_that_is_stopped_while_its_request_is_made_gives_the_memory_back
     async def act(at: Process, other: asyncpg.Connection) -> None:
         new = NewReply(uuid4(), "", "c", "fake", "{}", 1, None, [Message("user", "x" * SIZE)], 0, 0)
 
-        async def stop() -> None:
+        async def stop(*arguments: Any) -> OllamaCall | AttemptResult:
             assert at.memory.used > SIZE
             assert await at.replies.stop("", new.id)
+            return await next_call(*arguments)
 
-        at.upstreams.on_choice = stop
+        monkeypatch.setattr(generation, "next_call", stop)
         await reply_begin.begin(other, [new])  # by a process that does not live
         await at.replies.adopt_from_dead(always_search=True)
         await end_of(await at.replies.follow("", new.id, 0))

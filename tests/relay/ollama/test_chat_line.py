@@ -215,7 +215,8 @@ def test_a_chat_line_that_chatterd_adds_has_ollamas_format(reason: str | None) -
     ],
 )
 def test_valid_token_counts_of_the_last_line_are_returned(last: bytes, counts: tuple[int, int]) -> None:
-    assert chat_line.tokens(last) == counts
+    usage = chat_line.usage(last)
+    assert (usage.prompt_eval_count, usage.eval_count) == counts
 
 
 def with_calls(calls: bytes) -> bytes:

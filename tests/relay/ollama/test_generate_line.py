@@ -26,7 +26,8 @@ def test_last_line_keeps_its_counts_in_order() -> None:
     converted = as_chat_line(RECORDED_LAST)
     assert converted == RECORDED_LAST.replace(b'"response":""', b'"message":{"role":"assistant","content":""}')
     assert chat_line.read(converted).done
-    assert chat_line.tokens(converted) == (35, 12)
+    usage = chat_line.usage(converted)
+    assert (usage.prompt_eval_count, usage.eval_count) == (35, 12)
 
 
 def test_half_a_surrogate_pair_is_kept() -> None:

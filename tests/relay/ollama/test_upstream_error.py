@@ -14,6 +14,7 @@ from relay.ollama.upstream_error import (
     is_runner_failure,
     may_refuse_a_message,
     readable,
+    window_figures,
 )
 
 
@@ -33,10 +34,19 @@ TOO_LONG = refusal(
     n_prompt_tokens=1510,
     n_ctx=512,
 )
+SHORTEN = "Shorten it, begin a new conversation, or choose a larger window (num_ctx)."
 TOO_LONG_SENTENCE = (
-    "The conversation has 1,510 tokens, and the model's context window holds 512. "
-    "Shorten it, or set a larger context length (num_ctx)."
+    "The conversation is too long for the model: it has 1,510 tokens (words and parts of words), and the model's "
+    f"window holds 512. {SHORTEN}"
 )
+WITHOUT_FIGURES_SENTENCE = f"The conversation is too long for the model's window. {SHORTEN}"
+TOO_LONG_MAP = "map[code:400 message:too long n_ctx:512 n_prompt_tokens:1510 type:exceed_context_size_error]"
+TOO_LONG_BEFORE_0_30 = "the input length exceeds the context length"
+TOO_LONG_WITHOUT_SHIFT = (
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
+    "context length in settings, or use a model with a longer context length"
+)
+"""As recorded: tests/fakes/recordings.jsonl."""
 SCHEMA = 'Field \'json_schema\': JSON schema conversion failed:\nUnrecognized schema: {"type":"nonsense"}'
 STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
@@ -61,7 +71,9 @@ RUNNING = "an error was encountered while running the model: "
             "llama-server chat error: map[code:500 message:no slot [1] type:server_error]",
             "llama-server chat error: no slot [1]",
         ),
-        ("map[code:400 message:too long n_ctx:512 n_prompt_tokens:1510 type:exceed_context_size_error]", "too long"),
+        (f"error: {TOO_LONG_MAP}", TOO_LONG_SENTENCE),
+        (TOO_LONG, TOO_LONG_SENTENCE),
+        (TOO_LONG_BEFORE_0_30, WITHOUT_FIGURES_SENTENCE),
         ('{"error":{"code":400}}', '{"error":{"code":400}}'),
         ('{"error":{"message":""}}', '{"error":{"message":""}}'),
         ('{"error":"', '{"error":"'),
@@ -86,8 +98,9 @@ def test_the_json_inside_an_error_is_opened(text: str, message: str) -> None:
         (400, body(refusal(SCHEMA)), f"{SCHEMA} (Ollama answered 400 Bad Request)"),
         (400, body(TOO_LONG), TOO_LONG_SENTENCE),
         (400, body(json.dumps({"error": TOO_LONG})), TOO_LONG_SENTENCE),
-        (400, body({"type": "exceed_context_size_error"}), "{'type':'exceed_context_size_error'} (Ollama answered 400 "
-         "Bad Request)"),
+        (400, body({"type": "exceed_context_size_error"}), WITHOUT_FIGURES_SENTENCE),
+        (400, body(TOO_LONG_BEFORE_0_30), WITHOUT_FIGURES_SENTENCE),
+        (400, body(TOO_LONG_WITHOUT_SHIFT), WITHOUT_FIGURES_SENTENCE),
         (500, body('option "temperature" must be of type float32'), "Ollama rejected the request: option 'temperature' "
          "must be of type float32"),
         (500, body('invalid format: "x"; expected "json" or a valid JSON Schema object'), "Ollama rejected the "
@@ -102,6 +115,31 @@ def test_the_json_inside_an_error_is_opened(text: str, message: str) -> None:
 )  # fmt: skip
 def test_an_error_response_becomes_a_sentence(status: int, answer: bytes, sentence: str) -> None:
     assert describe(status, answer).replace('"', "'") == sentence.replace('"', "'")
+
+
+@pytest.mark.parametrize(
+    ("answer", "figures"),
+    [
+        (body(TOO_LONG), (1510, 512)),
+        (body(json.dumps({"error": TOO_LONG})), (1510, 512)),
+        (TOO_LONG.encode(), (1510, 512)),
+        (body(TOO_LONG_MAP), (1510, 512)),
+        (body(refusal("request (9 tokens) exceeds the available context size (8 tokens)",
+                      type="exceed_context_size_error")), (9, 8)),
+        (body(TOO_LONG.replace("512", "0")), None),
+        (body(TOO_LONG.replace("1510", "1" * 5_000)), None),
+        (body({"type": "exceed_context_size_error"}), None),
+        (body(TOO_LONG_BEFORE_0_30), None),
+        (body(TOO_LONG_WITHOUT_SHIFT), None),
+        (body("n_prompt_tokens: 2, n_ctx: 1"), None),
+        (b"\xff", None),
+        (b"", None),
+    ],
+)  # fmt: skip
+def test_the_figures_of_a_prompt_that_exceeds_the_window_are_read(
+    answer: bytes, figures: tuple[int, int] | None
+) -> None:
+    assert window_figures(answer) == figures
 
 
 SIGN_IN = b'{"error":"unauthorized","signin_url":"https://ollama.com/connect?name=laptop&key=c3NoLWVkMjU1MTk"}'

@@ -1,0 +1,275 @@
+"""Keeps how many tokens the windows of models hold, as far as that is known, and asks Ollama if it is not."""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from time import monotonic
+
+import msgspec
+
+from errors import ChatterdError
+from relay.ollama.client import CHAT, OllamaClient
+from relay.window import model_facts
+from relay.window.model_facts import LoadedModel, ModelDescription
+from relay.window.request_options import load_body, num_ctx_of
+from settings import Settings
+
+log = logging.getLogger("chatterd.relay")
+
+MAX_MODELS = 256
+"""Models whose windows are kept, the ones used last."""
+
+MAX_WINDOWS = 16
+"""Windows that are kept of one model, one for each ``num_ctx`` that requests have, the ones found last."""
+
+MAX_IDLE = 240.0
+"""Seconds without use after which a model's windows are forgotten. An Ollama unloads a model after 5 minutes by default
+(ollama ``envconfig/config.go``, ``KeepAlive``), and may load it with another window: its default depends on memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReport:
+    """What is known of a model's window.
+
+    :ivar window: tokens that it holds, for a request that does not set it.
+    :ivar trained: tokens of the longest window that the model was trained for.
+    :ivar loaded: whether the model is loaded.
+    :ivar memory_bytes: of the loaded model, on processors and graphics cards together.
+    :ivar bytes_per_token: memory of one token of its window, about.
+    """
+
+    window: int | None
+    trained: int | None
+    loaded: bool = False
+    memory_bytes: int | None = None
+    bytes_per_token: int | None = None
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of one model of one Ollama.
+
+    :ivar windows: the window for each ``num_ctx`` of requests; None: for those without.
+    """
+
+    used_at: float = field(default_factory=monotonic)
+    windows: OrderedDict[int | None, int] = field(default_factory=OrderedDict)
+    trained: int | None = None
+
+    def known(self, num_ctx: int | None) -> int | None:
+        found = self.windows.get(num_ctx) or num_ctx
+        return min(found, self.trained or found) if found else None
+
+    def keep(self, num_ctx: int | None, window: int) -> None:
+        self.windows[num_ctx] = window
+        self.windows.move_to_end(num_ctx)
+        if len(self.windows) > MAX_WINDOWS:
+            self.windows.popitem(last=False)
+
+
+@dataclass(slots=True)
+class _Question:
+    """A question to Ollama, and how many callers wait for its answer."""
+
+    task: "asyncio.Task[int | None]"
+    callers: int = 0
+
+
+_Key = tuple[str, str]
+
+
+class ModelWindows:
+    """The windows of models, for each Ollama. One instance for a process.
+
+    A window is what a request would get: the ``num_ctx`` of the request, else ``--num-ctx``, else that of the loaded
+    model or of its Modelfile, and never more than the model was trained for (ollama ``server/sched.go``,
+    ``effectiveContext``).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._questions: dict[tuple[_Key, int | None, bool], _Question] = {}
+
+    def known(self, ollama: OllamaClient, model: str, num_ctx: int | None) -> int | None:
+        """Return the tokens of a window, without asking Ollama; None if they are not known.
+
+        :param num_ctx: of the request, if it has one.
+        """
+        num_ctx = self._effective(num_ctx)
+        entry = self._use(_key(ollama, model))
+        return entry.known(num_ctx) if entry else num_ctx
+
+    async def find(
+        self, ollama: OllamaClient, model: str, request: str, conversation_key: str, load: bool
+    ) -> int | None:
+        """Ask Ollama for the tokens of a window. Callers that ask for the same at the same time share one question,
+        which ends with the last of them.
+
+        :param request: the JSON object of the request for a reply, without messages.
+        :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`; of callers that share a question,
+            the first one's.
+        :param load: whether to load the model if nothing else tells.
+        :returns: None if they cannot be known.
+        """
+        num_ctx = self._effective(_num_ctx(request))
+        key = (_key(ollama, model), num_ctx, load)
+        question = self._questions.get(key)
+        if question is None:
+            asking = self._find(ollama, model, num_ctx, request if load else None, conversation_key)
+            question = self._questions[key] = _Question(asyncio.create_task(asking))
+        question.callers += 1
+        try:
+            return await asyncio.shield(question.task)
+        finally:
+            question.callers -= 1
+            if not question.callers:
+                question.task.cancel()  # without effect once it is done
+                if self._questions.get(key) is question:
+                    del self._questions[key]
+
+    def is_asked(self, ollama: OllamaClient, model: str) -> bool:
+        """Return whether Ollama is being asked for a window of a model."""
+        key = _key(ollama, model)
+        return any(question[0] == key for question in self._questions)
+
+    def observe(self, ollama: OllamaClient, model: str, window: int, num_ctx: int | None = None) -> None:
+        """Note the window of a model, which Ollama has named in an error.
+
+        :param window: tokens.
+        :param num_ctx: of the request, if it has one.
+        """
+        self._get(_key(ollama, model)).keep(self._effective(num_ctx), window)
+
+    def on_loaded(self, ollama: OllamaClient, model: str) -> None:
+        """Forget the windows of a model that was loaded anew: it may have another one."""
+        if entry := self._use(_key(ollama, model)):
+            entry.windows.clear()
+
+    async def report(self, ollama: OllamaClient, model: str) -> WindowReport | None:
+        """Ask Ollama what is to be shown of a model's window.
+
+        :returns: None if Ollama does not have the model.
+        :raises UpstreamUnreachable: Ollama does not answer.
+        """
+        key, num_ctx = _key(ollama, model), self._effective(None)
+        loaded = await model_facts.find_loaded(ollama, model)
+        status, description = await _describe(ollama, model)
+        if loaded is None and status == HTTPStatus.NOT_FOUND:
+            return None
+        described = self._from_description(key, num_ctx, description)
+        if loaded is None:
+            return WindowReport(described, description.trained)
+        window = self._from_loaded(key, num_ctx, loaded) or described or loaded.window
+        memory = model_facts.bytes_per_token(loaded, await model_facts.find_file_bytes(ollama, model))
+        return WindowReport(window, description.trained, True, loaded.memory_bytes, memory)
+
+    async def _find(
+        self, ollama: OllamaClient, model: str, num_ctx: int | None, to_load: str | None, conversation_key: str
+    ) -> int | None:
+        """Ask for a window.
+
+        :param to_load: the request with whose options the model is loaded if nothing else tells.
+        """
+        key = _key(ollama, model)
+        try:
+            loaded = await model_facts.find_loaded(ollama, model, conversation_key)
+            if window := self._from_loaded(key, num_ctx, loaded):
+                return window
+            _, description = await _describe(ollama, model, conversation_key)
+            if window := self._from_description(key, num_ctx, description):
+                return window
+            if to_load and await self._load(ollama, to_load, conversation_key):
+                loaded = await model_facts.find_loaded(ollama, model, conversation_key)
+                if loaded and loaded.window:
+                    self._get(key).keep(num_ctx, loaded.window)
+        except ChatterdError as error:
+            log.debug("The window of %s is not known: %s", model, error)
+            return num_ctx
+        return loaded.window if loaded else None
+
+    def _from_loaded(self, key: _Key, num_ctx: int | None, loaded: LoadedModel | None) -> int | None:
+        """Return the window of a model as it is loaded, and keep it; None if a request would load the model anew.
+
+        One without ``num_ctx`` would do that if a request with this window has loaded the model.
+        """
+        if loaded is None or loaded.window is None:
+            return None
+        entry = self._use(key)
+        if num_ctx is None and entry and entry.windows.get(None) != loaded.window and loaded.window in entry.windows:
+            return None
+        if num_ctx is not None and loaded.window != num_ctx:
+            return None
+        entry = entry or self._get(key)
+        entry.keep(num_ctx, loaded.window)
+        return loaded.window
+
+    def _from_description(self, key: _Key, num_ctx: int | None, description: ModelDescription) -> int | None:
+        """Return the window that a request would load a model with, and keep it; None if this is not said."""
+        window = num_ctx or description.num_ctx or (description.trained if description.remote else None)
+        if description == ModelDescription():
+            return window
+        entry = self._get(key)
+        entry.trained = description.trained
+        if window is not None:
+            window = min(window, description.trained or window)
+            entry.keep(num_ctx, window)
+        return window
+
+    async def _load(self, ollama: OllamaClient, request: str, conversation_key: str) -> bool:
+        """Load a model as a request would; return whether Ollama says that it did.
+
+        :raises ChatterdError: Ollama cannot be reached, or the connection broke.
+        """
+        try:
+            body = load_body(request, self._settings.num_ctx)
+            status, _ = await ollama.post(CHAT, body, self._settings.first_line_timeout, conversation_key)
+        except (msgspec.MsgspecError, TimeoutError):
+            return False
+        return status == 200
+
+    def _effective(self, num_ctx: int | None) -> int | None:
+        return num_ctx or self._settings.num_ctx or None
+
+    def _use(self, key: _Key) -> _Entry | None:
+        """Return what is known of a model; None if that is nothing, or too old."""
+        entry, now = self._entries.get(key), monotonic()
+        if entry is None:
+            return None
+        if now - entry.used_at > MAX_IDLE:
+            del self._entries[key]
+            return None
+        entry.used_at = now
+        self._entries.move_to_end(key)
+        return entry
+
+    def _get(self, key: _Key) -> _Entry:
+        """Return what is known of a model, from now on at least that it exists."""
+        entry = self._use(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry()
+            if len(self._entries) > MAX_MODELS:
+                self._entries.popitem(last=False)
+        return entry
+
+
+def _key(ollama: OllamaClient, model: str) -> _Key:
+    return ollama.url, model_facts.full_name(model)
+
+
+def _num_ctx(request: str) -> int | None:
+    try:
+        return num_ctx_of(msgspec.json.decode(request, type=dict[str, msgspec.Raw]))
+    except msgspec.MsgspecError:
+        return None
+
+
+async def _describe(ollama: OllamaClient, model: str, conversation_key: str = "") -> tuple[int, ModelDescription]:
+    """Ask what a model is. No answer is an empty description: the connections to Ollama may all be in use."""
+    try:
+        return await model_facts.describe(ollama, model, conversation_key)
+    except (ChatterdError, TimeoutError) as error:
+        log.debug("Ollama did not describe %s: %s", model, error)
+        return 0, ModelDescription()

@@ -1,0 +1,248 @@
+"""A conversation that outgrows its model's window: cut in blocks, in all processes alike, and said."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.client import Client, Event
+from tests.database import eventually, rows
+from tests.fakes.ollama import Model, ScriptedOllama, Text, failure
+from tests.program import Program
+
+WINDOW = 400
+"""Words that the scripted model holds."""
+
+
+@pytest.fixture(autouse=True)
+def _small_window(ollama: ScriptedOllama) -> Iterator[None]:
+    model, ollama.model = ollama.model, Model(num_ctx=WINDOW)
+    ollama.default = (Text("one two three four five"),)
+    yield
+    ollama.model = model
+
+
+def words(count: int, turn: int = 0) -> str:
+    """Return words, other ones in each turn, of which a tokenizer makes about one token each."""
+    return " ".join(f"wo{chr(97 + turn % 26)}d{chr(97 + turn // 26)}" for _ in range(count))
+
+
+def sent(ollama: ScriptedOllama) -> list[list[dict[str, Any]]]:
+    """Return the messages of each request that was to be answered."""
+    return [request.json["messages"] for request in ollama.generations if request.json["messages"]]
+
+
+def size(messages: list[dict[str, Any]]) -> int:
+    return sum(len(message["content"].split()) for message in messages)
+
+
+def say(client: Client, *contents: str, **fields: Any) -> list[Event]:
+    events = client.ask(*contents, **fields)
+    assert [event.name for event in events if event.name == "error"] == []
+    return events
+
+
+def talk(client: Client, turns: int, first: int = 0) -> None:
+    for turn in range(first, first + turns):
+        say(client, words(30, turn))
+
+
+def blocks(requests: list[list[dict[str, Any]]]) -> list[list[list[dict[str, Any]]]]:
+    """Split requests where the beginning of the conversation changes."""
+    result = [[requests[0]]]
+    for before, after in pairwise(requests):
+        if after[: len(before)] == before:
+            result[-1].append(after)
+        else:
+            result.append([after])
+    return result
+
+
+def test_a_conversation_is_cut_in_blocks_and_never_by_ollama(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.model = Model(num_ctx=3 * WINDOW)
+    say(client, messages=[{"role": "system", "content": "rules"}, {"role": "user", "content": "hi"}])
+    talk(client, 60)
+    requests = sent(ollama)
+    assert all(message[0] == {"role": "system", "content": "rules"} for message in requests)
+    assert all(messages[1]["role"] == "user" for messages in requests)
+    assert 3 * WINDOW / 2 < max(map(size, requests)) < 3 * WINDOW  # none was refused
+    found = blocks(requests)
+    assert len(found) >= 4
+    for block in found[1:-1]:
+        assert len(block) >= 5  # turns in which nothing changes at the beginning
+        assert 3 * WINDOW / 3 < size(block[0]) <= 3 * WINDOW * 0.6
+    assert all(request.json["truncate"] is False and "shift" not in request.json for request in ollama.generations)
+
+
+def test_a_cut_holds_in_other_processes_and_after_a_crash(
+    start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
+) -> None:
+    ollama.model = Model(num_ctx=3 * WINDOW)  # so large that the next turns do not fill it again
+    programs = [start_chatterd(database_url=database_url) for _ in range(2)]
+    with Client(programs[0].url) as client:
+        talk(client, 29)
+        context = client.history()["context"]
+        assert context["left_out"] > 0
+        eventually("what was learned is stored", lambda: rows(database_url, "SELECT FROM token_estimates"))
+        with Client(programs[1].url, appid=client.appid) as other:
+            talk(other, 1, first=29)
+            programs[0].kill()
+            assert other.history()["context"]["from"] == context["from"]
+            talk(other, 1, first=30)
+    with Client(start_chatterd(database_url=database_url).url, appid=client.appid) as again:
+        say(again, "one more")
+        assert again.history()["context"]["from"] == context["from"]
+    requests = sent(ollama)
+    assert requests[-1][: len(requests[-4])] == requests[-4]
+
+
+def test_the_history_says_what_was_sent(client: Client, ollama: ScriptedOllama) -> None:
+    say(client, "one two three")
+    context = client.history()["context"]
+    assert (context["model"], context["from"], context["messages"], context["left_out"]) == ("fake", None, 1, 0)
+    assert (context["tokens"], context["estimated"]) == (3 + 5, False)
+    talk(client, 14)
+    context = client.history()["context"]
+    assert context["window"] == WINDOW
+    seqs = [message["seq"] for message in client.history(limit=500)["messages"]]
+    assert context["from"] in seqs
+    assert context["left_out"] == seqs.index(context["from"])
+    assert context["messages"] == len(sent(ollama)[-1]) == len(seqs) - 1 - context["left_out"]
+    assert context["tokens"] == size(sent(ollama)[-1]) + 5
+
+
+def test_an_answer_ends_where_the_window_does(client: Client, ollama: ScriptedOllama) -> None:
+    talk(client, 2)
+    say(client, "hi", options={"num_predict": 7})
+    say(client, "hi", options={"temperature": 0})
+    of_client, bounded = (request.json["options"] for request in ollama.generations[-2:])
+    assert of_client == {"num_predict": 7}
+    assert bounded["temperature"] == 0
+    assert WINDOW / 2 < bounded["num_predict"] + size(sent(ollama)[-1]) <= WINDOW
+
+
+def test_another_window_or_model_has_a_cut_of_its_own(client: Client, ollama: ScriptedOllama) -> None:
+    talk(client, 14)
+    whole = len(client.history(limit=500)["messages"])
+    assert client.history()["context"]["left_out"] > 0
+    say(client, "hi", options={"num_ctx": 4_000})
+    assert client.history()["context"] | {"tokens": 0} == {
+        "model": "fake",
+        "from": None,
+        "messages": whole + 1,
+        "left_out": 0,
+        "tokens": 0,
+        "estimated": False,
+        "window": 4_000,
+    }
+    assert len(sent(ollama)[-1]) == whole + 1
+    say(client, "hi")
+    assert client.history()["context"]["left_out"] > 0
+    say(client, "hi", model="other")
+    assert client.history()["context"]["model"] == "other"
+    say(client, "hi")
+    assert client.history()["context"]["model"] == "fake"
+
+
+def test_after_a_deletion_the_conversation_is_cut_anew(client: Client, ollama: ScriptedOllama) -> None:
+    talk(client, 14)
+    first = client.history()["context"]["from"]
+    messages = client.history(limit=500)["messages"]
+    before = messages[[message["seq"] for message in messages].index(first) - 2]
+    assert client.http.delete("/llmchat", params={"appID": client.appid, "from": before["seq"]}).status_code == 204
+    say(client, "hi")
+    context = client.history()["context"]
+    assert (context["from"], context["left_out"]) == (None, 0)
+    assert sent(ollama)[-1][0]["content"] == words(30, 0)
+
+
+def test_a_prompt_that_exceeds_the_window_alone_is_said_and_not_sent_again(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    talk(client, 3)
+    [error] = client.ask(words(WINDOW + 50))
+    assert error.json["code"] == "context_exceeded"
+    assert "Later prompts are answered without it." in error.json["error"] and f"holds {WINDOW}" in error.json["error"]
+    talk(client, 1, first=3)
+    assert [message["content"] for message in sent(ollama)[-1] if message["role"] == "user"] == [
+        words(30, turn) for turn in range(4)
+    ]
+    marked = [message["content"] for message in client.history()["messages"] if message.get("left_out")]
+    assert marked == [words(WINDOW + 50)]
+
+
+def test_a_client_that_wants_to_be_asked_is_asked(client: Client, ollama: ScriptedOllama) -> None:
+    talk(client, 7)
+    count = len(ollama.generations)
+    turn = 7
+    while (events := client.ask(words(30, turn), context_full="stop"))[-1].name != "error":
+        turn += 1
+    assert events[-1].json["code"] == "context_full"
+    assert len(ollama.generations) == count + turn - 7
+    assert all("context_full" not in request.json for request in ollama.generations)
+    say(client, words(30, turn), context_full="cut")
+    assert client.history()["context"]["left_out"] > 0
+    assert [content for _, content in client.messages()].count(words(30, turn)) == 1
+
+
+def test_a_refused_prompt_corrects_the_estimate_and_nothing_of_it_is_shown(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    talk(client, 2)
+    ollama.script(
+        failure(
+            400,
+            '{"error":{"code":400,"message":"request (900 tokens) exceeds the available context size (400 tokens), try '
+            'increasing it","type":"exceed_context_size_error","n_prompt_tokens":900,"n_ctx":400}}',
+        )
+    )
+    say(client, "hi")
+    assert len(sent(ollama)[-1]) < len(sent(ollama)[-2])
+    assert client.history()["context"]["left_out"] > 0
+
+
+def test_a_prompt_that_is_refused_again_and_again_ends(client: Client, ollama: ScriptedOllama) -> None:
+    talk(client, 2)
+    refusal = failure(400, "the input length exceeds the context length")
+    for _ in range(3):
+        ollama.script(refusal)
+    [error] = client.ask("hi")
+    assert "window" in error.json["error"]
+    say(client, "hi again")
+
+
+def test_a_call_and_its_result_are_never_separated(client: Client, ollama: ScriptedOllama) -> None:
+    for turn in range(12):
+        call = {"function": {"name": "look", "arguments": {"b": turn, "a": 1}}}
+        say(
+            client,
+            messages=[
+                {"role": "user", "content": words(15, turn)},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "content": words(20), "tool_name": "look"},
+            ],
+        )
+    assert client.history()["context"]["left_out"] > 0
+    for messages in sent(ollama):
+        assert messages[0]["role"] == "user"
+
+
+def test_what_a_client_lets_ollama_cut_is_sent_whole(client: Client, ollama: ScriptedOllama) -> None:
+    talk(client, 14)
+    whole = len(client.history(limit=500)["messages"])
+    say(client, "hi", truncate=True)
+    assert len(sent(ollama)[-1]) == whole + 1
+    assert ollama.generations[-1].json["truncate"] is True
+    assert "num_predict" not in ollama.generations[-1].json.get("options", {})
+
+
+def test_a_continued_answer_is_cut_like_a_prompt(client: Client, ollama: ScriptedOllama) -> None:
+    talk(client, 8)
+    ollama.default = (Text(words(30)),)
+    say(client, words(30, 99), options={"num_predict": 10})
+    before = client.history()["context"]
+    say(client, messages=[])
+    assert client.messages()[-1] == ("assistant", words(30))
+    assert client.history()["context"]["tokens"] <= WINDOW
+    assert client.history()["context"]["messages"] <= before["messages"] + 1
