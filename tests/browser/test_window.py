@@ -1,10 +1,12 @@
 """The model's window on the chat page: the gauge, where the model's memory begins, and what happens at its end."""
 
 import base64
+import re
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.browser.chat_page import (
     button,
@@ -18,7 +20,7 @@ from tests.browser.chat_page import (
 from tests.browser.test_accessibility import findings
 from tests.browser.test_settings import open_settings
 from tests.client import Client
-from tests.fakes.ollama import Gate, Model, ScriptedOllama, Text, refuse_by_llama_server
+from tests.fakes.ollama import Gate, Model, ScriptedOllama, Text
 from tests.program import Program
 
 WINDOW = 400
@@ -185,24 +187,25 @@ def test_what_was_left_out_is_said_in_sentences(page: Page) -> None:
 @pytest.mark.extended
 def test_system_messages_that_are_not_sent_are_said(page: Page, chatterd: Program) -> None:
     with Client(chatterd.url) as client:
-        for number in range(3):
+        for number in range(5):
             rule = {"role": "system", "content": words(90, f"rule {number}")}
             client.ask(messages=[rule, {"role": "user", "content": "Hello"}])
         page.goto(f"/#c/{client.appid}")
     expect(gauge(page).locator("summary")).to_contain_text("not everything is sent")
     gauge(page).locator("summary").click()
-    expect(gauge(page).get_by_text("1 system message was left out.")).to_be_visible()
+    expect(gauge(page).get_by_text(re.compile(r"^\d system messages? (was|were) left out\.$"))).to_be_visible()
 
 
 @pytest.mark.extended
-def test_images_that_are_not_sent_are_said(page: Page, chatterd: Program, ollama: ScriptedOllama) -> None:
-    image = base64.b64encode(bytes(1_200)).decode()
+def test_images_that_are_not_sent_are_said(context: BrowserContext, start_chatterd: Callable[..., Program]) -> None:
+    program = start_chatterd(context_image_bytes=0)
+    page = context.new_page()
     options = {"num_ctx": 8_000}
-    with Client(chatterd.url) as client:
+    image = base64.b64encode(bytes(1_200)).decode()
+    with Client(program.url) as client:
         client.ask(messages=[{"role": "user", "content": "Look", "images": [image]}], options=options)
-        ollama.script(refuse_by_llama_server("Failed to load image or audio file"))
         client.ask("What was it?", options=options)
-        page.goto(f"/#c/{client.appid}")
+        page.goto(f"{program.url}/#c/{client.appid}")
     expect(gauge(page).locator("summary")).to_contain_text("of 8,000 tokens · not everything is sent")
     gauge(page).locator("summary").click()
     expect(gauge(page).get_by_text("1 message was sent without images.")).to_be_visible()
@@ -246,8 +249,8 @@ def test_stop_and_ask_leaves_out_the_oldest_messages_when_told_so(page: Page, ol
 
     with page.expect_request(is_prompt) as request:
         button(page, "Leave out the oldest messages and go on").press("Enter")
-    body = request.value.post_data_json
-    assert body and "context_full" not in body
+    sent = request.value.post_data_json
+    assert sent and "context_full" not in sent
     expect(page.get_by_text(MEMORY_START)).to_be_attached()
     expect(messages(page).last).to_have_text(REPLY)
     expect_idle(page)
