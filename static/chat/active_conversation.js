@@ -16,6 +16,7 @@ const LEGACY_APP_ID_KEY = "appID"; // the only conversation of versions without 
  * @property {import("./messages/transcript.js").Transcript} transcript
  * @property {import("./composer/composer.js").Composer} composer
  * @property {import("./settings/model_picker.js").ModelPicker} picker
+ * @property {import("./context/context_gauge.js").ContextGauge} gauge
  * @property {(text: string) => void} announce
  * @property {() => void} onShow called when another conversation is shown
  */
@@ -51,11 +52,18 @@ export class ActiveConversation {
     this.#parts.composer.focus();
   }
 
-  /** Show a new conversation, or the existing one without messages. */
-  startNew() {
+  /**
+   * Show a new conversation, or the existing one without messages.
+   *
+   * @param {string} [text] of a prompt to put into the composer
+   * @param {string[]} [images] of it, in base64
+   */
+  startNew(text = "", images = []) {
+    const { composer } = this.#parts;
     pushUrl(null);
     this.#show(this.#emptyConversation());
-    this.#parts.composer.focus();
+    if (text || images.length) composer.restore(text, images);
+    else composer.focus();
   }
 
   /** @param {string} text @param {string[]} images base64 */
@@ -92,7 +100,7 @@ export class ActiveConversation {
   /** @param {string} appID */
   #show(appID) {
     if (appID === this.appID) return;
-    const { store, transcript, composer, picker, announce, onShow } = this.#parts;
+    const { store, transcript, composer, picker, gauge, announce, onShow } = this.#parts;
     const previous = this.#conversation;
     if (previous) {
       composer.saveDraft();
@@ -106,15 +114,18 @@ export class ActiveConversation {
     this.#conversation = new Conversation(appID, {
       transcript,
       composer,
+      gauge,
       announce,
       model: () => picker.model,
       askForModel: () => picker.ask(),
       onReplyFailed: () => picker.load(), // its model may be gone
       options: () => settings.options,
+      startNew: (text, images) => this.startNew(text, images),
       settings,
     });
     onShow();
     previous?.close();
+    gauge.show(null);
     composer.show(loadDraft(appID), this.#images.get(appID) ?? []);
     picker.select(entry.model);
     if (this.#isListed || appIDFromUrl() === appID) {

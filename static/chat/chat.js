@@ -3,6 +3,7 @@
 import { ActiveConversation } from "./active_conversation.js";
 import { Composer } from "./composer/composer.js";
 import { deliverAll } from "./composer/delivery.js";
+import { ContextGauge } from "./context/context_gauge.js";
 import { DeletionQueue } from "./deletion_queue.js";
 import { AutoScroll } from "./messages/auto_scroll.js";
 import { Transcript } from "./messages/transcript.js";
@@ -39,7 +40,8 @@ const composer = new Composer(find("composer"), {
   onDraft: (text) => chat.saveDraft(text),
   onBusy: (busy) => running.show(chat.appID, busy),
 });
-const chat = new ActiveConversation({ store, transcript, composer, picker, announce, onShow: handleConversationChange });
+const gauge = new ContextGauge(find("context-gauge"));
+const chat = new ActiveConversation({ store, transcript, composer, picker, gauge, announce, onShow: handleConversationChange });
 const settings = new SettingsDialog(find("settings"), (values) => {
   chat.settings.values = values;
 });

@@ -2,6 +2,7 @@
 
 import { deliver } from "./composer/delivery.js";
 import { listOutbox, saveToOutbox } from "./composer/outbox.js";
+import { contextOf, endsWithWindow } from "./context/context_text.js";
 import { ReplyFollower } from "./reply/reply_follower.js";
 import { fetchHistory, replyId, replyLocation, stopReply } from "../shared/api.js";
 import { makeAlert, makeButton } from "../shared/dom.js";
@@ -9,6 +10,9 @@ import { onConversationChange, onResume } from "../shared/page_events.js";
 import { randomUUID } from "../shared/polyfills.js";
 
 const WITHOUT_IMAGES = "Send without images";
+const WINDOW_FULL = "The reply ends here because the model's window is full.";
+const CONTEXT_FULL = "context_full"; // code of an error: the conversation has outgrown the model's window
+const CONTEXT_EXCEEDED = "context_exceeded"; // code of an error: the prompt alone exceeds the model's window
 
 /** @typedef {import("./messages/message_item.js").MessageItem} MessageItem */
 /** @typedef {import("../shared/api.js").Message} Message */
@@ -20,6 +24,8 @@ const WITHOUT_IMAGES = "Send without images";
  * @property {() => string} model the selected model; empty if there is none
  * @property {() => void} askForModel
  * @property {() => void} onReplyFailed
+ * @property {(text: string, images: string[]) => void} startNew start a new conversation with a prompt to send; images in base64
+ * @property {import("./context/context_gauge.js").ContextGauge} gauge
  * @property {() => Object<string, number>} options of the model
  * @property {import("./settings/conversation_settings.js").ConversationSettings} settings
  * @property {(message: string) => void} announce for screen readers
@@ -117,18 +123,22 @@ export class Conversation {
   }
 
   /** @returns {import("./composer/outbox.js").Unsent} */
-  #makeUnsent(messages, replaceFrom = null) {
+  #makeUnsent(messages, replaceFrom = null, contextFull = this.#parts.settings.contextFull) {
     const { model, options, transcript } = this.#parts;
-    const request = { appID: this.#appID, model: model(), messages, options: options() };
+    const request = { appID: this.#appID, model: model(), messages, options: options(), contextFull };
     return { ...request, key: randomUUID(), replaceFrom, lastSeq: transcript.lastSeq, createdAt: Date.now() };
   }
 
-  /** Request a reply to the conversation as it is; it continues the last message if that is a reply. */
-  async #requestReply() {
+  /**
+   * Request a reply to the conversation as it is; it continues the last message if that is a reply.
+   *
+   * @param {"cut" | "stop"} [contextFull] by default as in the settings
+   */
+  async #requestReply(contextFull) {
     const { last } = this.#parts.transcript;
     if (last?.role === "assistant" && last.seq === null) await this.#refresh(); // is its text stored?
     if (this.#isClosed || this.#pending || this.#reply || !this.#hasModel()) return;
-    this.#deliver(this.#makeUnsent([]));
+    this.#deliver(this.#makeUnsent([], null, contextFull));
   }
 
   /** Replace a reply by a new one. @param {MessageItem} item */
@@ -300,16 +310,17 @@ export class Conversation {
 
   /** @param {import("../shared/api.js").History} complete */
   #apply(complete) {
-    const { transcript, settings } = this.#parts;
+    const { transcript, settings, gauge } = this.#parts;
     const history = this.#withoutReplaced(complete);
     settings.handleHistory(history);
+    gauge.show(contextOf(history));
     const last = history.messages.at(-1);
     const running = history.reply && history.reply.id !== last?.id ? history.reply.id : null;
     if (running && !this.#reply) this.#follow(replyLocation(running), this.#itemForRunning(last));
     transcript.update(history, this.#unstoredItems());
     this.#before ??= history.before;
     this.#update();
-    if (!this.#reply && !this.#pending) this.#offerActions(last);
+    if (!this.#reply && !this.#pending) this.#offerActions(last, contextOf(history));
   }
 
   /** An item for a reply begun elsewhere. After a reply it continues that one. @param {Message} [last] */
@@ -332,15 +343,19 @@ export class Conversation {
     return [this.#replyItem, ...promptItems, replyItem].filter(Boolean);
   }
 
-  /** @param {import("../shared/api.js").Message} [last] */
-  #offerActions(last) {
-    const { transcript } = this.#parts;
+  /** @param {Message} [last] @param {import("../shared/api.js").Context | null} context */
+  #offerActions(last, context) {
+    const { transcript, options } = this.#parts;
     const item = transcript.last;
     this.#resumeDelivery();
     if (this.#pending) return;
     const withoutImages = this.#withoutImages(last);
     const alternatives = withoutImages ? [makeButton(WITHOUT_IMAGES, withoutImages)] : [];
-    transcript.setUnanswered(item?.role === "user" ? () => this.#requestReply() : null, alternatives);
+    const isUnanswered = item?.role === "user" && !item.message?.left_out;
+    transcript.setUnanswered(isUnanswered ? () => this.#requestReply() : null, alternatives);
+    const isCutShort = item?.view?.doneReason === "length";
+    if (isCutShort && endsWithWindow(context, options().num_predict > 0)) item.status.explainEnd(WINDOW_FULL);
+    if (item?.errorCode === CONTEXT_FULL) return;
     if (item?.view && item.seq === null) item.status.setAlternative(WITHOUT_IMAGES, withoutImages);
     if (last?.error && item.id === last.id) item.status.setAction("Try again", () => this.#requestReply());
     if (last?.status === "stopped" && item.id === last.id) item.status.setAction("Continue", () => this.#requestReply());
@@ -366,8 +381,8 @@ export class Conversation {
     if (this.#stopRequested) this.stop();
   }
 
-  /** @param {MessageItem} item @param {{failed: boolean, canContinue: boolean}} outcome */
-  #handleEnd(item, { failed, canContinue }) {
+  /** @param {MessageItem} item @param {{failed: boolean, code?: string, canContinue: boolean}} outcome */
+  #handleEnd(item, { failed, code = "", canContinue }) {
     this.#version += 1;
     item.isStreaming = false;
     this.#reply = null;
@@ -375,12 +390,28 @@ export class Conversation {
     this.#stopRequested = false;
     this.#update();
     if (failed) {
-      item.status.setAction("Try again", () => this.#requestReply());
+      this.#offerAfterFailure(item, code);
       this.#parts.onReplyFailed();
     } else if (canContinue) item.status.setAction("Continue", () => this.#requestReply());
     if (!failed) this.#parts.announce(item.view.newSource);
     this.#pending?.delivery.retryNow();
     this.#refresh();
+  }
+
+  /** @param {MessageItem} item @param {string} code of the error; empty: none */
+  #offerAfterFailure(item, code) {
+    item.errorCode = code;
+    if (code === CONTEXT_FULL) {
+      item.status.setAction("Leave out the oldest messages and go on", () => this.#requestReply("cut"));
+      item.status.setAlternative("Start a new chat", () => this.#startNew());
+    } else if (code !== CONTEXT_EXCEEDED) item.status.setAction("Try again", () => this.#requestReply());
+  }
+
+  /** Start a new conversation with the prompt that has no reply, if there is one. */
+  #startNew() {
+    const { transcript, startNew } = this.#parts;
+    const { content = "", images = [] } = transcript.unansweredPrompt?.message ?? {};
+    startNew(content, images);
   }
 
   /** Allow to stop while a reply is pending or running, and to edit or regenerate otherwise. */

@@ -13,8 +13,31 @@ import { redirectToSignIn } from "./session.js";
  * @property {string[]} [images] in base64
  * @property {string} [status] the outcome of its reply, unless it completed
  * @property {string} [error] why its reply failed
+ * @property {boolean} [left_out] it alone exceeds the model's window, and is not sent
  *
- * @typedef {{messages: Message[], reply: {id: string} | null, before: number | null}} History
+ * @typedef {object} Context what the model was sent for a reply
+ * @property {string} model
+ * @property {number | null} from `seq` of the first message that was sent; null: none was left out before it
+ * @property {number} messages number of messages that were sent
+ * @property {number} left_out number of earlier messages that were not
+ * @property {number} [images_left_out] number of messages that were sent without their images
+ * @property {number} [system_left_out] number of system messages that were not sent
+ * @property {number} tokens
+ * @property {boolean} estimated whether the number of tokens is an estimate
+ * @property {number | null} window in tokens; null: unknown
+ *
+ * @typedef {object} History
+ * @property {Message[]} messages
+ * @property {{id: string, context?: Context | null} | null} reply the one being generated
+ * @property {Context | null} [context] of the newest reply
+ * @property {number | null} before
+ *
+ * @typedef {object} ModelWindow
+ * @property {number | null} window in tokens, of a request without `num_ctx`
+ * @property {number | null} trained tokens that the model was trained for
+ * @property {number | null} memory_bytes of the loaded model
+ * @property {number | null} bytes_per_token of the window
+ *
  * @typedef {object} Model
  * @property {string} name
  * @property {number} [size] on disk, in bytes
@@ -55,6 +78,11 @@ export class ApiError extends Error {
 export async function fetchModels() {
   const { models } = await readJSON(await request("/models"));
   return models ?? [];
+}
+
+/** What is known of a model's window. @param {string} model @returns {Promise<ModelWindow>} */
+export async function fetchWindow(model) {
+  return readJSON(await request(`/window?${new URLSearchParams({ model })}`));
 }
 
 /**
@@ -101,10 +129,15 @@ function withKnownTypes({ images, thinking, ...message }) {
  * @param {{role: string, content: string, images?: string[]}[]} messages may be empty: the model then replies to the conversation as it is
  * @param {string} key the Idempotency-Key, the same for all attempts: only one of them starts a reply
  * @param {Object<string, number>} options Ollama's options by name; others keep the model's defaults
+ * @param {"cut" | "stop"} contextFull what happens when the conversation has outgrown the model's window
  * @returns {Promise<string>} the path of the reply's stream
  */
-export async function startReply(appID, model, messages, key, options = {}) {
-  const body = JSON.stringify({ appID, model, messages, stream: true, ...(Object.keys(options).length > 0 && { options }) });
+export async function startReply(appID, model, messages, key, options = {}, contextFull = "cut") {
+  const optional = {
+    ...(Object.keys(options).length > 0 && { options }),
+    ...(contextFull !== "cut" && { context_full: contextFull }),
+  };
+  const body = JSON.stringify({ appID, model, messages, stream: true, ...optional });
   const response = await request("/llmchat", {
     method: "POST",
     headers: { "Content-Type": "application/json", Prefer: "respond-async", "Idempotency-Key": key },

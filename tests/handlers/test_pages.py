@@ -214,6 +214,7 @@ LAYERS = [
     *(
         "chat/markdown",
         "chat/markdown/worker",
+        "chat/context",
         "chat/composer",
         "chat/reply",
         "chat/messages",

@@ -114,7 +114,8 @@ class Delivery {
       if (messages.length) saveToOutbox(this.#unsent);
       broadcastChange(appID);
     }
-    const location = await startReply(appID, this.#unsent.model, messages, key, this.#unsent.options);
+    const { model, options, contextFull } = this.#unsent;
+    const location = await startReply(appID, model, messages, key, options, contextFull);
     removeFromOutbox(key); // before another tab gets the lock
     return location;
   }

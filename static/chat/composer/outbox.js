@@ -11,6 +11,7 @@ const PREFIX = `${STORAGE_PREFIX}outbox.`;
  * @property {string} model
  * @property {{role: string, content: string}[]} messages empty: a reply to the conversation as it is
  * @property {object} options of the model
+ * @property {"cut" | "stop"} [contextFull] what happens when the conversation has outgrown the model's window
  * @property {number | null} replaceFrom `seq` of the first message to replace
  * @property {number} lastSeq `seq` of the newest message when the prompt was written
  * @property {number} createdAt in ms since 1970

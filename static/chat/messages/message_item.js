@@ -8,6 +8,7 @@ const COPY_ICON = "M7 7V4.5A1.5 1.5 0 0 1 8.5 3h7A1.5 1.5 0 0 1 17 4.5v7a1.5 1.5
 const EDIT_ICON = "M12.5 4.5l3 3M4 16l.8-3.8L13.2 3.8a1.4 1.4 0 0 1 2 0l1 1a1.4 1.4 0 0 1 0 2L7.8 15.2z";
 const REGENERATE_ICON = "M16.5 10a6.5 6.5 0 1 1-2-4.7M16.5 3v3.5H13";
 const FEEDBACK_DURATION = 2000; // milliseconds
+const LEFT_OUT = "Too long for the model's window; it is not sent.";
 
 /** @typedef {import("../../shared/api.js").Message} Message */
 
@@ -26,6 +27,8 @@ export class MessageItem {
   rendered = Promise.resolve();
   /** Whether the reply is being streamed: its text and errors then come from the stream only. */
   isStreaming = false;
+  /** The code of the error with which the reply failed; empty if it has none. */
+  errorCode = "";
   /** The stored text that is shown; null: text of a stream. */
   #stored = null;
   #content;
@@ -33,6 +36,7 @@ export class MessageItem {
   #copy = makeIconButton("Copy", COPY_ICON);
   #edit = makeIconButton("Edit", EDIT_ICON);
   #regenerate = makeIconButton("Regenerate", REGENERATE_ICON);
+  #note = null;
   #footer;
 
   /**
@@ -63,9 +67,18 @@ export class MessageItem {
     this.id = message.id;
     this.seq = message.seq;
     this.message = message;
+    this.#showLeftOut(Boolean(message.left_out));
     if (this.isStreaming) return;
     this.view?.replace(message);
     this.#stored = message.content;
+  }
+
+  /** @param {boolean} isLeftOut whether the model is never sent the message */
+  #showLeftOut(isLeftOut) {
+    if (isLeftOut === (this.#note !== null)) return;
+    this.#note?.remove();
+    this.#note = isLeftOut ? make("p", "message-note", LEFT_OUT) : null;
+    if (this.#note) this.#footer.prepend(this.#note);
   }
 
   /** Show a reply while it is streamed. @param {string} replyId */
@@ -103,6 +116,7 @@ export class MessageItem {
 
   /** Remove errors and the status line's actions. */
   clearError() {
+    this.errorCode = "";
     this.status.setAction("", null);
     this.status.setAlternative("", null);
     for (const alert of this.element.querySelectorAll(".alert")) alert.remove();

@@ -10,6 +10,8 @@ export class ReplyView extends MessageView {
   #source;
   #continuedLength; // of the source that an earlier reply wrote
   #isEmpty = true;
+  /** Why the model has ended the reply, in Ollama's words; empty until then. */
+  doneReason = "";
 
   /**
    * @param {number | null} requestedAt `performance.now()` of the request; null: unknown
@@ -43,6 +45,7 @@ export class ReplyView extends MessageView {
   addLine(line) {
     const { content = "", thinking = "" } = line.message ?? {};
     this.stats.addLine(line);
+    if (line.done) this.doneReason = line.done_reason ?? "";
     if (line.thinking_restarted) this.dropThinking();
     if (!content && !thinking) return;
     this.#source += content;

@@ -3,9 +3,12 @@
 import { MessageItem } from "./message_item.js";
 import { MessageView, makeImages, makeSystemMessage } from "./message_view.js";
 import { ReplyView } from "./reply_view.js";
+import { contextOf } from "../context/context_text.js";
 import { outcomeOf } from "../reply/reply_follower.js";
 import { ReplyStatus } from "../reply/reply_status.js";
-import { makeButton, makeNotice } from "../../shared/dom.js";
+import { make, makeButton, makeNotice } from "../../shared/dom.js";
+
+const MEMORY_START = "The model no longer sees the messages above.";
 
 /** @typedef {import("../../shared/api.js").Message} Message */
 /** @typedef {import("../../shared/api.js").History} History */
@@ -16,6 +19,9 @@ export class Transcript {
   #welcome;
   #loadEarlier;
   #scroll;
+  #memoryStart = make("p", "memory-start", MEMORY_START);
+  /** What the model sees. @type {import("../../shared/api.js").Context | null} */
+  #context = null;
   /** In display order. @type {MessageItem[]} */
   #items = [];
 
@@ -50,6 +56,7 @@ export class Transcript {
    * @param {MessageItem[]} unstored items that the history may not contain yet; they stay at the end, in their order
    */
   update(history, unstored = []) {
+    this.#context = contextOf(history);
     const stored = new Map(history.messages.map((message) => [message.id, message]));
     const isCurrent = (item) => unstored.includes(item) || !item.isOutdated(stored.get(item.id));
     const known = this.#items.filter(({ id }) => stored.has(id));
@@ -135,6 +142,12 @@ export class Transcript {
     this.#arrange(this.#items.filter(({ seq }) => seq === null || seq < from));
   }
 
+  /** The newest message, if it is a prompt, whatever failed replies to it are shown. @returns {MessageItem | undefined} */
+  get unansweredPrompt() {
+    const last = this.#items.findLast(({ view, seq }) => !view || seq !== null);
+    return last?.role === "user" ? last : undefined;
+  }
+
   /** The newest message. @returns {MessageItem | undefined} */
   get last() {
     return this.#items.at(-1);
@@ -209,6 +222,14 @@ export class Transcript {
     if (this.last?.message?.error) this.last.showError(this.last.message.error);
   }
 
+  /** The first message that the model sees, if it does not see those shown above. @returns {MessageItem | undefined} */
+  #firstRemembered() {
+    const { from = null, left_out: leftOut = 0 } = this.#context ?? {};
+    if (from === null || !leftOut) return undefined;
+    const index = this.#items.findIndex(({ seq }) => seq !== null && seq >= from);
+    return index > 0 || this.#items[index]?.seq === from ? this.#items[index] : undefined; // else it was not loaded yet
+  }
+
   #add(item) {
     this.#arrange([...this.#items, item]);
     this.#scroll.scrollToEnd();
@@ -218,7 +239,10 @@ export class Transcript {
   /** @param {MessageItem[]} items */
   #arrange(items) {
     this.#items = [...new Set(items)];
-    const elements = new Set(this.#items.map(({ element }) => element));
+    const remembered = this.#firstRemembered();
+    const elements = new Set(
+      this.#items.flatMap((item) => (item === remembered ? [this.#memoryStart, item.element] : [item.element])),
+    );
     for (const child of [...this.#messages.children]) if (!elements.has(child)) child.remove();
     let next = this.#messages.firstElementChild;
     for (const element of elements) {

@@ -33,6 +33,8 @@ export class ReplyFollower {
   #isSuspended = false;
   #isEnded = false;
   #hasFailed = false;
+  /** @type {string | undefined} */
+  #errorCode;
 
   /**
    * @param {string} appID
@@ -41,7 +43,7 @@ export class ReplyFollower {
    * @param {ReplyDisplay} view
    * @param {object} listener
    * @param {() => void} listener.onConnectionLost the connection is lost, and the first attempt to reconnect failed
-   * @param {(outcome: {failed: boolean, canContinue: boolean}) => void} listener.onEnd
+   * @param {(outcome: {failed: boolean, code?: string, canContinue: boolean}) => void} listener.onEnd
    */
   constructor(appID, location, messageId, view, listener) {
     this.#appID = appID;
@@ -73,7 +75,7 @@ export class ReplyFollower {
     this.#stream = new ReplyStream(this.location, this.#lastNumber, {
       onOpen: () => this.#handleOpen(),
       onLine: (number, line) => this.#accept(number) && this.#handleLine(line),
-      onError: (number, message) => this.#accept(number) && this.#handleError(message),
+      onError: (number, message, code) => this.#accept(number) && this.#handleError(message, code),
       onEnd: (rejected) => this.#handleDisconnect(rejected),
     });
   }
@@ -104,8 +106,9 @@ export class ReplyFollower {
     else this.#end({ text: this.#view.isEmpty ? "The model returned an empty reply." : "", canContinue: false });
   }
 
-  #handleError(message) {
+  #handleError(message, code) {
     this.#hasFailed = true;
+    this.#errorCode = code;
     this.#view.addError(message);
   }
 
@@ -163,7 +166,7 @@ export class ReplyFollower {
   #end({ text, canContinue }) {
     this.close();
     this.#view.status.showEnd({ text, stats: this.#view.stats });
-    this.#listener.onEnd({ failed: this.#hasFailed, canContinue });
+    this.#listener.onEnd({ failed: this.#hasFailed, code: this.#errorCode, canContinue });
   }
 }
 

@@ -66,9 +66,14 @@ export class ReplyStatus {
    * @param {import("./reply_stats.js").ReplyStats} [outcome.stats]
    */
   showEnd({ text = "", stats }) {
+    this.explainEnd(text);
+    if (stats?.summary) this.element.append(makeStats(stats));
+  }
+
+  /** Say why the reply has ended. @param {string} text */
+  explainEnd(text) {
     this.#setState("ended", () => text);
     clearInterval(this.#timer);
-    if (stats?.summary) this.element.append(makeStats(stats));
   }
 
   /** Show a button for an action; null removes it. @param {string} label @param {(() => void) | null} onClick */

@@ -17,7 +17,7 @@
  * @typedef {object} StreamListener
  * @property {() => void} onOpen
  * @property {(number: number, line: Line) => void} onLine
- * @property {(number: number, message: string) => void} onError an error event of the server; the reply may continue
+ * @property {(number: number, message: string, code?: string) => void} onError an error event of the server; the reply may continue
  * @property {(rejected: boolean) => void} onEnd the connection is closed; `rejected`: the server responded, but not
  *   with a stream (the reply has ended, or the server cannot show it now)
  */
@@ -49,7 +49,8 @@ export class ReplyStream {
    */
   #handleError(event) {
     if (event.data !== undefined) {
-      this.#listener.onError(Number(event.lastEventId), JSON.parse(event.data).error);
+      const { error, code } = JSON.parse(event.data);
+      this.#listener.onError(Number(event.lastEventId), error, code);
       return;
     }
     const rejected = this.#source.readyState === EventSource.CLOSED;

@@ -28,6 +28,11 @@ export class ConversationSettings {
     return toOptions(this.values);
   }
 
+  /** What happens when the conversation has outgrown the model's window. @returns {"cut" | "stop"} */
+  get contextFull() {
+    return this.values.context_full === "stop" ? "stop" : "cut";
+  }
+
   /** The messages to record before the next prompt: the system prompt, if the server has a different one. */
   get systemMessages() {
     const { settings, recordedSystemPrompt = "" } = this.#store.getOrCreate(this.#appID);

@@ -19,7 +19,7 @@ const MAX_INT = 2 ** 31 - 1; // Ollama stores integers in 32 bits
 /** @type {Field[]} Names and defaults are from Ollama's documentation of the Modelfile parameters. */
 export const FIELDS = [
   { name: "temperature", label: "Temperature", hint: "Higher values give more varied replies. Default: 0.8.", min: 0, max: 2, isInteger: false },
-  { name: "num_ctx", label: "Context length", hint: "Tokens that the model considers. Higher values use more memory.", min: 16, max: 16_777_216, isInteger: true },
+  { name: "num_ctx", label: "Context length", hint: "The model's window: tokens of the conversation and the reply. A larger one takes more memory.", min: 16, max: 16_777_216, isInteger: true },
   { name: "num_predict", label: "Maximum reply length", hint: "In tokens; -1 means no limit.", min: -1, max: MAX_INT, isInteger: true },
   { name: "seed", label: "Seed", hint: "The same seed and prompt give the same reply.", min: 0, max: MAX_INT, isInteger: true },
   { name: "top_p", label: "Top p", hint: "Cumulative probability of the tokens to sample from. Default: 0.9.", min: 0, max: 1, isInteger: false },
@@ -27,6 +27,9 @@ export const FIELDS = [
   { name: "min_p", label: "Min p", hint: "Minimum probability relative to the most likely token. Default: 0.", min: 0, max: 1, isInteger: false },
   { name: "repeat_penalty", label: "Repeat penalty", hint: "Values above 1 reduce repetition. Default: 1.1.", min: 0, max: 10, isInteger: false },
 ];
+
+/** What happens when a conversation has outgrown the model's window: the choices by the value of the API's field. */
+export const CONTEXT_FULL = { cut: "Leave out the oldest messages", stop: "Stop and ask" };
 
 /**
  * Validate a field.

@@ -182,7 +182,7 @@ function describe({ name, details, size, stand_in: standIn }) {
 }
 
 /** @param {number} count */
-function formatBytes(count) {
+export function formatBytes(count) {
   const power = Math.min(Math.floor(Math.log10(count) / 3), UNITS.length - 1);
   const number = count / 1000 ** power;
   return `${number.toFixed(number < 10 && power ? 1 : 0)} ${UNITS[power]}`;

@@ -1,21 +1,26 @@
 // The settings dialog of a conversation: shows, validates and saves its settings.
 
-import { FIELDS, validate } from "./model_options.js";
+import { CONTEXT_FULL, FIELDS, validate } from "./model_options.js";
+import { WindowField } from "./window_field.js";
 import { make } from "../../shared/dom.js";
 
 const DEFAULT = "Model default";
+const WINDOW = "num_ctx";
 
 export class SettingsDialog {
   #dialog;
   #form;
   #onSave;
+  #window = new WindowField(FIELDS.find(({ name }) => name === WINDOW));
 
   /** @param {HTMLDialogElement} dialog @param {(settings: import("./model_options.js").Settings) => void} onSave */
   constructor(dialog, onSave) {
     this.#dialog = dialog;
     this.#form = dialog.querySelector("form");
     this.#onSave = onSave;
-    dialog.querySelector("#options").append(...FIELDS.map(makeRow));
+    const rows = FIELDS.map((field) => (field.name === WINDOW ? this.#window.element : makeRow(field)));
+    rows.splice(FIELDS.findIndex(({ name }) => name === WINDOW) + 1, 0, makeContextFullRow());
+    dialog.querySelector("#options").append(...rows);
     this.#form.addEventListener("submit", (event) => this.#handleSubmit(event));
     this.#form.addEventListener("input", (event) => this.#handleInput(event));
     dialog.querySelector("#settings-cancel").addEventListener("click", () => dialog.close());
@@ -28,8 +33,7 @@ export class SettingsDialog {
    */
   open(settings, model) {
     this.#fill(settings);
-    const maxContext = model?.details?.context_length;
-    this.#form.elements.num_ctx.placeholder = maxContext ? `${DEFAULT} (maximum ${maxContext})` : DEFAULT;
+    this.#window.show(model);
     this.#dialog.showModal();
     this.#form.elements.system.focus();
   }
@@ -40,8 +44,10 @@ export class SettingsDialog {
 
   #fill(settings) {
     this.#form.elements.system.value = settings.system ?? "";
+    this.#form.elements.context_full.value = settings.context_full ?? "";
     for (const field of FIELDS) {
-      this.#form.elements[field.name].value = settings[field.name] ?? "";
+      const control = field.name === WINDOW ? this.#window : this.#form.elements[field.name];
+      control.value = settings[field.name] ?? "";
       this.#validate(field);
     }
   }
@@ -68,11 +74,23 @@ export class SettingsDialog {
       this.#form.elements[invalid[0].name].focus();
       return;
     }
-    const names = ["system", ...FIELDS.map(({ name }) => name)];
+    const names = ["system", "context_full", ...FIELDS.map(({ name }) => name)];
     const set = names.filter((name) => this.#form.elements[name].value.trim());
     this.#onSave(Object.fromEntries(set.map((name) => [name, this.#form.elements[name].value.trim()])));
     this.#dialog.close();
   }
+}
+
+function makeContextFullRow() {
+  const label = make("label", "", "When the window is full");
+  const select = make("select", "");
+  const hint = make("p", "field-hint", "Messages that are left out stay in the chat, but the model does not see them.");
+  label.htmlFor = select.id = "context-full";
+  hint.id = "context-full-hint";
+  select.name = "context_full";
+  select.setAttribute("aria-describedby", hint.id);
+  select.append(new Option(CONTEXT_FULL.cut, ""), new Option(CONTEXT_FULL.stop, "stop"));
+  return make("div", "row", label, select, hint);
 }
 
 /** @param {import("./model_options.js").Field} field */
