@@ -142,7 +142,7 @@ class ConversationState:
     """What is known of a conversation beside its messages.
 
     :ivar streaming: the reply that is streaming, or None.
-    :ivar context: JSON object, what the model was sent for the newest reply of which it is known, or None.
+    :ivar context: JSON object, what the model was sent for the newest reply that has ended, or None.
     """
 
     streaming: UUID | None
@@ -150,13 +150,14 @@ class ConversationState:
 
 
 async def find_state(connection: asyncpg.Connection, tenant: str, appid: str) -> ConversationState:
-    """Find the reply that is streaming in a conversation, and the newest context."""
+    """Find the reply that is streaming in a conversation, and the context of the newest one or of the one before it."""
     [row] = await connection.fetch(
         """
         SELECT (SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming') AS streaming,
-               (SELECT context FROM (
-                   SELECT context FROM replies WHERE tenant = $1 AND appid = $2 ORDER BY started DESC LIMIT 10
-               ) AS newest WHERE context IS NOT NULL LIMIT 1) AS context
+               coalesce(
+                   (SELECT context FROM replies WHERE tenant = $1 AND appid = $2 ORDER BY started DESC LIMIT 1),
+                   (SELECT context FROM replies WHERE tenant = $1 AND appid = $2 ORDER BY started DESC LIMIT 1 OFFSET 1)
+               ) AS context
         """,
         tenant,
         appid,

@@ -115,7 +115,8 @@ class ReplyWindow:
         if not is_whole or not usage.prompt_eval_count:
             context.tokens += usage.eval_count
             return
-        self._planner.learn(context, usage.prompt_eval_count)
+        if context.limited:  # else Ollama may have left out messages, and does not say so
+            self._planner.learn(context, usage.prompt_eval_count)
         if context.is_plausible(usage.prompt_eval_count):
             context.tokens, context.counted = usage.prompt_eval_count, True
         context.tokens += usage.eval_count

@@ -109,7 +109,9 @@ class TokenEstimator:
             return
         if learned.features != FEATURE_NAMES or not learned.is_complete:
             return
-        self._weights, self._covariance, self._picture = learned.weights, learned.covariance, learned.picture
+        self._weights = list(map(_possible_weight, range(len(DEFAULTS)), learned.weights))
+        self._covariance = learned.covariance
+        self._picture = _within(learned.picture, *PICTURE_RANGE)
 
     def _is_too_small(self, counts: TextCounts, tokens: int) -> bool:
         """Return whether a number can only be that of the tokens that were not in the cache.
@@ -136,8 +138,7 @@ class TokenEstimator:
         surprise = _within(tokens - _dot(self._weights, features), -limit, limit)
         for row, covariances in enumerate(self._covariance):
             gain = spread[row] / variance
-            lowest, highest = (factor * DEFAULTS[row] for factor in WEIGHT_RANGE)
-            self._weights[row] = _within(self._weights[row] + gain * surprise, lowest, highest)
+            self._weights[row] = _possible_weight(row, self._weights[row] + gain * surprise)
             self._covariance[row] = [value - gain * column for value, column in zip(covariances, spread, strict=True)]
 
     def _forget(self) -> None:
@@ -177,6 +178,11 @@ class TokenEstimators:
         if len(self._estimators) > MAX_MODELS:
             self._estimators.popitem(last=False)
         return self._estimators[model]
+
+
+def _possible_weight(row: int, weight: float) -> float:
+    lowest, highest = WEIGHT_RANGE
+    return _within(weight, lowest * DEFAULTS[row], highest * DEFAULTS[row])
 
 
 def _prior_variance(row: int) -> float:

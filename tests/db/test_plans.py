@@ -12,7 +12,8 @@ import pytest
 
 from db import course, messages, ownership, replies, reply_begin, reply_end, reply_lines
 from db.connection.opening import DIRECT_OPTIONS, SESSION_SETTINGS
-from db.context import reduction, sent_messages
+from db.context import cuts, reduction, sent_messages
+from db.context.cuts import Cut
 from db.context.sent_messages import ContextBounds
 from db.messages import Message
 from db.migrate import migrate
@@ -124,6 +125,11 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await course.read_chatts(connection, "", [1, 2])
     await sent_messages.read_sent(connection, "", "missing", ContextBounds(1, 2))
     await reduction.reduce_context(connection, "", missing, OWNER, 1)
+    await replies.find_state(connection, "", "missing")
+    await cuts.read_conversation(connection, "", missing, 500, 1_000_000)
+    await cuts.store_cut(connection, "", missing, OWNER, 1, 4_096, None)
+    await cuts.remove_cut(connection, "", missing, OWNER, 1)
+    await cuts.leave_out_messages(connection, "", missing, OWNER, 1)
     await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
     await ownership.count_continuation(connection, "", missing, 2)
     await ownership.release(connection, 2, [missing])
@@ -263,6 +269,23 @@ def test_reading_a_page_of_the_log_reads_only_that_page(scene: Scene, status: st
         assert page and len(page.lines) == (8 if status == "streaming" else 2)
 
     assert scene.rows_read(work) <= 30
+
+
+def test_a_conversation_is_cut_without_reading_others(scene: Scene) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        page = await messages.read_page(connection, "", "app11", 51, None)
+        reply = new("app11")
+        [begun] = await reply_begin.begin(connection, [reply])
+        assert begun.cut is None
+        assert await cuts.store_cut(connection, "", reply.id, OWNER, page[10].seq, 4_096, None) == 10
+        conversation = await cuts.read_conversation(connection, "", reply.id, 500, 1_000_000)
+        assert conversation and conversation.cut == Cut(page[10].seq, 4_096, 10)
+        assert len(conversation.messages) == len(page) + 1
+        await cuts.leave_out_messages(connection, "", reply.id, OWNER, conversation.messages[-1].seq)
+        await cuts.remove_cut(connection, "", reply.id, OWNER, page[0].seq)
+        assert (await replies.find_state(connection, "", "app11")).streaming == reply.id
+
+    assert scene.rows_read(work) <= 320
 
 
 def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:

@@ -1,6 +1,7 @@
 """Estimates of tokens, and what is learned from Ollama's numbers. `bench/token_estimate.py` has a real tokenizer."""
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -234,6 +235,32 @@ def test_a_picture_is_learned_beside_a_short_text_at_once() -> None:
     for _ in range(10):
         estimator.learn(counts + TextCounts(pictures=1), 256 + 12)
     assert estimator.estimate(TextCounts(pictures=1)) == pytest.approx(256, rel=0.1)
+
+
+def test_what_was_learned_can_be_restored() -> None:
+    estimator, other = learned(letters=2), TokenEstimator()
+    estimator.learn(*picture_prompt(2, 256))
+    other.restore(estimator.state())
+    for counts, number in [last_prompt("server.py"), picture_prompt(3, 256)]:
+        assert other.estimate(counts) == estimator.estimate(counts)
+        estimator.learn(counts, number)
+        other.learn(counts, number)
+        assert other.estimate(counts) == estimator.estimate(counts)
+
+
+def test_restored_weights_are_positive_and_bounded() -> None:
+    state = json.loads(TokenEstimator().state())
+    estimator = TokenEstimator()
+    estimator.restore(json.dumps({**state, "weights": [-1e300, 1e300] * 7 + [0], "picture": -5}))
+    for counts in (count_text("abcdefgh " * 100), count_text("ABCDEFGH " * 100), TextCounts(pictures=9)):
+        assert 0 < estimator.estimate(counts) < 5_000
+
+
+@pytest.mark.parametrize("change", [{"features": ["letters"]}, {"weights": [1]}, {"covariance": []}, {"picture": "1"}])
+def test_a_state_of_another_version_is_ignored(change: dict[str, object]) -> None:
+    estimator, fresh = TokenEstimator(), TokenEstimator()
+    estimator.restore(json.dumps({**json.loads(learned(letters=2).state()), **change}))
+    assert estimator.state() == fresh.state()
 
 
 def test_each_model_has_an_estimator_of_its_own() -> None:
