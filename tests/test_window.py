@@ -72,7 +72,7 @@ def test_a_conversation_is_cut_in_blocks_and_never_by_ollama(client: Client, oll
     assert len(found) >= 4
     for block in found[1:-1]:
         assert len(block) >= 5  # turns in which nothing changes at the beginning
-        assert 3 * WINDOW / 3 < size(block[0]) <= 3 * WINDOW * 0.6
+        assert 3 * WINDOW / 4 < size(block[0]) <= 3 * WINDOW * 0.6
     assert all(request.json["truncate"] is False and "shift" not in request.json for request in ollama.generations)
 
 
