@@ -166,6 +166,7 @@ def test_a_wrong_password(server: SecurePostgres) -> None:
     assert 'password of the role "plain"' in message
 
 
+@pytest.mark.extended
 def test_an_unknown_role(server: SecurePostgres) -> None:
     assert 'rejects the password of the role "somebody", or has no such role' in refused(server, "somebody")
     parts = urlsplit(server.url)
@@ -202,7 +203,7 @@ def test_a_standby(server: SecurePostgres) -> None:
     server.as_standby(check)
 
 
-@pytest.mark.parametrize("encoding", ["LATIN1", "WIN1252"])
+@pytest.mark.parametrize("encoding", ["LATIN1", pytest.param("WIN1252", marks=pytest.mark.extended)])
 def test_an_encoding_that_cannot_store_every_text(server: SecurePostgres, encoding: str) -> None:
     execute(server.url, f"CREATE DATABASE {encoding} OWNER plain ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     message = refused(server, "plain", database=encoding.lower())

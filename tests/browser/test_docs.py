@@ -102,6 +102,7 @@ def test_a_stream_is_shown_while_it_is_received(docs: Page, client: Client, olla
     assert client.messages() == [("user", "hi"), ("assistant", "Paris.")]
 
 
+@pytest.mark.extended
 def test_the_id_of_a_started_reply_is_filled_in_to_follow_and_stop_it(
     docs: Page, client: Client, ollama: ScriptedOllama
 ) -> None:
@@ -209,6 +210,7 @@ def test_the_page_works_with_the_keyboard(docs: Page, chatterd: Program) -> None
     expect(health.get_by_label("Response body")).to_contain_text('"alive"')
 
 
+@pytest.mark.extended
 def test_a_url_fragment_opens_its_operation(page: Page) -> None:
     page.goto("/docs#stopReply")
     expect(page.get_by_role("form", name="Try DELETE /llmchat/{replyId}")).to_be_visible()

@@ -1,5 +1,6 @@
 """A conversation whose messages are large: the server's pages have fewer messages, the page shows as many as before."""
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.chat_page import button, expect_idle, messages, send_prompt
@@ -33,6 +34,7 @@ def test_the_page_loads_as_many_messages_as_if_they_were_small(page: Page, chatt
         expect(button(page, "Load earlier messages")).to_be_hidden()
 
 
+@pytest.mark.extended
 def test_messages_stay_on_the_page_after_a_prompt(page: Page, chatterd: Program) -> None:
     with Client(chatterd.url) as client:
         open_large_conversation(page, chatterd, client)

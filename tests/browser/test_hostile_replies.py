@@ -151,6 +151,7 @@ def test_disallowed_html_is_shown_as_text(page: Page, reply: Locator, ollama: Sc
         expect(reply).to_contain_text("<form> <input> </form>")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "unit",
     [
@@ -204,6 +205,7 @@ def test_bidirectional_control_characters_affect_only_their_own_text(
         check(page, reply)
 
 
+@pytest.mark.extended
 def test_a_hostile_reply_keeps_its_source_text(page: Page, ollama: ScriptedOllama) -> None:
     text = "<b onclick=alert(1)>\r\n**x** \u202e"
     source = page.evaluate(

@@ -195,6 +195,7 @@ def test_image_support_is_guessed_from_family_or_name(
     expect(page.get_by_text("may not support images")).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_invalid_and_excess_images_show_errors(page: Page) -> None:
     choose(page, image_file("broken.png", b"not an image"), image_file())
     expect(page.get_by_text("broken.png is not a supported image.")).to_be_visible()
@@ -270,6 +271,7 @@ def test_a_prompt_whose_image_is_refused_can_be_sent_without_it(page: Page, olla
     expect(messages(page)).to_have_text(["What is this?", "w0 w1 w2 w3 w4"])
 
 
+@pytest.mark.extended
 def test_fields_of_any_type_that_a_client_has_sent_do_not_break_the_page(page: Page, chatterd: Program) -> None:
     with Client(chatterd.url) as client:
         own = {"id": "x", "seq": 0, "status": "failed", "error": "none", "time": [], "extra": 1}

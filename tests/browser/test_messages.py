@@ -178,6 +178,7 @@ def test_incomplete_markdown_is_rendered_without_flicker(page: Page, reply: Loca
         expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
+@pytest.mark.extended
 def test_a_stopped_reply_shows_all_its_text(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
     never = Gate("the end")
     ollama.script(Head(), Lines(line("Words\n\n| a | b |\n|--")), never)
@@ -231,6 +232,7 @@ def test_links_open_in_a_new_tab_and_images_become_links(page: Page, reply: Loca
         expect(reply.locator("img")).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_thinking_shows_its_duration(page: Page, ollama: ScriptedOllama) -> None:
     speak, end = Gate("the words"), Gate("the end")
     thought = line("", message={"thinking": "A greeting.\n*Hm.*"})
@@ -260,6 +262,7 @@ def test_text_direction_is_detected_per_block(page: Page, reply: Locator, ollama
         assert reply.locator("pre").evaluate(direction) == "ltr"
 
 
+@pytest.mark.extended
 def test_wide_tables_and_code_scroll_horizontally(page: Page, reply: Locator, ollama: ScriptedOllama) -> None:
     page.set_viewport_size({"width": 320, "height": 568})
     row = "|" + " some words |" * 8
@@ -275,6 +278,7 @@ def test_wide_tables_and_code_scroll_horizontally(page: Page, reply: Locator, ol
             expect(frame).not_to_have_js_property("scrollLeft", 0)
 
 
+@pytest.mark.extended
 def test_the_position_is_kept_while_earlier_messages_are_rendered(page: Page, chatterd: Program) -> None:
     texts = [f"## Reply {number}\n\n- **one**\n- two\n\n| a | b |\n|---|---|\n| 1 | 2 |" for number in range(60)]
     conversation = [{"role": role, "content": text} for text in texts for role in ("assistant", "user")]

@@ -1,5 +1,6 @@
 """The chat page: sending prompts and showing replies."""
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.chat_page import messages, prompt_input, send_prompt
@@ -53,6 +54,7 @@ def test_an_error_is_shown_and_can_be_retried(page: Page, ollama: ScriptedOllama
     assert [one["content"] for one in ollama.generations[1].json["messages"]] == ["Hello"]
 
 
+@pytest.mark.extended
 def test_an_error_keeps_the_text_so_far(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("w0 w1 "), b'{"error":"out of memory"}'))
     send_prompt(page, "Hello")
@@ -99,6 +101,7 @@ def test_escape_stops_a_reply_and_a_new_chat_is_empty(page: Page, ollama: Script
     assert len(ollama.generations[1].json["messages"]) == 1
 
 
+@pytest.mark.extended
 def test_the_page_fits_a_narrow_window(page: Page, ollama: ScriptedOllama) -> None:
     page.set_viewport_size({"width": 320, "height": 568})
     ollama.script(Head(), Lines(line("x" * 500), last_line()))

@@ -62,6 +62,7 @@ def test_a_highlighter_language_is_loaded_on_demand(
     assert fetched == {"vendor/highlight/core.js", "vendor/highlight/javascript.js"}
 
 
+@pytest.mark.extended
 def test_a_second_visit_only_revalidates_files(fresh_page: Page, responses: list[Response]) -> None:
     responses.clear()
     fresh_page.reload(wait_until="networkidle")

@@ -144,6 +144,7 @@ def test_keys_arrive_while_a_reply_is_parsed_which_ends_as_plain_text(
     assert len(workers) == 1
 
 
+@pytest.mark.extended
 def test_code_that_is_slow_to_highlight_stays_without_colours(
     page: Page, reply: Locator, ollama: ScriptedOllama, workers: list[str]
 ) -> None:
@@ -214,6 +215,7 @@ def test_text_is_shown_as_plain_text_until_the_worker_can_be_loaded(page: Page, 
     expect(page.locator(".plain")).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_languages_of_the_highlighter_that_do_not_arrive_leave_code_without_colours(
     page: Page, reply: Locator, ollama: ScriptedOllama, workers: list[str]
 ) -> None:

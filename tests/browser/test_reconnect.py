@@ -88,6 +88,7 @@ def test_a_reply_survives_a_server_restart(
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_a_reply_that_ended_while_disconnected_is_shown_complete(
     page: Page, context: BrowserContext, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_prompt_written_offline_is_sent_when_online(
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_an_idle_stream_is_resumed_after_the_last_line(page: Page, ollama: ScriptedOllama) -> None:
     more = Gate("more words")
     ollama.script(Head(), Lines(line("w0 "), line("w1 ")), more, Lines(line("w2"), last_line()))

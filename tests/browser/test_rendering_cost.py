@@ -5,6 +5,7 @@ The test controls frames and time: ``requestAnimationFrame`` collects callbacks,
 
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page
 
 STAGE = """async () => {
@@ -106,6 +107,7 @@ def test_a_frame_renders_only_the_open_block(page: Page) -> None:
     assert sum(found["work"][-100:]) < 2 * sum(found["work"][:100]), "the cost does not grow with the length"
 
 
+@pytest.mark.extended
 def test_appended_text_is_rendered_once_per_frame(page: Page) -> None:
     found = run(
         page,
@@ -119,6 +121,7 @@ def test_appended_text_is_rendered_once_per_frame(page: Page) -> None:
     assert found == [1, 0, 1, 4999]
 
 
+@pytest.mark.extended
 def test_slow_rendering_is_throttled(page: Page) -> None:
     shown = run(
         page,
@@ -147,6 +150,7 @@ def test_a_long_code_block_is_not_parsed_as_html(page: Page) -> None:
     assert found[0] == 0 and found[1] == 1 and found[2] > 50_000
 
 
+@pytest.mark.extended
 def test_many_blocks_are_rendered_over_several_frames(page: Page) -> None:
     counts = run(
         page,

@@ -80,6 +80,7 @@ def test_an_unsent_prompt_survives_a_reload(page: Page, ollama: ScriptedOllama, 
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_sending_can_be_cancelled(page: Page, ollama: ScriptedOllama, browser_errors: list[str]) -> None:
     route_prompts(page, lambda route: route.abort())
     send_prompt(page, "Hello")
@@ -94,6 +95,7 @@ def test_sending_can_be_cancelled(page: Page, ollama: ScriptedOllama, browser_er
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_retry_after_is_respected(page: Page, ollama: ScriptedOllama, browser_errors: list[str]) -> None:
     def refuse(route: Route) -> None:
         route.fulfill(status=503, headers={"Retry-After": "120"}, json={"error": "Too many replies at once."})
@@ -141,6 +143,7 @@ def test_a_prompt_waits_for_the_running_reply(
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_a_reply_that_the_history_has_before_the_stream_is_shown_once(page: Page, ollama: ScriptedOllama) -> None:
     held: list[Route] = []
     page.route("**/llmchat/*", lambda route: held.append(route))
@@ -260,6 +263,7 @@ def test_a_message_is_copied_as_source_text(page: Page, context: BrowserContext,
         assert page.evaluate("navigator.clipboard.readText()") == text
 
 
+@pytest.mark.extended
 def test_actions_show_on_hover_and_focus(page: Page, ollama: ScriptedOllama) -> None:
     send_prompt(page, "Hello")
     expect_idle(page)
@@ -309,6 +313,7 @@ def test_a_stopped_reply_can_be_continued_after_a_reload(page: Page, ollama: Scr
         page.reload()
 
 
+@pytest.mark.extended
 def test_a_reply_that_reached_its_limit_can_be_continued(page: Page, ollama: ScriptedOllama) -> None:
     ollama.script(Head(), Lines(line("w0 "), line("w1 "), last_line(done_reason="length")))
     send_prompt(page, "Hello")
@@ -319,6 +324,7 @@ def test_a_reply_that_reached_its_limit_can_be_continued(page: Page, ollama: Scr
     expect(announcer(page)).to_have_text("w2 w3 w4")  # a screen reader has read the beginning already
 
 
+@pytest.mark.extended
 def test_continued_words_join_the_paragraph_they_continue(page: Page, ollama: ScriptedOllama) -> None:
     begin_stopped_reply(page, ollama, "**w0 w1** ", "`w2 ")  # the code span is open
     ollama.default = (Words(),)
@@ -331,6 +337,7 @@ def test_continued_words_join_the_paragraph_they_continue(page: Page, ollama: Sc
         page.reload()
 
 
+@pytest.mark.extended
 def test_a_reload_while_a_reply_is_continued_shows_each_word_once(page: Page, ollama: ScriptedOllama) -> None:
     gate = Gate("the fourth word")
     begin_stopped_reply(page, ollama, "w0 ", "w1 ")
@@ -346,6 +353,7 @@ def test_a_reload_while_a_reply_is_continued_shows_each_word_once(page: Page, ol
     expect(button(page, "Continue")).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_a_continued_reply_can_be_stopped_and_continued_again(page: Page, ollama: ScriptedOllama) -> None:
     begin_stopped_reply(page, ollama, "w0 ")
     ollama.default = (Words(hold={3: Gate("never")}),)
@@ -361,6 +369,7 @@ def test_a_continued_reply_can_be_stopped_and_continued_again(page: Page, ollama
     expect(messages(page)).to_have_text(["Hello", REPLY])
 
 
+@pytest.mark.extended
 def test_a_refused_continue_leaves_the_words(page: Page, ollama: ScriptedOllama, browser_errors: list[str]) -> None:
     begin_stopped_reply(page, ollama, "w0 ", "w1 ")
     route_prompts(page, lambda route: route.fulfill(status=422, json={"error": "The model is gone."}))
@@ -373,6 +382,7 @@ def test_a_refused_continue_leaves_the_words(page: Page, ollama: ScriptedOllama,
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_a_connection_lost_while_a_reply_is_continued_costs_no_word(
     page: Page, ollama: ScriptedOllama, browser_errors: list[str]
 ) -> None:
@@ -406,6 +416,7 @@ def test_a_restarted_thought_replaces_the_one_before(page: Page, ollama: Scripte
     expect(page.get_by_text("An old thought")).to_have_count(0)
 
 
+@pytest.mark.extended
 def test_a_thought_that_ollamas_death_interrupts_is_shown_anew(page: Page, ollama: ScriptedOllama) -> None:
     dies = Gate("Ollama dies")
     ollama.script(Head(), Lines(line(message={"thinking": "An old thought"})), dies, Reset())

@@ -155,6 +155,7 @@ def test_a_deletion_is_sent_after_the_undo_timeout(page: Page, has_messages: Cal
     )
 
 
+@pytest.mark.extended
 def test_a_deletion_is_sent_when_the_page_is_unloaded(page: Page, has_messages: Callable[[str], bool]) -> None:
     appid = start_conversation(page, "First topic")
     delete(page, "First topic")

@@ -139,6 +139,7 @@ def test_continue_in_two_tabs_at_once_continues_once(
     ignore_failed_requests(browser_errors)
 
 
+@pytest.mark.extended
 def test_edit_and_regenerate_show_in_the_other_tab(tabs: tuple[Page, Page], ollama: ScriptedOllama) -> None:
     first, second = tabs
     send_prompt(first, "Too")

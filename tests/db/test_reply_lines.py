@@ -46,7 +46,7 @@ def play(url: str, act: Callable[[asyncpg.Connection], object]) -> None:
     with_connection(url, act)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("examples", [80, pytest.param(300, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("examples", [25, pytest.param(300, marks=pytest.mark.extended)])
 def test_lines_of_several_replies_in_one_batch_are_read_as_appended(url: str, examples: int) -> None:
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(url))

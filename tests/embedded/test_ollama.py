@@ -166,7 +166,7 @@ def test_a_prompt_is_rendered_without_being_answered(http: httpx.Client) -> None
 MARKER = "\ue0000123456789abcdef"
 
 
-@pytest.mark.parametrize("cut", [1, 7, 20])
+@pytest.mark.parametrize("cut", [7, *(pytest.param(cut, marks=pytest.mark.extended) for cut in (1, 20))])
 def test_a_reply_cut_anywhere_is_continued_raw_from_its_rendering(http: httpx.Client, cut: int) -> None:
     question, length = ask("Tell me a long story about a ship."), 30
     greedy = {"temperature": 0, "seed": 1, "num_predict": length}
@@ -315,7 +315,7 @@ def test_the_process_ends_on_a_signal(tmp_path: Path, number: signal.Signals) ->
     assert "Traceback" not in running.log.read_text()
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.extended) for seed in (2, 3))])
 def test_the_capital_of_france_is_paris_with_default_options(client: ollama.Client, seed: int) -> None:
     """With the makers' sampling the seed is of little weight: no seed gives another answer or another language."""
     answer = client.chat(MODEL, ask("What is the capital of France?"), options={"seed": seed})

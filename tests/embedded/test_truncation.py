@@ -22,7 +22,9 @@ def length(messages: Sequence[Message]) -> int:
     return sum(len(content) for _, content in messages)
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize(
+    "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.extended) for seed in range(10, 50))]
+)
 def test_the_oldest_messages_are_left_out_as_ollama_does(seed: int) -> None:
     chance = random.Random(seed)
     roles = ["user", "assistant", "system"]

@@ -166,7 +166,7 @@ def check_events(stream: str) -> None:
         validator({"$ref": f"#/components/schemas/{name}"}).validate(json.loads(event["data"]))
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("examples", [5, pytest.param(50, marks=pytest.mark.extended)])
 @pytest.mark.parametrize("id", sorted(OPERATIONS.keys() - ENDLESS))
 def test_generated_requests_get_documented_responses(
     chatterd: Program, ollama: ScriptedOllama, session: requests.Session, id: str, examples: int

@@ -116,6 +116,7 @@ def test_an_app_whose_phone_has_lost_its_network_does_not_hold_up_the_next_promp
         assert client.messages()[1] == ("assistant", "half ")
 
 
+@pytest.mark.extended
 def test_the_longest_timeout_of_writing_is_accepted(start_chatterd: Callable[..., Program], database_url: str) -> None:
     with Client(start_chatterd(database_url=database_url, client_write_timeout=settings.MAX_SECONDS).url) as client:
         assert client.ask("hi")[-1].json["done"] is True

@@ -1,7 +1,7 @@
 """GET and DELETE /llmchat/{reply id}: resuming a reply after any line, and stopping it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -329,31 +329,35 @@ def test_a_finished_reply_is_unchanged_after_a_restart(
         assert again.history() == history
 
 
+@pytest.fixture(scope="module")
+def without_logs(new_database: Callable[[], str], _session_ollama: ScriptedOllama) -> Iterator[Program]:
+    """A chatterd that keeps no log of a finished reply."""
+    settings: dict[str, object] = {"ollama_host": _session_ollama.url, "embedded_model": False, "drain_timeout": 1}
+    with Program(database_url=new_database(), reply_log_retention=0, **settings) as program:
+        yield program
+        assert program.alarms([]) == []
+
+
 def test_without_its_log_a_finished_reply_is_one_line_with_the_whole_text(
-    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+    without_logs: Program, ollama: ScriptedOllama
 ) -> None:
-    client = Client(start_chatterd(database_url=database_url, reply_log_retention=0).url)
-    with client.http:
+    with Client(without_logs.url) as client:
         for path, (text, error) in make_replies(client, ollama).items():
             check_from_the_database(client, path, text, error)
 
 
-def test_without_its_log_a_finished_reply_cannot_be_resumed(
-    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
-) -> None:
-    client = Client(start_chatterd(database_url=database_url, reply_log_retention=0).url)
-    with client.http:
+def test_without_its_log_a_finished_reply_cannot_be_resumed(without_logs: Program, ollama: ScriptedOllama) -> None:
+    with Client(without_logs.url) as client:
         for path in make_replies(client, ollama):
             assert [status_of(client, path, lastEventId=str(last)) for last in (0, 1, 2)] == [204] * 3
 
 
 def test_without_its_log_a_finished_reply_has_its_thinking_and_tool_calls(
-    start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str
+    without_logs: Program, ollama: ScriptedOllama
 ) -> None:
     call = {"function": {"name": "add", "arguments": {"a": 1}}}
     ollama.script(Head(), Lines(line(message={"thinking": "hm"}), last_line("", message={"tool_calls": [call]})))
-    client = Client(start_chatterd(database_url=database_url, reply_log_retention=0).url)
-    with client.http:
+    with Client(without_logs.url) as client:
         path = client.begin("hi")
         client.view(path)
         [event] = client.view(path)

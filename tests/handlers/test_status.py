@@ -109,6 +109,7 @@ def test_adopter_counts_only_the_lines_that_it_committed(
         watcher.until(lambda now: now["processes"] and len(now["processes"]) == 1)
 
 
+@pytest.mark.extended
 @pytest.mark.expects_log("declared dead")
 def test_reply_adopted_by_another_process_counts_as_handed_over(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
@@ -129,7 +130,7 @@ def test_reply_adopted_by_another_process_counts_as_handed_over(
 
 
 @pytest.mark.expects_log("database", "presence session was lost", "pool connection floor", "declared dead")
-@pytest.mark.parametrize("how", ["cut", "swallow"])
+@pytest.mark.parametrize("how", [pytest.param("cut", marks=pytest.mark.extended), "swallow"])
 def test_unreachable_database_is_reported_until_it_is_reachable(
     start_chatterd: Start, database_url: str, how: str
 ) -> None:

@@ -33,7 +33,7 @@ OPERATIONS = [
 ]
 
 
-@pytest.mark.parametrize("count", [250, pytest.param(1_000, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("count", [150, pytest.param(1_000, marks=pytest.mark.extended)])
 def test_mutated_requests_get_valid_answers_and_leave_no_trace(
     chatterd: Program, ollama: ScriptedOllama, session_database_url: str, count: int
 ) -> None:
@@ -51,7 +51,7 @@ def test_a_seed_reproduces_its_attempts() -> None:
     assert some() == some()
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("examples", [5, pytest.param(50, marks=pytest.mark.extended)])
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_requests_that_violate_the_schema_are_rejected_with_a_sentence(
     chatterd: Program, ollama: ScriptedOllama, path: str, method: str, examples: int

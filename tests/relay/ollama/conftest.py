@@ -13,9 +13,14 @@ from relay.ollama.http_client import StreamingClient
 NewClient = Callable[..., StreamingClient]
 
 
-@pytest.fixture(params=[{"use_uvloop": True}, {"loop_factory": asyncio.SelectorEventLoop}], ids=["uvloop", "asyncio"])
+@pytest.fixture(
+    params=[
+        pytest.param({"use_uvloop": True}, id="uvloop"),
+        pytest.param({"loop_factory": asyncio.SelectorEventLoop}, id="asyncio", marks=pytest.mark.extended),
+    ]
+)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Run tests marked ``anyio`` on uvloop, which the server uses, and on asyncio's own loop."""
+    """Run tests marked ``anyio`` on uvloop, which the server uses, and, with `make test-all`, on asyncio's own loop."""
     return "asyncio", request.param
 
 

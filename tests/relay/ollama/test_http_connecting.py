@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +17,12 @@ from tests.fakes.peer import Peer
 pytestmark = pytest.mark.anyio
 
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture(params=[{"use_uvloop": True}, {"loop_factory": asyncio.SelectorEventLoop}], ids=["uvloop", "asyncio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Run each test on both loops, with `make test`, too: connecting is where they differ most."""
+    return "asyncio", request.param
 
 
 @pytest.fixture
