@@ -115,7 +115,12 @@ def test_the_history_says_what_was_sent(client: Client, ollama: ScriptedOllama) 
 
 def test_an_answer_ends_where_the_window_does(client: Client, ollama: ScriptedOllama) -> None:
     talk(client, 2)
-    say(client, "hi", options={"num_predict": 7})
+
+    def is_known() -> bool:
+        say(client, "hi", options={"num_predict": 7})
+        return client.history()["context"]["window"] is not None
+
+    eventually("the window is known", is_known)
     say(client, "hi", options={"temperature": 0})
     of_client, bounded = (request.json["options"] for request in ollama.generations[-2:])
     assert of_client == {"num_predict": 7}

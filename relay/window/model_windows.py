@@ -143,11 +143,6 @@ class ModelWindows:
                 if self._questions.get(key) is question:
                     del self._questions[key]
 
-    def is_asked(self, ollama: OllamaClient, model: str) -> bool:
-        """Return whether Ollama is being asked for a window of a model."""
-        key = _key(ollama, model)
-        return any(question[0] == key for question in self._questions)
-
     def observe(self, ollama: OllamaClient, model: str, window: int, num_ctx: int | None = None) -> None:
         """Note the window of a model, which Ollama has named in an error. It counts until the model is loaded anew.
 

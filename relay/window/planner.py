@@ -1,5 +1,6 @@
 """Plans what of a conversation is sent to a model, so that it fits into the model's window."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -24,6 +25,12 @@ from settings import Settings
 
 CERTAIN_WINDOW = 4_096
 """Tokens that the window of every model is taken to hold: Ollama's smallest default (ollama ``server/routes.go``)."""
+
+ASK_INTERVAL = 5.0
+"""Seconds between two questions for a window that is not known: what is no Ollama never tells."""
+
+_Question = tuple[str, str, int | None]
+"""The URL of an Ollama, a model, and the ``num_ctx`` of requests."""
 
 LEARN_INTERVAL = 0.2
 """Seconds between two counts of one model that are learned from: each takes some 0.1 ms."""
@@ -98,6 +105,7 @@ class ContextPlanner:
         self.estimators = TokenEstimators()
         self._learned: dict[str, float] = {}
         self._unstored: set[str] = set()
+        self._questions: dict[_Question, tuple[float, asyncio.Task[int | None]]] = {}
         self._database = database
         self._outgoing = outgoing
         self._settings = settings
@@ -119,8 +127,6 @@ class ContextPlanner:
         window = self.windows.known(ollama, model, options.num_ctx)
         if begun.cut is not None and model not in self.estimators:
             return None  # by another estimate the conversation might be cut at another message
-        if window is None and self.windows.is_asked(ollama, model):
-            return None
         counts = sum(map(count_message, messages), _count_fields(fields))
         context = SentContext(
             model,
@@ -155,12 +161,38 @@ class ContextPlanner:
         self._unstored.add(context.model)
         self.estimators.of(context.model).learn(context.counts, tokens)
 
+    def ask_for_window(
+        self, ollama: OllamaClient, context: SentContext, conversation_key: str
+    ) -> "asyncio.Task[int | None]":
+        """Ask for the window of a loaded model, at most once in :data:`ASK_INTERVAL`: replies share a question.
+
+        :returns: the question, which may be answered already; its result is None if the window cannot be found.
+        """
+        now, question = monotonic(), (ollama.url, context.model, context.num_ctx)
+        asked_at, asking = self._questions.get(question, (-ASK_INTERVAL, None))
+        if asking is None or now - asked_at >= ASK_INTERVAL:
+            request = msgspec.json.encode({"model": context.model, "options": {"num_ctx": context.num_ctx}}).decode()
+            asking = asyncio.create_task(
+                self.windows.find(ollama, context.model, request, conversation_key, load=False)
+            )
+            self._questions[question] = now, asking
+        return asking
+
+    def on_loaded(self, ollama: OllamaClient, context: SentContext) -> None:
+        """Forget the window of a model that was loaded anew."""
+        self.windows.on_loaded(ollama, context.model)
+        self._questions.pop((ollama.url, context.model, context.num_ctx), None)
+
     async def store_learned(self) -> None:
         """Store what was learned since the last call, for processes that start later.
 
         :raises ServiceUnavailable: the database is unavailable.
         """
         self._learned.clear()
+        now = monotonic()
+        for question, (asked_at, asking) in list(self._questions.items()):
+            if asking.done() and now - asked_at >= ASK_INTERVAL:
+                del self._questions[question]
         if not self._unstored:
             return
         states = {model: self.estimators.of(model).state() for model in self._unstored}

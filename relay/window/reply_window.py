@@ -4,8 +4,6 @@ import asyncio
 import logging
 from contextlib import suppress
 
-import msgspec
-
 from errors import ChatterdError
 from relay.ollama.chat_line import Usage
 from relay.ollama.client import OllamaClient
@@ -19,10 +17,6 @@ MAX_CORRECTIONS = 2
 
 LOAD_SECONDS = 0.5
 """A request that took longer to load its model did load it: for a loaded model Ollama says some milliseconds."""
-
-
-_running: set[asyncio.Task[int | None]] = set()
-"""Questions for windows that have not been answered; asyncio itself keeps no reference to a task."""
 
 
 class ReplyWindow:
@@ -94,12 +88,7 @@ class ReplyWindow:
     def look_for_window(self, ollama: OllamaClient) -> None:
         """Ask for the window of a model that is loaded now: for the next prompt, and to be shown."""
         if self.context is not None and self._looking is None:
-            model, num_ctx = self.context.model, self.context.num_ctx
-            request = msgspec.json.encode({"model": model, "options": {"num_ctx": num_ctx}}).decode()
-            asking = self._planner.windows.find(ollama, model, request, self._conversation_key, load=False)
-            self._looking = asyncio.create_task(asking)
-            self._looking.add_done_callback(_running.discard)
-            _running.add(self._looking)
+            self._looking = self._planner.ask_for_window(ollama, self.context, self._conversation_key)
 
     def observe(self, ollama: OllamaClient, usage: Usage, is_whole: bool) -> None:
         """Learn from the last line of a reply.
@@ -111,7 +100,7 @@ class ReplyWindow:
         if context is None:
             return
         if self._looking is None and usage.load_duration > LOAD_SECONDS * 1e9:
-            self._planner.windows.on_loaded(ollama, context.model)
+            self._planner.on_loaded(ollama, context)
             self.look_for_window(ollama)
         elif context.window is None:
             self.look_for_window(ollama)
