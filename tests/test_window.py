@@ -272,3 +272,17 @@ def test_another_choice_for_a_full_window_is_rejected(client: Client, value: obj
     response = client.http.post("/llmchat", json=client.body("hi", context_full=value))
     assert response.status_code == 422
     assert response.json()["error"] == 'context_full must be "cut" or "stop".'
+
+
+def test_system_messages_that_fill_the_window_are_left_out_and_the_rest_is_cut_in_blocks(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    ollama.model = Model(num_ctx=3 * WINDOW)
+    rules = [{"role": "system", "content": words(WINDOW, turn)} for turn in (100, 101)]
+    say(client, messages=[*rules, {"role": "user", "content": "hi"}])
+    talk(client, 40)
+    requests = sent(ollama)[-30:]
+    assert all(messages[0] == rules[1] and rules[0] not in messages for messages in requests)
+    assert len(blocks(requests)) <= 6
+    context = client.history()["context"]
+    assert context["system_left_out"] == 1 and context["left_out"] > 0

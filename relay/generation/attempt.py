@@ -277,7 +277,7 @@ class Attempt:
     def _error_response(self) -> AttemptResult:
         status, body = self._call.status, bytes(self._error_body)
         if upstream_error.is_window_exceeded(status, body):
-            return window_exceeded(status, body)
+            return window_exceeded(status, body, begins=not self._reply.count)
         return failed_response(status, body)
 
     def _why_incomplete(self) -> str:

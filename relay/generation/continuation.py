@@ -245,7 +245,7 @@ class _ContinuationFinder:
         body = resume.chat_to_continue(self._request, self._sent, self._transcript, marker)
         status, response = await self._post(CHAT, resume.rendering_body(body, self._shorten))
         if upstream_error.is_window_exceeded(status, response):
-            raise _Ends(window_exceeded(status, response))
+            raise _Ends(window_exceeded(status, response, begins=False))
         try:
             rendered = _decode(self._check(status, response))
         except _UNREADABLE:

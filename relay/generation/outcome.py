@@ -91,10 +91,13 @@ def failed_response(status: int, body: bytes) -> Outcome | Breakdown | Refusal:
     return Breakdown(outcome, accepted=status in ACCEPTED)
 
 
-def window_exceeded(status: int, body: bytes) -> WindowExceeded:
-    """Return the result of an attempt whose prompt does not fit into the model's window."""
+def window_exceeded(status: int, body: bytes, begins: bool) -> WindowExceeded:
+    """Return the result of an attempt whose prompt does not fit into the model's window.
+
+    :param begins: whether nothing of the reply was shown.
+    """
     message = upstream_error.describe(status, body)
-    outcome = failure("interrupted", message, f"Ollama answered {status}.")
+    outcome = failure("failed" if begins else "interrupted", message, f"Ollama answered {status}.")
     return WindowExceeded(outcome, upstream_error.window_figures(body))
 
 

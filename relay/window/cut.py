@@ -67,17 +67,25 @@ def prompt_start(parts: Sequence[Part]) -> int:
     return max(len(parts) - 1, 0)
 
 
-def select_from(parts: Sequence[Part], first: int | None, fixed: int) -> Selection:
-    """Return what is sent from a message on, and all system messages.
+def select_from(parts: Sequence[Part], first: int | None, fixed: int, window: int | None = None) -> Selection:
+    """Return what is sent from a message on, and the system messages.
 
     :param parts: the conversation, oldest first.
     :param first: see :class:`Selection`; None: from its beginning.
     :param fixed: tokens of what is sent beside messages.
+    :param window: system messages that fill more than half of it are left out, as :func:`cut` does; None: all are sent.
     """
-    sent = [part for part in parts if part.role == "system" or first is None or part.seq >= first]
+    system_after, left_out = None, 0
+    if window is not None:
+        _, system_after, left_out = _newest_system(parts, window // 2)
+    sent = [
+        part
+        for part in parts
+        if (part.seq > (system_after or -1) if part.role == "system" else first is None or part.seq >= first)
+    ]
     others = [part.seq for part in sent if part.role != "system"]
     tokens = fixed + sum(part.tokens for part in sent)
-    return Selection(others[0] if others else None, None, tokens, len(sent), 0)
+    return Selection(others[0] if others else None, system_after, tokens, len(sent), left_out)
 
 
 def cut(parts: Sequence[Part], window: int, free: int, fixed: int) -> Selection:

@@ -269,9 +269,11 @@ class ContextPlanner:
         """
         free = reserve(holds, draft.options.num_predict)
         stored = draft.cut if draft.cut and draft.cut.window == window else None
-        selection = select_from(draft.parts, stored.first if stored else None, draft.fixed)
+        selection = select_from(draft.parts, stored.first if stored else None, draft.fixed, holds)
         if room(holds, selection.tokens) >= free:
-            if stored is None and (draft.cut is not None or selection.first != draft.first):
+            if selection.system_after is not None:
+                await self._store_cut(reply, selection, window)
+            elif stored is None and (draft.cut is not None or selection.first != draft.first):
                 await self._remove_cut(reply, selection)
             return draft.context(reply.model, selection, window, stored.left_out if stored else 0)
         if draft.options.stops and draft.can_be_cut(selection):
