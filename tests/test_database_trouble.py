@@ -419,7 +419,7 @@ def test_a_long_outage_ends_every_reply_with_an_error_and_disconnects_from_ollam
             proxy.cut()
             for one in watching:
                 one.result(PATIENCE)
-            for request in ollama.requests:
+            for request in ollama.generations:
                 request.closed.wait()
         finally:
             for gate in gates:
