@@ -288,7 +288,7 @@ class Schedule:
     def _kill_ollama(self) -> str:
         """Let Ollama die: its connections break, and it refuses new ones for a moment."""
         self._ollama.die()
-        self._cut_requests = len(self._ollama.requests)
+        self._cut_requests = len(self._ollama.generations)
         away = self._choice.uniform(0, MOST_AWAY)
         time.sleep(away)
         self._ollama.listen_again()
@@ -362,7 +362,7 @@ class Schedule:
         count("viewers", len(self._viewers))
 
     def _ollama_is_idle(self) -> bool:
-        requests = self._ollama.requests[self._cut_requests :]  # those before ended with a dead Ollama
+        requests = self._ollama.generations[self._cut_requests :]  # those before ended with a dead Ollama
         return all(one.answered.happened or one.closed.happened for one in requests)
 
     def _check(self) -> None:

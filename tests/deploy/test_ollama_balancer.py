@@ -59,7 +59,7 @@ def chat(balancer: OllamaBalancer, conversation: object = None, content: str = "
 
 
 def counts(ollamas: list[ScriptedOllama]) -> list[int]:
-    return [len(ollama.requests) for ollama in ollamas]
+    return [len(ollama.generations) for ollama in ollamas]
 
 
 def conversation_of(balancer: OllamaBalancer, ollamas: list[ScriptedOllama], number: int) -> int:
@@ -291,7 +291,7 @@ def test_a_client_that_leaves_stops_the_model(balancer: OllamaBalancer, ollamas:
     body = {"model": "fake", "messages": []}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{balancer.url}/api/chat", json=body, timeout=0.5)
-    [request] = [request for ollama in ollamas for request in ollama.requests]
+    [request] = [request for ollama in ollamas for request in ollama.generations]
     request.closed.wait()
 
 

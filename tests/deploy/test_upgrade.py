@@ -125,7 +125,7 @@ def test_both_versions_read_the_fields_of_messages_that_either_wrote(
                 prompt_with_picture(client)
             for client in (before, now):
                 client.ask("what was it?")
-                sent = [message for message in ollama.requests[-1].json["messages"] if message["content"] == "see"]
+                sent = [message for message in ollama.generations[-1].json["messages"] if message["content"] == "see"]
                 assert sent == [PICTURE] * 5
                 shown = [message for message in client.history()["messages"] if message["content"] == "see"]
                 assert [(message["images"], message["a"]) for message in shown] == [(["QUJD"], PICTURE["a"])] * 5

@@ -231,7 +231,7 @@ def test_stopping_before_the_first_line_does_not_retry_the_request_to_ollama(
     ollama.arrival(1).wait().closed.wait()
     client.view(path)
     client.ask("three")
-    assert [request.json["messages"][-1]["content"] for request in ollama.requests] == ["one", "two", "three"]
+    assert [request.json["messages"][-1]["content"] for request in ollama.generations] == ["one", "two", "three"]
 
 
 def test_stopping_immediately_after_the_begin_ends_the_reply(
@@ -243,7 +243,7 @@ def test_stopping_immediately_after_the_begin_ends_the_reply(
         assert client.http.delete(path).status_code == 202
         check_stopped(client, session_database_url, path, client.view(path), None)
         assert client.http.delete("/llmchat", params={"appID": client.appid}).status_code == 204
-    for request in ollama.requests:
+    for request in ollama.generations:
         request.closed.wait()
 
 
