@@ -57,9 +57,9 @@ def with_answer_limit(fields: Fields, limit: int | None) -> dict[str, msgspec.Ra
     given = fields.get("options")
     options = _object(given)
     wanted = _decode(options.get("num_predict"))
-    # Ollama rejects an option of another type; 0 and negative values mean no limit (ollama api/types.go, Options).
+    # Ollama rejects an option of another type; negative values mean no limit (ollama api/types.go, DefaultOptions).
     is_number = wanted is None or (isinstance(wanted, int | float) and not isinstance(wanted, bool))
-    if limit is None or not is_number or (wanted is not None and 0 < wanted <= limit):
+    if limit is None or not is_number or (wanted is not None and 0 <= wanted <= limit):
         return dict(fields)
     if given is not None and not bytes(given).startswith(b"{") and bytes(given) != b"null":
         return dict(fields)
