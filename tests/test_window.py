@@ -17,11 +17,14 @@ WINDOW = 400
 
 
 @pytest.fixture(autouse=True)
-def _small_window(ollama: ScriptedOllama) -> Iterator[None]:
-    model, ollama.model = ollama.model, Model(num_ctx=WINDOW)
+def _small_window(chatterd: Program, ollama: ScriptedOllama) -> Iterator[None]:
+    """Have a model with a small window. After the test, chatterd does not know it: other tests use the same model."""
+    ollama.model = Model(num_ctx=WINDOW)
     ollama.default = (Text("one two three four five"),)
     yield
-    ollama.model = model
+    ollama.forget()
+    with Client(chatterd.url) as client:
+        client.ask("Hello")  # loads the usual model
 
 
 def words(count: int, turn: int = 0) -> str:

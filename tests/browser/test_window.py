@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
@@ -32,13 +32,18 @@ LEFT_OUT = "Too long for the model's window; it is not sent."
 
 
 @pytest.fixture(autouse=True)
-def _small_window(chatterd: Program, ollama: ScriptedOllama) -> None:
-    """Have a model with a small window, and chatterd know it."""
+def _small_window(chatterd: Program, ollama: ScriptedOllama) -> Iterator[None]:
+    """Have a model with a small window, and chatterd know it. After the test it knows the usual one: other tests use
+    the same model."""
     ollama.model = Model(num_ctx=WINDOW, context_length=8_192, file_bytes=100_000_000, token_bytes=25_000)
     ollama.default = (Text(REPLY),)
     with Client(chatterd.url) as client:
         client.ask("Hello")  # loads the model
         assert client.http.get("/window", params={"model": "fake"}).json()["window"] == WINDOW
+        yield
+        ollama.forget()
+        client.ask("Hello again")  # loads the usual model
+        assert client.http.get("/window", params={"model": "fake"}).json()["window"] == Model().num_ctx
 
 
 def words(count: int, name: str) -> str:
