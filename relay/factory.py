@@ -33,6 +33,7 @@ from relay.service import ReplyService
 from relay.supersession import Supersession, ViewerCounts
 from relay.sweeper import Sweeper
 from relay.waiting import PromptQueue
+from relay.window.learned_tokens import LearnedTokens
 from relay.window.model_windows import ModelWindows
 from relay.window.planner import ContextPlanner
 from settings import Settings
@@ -100,7 +101,7 @@ async def create_relay(
         settings,
         metrics,
         outgoing,
-        ContextPlanner(database, windows, outgoing, settings),
+        ContextPlanner(database, windows, LearnedTokens(database), outgoing, settings),
     )
     registry = GenerationRegistry(journal, metrics, on_ended=notifier.wake)
     failover = Failover(context, lease, registry)

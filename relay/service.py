@@ -34,7 +34,7 @@ from relay.stream.log_reader import LogReader
 from relay.stream.shared_reads import SharedReads
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
-from relay.window.outgoing_request import window_options
+from relay.window.request_options import window_options
 from settings import Settings
 
 log = logging.getLogger("chatterd.relay")

@@ -38,7 +38,7 @@ class Sweeper:
         self._journal = relay.journal
         self._notifier = relay.notifier
         self._database = relay.database
-        self._planner = relay.planner
+        self._tokens = relay.planner.tokens
         self._settings = relay.settings
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -70,7 +70,7 @@ class Sweeper:
         for step in (
             self._adopt,
             self._failover.reconcile_owned,
-            self._planner.store_learned,
+            self._tokens.store,
         ):  # each whether or not another one fails
             try:
                 await step()

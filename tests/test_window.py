@@ -84,7 +84,7 @@ def test_a_conversation_is_cut_in_blocks_and_never_by_ollama(client: Client, oll
     assert len(found) >= 4
     for block in found[1:-1]:
         assert len(block) >= 5  # turns in which nothing changes at the beginning
-        assert 3 * WINDOW / 4 < size(block[0]) <= 3 * WINDOW * 0.6
+        assert 0.2 < size(block[0]) / (3 * WINDOW) < 0.5  # about two fifths, by estimate, are kept
     assert all(request.json["truncate"] is False and "shift" not in request.json for request in ollama.generations)
 
 
@@ -139,6 +139,21 @@ def test_an_answer_ends_where_the_window_does(client: Client, ollama: ScriptedOl
     assert WINDOW / 2 < bounded["num_predict"] + size(sent(ollama)[-1]) <= WINDOW
 
 
+def test_the_limit_of_the_models_own_file_stays(client: Client, ollama: ScriptedOllama) -> None:
+    ollama.model = Model(num_ctx=WINDOW, parameters={"num_predict": 30})
+    own = {"model": "a-model-with-a-limit"}
+
+    def is_known() -> bool:
+        say(client, "hi", **own)
+        return client.history()["context"]["window"] is not None
+
+    eventually("the window is known", is_known)
+    assert all(request.json.get("options", {}).get("num_predict") in (None, 30) for request in ollama.generations)
+    assert ollama.generations[-1].json["options"] == {"num_predict": 30}
+    say(client, "hi", options={"num_predict": -1}, **own)
+    assert 30 < ollama.generations[-1].json["options"]["num_predict"] < WINDOW
+
+
 def test_another_window_or_model_has_a_cut_of_its_own(client: Client, ollama: ScriptedOllama) -> None:
     talk(client, 14)
     whole = len(client.history(limit=500)["messages"])
@@ -163,7 +178,7 @@ def test_another_window_or_model_has_a_cut_of_its_own(client: Client, ollama: Sc
 
 
 def test_after_a_deletion_the_conversation_is_cut_anew(client: Client, ollama: ScriptedOllama) -> None:
-    talk(client, 14)
+    talk_until_cut(client)
     first = client.history()["context"]["from"]
     messages = client.history(limit=500)["messages"]
     before = messages[[message["seq"] for message in messages].index(first) - 2]
@@ -264,6 +279,23 @@ def test_a_continued_answer_is_cut_like_a_prompt(client: Client, ollama: Scripte
     assert client.messages()[-1] == ("assistant", words(30))
     assert client.history()["context"]["tokens"] <= WINDOW
     assert client.history()["context"]["messages"] <= before["messages"] + 1
+
+
+def test_a_refused_prompt_leaves_the_cut_as_it_was(client: Client, ollama: ScriptedOllama) -> None:
+    turn = talk_until_cut(client)
+    first = client.history()["context"]["from"]
+    [error] = client.ask(words(WINDOW * 3 // 2))  # by estimate, too, but Ollama may count otherwise
+    assert error.json["code"] == "context_exceeded"
+    before = sent(ollama)[-2]
+    talk(client, 1, first=turn)
+    assert client.history()["context"]["from"] == first
+    assert sent(ollama)[-1][: len(before)] == before
+
+
+def test_a_client_is_not_asked_about_a_prompt_that_fits_into_no_window(client: Client, ollama: ScriptedOllama) -> None:
+    talk(client, 3)
+    [error] = client.ask(words(20 * WINDOW), context_full="stop")
+    assert error.json["code"] == "context_exceeded"
 
 
 @pytest.mark.parametrize("length", [WINDOW + 50, 20 * WINDOW], ids=["by Ollama's count", "by estimate"])

@@ -10,7 +10,7 @@ from db.messages import Message
 from errors import UnprocessableContent
 from json_text import pause
 from relay.generation.prompt import Prompt
-from relay.window.outgoing_request import WHEN_FULL
+from relay.window.request_options import WHEN_FULL
 from web.json_body.decoding import Fields, check_values, count_characters, decode_object, decode_text
 
 MAX_APPID_LENGTH = 155

@@ -180,6 +180,26 @@ async def store_cut(
     return left_out
 
 
+async def send_from(
+    connection: asyncpg.Connection, tenant: str, reply: UUID, owner: int, first: int, system_after: int | None
+) -> None:
+    """Send the conversation from ``first`` on for this reply, and only for it.
+
+    :param system_after: see :func:`store_cut`.
+    """
+    await connection.execute(
+        """
+        UPDATE replies SET context_first = $4, system_after = greatest(system_after, $5)
+        WHERE tenant = $1 AND id = $2 AND owner = $3 AND finished IS NULL
+        """,
+        tenant,
+        reply,
+        owner,
+        first,
+        system_after,
+    )
+
+
 async def remove_cut(connection: asyncpg.Connection, tenant: str, reply: UUID, owner: int, first: int) -> None:
     """Send the conversation from ``first`` on, for this reply, and let the following ones be without a cut."""
     await connection.execute(

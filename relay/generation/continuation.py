@@ -122,7 +122,7 @@ async def next_call(
     :param transcript: what the reply has said so far.
     :param key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :param shorten: whether Ollama may leave out the oldest messages, as it did at first if they do not fit.
-    :param answer_limit: see :func:`relay.window.outgoing_request.with_answer_limit`.
+    :param answer_limit: see :func:`relay.window.request_options.with_answer_limit`.
     :returns: the reply's outcome if it is complete or cannot be continued; a breakdown if Ollama died meanwhile.
     """
     words = sent.words(transcript)

@@ -81,7 +81,8 @@ class Generation:
         self.address = address
         self.plain_client = plain_client
         self.prompt_messages = 1
-        self.window = ReplyWindow(relay.planner, conversation_key)
+        key = ReplyKey(reply.tenant, reply.id, reply.owner, reply.model, conversation_key)
+        self.window = ReplyWindow(relay.planner, key)
         self._relay = relay
         self._conversation_key = conversation_key
         self._outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
@@ -176,6 +177,7 @@ class Generation:
             try:
                 self._kept = None
                 if await leave_out_refused(self._relay, self.reply, self.prompt_messages):
+                    self.window.plan_again()
                     return None
                 sent, reservation = await load_sent_request(self._relay, self.reply.tenant, self.reply.id)
                 reservation.release()
@@ -207,7 +209,7 @@ class Generation:
         attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, ollama, self._conversation_key)
         self._current = attempt
         self._is_whole = call.path == CHAT and call.line_filter is None and not self._is_resumed
-        if self.window.unknown:
+        if self.window.is_unknown(ollama):
             self.reply.subscribe(self._on_first_lines)
         self._database_failing_since = None
         try:
@@ -240,7 +242,7 @@ class Generation:
         """Find out how the reply is continued."""
         try:
             ollama = await self._choose_ollama()
-            await self.window.plan(ollama, self._reply_key(), begins=not self.reply.count)
+            await self.window.plan(ollama, begins=not self.reply.count)
             sent, reservation = await self._load_sent_request()
         except ServiceUnavailable:
             return await self._wait_for_database()
@@ -294,10 +296,6 @@ class Generation:
             upstreams, model = self._relay.upstreams, self.reply.model
             self._ollama = await upstreams.acquire_to_resume(model) if self._is_resumed else upstreams.acquire(model)
         return self._ollama
-
-    def _reply_key(self) -> ReplyKey:
-        reply = self.reply
-        return ReplyKey(reply.tenant, reply.id, reply.owner, reply.model, self._conversation_key)
 
     def _on_first_lines(self, first: int, lines: list[bytes]) -> None:
         """Note that the model is loaded."""

@@ -9,7 +9,7 @@ import msgspec
 
 from db.context.selection import IMAGES_MIN_BYTES
 from db.messages import Message
-from relay.window.outgoing_request import with_answer_limit, without_own_fields
+from relay.window.request_options import with_answer_limit, without_own_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Prompt:
         A single character beyond U+FFFF lets Python take four bytes for each character of a text.
 
         :param messages: the whole conversation, newest last.
-        :param answer_limit: see :func:`relay.window.outgoing_request.with_answer_limit`.
+        :param answer_limit: see :func:`relay.window.request_options.with_answer_limit`.
         """
         return _chat_body({"model": self.model, **with_answer_limit(self.options, answer_limit)}, messages)
 

@@ -17,7 +17,7 @@ from errors import UnreadableLine
 from relay.generation.prompt import chat_body
 from relay.generation.transcript import Transcript
 from relay.ollama import chat_line
-from relay.window.outgoing_request import with_answer_limit
+from relay.window.request_options import with_answer_limit
 
 MAX_ATTEMPTS = 5
 """Consecutive adoptions without a new line; then the reply ends: it may be what makes processes crash."""
@@ -127,7 +127,7 @@ def with_token_limit(request: str, limit: int) -> str:
 def within_window(request: str, answer_limit: int | None) -> str:
     """Return the request with a token limit that lets the reply end within the window.
 
-    :param answer_limit: see :func:`relay.window.outgoing_request.with_answer_limit`.
+    :param answer_limit: see :func:`relay.window.request_options.with_answer_limit`.
     """
     return msgspec.json.encode(with_answer_limit(_decode_object(request), answer_limit)).decode()
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from relay.window.cut import MARGIN, room
+from relay.window.cut import MARGIN
+from relay.window.request_options import WindowOptions
 from relay.window.text_counts import TextCounts
 
 MIN_ANSWER = 16
@@ -15,17 +16,16 @@ class SentContext:
     """What a model was sent for one reply.
 
     :ivar model: its name.
-    :ivar first: ``chatts.seq`` of the first message that was sent; None if none was left out before it.
     :ivar messages: number of messages that were sent.
-    :ivar left_out: number of earlier messages that were not, system messages not counted.
     :ivar counts: what they consist of.
     :ivar tokens: of the prompt, as estimated; with ``counted`` of prompt and reply together, as Ollama counted them.
     :ivar window: of the model, in tokens; None if it is not known.
+    :ivar options: what the request says about the window.
+    :ivar first: ``chatts.seq`` of the first message that was sent; None if none was left out before it.
+    :ivar left_out: number of earlier messages that were not, system messages not counted.
     :ivar images_left_out: number of messages that were sent without their images.
     :ivar system_left_out: number of system messages that were not sent.
-    :ivar num_ctx: the window that the request asks for; None if it does not.
-    :ivar reserved: tokens of the window that were kept free for the answer when the reply began, at least.
-    :ivar limited: whether the answer is limited to what the window holds.
+    :ivar answer_limit: tokens that the answer may have so that it ends within the window; None if there is no limit.
     """
 
     model: str
@@ -33,21 +33,13 @@ class SentContext:
     counts: TextCounts
     tokens: int
     window: int | None
+    options: WindowOptions
     first: int | None = None
     left_out: int = 0
     images_left_out: int = 0
     system_left_out: int = 0
-    num_ctx: int | None = None
-    reserved: int = MIN_ANSWER
-    limited: bool = True
+    answer_limit: int | None = None
     counted: bool = False
-
-    @property
-    def answer_limit(self) -> int | None:
-        """Tokens that an answer may have so that it ends within the window; None if there is no limit."""
-        if self.window is None or not self.limited:
-            return None
-        return max(room(self.window, self.tokens), self.reserved)
 
     def is_plausible(self, prompt_tokens: int) -> bool:
         """Return whether a number can be that of all tokens of the prompt, and not only of those that are not in the

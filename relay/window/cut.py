@@ -1,12 +1,16 @@
 """Decides from which message on a conversation is sent to a model whose window it has outgrown. Pure.
 
-A conversation is cut in blocks: once it does not fit any more, so much is left out at once that it fills about half of
+A conversation is cut in blocks: once it does not fit any more, so much is left out at once that it fills two fifths of
 the window, and then nothing changes at its beginning until the window is full again. So the model finds the beginning
 of nearly every prompt in its cache.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+KEPT_SHARE = 0.4
+"""Share of the window that a conversation fills after a cut. After it the model evaluates all of that anew, once in as
+many turns as fill the rest: the less is kept, the less that costs, and the less the model remembers."""
 
 ANSWER_SHARE = 4
 """A reply that has no limit of its own gets one part in so many of the window."""
@@ -89,9 +93,9 @@ def select_from(parts: Sequence[Part], first: int | None, fixed: int, window: in
 
 
 def cut(parts: Sequence[Part], window: int, free: int, fixed: int) -> Selection:
-    """Return what is sent of a conversation that does not fit: as many of its newest messages as fill about half of the
-    window. They begin with a message of the user, so that no call of a tool is separated from its result, and the
-    newest message of the user is always among them.
+    """Return what is sent of a conversation that does not fit: as many of its newest messages as fill
+    :data:`KEPT_SHARE` of the window. They begin with a message of the user, so that no call of a tool is separated from
+    its result, and the newest message of the user is always among them.
 
     System messages are all sent unless they fill half of the window; then the newest are.
 
@@ -103,7 +107,8 @@ def cut(parts: Sequence[Part], window: int, free: int, fixed: int) -> Selection:
     others = [part for part in parts if part.role != "system"]
     start = prompt_start(others)
     always = fixed + system + sum(part.tokens for part in others[start:])
-    most = max(window // 2 - always, (room(window, always) - free) // 2)
+    # A long prompt leaves little of that: then the same share of what it leaves.
+    most = round(max(KEPT_SHARE * window - always, KEPT_SHARE * (room(window, always) - free)))
     first, tokens = start, 0
     total = 0
     for index in range(start - 1, -1, -1):

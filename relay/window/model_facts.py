@@ -19,8 +19,8 @@ TIMEOUT = 5.0
 _REGISTRY, _LIBRARY, _TAG = "registry.ollama.ai/", "library/", "latest"
 """The parts of a model's name that may be left out (ollama ``types/model/name.go``, ``DefaultName``)."""
 
-_NUM_CTX = re.compile(r"^num_ctx\s+(\d{1,10})\s*$", re.MULTILINE)
-"""The window in the text of a model's parameters; texts among them are quoted, line breaks too."""
+_PARAMETER = re.compile(r"^(num_ctx|num_predict)\s+(\d{1,10})\s*$", re.MULTILINE)
+"""A number in the text of a model's parameters; texts among them are quoted, line breaks too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,14 @@ class ModelDescription:
 
     :ivar trained: tokens of the longest window that it was trained for.
     :ivar num_ctx: tokens of the window that its Modelfile asks for; None if it does not.
+    :ivar num_predict: tokens of the longest reply that its Modelfile asks for; None if it does not.
     :ivar remote: whether it runs in the cloud. It is never loaded then, and always has its longest window (ollama
         ``docs/context-length.mdx``).
     """
 
     trained: int | None = None
     num_ctx: int | None = None
+    num_predict: int | None = None
     remote: bool = False
 
 
@@ -112,8 +114,10 @@ def read_description(body: bytes) -> ModelDescription:
     except _UNREADABLE:
         return ModelDescription()
     trained = shown.model_info.get(f"{shown.model_info.get('general.architecture')}.context_length")
-    found = _NUM_CTX.search(shown.parameters)
-    return ModelDescription(window(trained), window(int(found[1])) if found else None, bool(shown.remote_host))
+    asked = {name: window(int(number)) for name, number in _PARAMETER.findall(shown.parameters)}
+    return ModelDescription(
+        window(trained), asked.get("num_ctx"), asked.get("num_predict"), remote=bool(shown.remote_host)
+    )
 
 
 def window(value: object) -> int | None:

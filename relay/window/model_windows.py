@@ -24,6 +24,9 @@ MAX_MODELS = 256
 MAX_WINDOWS = 16
 """Windows that are kept of one model, one for each ``num_ctx`` that requests have, the ones found last."""
 
+ASK_INTERVAL = 5.0
+"""Seconds between two questions in the background for one window: what is no Ollama never tells."""
+
 MAX_IDLE = 240.0
 """Seconds without use after which a model's windows are forgotten. An Ollama unloads a model after 5 minutes by default
 (ollama ``envconfig/config.go``, ``KeepAlive``), and may load it with another window: its default depends on memory."""
@@ -36,6 +39,7 @@ class WindowReport:
     :ivar window: tokens that it holds, for a request that does not set it.
     :ivar trained: tokens of the longest window that the model was trained for.
     :ivar loaded: whether the model is loaded.
+    :ivar loaded_window: tokens of the window that it is loaded with: another one, if a request has asked for that.
     :ivar memory_bytes: of the loaded model, on processors and graphics cards together.
     :ivar bytes_per_token: memory of one token of its window, about.
     """
@@ -43,6 +47,7 @@ class WindowReport:
     window: int | None
     trained: int | None
     loaded: bool = False
+    loaded_window: int | None = None
     memory_bytes: int | None = None
     bytes_per_token: int | None = None
 
@@ -53,16 +58,18 @@ class _Entry:
 
     :ivar windows: the window for each ``num_ctx`` of requests; None: for those without.
     :ivar exact: those of them that Ollama has named in an error, whatever else it says.
+    :ivar description: what the model is; None if Ollama has not said that.
     """
 
     used_at: float = field(default_factory=monotonic)
     windows: OrderedDict[int | None, int] = field(default_factory=OrderedDict)
     exact: set[int | None] = field(default_factory=set)
-    trained: int | None = None
+    description: ModelDescription | None = None
 
     def known(self, num_ctx: int | None) -> int | None:
         found = self.windows.get(num_ctx) or num_ctx
-        return min(found, self.trained or found) if found else None
+        trained = self.description.trained if self.description else None
+        return min(found, trained or found) if found else None
 
     def keep(self, num_ctx: int | None, window: int) -> int | None:
         if num_ctx not in self.exact:
@@ -80,6 +87,7 @@ class _Entry:
     def forget(self) -> None:
         self.windows.clear()
         self.exact.clear()
+        self.description = None
 
 
 @dataclass(slots=True)
@@ -105,6 +113,7 @@ class ModelWindows:
         self._settings = settings
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._questions: dict[tuple[_Key, int | None, bool], _Question] = {}
+        self._asked: OrderedDict[tuple[_Key, int | None], tuple[float, asyncio.Task[int | None]]] = OrderedDict()
 
     def known(self, ollama: OllamaClient, model: str, num_ctx: int | None) -> int | None:
         """Return the tokens of a window, without asking Ollama; None if they are not known.
@@ -114,6 +123,31 @@ class ModelWindows:
         num_ctx = self._effective(num_ctx)
         entry = self._use(_key(ollama, model))
         return entry.known(num_ctx) if entry else num_ctx
+
+    def description(self, ollama: OllamaClient, model: str) -> ModelDescription | None:
+        """Return what a model is, without asking Ollama; None if that is not known."""
+        entry = self._use(_key(ollama, model))
+        return entry.description if entry else None
+
+    def ask(
+        self, ollama: OllamaClient, model: str, num_ctx: int | None, conversation_key: str
+    ) -> "asyncio.Task[int | None]":
+        """Ask for the window of a loaded model, and what the model is, in the background: at most once in
+        :data:`ASK_INTERVAL` for all callers.
+
+        :param num_ctx: of the request, if it has one.
+        :returns: the question, which may be answered already; see :meth:`find`.
+        """
+        key, now = (_key(ollama, model), num_ctx), monotonic()
+        asked_at, asking = self._asked.get(key, (0.0, None))
+        if asking is None or now - asked_at >= ASK_INTERVAL:
+            request = msgspec.json.encode({"options": {"num_ctx": num_ctx}}).decode()
+            asking = asyncio.create_task(self.find(ollama, model, request, conversation_key, load=False))
+            self._asked[key] = now, asking
+            self._asked.move_to_end(key)
+            if len(self._asked) > MAX_MODELS:
+                self._asked.popitem(last=False)
+        return asking
 
     async def find(
         self, ollama: OllamaClient, model: str, request: str, conversation_key: str, load: bool
@@ -152,9 +186,12 @@ class ModelWindows:
         self._get(_key(ollama, model)).keep_exact(self._effective(num_ctx), window)
 
     def on_loaded(self, ollama: OllamaClient, model: str) -> None:
-        """Forget the windows of a model that was loaded anew: it may have another one."""
-        if entry := self._use(_key(ollama, model)):
+        """Forget what is known of a model that was loaded anew: it may have another window, or be another one."""
+        key = _key(ollama, model)
+        if entry := self._use(key):
             entry.forget()
+        for asked in [asked for asked in self._asked if asked[0] == key]:
+            del self._asked[asked]
 
     async def report(self, ollama: OllamaClient, model: str) -> WindowReport | None:
         """Ask Ollama what is to be shown of a model's window.
@@ -167,12 +204,13 @@ class ModelWindows:
         status, description = await _describe(ollama, model)
         if loaded is None and status == HTTPStatus.NOT_FOUND:
             return None
+        self._keep_description(key, description)
         described = self._from_description(key, num_ctx, description)
         if loaded is None:
             return WindowReport(described, description.trained)
         window = described or self._from_loaded(key, num_ctx, loaded) or loaded.window
         memory = model_facts.bytes_per_token(loaded, await model_facts.find_file_bytes(ollama, model))
-        return WindowReport(window, description.trained, True, loaded.memory_bytes, memory)
+        return WindowReport(window, description.trained, True, loaded.window, loaded.memory_bytes, memory)
 
     async def _find(
         self, ollama: OllamaClient, model: str, num_ctx: int | None, to_load: str | None, conversation_key: str
@@ -184,10 +222,12 @@ class ModelWindows:
         key = _key(ollama, model)
         try:
             loaded = await model_facts.find_loaded(ollama, model, conversation_key)
-            if window := self._from_loaded(key, num_ctx, loaded):
-                return window
-            _, description = await _describe(ollama, model, conversation_key)
-            if window := self._from_description(key, num_ctx, description):
+            window = self._from_loaded(key, num_ctx, loaded)
+            if window is None or self.description(ollama, model) is None:
+                _, description = await _describe(ollama, model, conversation_key)
+                self._keep_description(key, description)
+                window = window or self._from_description(key, num_ctx, description)
+            if window is not None:
                 return window
             if to_load and await self._load(ollama, to_load, conversation_key):
                 loaded = await model_facts.find_loaded(ollama, model, conversation_key)
@@ -212,14 +252,16 @@ class ModelWindows:
             return None
         return self._get(key).keep(num_ctx, loaded.window)
 
+    def _keep_description(self, key: _Key, description: ModelDescription) -> None:
+        if description != ModelDescription():
+            self._get(key).description = description
+
     def _from_description(self, key: _Key, num_ctx: int | None, description: ModelDescription) -> int | None:
         """Return the window that a request would load a model with, and keep it; None if this is not said."""
         window = num_ctx or description.num_ctx or (description.trained if description.remote else None)
         if description == ModelDescription():
             return window
-        entry = self._get(key)
-        entry.trained = description.trained
-        return entry.keep(num_ctx, min(window, description.trained or window)) if window is not None else None
+        return None if window is None else self._get(key).keep(num_ctx, min(window, description.trained or window))
 
     async def _load(self, ollama: OllamaClient, request: str, conversation_key: str) -> bool:
         """Load a model as a request would; return whether Ollama says that it did.

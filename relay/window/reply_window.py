@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 
-from errors import ChatterdError
 from relay.ollama.chat_line import Usage
 from relay.ollama.client import OllamaClient
 from relay.window.context import MIN_ANSWER, SentContext
@@ -22,19 +20,18 @@ LOAD_SECONDS = 0.5
 class ReplyWindow:
     """What one reply takes of its model's window.
 
-    :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :ivar context: what the model is sent; None until it is planned.
     """
 
-    def __init__(self, planner: ContextPlanner, conversation_key: str) -> None:
+    def __init__(self, planner: ContextPlanner, reply: ReplyKey) -> None:
         self.context: SentContext | None = None
         self._planner = planner
-        self._conversation_key = conversation_key
+        self._reply = reply
         self._corrections = 0
         self._refused: Refused | None = None
         self._looking: asyncio.Task[int | None] | None = None
 
-    async def plan(self, ollama: OllamaClient, key: ReplyKey, begins: bool) -> None:
+    async def plan(self, ollama: OllamaClient, begins: bool) -> None:
         """Plan the context, unless that is done.
 
         :param begins: whether no line of the reply was shown; else what was sent stays as it was.
@@ -45,11 +42,15 @@ class ReplyWindow:
         if self.context is not None:
             return
         if not begins:
-            self.context = await self._planner.describe(ollama, key)
+            self.context = await self._planner.describe(ollama, self._reply)
             return
-        self.context = await self._planner.plan(ollama, key, self._refused)
+        self.context = await self._planner.plan(ollama, self._reply, self._refused)
         if self.context.left_out:
-            log.info("Reply %s: %d earlier messages are not sent.", key.id, self.context.left_out)
+            log.info("Reply %s: %d earlier messages are not sent.", self._reply.id, self.context.left_out)
+
+    def plan_again(self) -> None:
+        """Forget the plan: the conversation is sent otherwise."""
+        self.context = None
 
     def answer_limit(self, generated: int) -> int | None:
         """Return the tokens that the rest of the reply may have; None if there is no limit.
@@ -71,24 +72,27 @@ class ReplyWindow:
         self._corrections += 1
         if figures:
             prompt, window = figures
-            self._planner.windows.observe(ollama, context.model, window, context.num_ctx)
-            self._planner.learn(context, prompt)
-            estimate = self._planner.estimators.of(context.model).estimate(context.counts)
+            self._planner.windows.observe(ollama, context.model, window, context.options.num_ctx)
+            self._planner.tokens.learn(context.model, context.counts, prompt)
+            estimate = self._planner.tokens.of(context.model).estimate(context.counts)
             self._refused = Refused(correction=prompt / max(estimate, 1))
         else:  # before version 0.30: "the input length exceeds the context length"
             self._refused = Refused(limit=context.tokens)
-        self.context = None
+        self.plan_again()
         return True
 
-    @property
-    def unknown(self) -> bool:
-        """Whether the window is not known, and was not asked for."""
-        return self.context is not None and self.context.window is None and self._looking is None
+    def is_unknown(self, ollama: OllamaClient) -> bool:
+        """Return whether the window, or what the model is, is not known and was not asked for."""
+        context = self.context
+        if context is None or self._looking is not None:
+            return False
+        return context.window is None or self._planner.windows.description(ollama, context.model) is None
 
     def look_for_window(self, ollama: OllamaClient) -> None:
         """Ask for the window of a model that is loaded now: for the next prompt, and to be shown."""
         if self.context is not None and self._looking is None:
-            self._looking = self._planner.ask_for_window(ollama, self.context, self._conversation_key)
+            num_ctx, key = self.context.options.num_ctx, self._reply.conversation_key
+            self._looking = self._planner.windows.ask(ollama, self.context.model, num_ctx, key)
 
     def observe(self, ollama: OllamaClient, usage: Usage, is_whole: bool) -> None:
         """Learn from the last line of a reply.
@@ -100,21 +104,18 @@ class ReplyWindow:
         if context is None:
             return
         if self._looking is None and usage.load_duration > LOAD_SECONDS * 1e9:
-            self._planner.on_loaded(ollama, context)
+            self._planner.windows.on_loaded(ollama, context.model)
+        if self.is_unknown(ollama):
             self.look_for_window(ollama)
-        elif context.window is None:
-            self.look_for_window(ollama)
-        if not is_whole or not usage.prompt_eval_count:
-            context.tokens += usage.eval_count
-            return
-        if context.limited:  # else Ollama may have left out messages, and does not say so
-            self._planner.learn(context, usage.prompt_eval_count)
-        if context.is_plausible(usage.prompt_eval_count):
-            context.tokens, context.counted = usage.prompt_eval_count, True
+        if is_whole and usage.prompt_eval_count:
+            if not context.options.truncate:  # else Ollama may have left out messages, and does not say so
+                self._planner.tokens.learn(context.model, context.counts, usage.prompt_eval_count)
+            if context.is_plausible(usage.prompt_eval_count):
+                context.tokens, context.counted = usage.prompt_eval_count, True
         context.tokens += usage.eval_count
 
     def complete(self) -> None:
         """Add to the context what was found out meanwhile."""
-        if self._looking and self._looking.done() and self.context is not None and self.context.window is None:
-            with suppress(ChatterdError, asyncio.CancelledError):
-                self.context.window = self._looking.result()
+        asked, context = self._looking, self.context
+        if context and context.window is None and asked and asked.done() and not asked.cancelled():
+            context.window = asked.result()

@@ -1,4 +1,5 @@
-"""The options of a request that decide how its model is loaded, and the window that is set for all requests. Pure.
+"""What a request to Ollama says about the window, and what is added to it: the window that is set for all requests, the
+limit of the answer, and that Ollama leaves nothing out. Pure.
 
 A request whose options of the runner, or whose ``shift``, differ from those of the loaded model makes Ollama load the
 model anew, and every cached prompt is lost (ollama ``server/sched.go``, ``needsReload``). So all requests for a reply
@@ -6,21 +7,12 @@ carry the same ones: the reply itself, the rendering of a prompt, a continuation
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import msgspec
 
-RUNNER_OPTIONS = (
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "use_mmap",
-    "num_thread",
-    *("numa", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock"),  # of older versions
-)
-"""The options of the runner (ollama ``api/types.go``, ``Runner``). They are never sent apart from the other options: a
-version of Ollama may have more of them."""
+Fields = Mapping[str, msgspec.Raw]
+"""A request's fields, each as its JSON text."""
 
 LOAD_FIELDS = ("model", "options", "shift")
 """Fields of a chat request that decide how the model is loaded. ``keep_alive`` is not among them: in a request without
@@ -29,27 +21,77 @@ messages, 0 unloads the model (ollama ``server/routes.go``, ``ChatHandler``)."""
 MAX_WINDOW = 2_147_483_647
 """Tokens of the largest window that is taken for one: llama.cpp's count has 32 bits."""
 
+WHEN_FULL = "context_full"
+"""A field that is not for Ollama: ``cut``, or ``stop`` to end the reply with an error instead of cutting."""
 
-def with_num_ctx(fields: Mapping[str, Any], num_ctx: int) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class WindowOptions:
+    """What a client's request says about the window.
+
+    :ivar num_ctx: the window it wants, in tokens; None if it does not say.
+    :ivar num_predict: the longest reply that it wants, in tokens; negative: as long as possible; None if it does not
+        say.
+    :ivar truncate: whether Ollama itself may leave out what does not fit.
+    :ivar stops: whether the reply is to end if something would have to be left out.
+    """
+
+    num_ctx: int | None = None
+    num_predict: int | None = None
+    truncate: bool = False
+    stops: bool = False
+
+
+def window_options(fields: Fields) -> WindowOptions:
+    """Return what a request says about the window. What Ollama will refuse counts as not said."""
+    return WindowOptions(
+        num_ctx_of(fields),
+        _whole_number((_options(fields) or {}).get("num_predict")),
+        _decode(fields.get("truncate")) is True,
+        _decode(fields.get(WHEN_FULL)) == "stop",
+    )
+
+
+def without_own_fields(fields: Fields) -> dict[str, msgspec.Raw]:
+    """Return a request without the fields that are not for Ollama, with ``truncate: false`` unless it says otherwise:
+    nothing is left out of a conversation unless chatterd knows it (ollama ``server/routes.go``, ``ChatHandler``)."""
+    return {"truncate": msgspec.Raw(b"false"), **{name: raw for name, raw in fields.items() if name != WHEN_FULL}}
+
+
+def with_answer_limit(fields: Fields, limit: int | None) -> dict[str, msgspec.Raw]:
+    """Return a request whose reply ends where the window does: beyond it Ollama would forget the beginning of the
+    conversation while it writes, and lose what it has cached.
+
+    :param limit: tokens; None to add no limit. A smaller one of the client stays, and what Ollama will refuse.
+    """
+    options = _options(fields)
+    if limit is None or options is None:
+        return dict(fields)
+    wanted = _whole_number(options.get("num_predict"))
+    is_said = _decode(options.get("num_predict")) is not None
+    # Negative values mean no limit (ollama api/types.go, DefaultOptions).
+    if is_said and (wanted is None or 0 <= wanted <= limit):
+        return dict(fields)
+    return {**fields, "options": _encode({**options, "num_predict": _encode(limit)})}
+
+
+def with_num_ctx(fields: Fields, num_ctx: int) -> dict[str, msgspec.Raw]:
     """Return a request's fields with ``options.num_ctx``, unless the request has one of its own.
 
-    :param fields: of a request to ``/api/chat`` or ``/api/generate``; ``options`` as its JSON text (``msgspec.Raw``).
+    :param fields: of a request to ``/api/chat`` or ``/api/generate``.
     :param num_ctx: tokens of the window, ``--num-ctx``; 0: not set.
     :returns: the fields, as they are if ``options`` is no object: Ollama will report that.
     """
     options = _options(fields)
     if not num_ctx or options is None or _decode(options.get("num_ctx")) is not None:
         return dict(fields)
-    merged = {**options, "num_ctx": num_ctx}
-    return {**fields, "options": msgspec.Raw(msgspec.json.encode(merged))}
+    return {**fields, "options": _encode({**options, "num_ctx": _encode(num_ctx)})}
 
 
-def num_ctx_of(fields: Mapping[str, Any]) -> int | None:
+def num_ctx_of(fields: Fields) -> int | None:
     """Return a request's ``options.num_ctx``, in tokens; None if it has none that Ollama can use."""
-    value = _decode((_options(fields) or {}).get("num_ctx"))
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MAX_WINDOW:
-        return None
-    return int(value)  # as Ollama, which takes 7.5, too (api/types.go, FromMap)
+    value = _whole_number((_options(fields) or {}).get("num_ctx"))
+    return value if value is not None and value >= 1 else None
 
 
 def load_body(request: str, num_ctx: int) -> bytes:
@@ -64,20 +106,30 @@ def load_body(request: str, num_ctx: int) -> bytes:
     return msgspec.json.encode({**sent, "messages": [], "stream": False})
 
 
-def _options(fields: Mapping[str, Any]) -> dict[str, msgspec.Raw] | None:
+def _options(fields: Fields) -> dict[str, msgspec.Raw] | None:
     """Return a request's options; None if they are no object."""
-    raw = fields.get("options")
-    if raw is None:
-        return {}
     try:
-        return msgspec.json.decode(raw, type=dict[str, msgspec.Raw] | None) or {}
+        return msgspec.json.decode(fields.get("options", b"null"), type=dict[str, msgspec.Raw] | None) or {}
     except msgspec.MsgspecError:
         return None
 
 
 def _decode(raw: msgspec.Raw | None) -> object:
-    """Return an option's value; None if there is none."""
+    """Return a value; None if there is none, the text itself if it is nested too deeply."""
     try:
         return None if raw is None else msgspec.json.decode(raw)
     except (msgspec.MsgspecError, RecursionError):
         return raw
+
+
+def _whole_number(raw: msgspec.Raw | None) -> int | None:
+    """Return a number without its fraction, as Ollama takes 7.5, too (api/types.go, ``FromMap``); None for any other
+    value, and for what no window can have."""
+    value = _decode(raw)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_WINDOW:
+        return None
+    return int(value)
+
+
+def _encode(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))

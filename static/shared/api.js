@@ -35,6 +35,7 @@ import { redirectToSignIn } from "./session.js";
  * @typedef {object} ModelWindow
  * @property {number | null} window in tokens, of a request without `num_ctx`
  * @property {number | null} trained tokens that the model was trained for
+ * @property {number | null} loaded_window tokens of the window that the model is loaded with
  * @property {number | null} memory_bytes of the loaded model
  * @property {number | null} bytes_per_token of the window
  *

@@ -95,7 +95,7 @@ def test_each_conversation_keeps_its_model(page: Page, ollama: ScriptedOllama) -
     expect(picker(page)).to_have_value("other")
     page.reload()
     expect(picker(page)).to_have_value("other")
-    assert [request.json["model"] for request in ollama.requests] == ["fake", "other"]
+    assert [request.json["model"] for request in ollama.generations] == ["fake", "other"]
 
     set_models(page, ollama, "fake")
     expect(page.get_by_role("alert")).to_contain_text("other is no longer available. Choose another model")
@@ -103,7 +103,7 @@ def test_each_conversation_keeps_its_model(page: Page, ollama: ScriptedOllama) -
     send_prompt(page, "Which model?")
     expect(picker(page)).to_be_focused()
     expect(prompt_input(page)).to_have_value("Which model?")
-    assert len(ollama.requests) == 2
+    assert len(ollama.generations) == 2
     page.get_by_role("alert").get_by_role("button", name="fake").click()
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(picker(page)).to_have_value("fake")
@@ -144,7 +144,7 @@ def test_a_stand_in_is_called_a_toy_until_ollama_lists_its_models(page: Page, ol
     button(page, "fake").click()
     expect(page.locator("#model-error")).to_be_empty()
     ask(page, "Hello again")
-    assert [request.json["model"] for request in ollama.requests] == ["smollm2:135m", "fake"]
+    assert [request.json["model"] for request in ollama.generations] == ["smollm2:135m", "fake"]
     page.get_by_role("button", name="New chat", exact=True).click()
     expect(picker(page)).to_have_value("fake")
     expect(page.locator("#model-error")).to_be_empty()

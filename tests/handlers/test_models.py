@@ -54,7 +54,8 @@ def test_the_window_of_a_loaded_model_is_told_with_its_memory(
     client: Client, ollama: ScriptedOllama, path: str
 ) -> None:
     ollama.model = Model(num_ctx=4096, context_length=8192)
-    unknown = {"window": None, "trained": 8192, "loaded": False, "memory_bytes": None, "bytes_per_token": None}
+    unknown = {"window": None, "trained": 8192, "loaded": False}
+    unknown |= {"loaded_window": None, "memory_bytes": None, "bytes_per_token": None}
     assert client.http.get(path, params={"model": "fake"}).json() == {"model": "fake", **unknown}
     assert ollama.runner.loads == [], "a question loaded the model"
     client.ask("hi")
@@ -63,6 +64,7 @@ def test_the_window_of_a_loaded_model_is_told_with_its_memory(
         "window": 4096,
         "trained": 8192,
         "loaded": True,
+        "loaded_window": 4096,
         "memory_bytes": 98_362_775 + 4096 * 27_134,
         "bytes_per_token": 27_134,
     }

@@ -119,6 +119,8 @@ def test_a_refusal_in_the_first_line_or_with_500_is_one_too(client: Client, olla
     ollama.script(failure(500, text))
     assert client.ask("2", options={"num_predict": 1})[-1].json["done"]
     assert sent(ollama)[-1][0] == user(SEE)
+    context = client.history()["context"]
+    assert context["images_left_out"] == 1 and context["tokens"] < 100  # an image counts as several hundred
     ollama.script(Head(), Lines(b'{"error":"%s"}' % text.encode()))
     events = client.ask("3", options={"num_predict": 1})
     assert events[-1].json["done"] and all(event.name != "error" for event in events)

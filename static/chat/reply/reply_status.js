@@ -124,5 +124,5 @@ function formatTime(seconds) {
 /** @param {import("./reply_stats.js").ReplyStats} stats */
 function makeStats(stats) {
   const rows = stats.list().map(({ name, value }) => make("div", "", make("dt", "", name), make("dd", "", value)));
-  return make("details", "stats", make("summary", "", stats.summary), make("dl", "", ...rows));
+  return make("details", "stats disclosure", make("summary", "", stats.summary), make("dl", "", ...rows));
 }

@@ -53,7 +53,7 @@ export class WindowField {
   /** Offer what the model can have. @param {import("../../shared/api.js").Model | undefined} model */
   async show(model) {
     this.#model = model?.name;
-    this.#offer({ window: null, trained: null, memory_bytes: null, bytes_per_token: null }, model);
+    this.#offer({ window: null, trained: null, loaded_window: null, memory_bytes: null, bytes_per_token: null }, model);
     if (!model) return;
     const found = await fetchWindow(model.name).catch(() => null); // the sizes can be chosen without it
     if (found && this.#model === model.name) this.#offer(found, model);
@@ -95,8 +95,8 @@ function makeSizes(trained) {
 }
 
 /** Tokens, with the memory that the model takes in all then, if it is known. @param {number} tokens @param {ModelWindow} known */
-function describe(tokens, { window, memory_bytes: memory, bytes_per_token: perToken }) {
-  const total = window && memory && perToken ? memory + (tokens - window) * perToken : 0;
+function describe(tokens, { loaded_window: loaded, memory_bytes: memory, bytes_per_token: perToken }) {
+  const total = loaded && memory && perToken ? memory + (tokens - loaded) * perToken : 0;
   return `${format(tokens)} tokens${total > 0 ? `, about ${formatBytes(total)}` : ""}`;
 }
 

@@ -92,7 +92,9 @@ async def test_a_window_is_that_of_the_loaded_model(
     assert windows.known(client, "m", None) == windows.known(client, "M:latest", None) == 2048
     [probe] = ollama.probes
     assert (probe.path, probe.headers["x-conversation-key"]) == ("/api/ps", "key")
-    assert len(ollama.requests) == 1, "asked for more than the loaded model"
+    assert [request.path for request in ollama.requests] == ["/api/chat", "/api/show"]
+    assert await find(windows, client) == 2048
+    assert len(ollama.requests) == 2, "what the model is was known"
 
 
 async def test_of_a_model_that_is_not_loaded_the_modelfile_tells(

@@ -10,7 +10,18 @@ from db.messages import Message
 from relay.generation import resume
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
-from relay.window.request_options import MAX_WINDOW, RUNNER_OPTIONS, load_body, num_ctx_of, with_num_ctx
+from relay.window.request_options import MAX_WINDOW, load_body, num_ctx_of, with_num_ctx
+
+RUNNER_OPTIONS = (
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "use_mmap",
+    "num_thread",
+    *("numa", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock"),  # of older versions
+)
+"""The options of the runner (ollama ``api/types.go``, ``Runner``)."""
 
 
 def fields(text: str) -> dict[str, msgspec.Raw]:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay.window.outgoing_request import WindowOptions, window_options, with_answer_limit, without_own_fields
+from relay.window.request_options import WindowOptions, window_options, with_answer_limit, without_own_fields
 
 
 def fields(**values: Any) -> dict[str, msgspec.Raw]:
@@ -50,7 +50,7 @@ def test_a_request_without_options_gets_some() -> None:
     [
         ({}, WindowOptions()),
         ({"options": {"num_ctx": 512, "num_predict": 9}}, WindowOptions(512, 9)),
-        ({"options": {"num_ctx": 0, "num_predict": -1}}, WindowOptions()),
+        ({"options": {"num_ctx": 0, "num_predict": -1}}, WindowOptions(num_predict=-1)),
         ({"options": {"num_ctx": "512", "num_predict": 10**30}}, WindowOptions()),
         ({"options": [], "truncate": True, "context_full": "stop"}, WindowOptions(truncate=True, stops=True)),
         ({"truncate": "true", "context_full": "cut"}, WindowOptions()),
