@@ -82,6 +82,7 @@ class Settings:
         "Ollama answers there",
         env="OLLAMA_HOST",
     )
+    summarize: bool = _setting(False, "summarise what a cut leaves out of a conversation, with the same model")
     num_ctx: int = _count(
         0, "tokens of the models' windows, for requests that do not set num_ctx; 0: as Ollama chooses", minimum=0
     )

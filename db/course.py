@@ -119,6 +119,8 @@ async def replace_conversation(
             DELETE FROM chatts WHERE tenant = $1 AND appid = $2 AND EXISTS (SELECT FROM claimed)
         ), deleted_cuts AS (
             DELETE FROM context_cuts WHERE tenant = $1 AND appid = $2 AND EXISTS (SELECT FROM claimed)
+        ), deleted_summaries AS (
+            DELETE FROM context_summaries WHERE tenant = $1 AND appid = $2 AND EXISTS (SELECT FROM claimed)
         ), recorded AS (
             INSERT INTO chatts (seq, tenant, appid, username, message, extra, extra_bytes)
             SELECT nextval('chatts_seq_seq'), $1, $2, role, content, {CHECKED_EXTRA.format(extra="extra")},

@@ -193,6 +193,9 @@ async def delete_conversation_messages(
         ), deleted_cuts AS (
             DELETE FROM context_cuts
             WHERE tenant = $1 AND appid = $2 AND first >= $3 AND NOT EXISTS (SELECT FROM streaming)
+        ), deleted_summaries AS (
+            DELETE FROM context_summaries
+            WHERE tenant = $1 AND appid = $2 AND until >= $3 AND NOT EXISTS (SELECT FROM streaming)
         )
         SELECT id FROM streaming
         """,

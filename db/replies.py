@@ -7,7 +7,8 @@ from uuid import UUID
 import asyncpg
 
 from db.context.sent_messages import ContextBounds
-from db.messages import Message
+from db.context.summaries import NEWEST_SUMMARY, Summary
+from db.messages import MAX_SEQ, Message
 from db.processes import CHANNEL
 
 STREAMING = "streaming"
@@ -113,7 +114,8 @@ async def find_source(connection: asyncpg.Connection, tenant: str, reply: UUID) 
     """
     row = await connection.fetchrow(
         """
-        SELECT appid, request, context_first, context_last, images_after, fields_after, system_after, continues_at
+        SELECT appid, request, context_first, context_last, images_after, fields_after, system_after, summary,
+               continues_at
         FROM replies WHERE tenant = $1 AND id = $2
         """,
         tenant,
@@ -124,7 +126,12 @@ async def find_source(connection: asyncpg.Connection, tenant: str, reply: UUID) 
     bounds = None
     if row["context_last"] is not None:
         bounds = ContextBounds(
-            row["context_first"], row["context_last"], row["images_after"], row["fields_after"], row["system_after"]
+            row["context_first"],
+            row["context_last"],
+            row["images_after"],
+            row["fields_after"],
+            row["system_after"],
+            row["summary"],
         )
     return ReplySource(row["appid"], row["request"], bounds, row["continues_at"])
 
@@ -143,26 +150,31 @@ class ConversationState:
 
     :ivar streaming: the reply that is streaming, or None.
     :ivar context: JSON object, what the model was sent for the newest reply that has ended, or None.
+    :ivar summary: the summary of what is not sent any more; None if there is none.
     """
 
     streaming: UUID | None
     context: str | None
+    summary: Summary | None
 
 
 async def find_state(connection: asyncpg.Connection, tenant: str, appid: str) -> ConversationState:
     """Find the reply that is streaming in a conversation, and the context of the newest one or of the one before it."""
     [row] = await connection.fetch(
-        """
+        f"""
         SELECT (SELECT id FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming') AS streaming,
                coalesce(
                    (SELECT context FROM replies WHERE tenant = $1 AND appid = $2 ORDER BY started DESC LIMIT 1),
                    (SELECT context FROM replies WHERE tenant = $1 AND appid = $2 ORDER BY started DESC LIMIT 1 OFFSET 1)
-               ) AS context
+               ) AS context, summary.*
+        FROM (SELECT) AS one_row
+        LEFT JOIN ({NEWEST_SUMMARY.format(tenant="$1", appid="$2", before=MAX_SEQ)}) AS summary ON true
         """,
         tenant,
         appid,
     )
-    return ConversationState(row["streaming"], row["context"])
+    summary = Summary(row["id"], row["until"], row["text"], row["edited"]) if row["text"] else None
+    return ConversationState(row["streaming"], row["context"], summary)
 
 
 async def find_newest(

@@ -8,6 +8,7 @@ import asyncpg
 
 from db.context.cuts import STORED_CUT, Cut
 from db.context.selection import CONTEXT, MAX_IMAGE_BYTES_READ
+from db.context.summaries import NEWEST_SUMMARY, SENT_TEXT
 from db.messages import CHECKED_EXTRA, MAX_SEQ, Message
 
 
@@ -75,6 +76,7 @@ class BeginResult:
     :ivar deferred: the images of ``context`` were not read, because they are large; see
         :func:`db.context.sent_messages.read_sent`.
     :ivar cut: from where on the conversation is sent; None if from its beginning.
+    :ivar summary: whether one of the messages is a summary of what is before ``cut``.
     """
 
     context: list[Message] | None = None
@@ -85,6 +87,7 @@ class BeginResult:
     system_left_out: int = 0
     deferred: bool = False
     cut: Cut | None = None
+    summary: bool = False
 
 
 async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list[BeginResult]:
@@ -228,15 +231,22 @@ _BEGIN = f"""
         before=f"coalesce(repeated.first, {MAX_SEQ})",
     )
 }) AS context WHERE new.settled
+    ), summarised AS MATERIALIZED (
+        SELECT head.reply, sent.* FROM (
+            SELECT reply, max(cut_first) AS first FROM context GROUP BY reply
+        ) AS head
+        JOIN new ON new.id = head.reply CROSS JOIN LATERAL ({
+    NEWEST_SUMMARY.format(tenant="new.tenant", appid="new.appid", before="head.first")
+}) AS sent WHERE sent.text <> ''
     ), begun AS (
         INSERT INTO replies (
             id, tenant, appid, model, request, owner, idempotency_key, plain_client,
-            context_first, context_last, images_after, system_after, continues_seq, continues_at
+            context_first, context_last, images_after, system_after, summary, continues_seq, continues_at
         )
         SELECT new.id, new.tenant, new.appid, model, request, owner, idempotency_key, plain_client,
                CASE WHEN settled THEN coalesce(earlier.first, own.first) END,
                CASE WHEN settled THEN coalesce(own.last, earlier.last, 0) END, earlier.images_after,
-               earlier.system_after, continued.seq, continued.length
+               earlier.system_after, summarised.id, continued.seq, continued.length
         FROM new
         LEFT JOIN (
             SELECT reply, min(seq) FILTER (WHERE username <> 'system') AS first, max(seq) AS last,
@@ -247,6 +257,7 @@ _BEGIN = f"""
             SELECT reply, min(seq) FILTER (WHERE role <> 'system' AND sent) AS first, max(seq) AS last
             FROM prompt GROUP BY reply
         ) AS own ON own.reply = new.id
+        LEFT JOIN summarised ON summarised.reply = new.id
         LEFT JOIN LATERAL (
             SELECT seq, char_length(message) AS length FROM chatts
             WHERE tenant = new.tenant AND appid = new.appid AND seq = earlier.last AND own.last IS NULL
@@ -273,17 +284,22 @@ _BEGIN = f"""
                WHERE recorded.tenant = new.tenant AND recorded.appid = new.appid ORDER BY recorded.seq
            ) END AS recorded, NULL::bigint AS seq, NULL AS username, NULL AS message, NULL::json AS extra,
            NULL::boolean AS without_images,
-           summary.system_left_out, summary.deferred, summary.cut_first, summary.context_window, summary.left_out
-    FROM new LEFT JOIN begun ON begun.id = new.id
+           head.system_left_out, head.deferred, head.cut_first, head.context_window, head.left_out,
+           summarised.id AS summary
+    FROM new LEFT JOIN begun ON begun.id = new.id LEFT JOIN summarised ON summarised.reply = new.id
     LEFT JOIN (
         SELECT reply, max(system_left_out) AS system_left_out, bool_or(deferred) AS deferred,
                max(cut_first) AS cut_first, max(context_window) AS context_window, max(left_out) AS left_out
         FROM context GROUP BY reply
-    ) AS summary ON summary.reply = new.id
+    ) AS head ON head.reply = new.id
     UNION ALL
     SELECT reply, NULL, NULL, NULL, NULL, NULL, seq, username, message, extra, without_images,
-           NULL, NULL, NULL, NULL, NULL
+           NULL, NULL, NULL, NULL, NULL, NULL
     FROM context WHERE seq IS NOT NULL
+    UNION ALL
+    SELECT reply, NULL, NULL, NULL, NULL, NULL, until, 'system', {SENT_TEXT}, NULL, false,
+           NULL, NULL, NULL, NULL, NULL, NULL
+    FROM summarised
     ORDER BY seq NULLS FIRST
 """
 
@@ -303,15 +319,16 @@ async def _begin_result(connection: asyncpg.Connection, new: NewReply, rows: Seq
     return _begun(rows[1:], first)
 
 
-def _begun(context: Sequence[asyncpg.Record], summary: asyncpg.Record) -> BeginResult:
-    first = summary["cut_first"]
+def _begun(context: Sequence[asyncpg.Record], head: asyncpg.Record) -> BeginResult:
+    first = head["cut_first"]
     return BeginResult(
         context=[Message(row["username"], row["message"], row["extra"]) for row in context],
-        continues_at=summary["continues_at"],
+        continues_at=head["continues_at"],
         without_images=sum(1 for row in context if row["without_images"]),
-        system_left_out=summary["system_left_out"] or 0,
-        deferred=bool(summary["deferred"]),
-        cut=None if first is None else Cut(first, summary["context_window"], summary["left_out"]),
+        system_left_out=head["system_left_out"] or 0,
+        deferred=bool(head["deferred"]),
+        cut=None if first is None else Cut(first, head["context_window"], head["left_out"]),
+        summary=head["summary"] is not None,
     )
 
 
@@ -378,7 +395,11 @@ _READ_CONTEXT_AGAIN = f"""
         first="coalesce((SELECT first FROM cut), 0)",
         before="coalesce((SELECT first FROM repeated), $6)",
     )
-}), bounds AS (
+}), summarised AS MATERIALIZED (
+        SELECT * FROM ({
+    NEWEST_SUMMARY.format(tenant="$1", appid="$2", before="(SELECT first FROM cut)")
+}) AS sent WHERE text <> ''
+    ), bounds AS (
         SELECT coalesce(min(seq) FILTER (WHERE username <> 'system'), $7::bigint) AS first,
                coalesce($8::bigint, max(seq), 0) AS last, max(images_after) AS images_after,
                max(system_after) AS system_after
@@ -389,12 +410,21 @@ _READ_CONTEXT_AGAIN = f"""
     ), stored AS (
         UPDATE replies SET context_first = bounds.first, context_last = bounds.last,
             images_after = bounds.images_after, system_after = bounds.system_after,
+            summary = (SELECT id FROM summarised),
             continues_seq = continued.seq, continues_at = continued.length
         FROM bounds LEFT JOIN continued ON true
         WHERE id = $9 AND owner = $10 AND finished IS NULL
     )
-    SELECT context.*, continued.length AS continues_at, cut.first AS cut_first, cut.context_window, cut.left_out
-    FROM context LEFT JOIN continued ON true LEFT JOIN cut ON true ORDER BY context.seq
+    SELECT sent.*, continued.length AS continues_at, cut.first AS cut_first, cut.context_window, cut.left_out,
+           (SELECT id FROM summarised) AS summary
+    FROM (
+        SELECT * FROM context
+        UNION ALL
+        SELECT until, 'system', {SENT_TEXT}, NULL, NULL, false, NULL, (SELECT max(system_left_out) FROM context),
+               (SELECT bool_or(deferred) FROM context)
+        FROM summarised
+    ) AS sent
+    LEFT JOIN continued ON true LEFT JOIN cut ON true ORDER BY sent.seq
 """
 
 

@@ -2,7 +2,7 @@
 
 from tornado.web import Application
 
-from handlers import course, health, llmchat, llmprompt, metrics, models, pages, sign_in, status
+from handlers import conversations, course, health, llmchat, llmprompt, metrics, models, pages, sign_in, status
 from handlers.not_found import NotFoundHandler
 from web import authentication
 from web.access_log import log_request
@@ -10,6 +10,7 @@ from web.services import Services
 
 ROUTES = [
     *llmchat.ROUTES,
+    *conversations.ROUTES,
     *course.ROUTES,
     *llmprompt.ROUTES,
     *models.ROUTES,

@@ -1,4 +1,4 @@
-"""``GET`` and ``DELETE /llmchat?appID=...``: a conversation's messages, and their deletion."""
+"""``GET`` and ``DELETE /llmchat?appID=...``: a conversation's messages, and their deletion. ``PUT /summary``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,12 +6,17 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from tornado.routing import PathMatches, Rule
 
 from auth.principal import Access
 from db import messages, replies
+from db.context import summaries
+from db.context.summaries import Summary
 from db.messages import StoredMessage
-from errors import UnprocessableContent
+from errors import NotFound, UnprocessableContent
+from web.base import BaseHandler
 from web.chat_request import check_appid
+from web.json_body.decoding import decode_checked, decode_text
 from web.responses.json_array import Entry, JSONArrayHandler, fit_one_part
 from web.validation import parse_whole_number, query_argument
 
@@ -51,6 +56,7 @@ class ConversationHandler(JSONArrayHandler):
         rest = {
             "reply": self._streaming(state.streaming),
             "context": msgspec.Raw((state.context or "null").encode()),
+            "summary": state.summary and _summary_to_json(state.summary),
             "before": entries[0].key if page.has_older else None,
         }
         tail = b"]," + msgspec.json.encode(rest)[1:]
@@ -88,6 +94,39 @@ class ConversationHandler(JSONArrayHandler):
         return default if text is None else parse_whole_number(name, text)
 
 
+class SummaryHandler(BaseHandler):
+    """The summary of what a model is not sent any more of a conversation."""
+
+    route = "/summary"
+    access = Access.AUTHENTICATED
+    body_limit = 65_536
+
+    async def put(self) -> None:
+        """Let a text take the place of the conversation's summary.
+
+        :raises UnprocessableContent: ``until`` or ``text`` is missing or invalid.
+        :raises NotFound: the conversation has no such summary, or a newer one.
+        """
+        appid = check_appid(query_argument(self.request, "appID"))
+        until = query_argument(self.request, "until")
+        if until is None:
+            raise UnprocessableContent("until is missing: that of the summary to edit, as in GET /llmchat.")
+        seq = parse_whole_number("until", until)
+        fields = await decode_checked(self.json_body(), self.services.settings.max_json_depth)
+        text = await decode_text(fields["text"]) if "text" in fields else None
+        if not isinstance(text, str) or len(text) > summaries.MAX_CHARACTERS:
+            raise UnprocessableContent(f"text must be a string of at most {summaries.MAX_CHARACTERS:,} characters.")
+        self.services.limits.check_prompt(self.principal, len(text))
+        async with self.services.database.acquire() as connection:
+            if not await summaries.edit_summary(connection, self.tenant, appid, seq, text.strip()):
+                raise NotFound("The conversation has no such summary. Load it again: there may be a newer one.")
+        self.set_status(204)
+
+
+def _summary_to_json(summary: Summary) -> dict[str, Any]:
+    return {"text": summary.text, "until": summary.until, "edited": summary.edited}
+
+
 def _to_json(stored: StoredMessage) -> dict[str, Any]:
     message = stored.message
     sent = message.fields()
@@ -104,3 +143,6 @@ def _to_json(stored: StoredMessage) -> dict[str, Any]:
         **({"error": stored.error} if stored.error else {}),
         **({"left_out": True} if stored.left_out else {}),
     }
+
+
+ROUTES = [Rule(PathMatches(r"/summary/?"), SummaryHandler)]

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from db import course, messages
+from db.context.summaries import remove_orphaned_summaries
 from db.pool import Database
 from errors import NotFound, ServiceUnavailable
 from relay.cluster.lease import ProcessLease
@@ -70,6 +71,8 @@ class ConversationService:
             with self._queue.hold((tenant, appid)):
                 async with asyncio.timeout(STOP_TIMEOUT):
                     await self._stop_and_change(tenant, statement)
+                    async with self._database.acquire() as connection:
+                        await remove_orphaned_summaries(connection, tenant, appid)
         except TimeoutError as error:
             raise ServiceUnavailable("The conversation's reply could not be stopped in time. Try again.") from error
 

@@ -19,6 +19,7 @@ from relay.cluster.notifications import NotificationRouter, Notifier
 from relay.components import RelayComponents
 from relay.conversations import ConversationService
 from relay.failover import Failover
+from relay.generation.generation import Generation
 from relay.generation.journal import Journal
 from relay.generation.registry import GenerationRegistry
 from relay.memory_budget import MemoryBudget
@@ -30,6 +31,7 @@ from relay.reporting.prometheus import PrometheusCollector
 from relay.reporting.sampler import StatusSampler
 from relay.reporting.status_document import StatusDocument
 from relay.service import ReplyService
+from relay.summary.summarizer import Summarizer
 from relay.supersession import Supersession, ViewerCounts
 from relay.sweeper import Sweeper
 from relay.waiting import PromptQueue
@@ -103,12 +105,18 @@ async def create_relay(
         outgoing,
         ContextPlanner(database, windows, LearnedTokens(database), outgoing, settings),
     )
-    registry = GenerationRegistry(journal, metrics, on_ended=notifier.wake)
+    summarizer = Summarizer(context)
+
+    def on_ended(generation: Generation) -> None:
+        notifier.wake(generation.reply.id)
+        summarizer.on_reply_ended(generation)
+
+    registry = GenerationRegistry(journal, metrics, on_ended)
     failover = Failover(context, lease, registry)
     viewers = ViewerCounts(notifier)
     supersession = Supersession(database, notifier, lease, registry, viewers, metrics)
     queue = PromptQueue(context, supersession, registry.concurrency)
-    service = ReplyService(context, lease, registry, failover, queue, viewers)
+    service = ReplyService(context, lease, registry, failover, queue, viewers, summarizer)
     sweeper = Sweeper(context, registry, failover)
     router = NotificationRouter(
         notifier,

@@ -32,6 +32,7 @@ from relay.outgoing import RequestBody
 from relay.stream.cursor import Cursor, CursorContext, LineReader
 from relay.stream.log_reader import LogReader
 from relay.stream.shared_reads import SharedReads
+from relay.summary.summarizer import Summarizer
 from relay.supersession import ViewerCounts
 from relay.waiting import RESTARTING, PromptQueue, WaitingPrompt
 from relay.window.request_options import window_options
@@ -63,6 +64,7 @@ class ReplyService:
         failover: Failover,
         queue: PromptQueue,
         viewers: ViewerCounts,
+        summarizer: Summarizer,
     ) -> None:
         self.draining = False
         self.leaving = False
@@ -72,6 +74,7 @@ class ReplyService:
         self._failover = failover
         self._queue = queue
         self.viewers = viewers
+        self._summarizer = summarizer
         self._database = relay.database
         self._settings = relay.settings
         self._log = LogReader(relay.database, relay.settings.reply_log_retention)
@@ -152,6 +155,7 @@ class ReplyService:
             conversation_key=conversation_key(prompt.tenant, prompt.appid),
             plain_client=prompt.plain_client,
         )
+        self._summarizer.cancel(generation.conversation_key)
         new, own_messages = _new_reply(reply, prompt, self._settings)
         generation.prompt_messages = max(len(own_messages), 1)
         result = await self._record(generation, new)
@@ -316,6 +320,7 @@ class ReplyService:
         self.draining = True
         self._failover.accepting = False
         self._queue.close()
+        await self._summarizer.stop()
         if self._registry:
             log.info("Waiting %g s at most for %d replies to end.", seconds, len(self._registry))
         await self._registry.wait(seconds)

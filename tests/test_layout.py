@@ -28,6 +28,7 @@ LAYERS = [
     ["relay.reporting"],
     ["relay.conversations"],
     ["relay.service", "relay.waiting", "relay.supersession", "relay.failover", "relay.sweeper"],
+    ["relay.summary"],
     ["relay.stream"],
     ["relay.generation", "relay.components"],
     ["relay.window"],

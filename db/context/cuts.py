@@ -6,6 +6,7 @@ from uuid import UUID
 import asyncpg
 
 from db.context.selection import IMAGE_BYTES, MAX_SYSTEM_MESSAGES
+from db.context.summaries import SENT_SUMMARY
 from db.messages import EXTRA_BYTES, Message
 
 
@@ -59,6 +60,7 @@ class Conversation:
     :ivar cut: the stored cut for this model.
     :ivar messages: oldest first, up to the last one that the reply is sent.
     :ivar continues: whether the reply continues the last of them.
+    :ivar summary: ``seq`` and text of the summary that it is sent (:mod:`db.context.summaries`); None if none is.
     """
 
     request: str
@@ -66,6 +68,7 @@ class Conversation:
     cut: Cut | None
     messages: list[SizedMessage]
     continues: bool
+    summary: tuple[int, str] | None = None
 
 
 async def read_conversation(
@@ -94,12 +97,14 @@ async def read_conversation(
         for row in rows
         if row["seq"] is not None
     ]
-    return Conversation(head["request"], head["context_first"], cut, found, head["continues_seq"] is not None)
+    summary = None if head["until"] is None else (head["until"], head["summary"])
+    return Conversation(head["request"], head["context_first"], cut, found, head["continues_seq"] is not None, summary)
 
 
 _CONVERSATION = f"""
     WITH reply AS (
-        SELECT tenant, appid, model, request, context_first, context_last, images_after, system_after, continues_seq
+        SELECT tenant, appid, model, request, context_first, context_last, images_after, system_after, continues_seq,
+               summary
         FROM replies WHERE tenant = $1 AND id = $2
     ), messages AS (
         SELECT seq, username, message, extra, image_bytes
@@ -125,17 +130,23 @@ _CONVERSATION = f"""
         )
     )
     SELECT request, context_first, continues_seq, cut.first AS cut_first, context_window, cut.left_out,
-           seq, username, message, CASE WHEN image_bytes = 0 THEN extra END AS extra,
-           CASE WHEN image_bytes > 0 AND seq > coalesce(images_after, -1)
-                THEN CASE json_typeof(extra -> 'images') WHEN 'array' THEN json_array_length(extra -> 'images') END
+           summary.seq AS until, summary.message AS summary,
+           messages.seq, messages.username, messages.message,
+           CASE WHEN image_bytes = 0 THEN messages.extra END AS extra,
+           CASE WHEN image_bytes > 0 AND messages.seq > coalesce(images_after, -1)
+                THEN CASE json_typeof(messages.extra -> 'images')
+                     WHEN 'array' THEN json_array_length(messages.extra -> 'images') END
            END AS pictures,
-           coalesce(image_bytes > 0 AND seq <= images_after, false) AS without_images
+           coalesce(image_bytes > 0 AND messages.seq <= images_after, false) AS without_images
     FROM reply
     LEFT JOIN LATERAL ({
     STORED_CUT.format(tenant="reply.tenant", appid="reply.appid", model="reply.model", before="reply.context_last + 1")
 }) AS cut ON true
+    LEFT JOIN LATERAL ({
+    SENT_SUMMARY.format(tenant="reply.tenant", appid="reply.appid", id="reply.summary")
+}) AS summary ON true
     LEFT JOIN messages ON true
-    ORDER BY seq
+    ORDER BY messages.seq
 """
 
 
@@ -147,16 +158,19 @@ async def store_cut(
     first: int,
     window: int,
     system_after: int | None,
+    with_summary: bool,
 ) -> int | None:
     """Store a cut, which counts for this reply and the following ones.
 
     :param system_after: system messages are sent if they have a greater ``seq`` only; None if all are.
+    :param with_summary: whether this reply is still sent the summary with which it was begun.
     :returns: number of messages before ``first``, system messages not counted; None if another process owns the reply.
     """
     left_out: int | None = await connection.fetchval(
         """
         WITH reply AS (
-            UPDATE replies SET context_first = $4, system_after = greatest(system_after, $6)
+            UPDATE replies SET context_first = $4, system_after = greatest(system_after, $6),
+                summary = CASE WHEN $7 THEN summary END
             WHERE tenant = $1 AND id = $2 AND owner = $3 AND finished IS NULL
             RETURNING tenant, appid, model
         )
@@ -176,6 +190,7 @@ async def store_cut(
         first,
         window,
         system_after,
+        with_summary,
     )
     return left_out
 
@@ -183,13 +198,13 @@ async def store_cut(
 async def send_from(
     connection: asyncpg.Connection, tenant: str, reply: UUID, owner: int, first: int, system_after: int | None
 ) -> None:
-    """Send the conversation from ``first`` on for this reply, and only for it.
+    """Send the conversation from ``first`` on for this reply, and only for it, without a summary.
 
     :param system_after: see :func:`store_cut`.
     """
     await connection.execute(
         """
-        UPDATE replies SET context_first = $4, system_after = greatest(system_after, $5)
+        UPDATE replies SET context_first = $4, system_after = greatest(system_after, $5), summary = NULL
         WHERE tenant = $1 AND id = $2 AND owner = $3 AND finished IS NULL
         """,
         tenant,
@@ -205,7 +220,7 @@ async def remove_cut(connection: asyncpg.Connection, tenant: str, reply: UUID, o
     await connection.execute(
         """
         WITH reply AS (
-            UPDATE replies SET context_first = $4
+            UPDATE replies SET context_first = $4, summary = NULL
             WHERE tenant = $1 AND id = $2 AND owner = $3 AND finished IS NULL
             RETURNING tenant, appid, model
         )

@@ -21,7 +21,8 @@ async def reduce_context(
     left_out: str | None = await connection.fetchval(
         f"""
         WITH reply AS (
-            SELECT id, appid, context_first, context_last, images_after, fields_after, system_after
+            SELECT id, appid, context_first, context_last, images_after, fields_after, system_after,
+                   summary
             FROM replies WHERE tenant = $1 AND id = $2 AND owner = $3 AND finished IS NULL
         ), earlier AS (
             SELECT max(seq) AS last,
@@ -36,6 +37,7 @@ async def reduce_context(
                 first="context_first",
                 last="context_last",
                 system_after="system_after",
+                summary="reply.summary",
             )
         }) AS sent
                 WHERE fields_after IS NULL

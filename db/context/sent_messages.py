@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from db.context.selection import IMAGE_BYTES
+from db.context.summaries import SENT_SUMMARY
 from db.messages import EXTRA_BYTES, Message
 
 
@@ -18,6 +19,7 @@ class ContextBounds:
     :ivar fields_after: other fields than role and content are sent of messages with a greater value only; None if of
         all.
     :ivar system_after: system messages are sent if they have a greater value only; None if all are.
+    :ivar summary: id of the summary that is sent; None if none is. See :mod:`db.context.summaries`.
     """
 
     first: int | None
@@ -25,20 +27,23 @@ class ContextBounds:
     images_after: int | None = None
     fields_after: int | None = None
     system_after: int | None = None
+    summary: int | None = None
 
 
-SENT = """
+SENT = f"""
     SELECT seq, username, message, extra, extra_bytes FROM chatts
-    WHERE tenant = {tenant} AND appid = {appid} AND username <> 'system' AND seq >= {first} AND seq <= {last}
+    WHERE tenant = {{tenant}} AND appid = {{appid}} AND username <> 'system' AND seq >= {{first}} AND seq <= {{last}}
     AND left_out IS NOT TRUE
     UNION ALL
     SELECT seq, username, message, extra, extra_bytes FROM chatts
-    WHERE tenant = {tenant} AND appid = {appid} AND username = 'system' AND seq <= {last}
-    AND left_out IS NOT TRUE AND seq > coalesce({system_after}, -1)
+    WHERE tenant = {{tenant}} AND appid = {{appid}} AND username = 'system' AND seq <= {{last}}
+    AND left_out IS NOT TRUE AND seq > coalesce({{system_after}}, -1)
+    UNION ALL
+    {SENT_SUMMARY.format(tenant="{tenant}", appid="{appid}", id="{summary}")}
 """
 """A query for the messages that were sent for a reply, with everything that is stored of them."""
 
-_SENT_BETWEEN = SENT.format(tenant="$1", appid="$2", first="$3", last="$4", system_after="$5")
+_SENT_BETWEEN = SENT.format(tenant="$1", appid="$2", first="$3", last="$4", system_after="$5", summary="$6")
 
 
 async def read_sent(connection: asyncpg.Connection, tenant: str, appid: str, bounds: ContextBounds) -> list[Message]:
@@ -46,7 +51,7 @@ async def read_sent(connection: asyncpg.Connection, tenant: str, appid: str, bou
     rows = await connection.fetch(
         f"""
         SELECT seq, username, message,
-               CASE WHEN seq <= $7 OR (seq <= $6 AND {IMAGE_BYTES} > 0) THEN NULL ELSE extra END AS extra
+               CASE WHEN seq <= $8 OR (seq <= $7 AND {IMAGE_BYTES} > 0) THEN NULL ELSE extra END AS extra
         FROM ({_SENT_BETWEEN}) AS sent
         ORDER BY seq
         """,
@@ -55,6 +60,7 @@ async def read_sent(connection: asyncpg.Connection, tenant: str, appid: str, bou
         bounds.first,
         bounds.last,
         bounds.system_after,
+        bounds.summary,
         bounds.images_after,
         bounds.fields_after,
     )
@@ -70,5 +76,6 @@ async def sent_size(connection: asyncpg.Connection, tenant: str, appid: str, bou
         bounds.first,
         bounds.last,
         bounds.system_after,
+        bounds.summary,
     )
     return size

@@ -63,7 +63,7 @@ class Generation:
     :param transcript: what the log holds of the reply, if it is resumed.
     :param address: client address for which the reply is counted, beside its tenant; empty if none is.
     :param plain_client: whether the reply may be superseded (:mod:`relay.supersession`).
-    :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
+    :ivar conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`.
     :ivar prompt_messages: number of messages at the end of the conversation that are the prompt.
     :ivar window: what the reply takes of its model's window.
     """
@@ -84,7 +84,7 @@ class Generation:
         key = ReplyKey(reply.tenant, reply.id, reply.owner, reply.model, conversation_key)
         self.window = ReplyWindow(relay.planner, key)
         self._relay = relay
-        self._conversation_key = conversation_key
+        self.conversation_key = conversation_key
         self._outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self._transcript = transcript or Transcript()
         self._limits = Limits(relay.settings.max_reply_bytes - len(self._transcript.content))
@@ -206,7 +206,7 @@ class Generation:
         if call.from_beginning and self._transcript.thinking:
             self._restart_thinking()
         ollama = await self._choose_ollama()
-        attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, ollama, self._conversation_key)
+        attempt = Attempt(call, self.reply, self._transcript, self._limits, self._relay, ollama, self.conversation_key)
         self._current = attempt
         self._is_whole = call.path == CHAT and call.line_filter is None and not self._is_resumed
         if self.window.is_unknown(ollama):
@@ -258,7 +258,7 @@ class Generation:
                 sent,
                 self._transcript,
                 self.reply.model,
-                self._conversation_key,
+                self.conversation_key,
                 self._shorten,
                 self.window.answer_limit(self._transcript.estimated_tokens),
             )

@@ -63,11 +63,11 @@ class GenerationRegistry:
     """Generations by reply id, from before the reply is recorded until it has ended or is lost.
 
     :ivar concurrency: how many there are per tenant and address.
-    :param on_ended: called with the id of a reply whose generation has ended here, in whatever way.
+    :param on_ended: called with a generation that has ended here, in whatever way.
     """
 
     def __init__(
-        self, journal: Journal, metrics: Metrics, on_ended: Callable[[UUID], object] = lambda id: None
+        self, journal: Journal, metrics: Metrics, on_ended: Callable[[Generation], object] = lambda generation: None
     ) -> None:
         self.concurrency = ConcurrencyCounter()
         self._journal = journal
@@ -123,7 +123,7 @@ class GenerationRegistry:
             if not generation.reply.ended:
                 self._metrics.replies_handed_over += 1
                 generation.reply.mark_lost()
-            self._on_ended(generation.reply.id)
+            self._on_ended(generation)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in a task of its own and log its errors."""

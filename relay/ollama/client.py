@@ -130,7 +130,8 @@ class OllamaClient:
         self._authorization = _basic_authorization(url)
         self._max_chats = max_chats
         self._connect_timeout = connect_timeout
-        self._chats = StreamingClient(force_instance=True, max_clients=max_chats)
+        # One more for a summary (relay.summary), which never delays a reply.
+        self._chats = StreamingClient(force_instance=True, max_clients=max_chats + 1)
         self._generates = StreamingClient(force_instance=True, max_clients=MAX_GENERATES)
         self._short_requests = StreamingClient(force_instance=True, max_clients=MAX_SHORT_REQUESTS)
 

@@ -25,6 +25,8 @@ class SentContext:
     :ivar left_out: number of earlier messages that were not, system messages not counted.
     :ivar images_left_out: number of messages that were sent without their images.
     :ivar system_left_out: number of system messages that were not sent.
+    :ivar summary: whether a summary of what is before ``first`` is one of the messages.
+    :ivar is_new_cut: whether more messages are left out than of the prompt before.
     :ivar answer_limit: tokens that the answer may have so that it ends within the window; None if there is no limit.
     """
 
@@ -38,6 +40,8 @@ class SentContext:
     left_out: int = 0
     images_left_out: int = 0
     system_left_out: int = 0
+    summary: bool = False
+    is_new_cut: bool = False
     answer_limit: int | None = None
     counted: bool = False
 
@@ -58,4 +62,5 @@ class SentContext:
             "window": self.window,
             **({"images_left_out": self.images_left_out} if self.images_left_out else {}),
             **({"system_left_out": self.system_left_out} if self.system_left_out else {}),
+            **({"summary": True} if self.summary else {}),
         }

@@ -5,8 +5,9 @@ from dataclasses import replace
 import msgspec
 
 from db.context.cuts import Conversation
+from db.messages import Message
 from relay.window.context import SentContext
-from relay.window.cut import Part, Selection, prompt_start, select_from
+from relay.window.cut import Part, Selection, cut, prompt_start, room, select_from
 from relay.window.request_options import Fields, WindowOptions, window_options
 from relay.window.text_counts import TextCounts, count_message, count_text
 from relay.window.tokens import TokenEstimator
@@ -19,7 +20,8 @@ class Draft:
     """A conversation in tokens.
 
     :ivar all: everything that may be sent.
-    :ivar fixed: tokens of what is sent beside messages.
+    :ivar fixed: tokens of what is sent beside messages, the summary not counted.
+    :ivar summary: tokens of the summary with which the reply was begun; 0 if there is none.
     :ivar prompt_first: ``seq`` of the newest message of the user, or of the last message; None if there is none.
     """
 
@@ -36,6 +38,10 @@ class Draft:
         self._without_images = [sized.without_images for sized in conversation.messages]
         self._fixed_counts = count_fields(fields)
         self.fixed = round(correction * estimator.estimate(self._fixed_counts))
+        self._until: int | None
+        self._until, text = conversation.summary or (None, "")
+        self._summary_counts = count_message(Message("system", text)) if text else TextCounts()
+        self.summary = round(correction * estimator.estimate(self._summary_counts))
         self.parts = [
             Part(sized.seq, sized.message.role, round(correction * estimator.estimate(counts)))
             for sized, counts in zip(conversation.messages, self._counts, strict=True)
@@ -48,8 +54,32 @@ class Draft:
         """Return the number of messages before a ``seq``, system messages not counted."""
         return sum(1 for part in self.parts if part.role != "system" and first is not None and part.seq < first)
 
-    def context(self, model: str, selection: Selection, window: int | None, left_out: int = 0) -> SentContext:
-        """Return the context of a selection."""
+    def cut_to(self, window: int, free: int) -> tuple[Selection, bool]:
+        """Return what is sent of a conversation that does not fit, and whether its summary is: not if the prompt does
+        not fit with it, or what it summarises is sent.
+
+        :param free: tokens to keep free for the answer.
+        """
+        if self._until is not None:
+            selection = cut(self.parts, window, free, self.fixed + self.summary)
+            if (selection.first or 0) > self._until and room(window, selection.tokens) >= free:
+                return selection, True
+        return cut(self.parts, window, free, self.fixed), False
+
+    def context(
+        self,
+        model: str,
+        selection: Selection,
+        window: int | None,
+        left_out: int = 0,
+        with_summary: bool = False,
+        is_new_cut: bool = False,
+    ) -> SentContext:
+        """Return the context of a selection.
+
+        :param with_summary: whether the summary is sent, too, if there is one; its tokens are in the selection.
+        """
+        with_summary = with_summary and self._until is not None
         sent = [
             index
             for index, part in enumerate(self.parts)
@@ -57,9 +87,11 @@ class Draft:
             or (part.role != "system" and selection.first is not None and part.seq >= selection.first)
         ]
         counts = sum((self._counts[index] for index in sent), self._fixed_counts)
+        if with_summary:
+            counts += self._summary_counts
         return SentContext(
             model,
-            selection.messages,
+            selection.messages + with_summary,
             counts,
             selection.tokens,
             window,
@@ -68,6 +100,8 @@ class Draft:
             left_out=left_out,
             images_left_out=sum(self._without_images[index] for index in sent),
             system_left_out=selection.system_left_out,
+            summary=with_summary,
+            is_new_cut=is_new_cut and left_out > 0,
         )
 
 

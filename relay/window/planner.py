@@ -11,7 +11,7 @@ from db.reply_begin import BeginResult
 from relay.memory_budget import MemoryBudget
 from relay.ollama.client import OllamaClient
 from relay.window.context import MIN_ANSWER, SentContext
-from relay.window.cut import Selection, cut, reserve, room, select_from
+from relay.window.cut import Selection, reserve, room, select_from
 from relay.window.draft import Draft, count_fields
 from relay.window.learned_tokens import LearnedTokens
 from relay.window.model_windows import ModelWindows
@@ -121,6 +121,7 @@ class ContextPlanner:
             window,
             images_left_out=begun.without_images,
             system_left_out=begun.system_left_out,
+            summary=begun.summary,
             options=options,
         )
         if begun.cut is not None:
@@ -171,7 +172,8 @@ class ContextPlanner:
         draft = await self._draft(reply, 1.0)
         window = await self._find_window(ollama, reply, draft, load=False)
         left_out = draft.cut.left_out if draft.cut and draft.cut.first == draft.first else 0
-        context = draft.context(reply.model, select_from(draft.parts, draft.first, draft.fixed), window, left_out)
+        selection = select_from(draft.parts, draft.first, draft.fixed + draft.summary)
+        context = draft.context(reply.model, selection, window, left_out, with_summary=True)
         # What was kept free: this process may estimate otherwise than the one that has begun the reply.
         kept_free = MIN_ANSWER if window is None else self._reserve(ollama, reply.model, draft.options, window)
         self._limit_answer(ollama, context, kept_free)
@@ -230,14 +232,18 @@ class ContextPlanner:
         """
         free = self._reserve(ollama, reply.model, draft.options, holds)
         stored = draft.cut if draft.cut and draft.cut.window == window else None
-        selection = select_from(draft.parts, stored.first if stored else None, draft.fixed, holds)
+        if stored:
+            selection = select_from(draft.parts, stored.first, draft.fixed + draft.summary, holds)
+        else:
+            selection = select_from(draft.parts, None, draft.fixed, holds)
         if room(holds, selection.tokens) >= free:
             if selection.system_after is not None:
-                await self._store_cut(reply, selection, window)
+                await self._store_cut(reply, selection, window, with_summary=stored is not None)
             elif stored is None and (draft.cut is not None or selection.first != draft.first):
                 await self._remove_cut(reply, selection)
-            return draft.context(reply.model, selection, window, stored.left_out if stored else 0)
-        wanted, selection = selection, cut(draft.parts, holds, free, draft.fixed)
+            left_out = stored.left_out if stored else 0
+            return draft.context(reply.model, selection, window, left_out, with_summary=stored is not None)
+        wanted, (selection, with_summary) = selection, draft.cut_to(holds, free)
         if selection.tokens > holds * tolerance:
             await self._leave_out_prompt(reply, draft)
             raise ContextExceeded(
@@ -254,15 +260,24 @@ class ContextPlanner:
         if selection.tokens > holds:  # Ollama may refuse it: then the earlier messages are not left out
             await self._send_selection(reply, selection)
             return draft.context(reply.model, selection, window, draft.count_before(selection.first))
-        return draft.context(reply.model, selection, window, await self._store_cut(reply, selection, window))
+        left_out = await self._store_cut(reply, selection, window, with_summary)
+        is_new = stored is None or stored.first != selection.first
+        return draft.context(reply.model, selection, window, left_out, with_summary, is_new)
 
-    async def _store_cut(self, reply: ReplyKey, selection: Selection, window: int) -> int:
+    async def _store_cut(self, reply: ReplyKey, selection: Selection, window: int, with_summary: bool) -> int:
         """Store a cut; return the number of messages that are left out."""
         if selection.first is None:
             return 0
         async with self._database.acquire() as connection:
             left_out = await cuts.store_cut(
-                connection, reply.tenant, reply.id, reply.owner, selection.first, window, selection.system_after
+                connection,
+                reply.tenant,
+                reply.id,
+                reply.owner,
+                selection.first,
+                window,
+                selection.system_after,
+                with_summary,
             )
         if left_out is None:
             raise ConversationDeleted

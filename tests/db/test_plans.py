@@ -12,9 +12,10 @@ import pytest
 
 from db import course, messages, ownership, replies, reply_begin, reply_end, reply_lines
 from db.connection.opening import DIRECT_OPTIONS, SESSION_SETTINGS
-from db.context import cuts, reduction, sent_messages
+from db.context import cuts, reduction, sent_messages, summaries
 from db.context.cuts import Cut
 from db.context.sent_messages import ContextBounds
+from db.context.summaries import Unsummarised
 from db.messages import Message
 from db.migrate import migrate
 from db.reply_begin import NewReply
@@ -127,7 +128,11 @@ async def planned_session(url: str) -> asyncpg.Connection:
     await reduction.reduce_context(connection, "", missing, OWNER, 1)
     await replies.find_state(connection, "", "missing")
     await cuts.read_conversation(connection, "", missing, 500, 1_000_000)
-    await cuts.store_cut(connection, "", missing, OWNER, 1, 4_096, None)
+    await cuts.store_cut(connection, "", missing, OWNER, 1, 4_096, None, True)
+    await summaries.read_unsummarised(connection, "", missing, 500, 1_000_000)
+    await summaries.store_summary(connection, "", missing, Unsummarised("missing", "{}", None, 1, []), "text")
+    await summaries.edit_summary(connection, "", "missing", 1, "text")
+    await summaries.remove_orphaned_summaries(connection, "", "missing")
     await cuts.remove_cut(connection, "", missing, OWNER, 1)
     await cuts.leave_out_messages(connection, "", missing, OWNER, 1)
     await ownership.adopt(connection, ownership.Orphan(missing, OWNER), 2)
@@ -277,7 +282,7 @@ def test_a_conversation_is_cut_without_reading_others(scene: Scene) -> None:
         reply = new("app11")
         [begun] = await reply_begin.begin(connection, [reply])
         assert begun.cut is None
-        assert await cuts.store_cut(connection, "", reply.id, OWNER, page[10].seq, 4_096, None) == 10
+        assert await cuts.store_cut(connection, "", reply.id, OWNER, page[10].seq, 4_096, None, True) == 10
         conversation = await cuts.read_conversation(connection, "", reply.id, 500, 1_000_000)
         assert conversation and conversation.cut == Cut(page[10].seq, 4_096, 10)
         assert len(conversation.messages) == len(page) + 1
@@ -286,6 +291,30 @@ def test_a_conversation_is_cut_without_reading_others(scene: Scene) -> None:
         assert (await replies.find_state(connection, "", "app11")).streaming == reply.id
 
     assert scene.rows_read(work) <= 320
+
+
+def test_a_conversation_is_summarised_without_reading_others(scene: Scene) -> None:
+    async def work(connection: asyncpg.Connection) -> None:
+        page = await messages.read_page(connection, "", "app11", 51, None)
+        first = new("app11")
+        await reply_begin.begin(connection, [first])
+        await cuts.store_cut(connection, "", first.id, OWNER, page[10].seq, 4_096, None, True)
+        found = await summaries.read_unsummarised(connection, "", first.id, 500, 1_000_000)
+        assert found and (found.appid, found.until, len(found.messages)) == ("app11", page[9].seq, 10)
+        assert not await summaries.store_summary(connection, "", first.id, found, "while the reply streams")
+        ended = FinishRequest(first.id, "", OWNER, "done", None, None, 0, [], [])
+        assert await reply_end.finish(connection, [ended]) == [FinishResult.STORED]
+        assert await summaries.store_summary(connection, "", first.id, found, "text")
+        assert await summaries.edit_summary(connection, "", "app11", page[9].seq, "edited")
+        assert not await summaries.store_summary(connection, "", first.id, found, "after an edit")
+        assert await summaries.read_unsummarised(connection, "", first.id, 500, 1_000_000) is None
+        [begun] = await reply_begin.begin(connection, [new("app11")])
+        assert begun.summary and begun.context and begun.context[0].content.endswith("edited")
+        await summaries.remove_orphaned_summaries(connection, "", "app11")
+        state = await replies.find_state(connection, "", "app11")
+        assert state.summary and state.summary.text == "edited"
+
+    assert scene.rows_read(work) <= 520
 
 
 def test_the_other_statements_of_a_request_select_by_key(scene: Scene) -> None:

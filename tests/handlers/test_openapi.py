@@ -279,6 +279,10 @@ def with_a_page_for_ollama(client: Client, ollama: ScriptedOllama, method: str, 
         ollama.probed = None
 
 
+def put_summary(client: Client, content: bytes = b"{}", **headers: str) -> httpx.Response:
+    return client.http.put(f"/summary?appID={client.appid}&until=1", content=content, headers=JSON | headers)
+
+
 def rejected_by_ollama(client: Client, ollama: ScriptedOllama, step: Step) -> httpx.Response:
     ollama.script(step)
     return post(client, "/llmprompt")
@@ -302,6 +306,11 @@ SITUATIONS: dict[tuple[str, str], Situation] = {
     ("prepareConversation", "422"): lambda c, o: post(c, "/llmprep"),
     ("getChatts", "200"): lambda c, o: c.http.get("/getchatts"),
     ("getChatts", "304"): lambda c, o: revalidate(c, "/getchatts"),
+    ("putSummary", "400"): lambda c, o: put_summary(c, b"{"),
+    ("putSummary", "404"): lambda c, o: put_summary(c, b'{"text":"hi"}'),
+    ("putSummary", "406"): lambda c, o: put_summary(c, b'{"text":"\\u0000"}'),
+    ("putSummary", "415"): lambda c, o: c.http.put("/summary?appID=a&until=1", content=b"{}"),
+    ("putSummary", "422"): lambda c, o: put_summary(c),
     ("postChatt", "200"): lambda c, o: post(c, "/postchatt", b'{"name":"alice","message":"hi"}'),
     ("postChatt", "400"): lambda c, o: post(c, "/postchatt", b"{"),
     ("postChatt", "406"): lambda c, o: post(c, "/postchatt", b'{"name":"alice","message":"\\u0000"}'),
@@ -396,6 +405,7 @@ FOREIGN = {"Origin": "https://elsewhere.example"}
 for id, call in {
     "beginReply": lambda c: post(c, "/llmchat", b"{}", **FOREIGN),
     "prepareConversation": lambda c: post(c, "/llmprep", b"{}", **FOREIGN),
+    "putSummary": lambda c: put_summary(c, b"{}", **FOREIGN),
     "postChatt": lambda c: post(c, "/postchatt", b"{}", **FOREIGN),
     "generate": lambda c: post(c, "/llmprompt", b"{}", **FOREIGN),
     "signIn": lambda c: post(c, "/sign-in", b"{}", **FOREIGN),
@@ -434,9 +444,11 @@ LIMITED = {"408", "414", "429", "431"}
 
 
 def test_every_documented_response_is_covered() -> None:
-    """All but those of a failing server, and those covered by tests/web/test_authentication.py."""
+    """All but those of a failing server, and those that tests/web/test_authentication.py or tests/test_summaries.py
+    covers."""
     documented = {(id, status) for id in OPERATIONS.keys() - ENDLESS for status in operation(id)["responses"]}
-    uncovered = documented - SITUATIONS.keys() - {("signIn", "200"), ("getMetrics", "403"), ("headMetrics", "403")}
+    elsewhere = {("signIn", "200"), ("getMetrics", "403"), ("headMetrics", "403"), ("putSummary", "204")}
+    uncovered = documented - SITUATIONS.keys() - elsewhere
     assert {status for _, status in uncovered} <= {"401", "413", "500", "503", "default", *LIMITED}, uncovered
 
 
