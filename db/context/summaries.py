@@ -5,6 +5,8 @@ from uuid import UUID
 
 import asyncpg
 
+from db.messages import MAX_SEQ
+
 KEPT = 4
 """Summaries of one conversation that are kept, and that of its running reply. After a deletion an older one counts."""
 
@@ -111,26 +113,22 @@ _UNSUMMARISED = f"""
 """
 
 
-async def store_summary(
-    connection: asyncpg.Connection, tenant: str, reply: UUID, unsummarised: Unsummarised, text: str
-) -> bool:
+async def store_summary(connection: asyncpg.Connection, tenant: str, unsummarised: Unsummarised, text: str) -> bool:
     """Store a summary that was made after a reply.
 
     :returns: False if it came too late: a reply is streaming in the conversation, the last of the messages was
         deleted, or another summary was stored.
     """
+    newest = NEWEST_SUMMARY.format(tenant="$1", appid="$2::text", before="$3 + 1")
     stored = await connection.fetchval(
         _STORE.format(
-            appid="(SELECT appid FROM replies WHERE tenant = $1 AND id = $2)",
             condition=f"""
-                NOT EXISTS (SELECT FROM replies WHERE tenant = $1 AND appid = last.appid AND status = 'streaming')
-                AND (SELECT id FROM ({
-                NEWEST_SUMMARY.format(tenant="$1", appid="last.appid", before="$3 + 1")
-            }) AS newest) IS NOT DISTINCT FROM $6::bigint
-            """,
+                NOT EXISTS (SELECT FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming')
+                AND (SELECT id FROM ({newest}) AS newest) IS NOT DISTINCT FROM $6::bigint
+            """
         ),
         tenant,
-        reply,
+        unsummarised.appid,
         unsummarised.until,
         text,
         False,
@@ -147,20 +145,9 @@ async def edit_summary(connection: asyncpg.Connection, tenant: str, appid: str, 
     :returns: False if the conversation's summary is another one, or there is none.
     :raises asyncpg.DataError: PostgreSQL cannot store the text.
     """
+    newest = NEWEST_SUMMARY.format(tenant="$1", appid="$2::text", before=MAX_SEQ)
     stored = await connection.fetchval(
-        _STORE.format(
-            appid="$2::text",
-            condition=f"""
-                (SELECT until FROM ({
-                NEWEST_SUMMARY.format(tenant="$1", appid="last.appid", before="9223372036854775807")
-            }) AS newest) = $3
-            """,
-        ),
-        tenant,
-        appid,
-        until,
-        text,
-        True,
+        _STORE.format(condition=f"(SELECT until FROM ({newest}) AS newest) = $3"), tenant, appid, until, text, True
     )
     return stored is not None
 
@@ -168,17 +155,16 @@ async def edit_summary(connection: asyncpg.Connection, tenant: str, appid: str, 
 # FOR KEY SHARE: a deletion of the message waits, or has ended; see remove_orphaned_summaries().
 _STORE = f"""
     WITH last AS MATERIALIZED (
-        SELECT appid, seq FROM chatts WHERE tenant = $1 AND appid = {{appid}} AND seq = $3 FOR KEY SHARE
+        SELECT appid, seq FROM chatts WHERE tenant = $1 AND appid = $2::text AND seq = $3 FOR KEY SHARE
     ), pruned AS (
-        DELETE FROM context_summaries AS summary USING last
-        WHERE summary.tenant = $1 AND summary.appid = last.appid
+        DELETE FROM context_summaries
+        WHERE tenant = $1 AND appid = $2
         AND id NOT IN (
-            SELECT id FROM context_summaries WHERE tenant = $1 AND appid = last.appid
+            SELECT id FROM context_summaries WHERE tenant = $1 AND appid = $2
             ORDER BY until DESC, id DESC LIMIT {KEPT - 1}
         )
-        AND id NOT IN (
-            SELECT summary FROM replies
-            WHERE tenant = $1 AND appid = last.appid AND status = 'streaming' AND summary IS NOT NULL
+        AND id IS DISTINCT FROM (
+            SELECT summary FROM replies WHERE tenant = $1 AND appid = $2 AND status = 'streaming'
         )
     )
     INSERT INTO context_summaries (tenant, appid, until, text, edited)

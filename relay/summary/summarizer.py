@@ -131,7 +131,7 @@ class Summarizer:
         if text is None:
             return True
         async with relay.database.acquire() as connection:
-            is_stored = await summaries.store_summary(connection, reply.tenant, reply.id, found, text)
+            is_stored = await summaries.store_summary(connection, reply.tenant, found, text)
         if is_stored:
             log.info("What reply %s was not sent is summarised.", reply.id)
         return not is_stored
