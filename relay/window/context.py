@@ -26,6 +26,8 @@ class SentContext:
     :ivar images_left_out: number of messages that were sent without their images.
     :ivar system_left_out: number of system messages that were not sent.
     :ivar answer_limit: tokens that the answer may have so that it ends within the window; None if there is no limit.
+    :ivar counted: whether ``tokens`` are those that Ollama counted.
+    :ivar is_cut_short: whether the answer has ended at a limit, its own or that of the window.
     """
 
     model: str
@@ -40,6 +42,7 @@ class SentContext:
     system_left_out: int = 0
     answer_limit: int | None = None
     counted: bool = False
+    is_cut_short: bool = False
 
     def is_plausible(self, prompt_tokens: int) -> bool:
         """Return whether a number can be that of all tokens of the prompt, and not only of those that are not in the
@@ -58,4 +61,5 @@ class SentContext:
             "window": self.window,
             **({"images_left_out": self.images_left_out} if self.images_left_out else {}),
             **({"system_left_out": self.system_left_out} if self.system_left_out else {}),
+            **({"done_reason": "length"} if self.is_cut_short else {}),
         }
