@@ -137,6 +137,11 @@ def test_an_answer_ends_where_the_window_does(client: Client, ollama: ScriptedOl
     assert of_client == {"num_predict": 7}
     assert bounded["temperature"] == 0
     assert WINDOW / 2 < bounded["num_predict"] + size(sent(ollama)[-1]) <= WINDOW
+    assert "done_reason" not in client.history()["context"]
+    ollama.model = Model(num_ctx=WINDOW)
+    ollama.default = (Text(words(WINDOW)),)
+    say(client, "much")
+    assert client.history()["context"]["done_reason"] == "length"
 
 
 def test_the_limit_of_the_models_own_file_stays(client: Client, ollama: ScriptedOllama) -> None:

@@ -67,7 +67,8 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Usage(msgspec.Struct, gc=False):
-    """What the last line of a response says about its cost (ollama ``api/types.go``, ``Metrics``, omits zeros).
+    """What the last line of a response says about its end, and its cost (ollama ``api/types.go``, ``ChatResponse``; its
+    ``Metrics`` omit zeros).
 
     :ivar load_duration: nanoseconds.
     """
@@ -75,6 +76,7 @@ class Usage(msgspec.Struct, gc=False):
     prompt_eval_count: _Count = 0
     eval_count: _Count = 0
     load_duration: _Count = 0
+    done_reason: Any = None
 
 
 _decode = msgspec.json.Decoder(_Line).decode

@@ -28,6 +28,8 @@ class SentContext:
     :ivar summary: whether a summary of what is before ``first`` is one of the messages.
     :ivar is_new_cut: whether more messages are left out than of the prompt before.
     :ivar answer_limit: tokens that the answer may have so that it ends within the window; None if there is no limit.
+    :ivar counted: whether ``tokens`` are those that Ollama counted.
+    :ivar is_cut_short: whether the answer has ended at a limit, its own or that of the window.
     """
 
     model: str
@@ -44,6 +46,7 @@ class SentContext:
     is_new_cut: bool = False
     answer_limit: int | None = None
     counted: bool = False
+    is_cut_short: bool = False
 
     def is_plausible(self, prompt_tokens: int) -> bool:
         """Return whether a number can be that of all tokens of the prompt, and not only of those that are not in the
@@ -63,4 +66,5 @@ class SentContext:
             **({"images_left_out": self.images_left_out} if self.images_left_out else {}),
             **({"system_left_out": self.system_left_out} if self.system_left_out else {}),
             **({"summary": True} if self.summary else {}),
+            **({"done_reason": "length"} if self.is_cut_short else {}),
         }

@@ -113,6 +113,7 @@ class ReplyWindow:
             if context.is_plausible(usage.prompt_eval_count):
                 context.tokens, context.counted = usage.prompt_eval_count, True
         context.tokens += usage.eval_count
+        context.is_cut_short = usage.done_reason == "length"
 
     def complete(self) -> None:
         """Add to the context what was found out meanwhile."""

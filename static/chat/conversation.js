@@ -3,7 +3,7 @@
 import { deliver } from "./composer/delivery.js";
 import { listOutbox, saveToOutbox } from "./composer/outbox.js";
 import { contextOf, endsWithWindow } from "./context/context_text.js";
-import { ReplyFollower } from "./reply/reply_follower.js";
+import { INCOMPLETE, ReplyFollower } from "./reply/reply_follower.js";
 import { fetchHistory, replyId, replyLocation, stopReply } from "../shared/api.js";
 import { makeAlert, makeButton } from "../shared/dom.js";
 import { onConversationChange, onResume } from "../shared/page_events.js";
@@ -353,12 +353,15 @@ export class Conversation {
     const alternatives = withoutImages ? [makeButton(WITHOUT_IMAGES, withoutImages)] : [];
     const isUnanswered = item?.role === "user" && !item.message?.left_out;
     transcript.setUnanswered(isUnanswered ? () => this.#requestReply() : null, alternatives);
-    const isCutShort = item?.view?.doneReason === "length";
-    if (isCutShort && endsWithWindow(context, options().num_predict > 0)) item.status.explainEnd(WINDOW_FULL);
     if (item?.errorCode === CONTEXT_FULL) return;
     if (item?.view && item.seq === null) item.status.setAlternative(WITHOUT_IMAGES, withoutImages);
     if (last?.error && item.id === last.id) item.status.setAction("Try again", () => this.#requestReply());
-    if (last?.status === "stopped" && item.id === last.id) item.status.setAction("Continue", () => this.#requestReply());
+    const isCutShort = last?.role === "assistant" && context?.done_reason === "length";
+    if (isCutShort && item.id === last.id) {
+      item.status.explainEnd(endsWithWindow(context, options().num_predict > 0) ? WINDOW_FULL : INCOMPLETE.length);
+    }
+    const isIncomplete = isCutShort || last?.status === "stopped";
+    if (isIncomplete && item.id === last.id) item.status.setAction("Continue", () => this.#requestReply());
   }
 
   /** How to send a prompt without its images, which may be why it has no reply. @param {Message} [prompt] the last message */

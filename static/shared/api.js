@@ -22,6 +22,7 @@ import { redirectToSignIn } from "./session.js";
  * @property {number} left_out number of earlier messages that were not
  * @property {number} [images_left_out] number of messages that were sent without their images
  * @property {number} [system_left_out] number of system messages that were not sent
+ * @property {"length"} [done_reason] the reply has ended at a limit, its own or that of the window
  * @property {number} tokens
  * @property {boolean} estimated whether the number of tokens is an estimate
  * @property {number | null} window in tokens; null: unknown

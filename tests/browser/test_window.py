@@ -295,8 +295,10 @@ def test_a_reply_that_fills_the_window_says_so_and_can_be_continued(page: Page, 
     whole = f"{words(299, 'so')} on"
     ollama.default = (Text(whole),)
     send_prompt(page, "Go on")
-    expect(page.get_by_text("The reply ends here because the model's window is full.")).to_be_visible()
-    expect(page.get_by_text("Maximum reply length reached.")).to_have_count(0)
+    for _ in ("live", "reloaded"):
+        expect(page.get_by_text("The reply ends here because the model's window is full.")).to_be_visible()
+        expect(page.get_by_text("Maximum reply length reached.")).to_have_count(0)
+        page.reload()
     button(page, "Continue").click()
     expect(messages(page).last).to_contain_text(" on")
     expect_idle(page)

@@ -11,7 +11,6 @@ export class ReplyView extends MessageView {
   #continuedLength; // of the source that an earlier reply wrote
   #isEmpty = true;
   /** Why the model has ended the reply, in Ollama's words; empty until then. */
-  doneReason = "";
 
   /**
    * @param {number | null} requestedAt `performance.now()` of the request; null: unknown
@@ -45,7 +44,6 @@ export class ReplyView extends MessageView {
   addLine(line) {
     const { content = "", thinking = "" } = line.message ?? {};
     this.stats.addLine(line);
-    if (line.done) this.doneReason = line.done_reason ?? "";
     if (line.thinking_restarted) this.dropThinking();
     if (!content && !thinking) return;
     this.#source += content;

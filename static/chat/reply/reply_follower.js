@@ -6,7 +6,8 @@ import { fetchHistory, replyId } from "../../shared/api.js";
 import { RetryTimer } from "../../shared/retry_timer.js";
 
 const FIRST_RETRY_DELAY = 0; // seconds
-const INCOMPLETE = { stopped: "Stopped.", length: "Maximum reply length reached." }; // by done_reason
+/** Why a reply is not complete, by `done_reason`. */
+export const INCOMPLETE = { stopped: "Stopped.", length: "Maximum reply length reached." };
 
 /**
  * @typedef {object} ReplyDisplay what shows the reply (see ReplyView)
