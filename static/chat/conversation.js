@@ -4,7 +4,7 @@ import { deliver } from "./composer/delivery.js";
 import { listOutbox, saveToOutbox } from "./composer/outbox.js";
 import { contextOf, endsWithWindow } from "./context/context_text.js";
 import { INCOMPLETE, ReplyFollower } from "./reply/reply_follower.js";
-import { fetchHistory, replyId, replyLocation, stopReply } from "../shared/api.js";
+import { editSummary, fetchHistory, replyId, replyLocation, stopReply } from "../shared/api.js";
 import { makeAlert, makeButton } from "../shared/dom.js";
 import { onConversationChange, onResume } from "../shared/page_events.js";
 import { randomUUID } from "../shared/polyfills.js";
@@ -165,6 +165,16 @@ export class Conversation {
     const sent = images ?? item.message.images;
     if (!this.#hasModel()) composer.restore(text);
     else this.#deliver(this.#makeUnsent(this.#composeMessages(text, sent), item.seq));
+  }
+
+  /** @param {import("../shared/api.js").Summary} summary @param {string} text */
+  async #editSummary({ until }, text) {
+    try {
+      await editSummary(this.#appID, until, text);
+    } catch (error) {
+      this.#parts.transcript.showNotice(makeAlert(`The summary is not saved. ${error.message}`));
+    }
+    await this.#refresh();
   }
 
   /** Ask for a model if none is selected. @returns {boolean} whether one is */
@@ -421,7 +431,11 @@ export class Conversation {
   #update() {
     const { transcript, composer } = this.#parts;
     const busy = Boolean(this.#pending || this.#reply);
-    const actions = { onEdit: (item, text) => this.#edit(item, text), onRegenerate: (item) => this.#regenerate(item) };
+    const actions = {
+      onEdit: (item, text) => this.#edit(item, text),
+      onRegenerate: (item) => this.#regenerate(item),
+      onEditSummary: (summary, text) => this.#editSummary(summary, text),
+    };
     transcript.setActions(busy ? null : actions);
     if (busy !== this.#busy) composer.busy = busy;
     this.#busy = busy;

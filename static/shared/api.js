@@ -22,6 +22,7 @@ import { redirectToSignIn } from "./session.js";
  * @property {number} left_out number of earlier messages that were not
  * @property {number} [images_left_out] number of messages that were sent without their images
  * @property {number} [system_left_out] number of system messages that were not sent
+ * @property {true} [summary] a summary of what was left out was sent; it counts as a message
  * @property {"length"} [done_reason] the reply has ended at a limit, its own or that of the window
  * @property {number} tokens
  * @property {boolean} estimated whether the number of tokens is an estimate
@@ -31,7 +32,13 @@ import { redirectToSignIn } from "./session.js";
  * @property {Message[]} messages
  * @property {{id: string, context?: Context | null} | null} reply the one being generated
  * @property {Context | null} [context] of the newest reply
+ * @property {Summary | null} [summary] of what the model is not sent any more
  * @property {number | null} before
+ *
+ * @typedef {object} Summary
+ * @property {string} text
+ * @property {number} until `seq` of the last message that it summarises
+ * @property {boolean} edited
  *
  * @typedef {object} ModelWindow
  * @property {number | null} window in tokens, of a request without `num_ctx`
@@ -163,6 +170,13 @@ export async function deleteConversation(appID) {
 /** Delete a message and all later ones. @param {string} appID @param {number} seq */
 export async function deleteMessagesFrom(appID, seq) {
   await request(`/llmchat?${new URLSearchParams({ appID, from: String(seq) })}`, { method: "DELETE" });
+}
+
+/** Replace the text of a summary. @param {string} appID @param {number} until that of the summary @param {string} text */
+export async function editSummary(appID, until, text) {
+  const query = new URLSearchParams({ appID, until: String(until) });
+  const headers = { "Content-Type": "application/json" };
+  await request(`/summary?${query}`, { method: "PUT", headers, body: JSON.stringify({ text }) });
 }
 
 /** @param {string} token @returns {Promise<import("./session.js").Session>} */

@@ -45,10 +45,11 @@ export function endsWithWindow(context, hasLimit) {
 
 /** What was sent and what was not, in sentences. @param {Context} context @returns {string[]} */
 export function describeContext(context) {
-  const { model, messages, left_out: leftOut, images_left_out: images, system_left_out: system } = context;
+  const { model, messages, summary, left_out: leftOut, images_left_out: images, system_left_out: system } = context;
   return [
     `${model} was sent ${countOf(messages, "message")} for its last reply.`,
     leftOut && `${countOf(leftOut, "earlier message")} ${leftOut === 1 ? "was" : "were"} left out.`,
+    summary && "A summary was sent in their place.",
     images && `${countOf(images, "message")} ${images === 1 ? "was" : "were"} sent without images.`,
     system && `${countOf(system, "system message")} ${system === 1 ? "was" : "were"} left out.`,
     context.window ? "The window can be changed in the settings." : `The window of ${model} is not known yet.`,

@@ -1,6 +1,6 @@
 // One entry of the transcript: a message with its status line and action buttons.
 
-import { PromptEditor } from "./prompt_editor.js";
+import { TextEditor } from "./text_editor.js";
 import { make, makeIconButton } from "../../shared/dom.js";
 import { copyText } from "../../shared/polyfills.js";
 
@@ -129,7 +129,11 @@ export class MessageItem {
       this.#content.hidden = false;
       this.#footer.hidden = false;
     };
-    const editor = new PromptEditor(this.source, {
+    const editor = new TextEditor(this.source, {
+      label: "Edit message",
+      group: "Message editor",
+      note: "The reply to this message will be replaced.",
+      submit: "Save and send",
       onCancel: () => (close(), this.#edit.focus()),
       onSubmit: (text) => (close(), onEdit(text)),
     });

@@ -1,14 +1,13 @@
 // The list of messages on the page, with the notices below it.
 
+import { MemoryStart } from "./memory_start.js";
 import { MessageItem } from "./message_item.js";
 import { MessageView, makeImages, makeSystemMessage } from "./message_view.js";
 import { ReplyView } from "./reply_view.js";
 import { contextOf } from "../context/context_text.js";
 import { outcomeOf } from "../reply/reply_follower.js";
 import { ReplyStatus } from "../reply/reply_status.js";
-import { make, makeButton, makeNotice } from "../../shared/dom.js";
-
-const MEMORY_START = "The model no longer sees the messages above.";
+import { makeButton, makeNotice } from "../../shared/dom.js";
 
 /** @typedef {import("../../shared/api.js").Message} Message */
 /** @typedef {import("../../shared/api.js").History} History */
@@ -19,7 +18,7 @@ export class Transcript {
   #welcome;
   #loadEarlier;
   #scroll;
-  #memoryStart = make("p", "memory-start", MEMORY_START);
+  #memoryStart = new MemoryStart();
   /** What the model sees. @type {import("../../shared/api.js").Context | null} */
   #context = null;
   /** In display order. @type {MessageItem[]} */
@@ -57,6 +56,7 @@ export class Transcript {
    */
   update(history, unstored = []) {
     this.#context = contextOf(history);
+    this.#memoryStart.show(history.summary ?? null);
     const stored = new Map(history.messages.map((message) => [message.id, message]));
     const isCurrent = (item) => unstored.includes(item) || !item.isOutdated(stored.get(item.id));
     const known = this.#items.filter(({ id }) => stored.has(id));
@@ -154,13 +154,15 @@ export class Transcript {
   }
 
   /**
-   * Allow to edit the last prompt and to regenerate the last reply.
+   * Allow to edit the last prompt and the summary, and to regenerate the last reply.
    *
-   * @param {object | null} actions null: neither
+   * @param {object | null} actions null: none of it
    * @param {(item: MessageItem, text: string) => void} actions.onEdit
    * @param {(item: MessageItem) => void} actions.onRegenerate
+   * @param {(summary: import("../../shared/api.js").Summary, text: string) => void} actions.onEditSummary
    */
   setActions(actions) {
+    this.#memoryStart.setOnEdit(actions?.onEditSummary ?? null);
     const prompt = this.#items.findLast(({ role }) => role === "user");
     for (const item of this.#items) {
       const isLastReply = item === this.last && item.role === "assistant" && item.seq !== null;
@@ -241,7 +243,7 @@ export class Transcript {
     this.#items = [...new Set(items)];
     const remembered = this.#firstRemembered();
     const elements = new Set(
-      this.#items.flatMap((item) => (item === remembered ? [this.#memoryStart, item.element] : [item.element])),
+      this.#items.flatMap((item) => (item === remembered ? [this.#memoryStart.element, item.element] : [item.element])),
     );
     for (const child of [...this.#messages.children]) if (!elements.has(child)) child.remove();
     let next = this.#messages.firstElementChild;
