@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
+from uuid import UUID
 
 from db import replies
 from db.context import summaries
@@ -25,6 +26,9 @@ MAX_DUE = 1_000
 TIMEOUT = 300.0
 """Seconds that a summary may take, unless ``--reply-timeout`` is shorter."""
 
+BYTES_PER_TOKEN = 8
+"""More than a token of text has on average: what is read to be summarised is bounded by the window."""
+
 WATCH_INTERVAL = 0.5
 """Seconds between two looks for a prompt that another process has received meanwhile."""
 
@@ -33,16 +37,19 @@ WATCH_INTERVAL = 0.5
 class _Job:
     """A summary to make.
 
-    :ivar generation: that of the reply after which it is made.
+    :ivar reply: the id of the reply after which it is made.
     :ivar window: of the model, in tokens.
     """
 
-    generation: Generation
+    tenant: str
+    reply: UUID
+    model: str
+    conversation_key: str
     window: int
 
     @property
     def key(self) -> tuple[str, str]:
-        return self.generation.conversation_key, self.generation.reply.model
+        return self.conversation_key, self.model
 
 
 class Summarizer:
@@ -61,16 +68,16 @@ class Summarizer:
 
     def on_reply_ended(self, generation: Generation) -> None:
         """Make a summary if the conversation was cut for the reply, or it is due since then."""
-        context = generation.window.context
-        if not self._enabled or not generation.reply.ended or context is None or context.window is None:
+        context, reply = generation.window.context, generation.reply
+        if not self._enabled or not reply.ended or context is None or context.window is None:
             return
-        job = _Job(generation, context.window)
+        key = generation.conversation_key
+        job = _Job(reply.tenant, reply.id, reply.model, key, context.window)
         if context.is_new_cut:
             self._due[job.key] = None
             if len(self._due) > MAX_DUE:
                 self._due.popitem(last=False)
         if job.key in self._due and context.left_out and len(self._tasks) < MAX_WAITING:
-            key = generation.conversation_key
             self.cancel(key)
             task = self._tasks[key] = asyncio.create_task(self._run(job))
             task.add_done_callback(lambda _: self._forget(key, task))
@@ -93,16 +100,15 @@ class Summarizer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, job: _Job) -> None:
-        reply = job.generation.reply
         try:
             async with self._one_at_a_time, asyncio.timeout(min(TIMEOUT, self._relay.settings.reply_timeout)):
                 is_due = await self._summarise(job)
         except (NoSummary, ChatterdError, TimeoutError) as error:
             is_due = False
-            log.info("What reply %s was not sent is not summarised: %s", reply.id, str(error) or "it took too long.")
+            log.info("What reply %s was not sent is not summarised: %s", job.reply, str(error) or "it took too long.")
         except Exception:
             is_due = False
-            log.exception("What reply %s was not sent could not be summarised.", reply.id)
+            log.exception("What reply %s was not sent could not be summarised.", job.reply)
         if not is_due:
             self._due.pop(job.key, None)
 
@@ -114,26 +120,27 @@ class Summarizer:
         :raises ChatterdError: Ollama or the database is unavailable.
         :raises TimeoutError: it takes too long.
         """
-        relay, reply = self._relay, job.generation.reply
+        relay = self._relay
+        size = min(relay.settings.context_bytes, BYTES_PER_TOKEN * job.window)
         async with relay.database.acquire() as connection:
             found = await summaries.read_unsummarised(
-                connection, reply.tenant, reply.id, relay.settings.context_messages, relay.settings.context_bytes
+                connection, job.tenant, job.reply, relay.settings.context_messages, size
             )
-            estimator = await relay.planner.tokens.load(connection, reply.model)
+            estimator = await relay.planner.tokens.load(connection, job.model)
         if found is None:
             return False
         body = summary_body(found, job.window, estimator)
         reservation = relay.outgoing.try_reserve(len(body))
         if reservation is None:
             return True
-        with reservation, relay.upstreams.serving(reply.model) as ollama:
+        with reservation, relay.upstreams.serving(job.model) as ollama:
             text = await self._ask(ollama, job, found, body)
         if text is None:
             return True
         async with relay.database.acquire() as connection:
-            is_stored = await summaries.store_summary(connection, reply.tenant, found, text)
+            is_stored = await summaries.store_summary(connection, job.tenant, found, text)
         if is_stored:
-            log.info("What reply %s was not sent is summarised.", reply.id)
+            log.info("What reply %s was not sent is summarised.", job.reply)
         return not is_stored
 
     async def _ask(self, ollama: OllamaClient, job: _Job, found: Unsummarised, body: bytes) -> str | None:
@@ -141,11 +148,11 @@ class Summarizer:
 
         :raises NoSummary, ChatterdError, TimeoutError: see :meth:`_summarise`.
         """
-        asking = asyncio.create_task(ollama.post(CHAT, body, TIMEOUT, job.generation.conversation_key))
+        asking = asyncio.create_task(ollama.post(CHAT, body, TIMEOUT, job.conversation_key))
         try:
             while not asking.done():
                 async with self._relay.database.acquire() as connection:
-                    if await replies.find_streaming(connection, job.generation.reply.tenant, found.appid):
+                    if await replies.find_streaming(connection, job.tenant, found.appid):
                         return None
                 await asyncio.wait([asking], timeout=WATCH_INTERVAL)
             return read_summary(*asking.result())

@@ -34,7 +34,7 @@ def test_messages_are_returned_oldest_first_with_sequence_number_id_and_time(cli
     path = client.begin("hi", "there")
     client.view(path)
     history = client.history()
-    assert list(history) == ["appID", "messages", "reply", "context", "before"]
+    assert list(history) == ["appID", "messages", "reply", "context", "summary", "before"]
     assert (history["appID"], history["reply"], history["before"]) == (client.appid, None, None)
     messages = history["messages"]
     assert [list(message) for message in messages] == [["seq", "id", "role", "content", "time"]] * 3
@@ -59,7 +59,14 @@ def test_a_conversation_is_json_that_must_not_be_cached(client: Client) -> None:
 
 
 def test_an_unknown_conversation_is_empty(client: Client) -> None:
-    assert client.history() == {"appID": client.appid, "messages": [], "reply": None, "context": None, "before": None}
+    assert client.history() == {
+        "appID": client.appid,
+        "messages": [],
+        "reply": None,
+        "context": None,
+        "summary": None,
+        "before": None,
+    }
 
 
 def test_pages_of_50_messages_lead_back_to_the_first_message(client: Client) -> None:
@@ -226,7 +233,14 @@ def test_deletion_removes_the_messages_replies_and_idempotency_keys(
         paths.append(client.begin(prompt, headers=headers if prompt == "works" else None))
         client.view(paths[-1])
     assert delete(client) == 204
-    assert client.history() == {"appID": client.appid, "messages": [], "reply": None, "context": None, "before": None}
+    assert client.history() == {
+        "appID": client.appid,
+        "messages": [],
+        "reply": None,
+        "context": None,
+        "summary": None,
+        "before": None,
+    }
     for table in ("replies", "chatts"):
         assert rows(session_database_url, f"SELECT FROM {table} WHERE appid = $1", client.appid) == []
     for path in paths:
@@ -293,7 +307,14 @@ def test_deletion_stops_the_streaming_reply_first(
         ollama.arrival(0).wait().closed.wait()
         [last] = stream.rest()
     assert (last.json["done"], last.json["done_reason"]) == (True, "stopped")
-    assert client.history() == {"appID": client.appid, "messages": [], "reply": None, "context": None, "before": None}
+    assert client.history() == {
+        "appID": client.appid,
+        "messages": [],
+        "reply": None,
+        "context": None,
+        "summary": None,
+        "before": None,
+    }
     assert client.http.get(path).status_code == 404
 
 

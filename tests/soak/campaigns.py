@@ -132,6 +132,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, int], Coroutine[Any, Any, Result]], in
     "kill-runner": (ollama_deaths.kill_runner, 20),
     "kill-servers-modes": (ollama_deaths.kill_servers, 20),
     "kill-servers-window": (window_kills.kill_servers, 20),
+    "kill-servers-summaries": (window_kills.kill_servers_with_summaries, 20),
     "kill-all": (ollama_deaths.kill_all, 20),
     "kill-embedded": (embedded_deaths.kill_embedded, 20),
     "kill-embedded-batched": (embedded_deaths.kill_embedded_batched, 20),
