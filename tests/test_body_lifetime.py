@@ -224,6 +224,7 @@ class UnreadingOllama:
         return bodies
 
 
+@pytest.mark.extended
 def test_a_request_that_waits_for_memory_is_made_anew_byte_for_byte(
     program: Garbage, client: Client, ollama: ScriptedOllama
 ) -> None:
@@ -247,6 +248,7 @@ def test_a_request_that_waits_for_memory_is_made_anew_byte_for_byte(
     assert outgoing() == 0 and held % len(bodies[0]) == 0
 
 
+@pytest.mark.extended
 def test_conversations_with_images_that_begin_together_are_read_one_after_the_other(
     program: Garbage, client: Client, ollama: ScriptedOllama
 ) -> None:

@@ -301,6 +301,7 @@ def check(**properties: object) -> None:
 
 
 @pytest.mark.expects_log('The role "me" is limited to 11 connections')
+@pytest.mark.extended
 def test_properties_of_servers_that_are_not_at_hand(caplog: pytest.LogCaptureFixture) -> None:
     check()
     check(version=13, encoding="SQL_ASCII", role_limit=12)

@@ -578,6 +578,7 @@ def test_replies_survive_a_restart_of_postgresql_word_by_word(
         program.terminate()
 
 
+@pytest.mark.extended
 def test_replies_survive_many_broken_connections_word_by_word(
     ask: Callable[..., Client], proxy: CuttingProxy, ollama: ScriptedOllama, database_url: str
 ) -> None:

@@ -74,6 +74,7 @@ def test_the_embedded_model_ends_when_chatterd_is_killed(data_dir: Path) -> None
     assert start(data_dir).terminate() == 0  # the next program uses the PostgreSQL that was left running, and stops it
 
 
+@pytest.mark.extended
 def test_a_dead_embedded_model_is_restarted(data_dir: Path) -> None:
     with start(data_dir) as program:
         [model] = [

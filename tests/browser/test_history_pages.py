@@ -23,6 +23,7 @@ def open_large_conversation(page: Page, chatterd: Program, client: Client) -> No
     page.goto(f"{chatterd.url}/#c/{client.appid}")
 
 
+@pytest.mark.extended
 def test_the_page_loads_as_many_messages_as_if_they_were_small(page: Page, chatterd: Program) -> None:
     with Client(chatterd.url) as client:
         open_large_conversation(page, chatterd, client)

@@ -114,6 +114,7 @@ def wait_for_workers(page: Page, workers: list[str], count: int) -> None:
     eventually(f"{count} workers", lambda: page.evaluate("0") == 0 and len(workers) == count)
 
 
+@pytest.mark.extended
 def test_keys_arrive_while_a_reply_is_parsed_which_ends_as_plain_text(
     page: Page, reply: Locator, ollama: ScriptedOllama, workers: list[str]
 ) -> None:

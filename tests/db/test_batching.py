@@ -294,6 +294,7 @@ def test_items_that_waited_for_a_failed_attempt_do_not_wait_for_another(
 
 
 @pytest.mark.expects_log("database is unavailable")
+@pytest.mark.extended
 def test_a_statement_that_times_out_does_not_fail_others(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "COMMAND_TIMEOUT", 1.0)
 

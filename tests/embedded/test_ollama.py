@@ -251,6 +251,7 @@ def story(http: httpx.Client, length: int) -> Any:
     return http.stream("POST", "/api/generate", json=body)
 
 
+@pytest.mark.extended
 def test_two_concurrent_completions_both_progress(http: httpx.Client) -> None:
     with story(http, 3000) as one, story(http, 3000) as other:
         first, second = one.iter_lines(), other.iter_lines()
@@ -283,6 +284,7 @@ def test_a_closed_connection_stops_the_model(running: Running, http: httpx.Clien
     eventually(lambda: outcomes().count("stopped") >= 5)  # the log may lack an earlier "ended"
 
 
+@pytest.mark.extended
 def test_the_process_ends_at_the_end_of_stdin_during_a_completion(tmp_path: Path) -> None:
     running = start(tmp_path / "log")
     with httpx.Client(base_url=running.url, timeout=60, verify=NO_TLS) as http, story(http, 3000) as response:

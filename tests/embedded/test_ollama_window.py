@@ -98,6 +98,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_ollamas_own_bytes(http: httpx
     assert chat.text == TOO_LONG.replace("1510", str(error["n_prompt_tokens"]))
 
 
+@pytest.mark.extended
 def test_the_oldest_messages_are_left_out_and_system_messages_stay(http: httpx.Client) -> None:
     turns: Messages = [SYSTEM]
     for number in range(30):
@@ -127,12 +128,14 @@ def test_the_oldest_messages_are_left_out_and_system_messages_stay(http: httpx.C
         ("/api/generate", {"prompt": "word " * 1500}),
     ],
 )
+@pytest.mark.extended
 def test_a_prompt_too_long_even_so_is_cut_to_half_the_window(
     http: httpx.Client, path: str, prompt: dict[str, Any]
 ) -> None:
     assert last_line(http, path, options=options(512), **prompt)["prompt_eval_count"] == 258
 
 
+@pytest.mark.extended
 def test_an_answer_ends_where_the_window_does(http: httpx.Client) -> None:
     prompt = {"prompt": "one two " * 120, "raw": True, "truncate": False}
     endless = {"num_ctx": 256, "num_predict": 3000, "temperature": 0, "repeat_penalty": 1.0, "stop": ["<|im_end|>"]}
@@ -143,6 +146,7 @@ def test_an_answer_ends_where_the_window_does(http: httpx.Client) -> None:
     assert (last["done_reason"], last["eval_count"]) == ("length", 3)
 
 
+@pytest.mark.extended
 def test_a_request_for_another_window_waits_for_those_before_it(http: httpx.Client) -> None:
     load(http, 512)
     body = {"model": MODEL, "prompt": "1, 2, 3, 4, 5, 6,", "raw": True}
@@ -159,6 +163,7 @@ def test_a_request_for_another_window_waits_for_those_before_it(http: httpx.Clie
     assert loaded(http)["context_length"] == 1024
 
 
+@pytest.mark.extended
 def test_a_client_that_disconnects_while_the_model_is_loaded_leaves_it_usable(
     running: Running, http: httpx.Client
 ) -> None:

@@ -270,6 +270,7 @@ def test_chatterd_goes_on_after_its_server_was_killed(
     assert not is_running(folder)
 
 
+@pytest.mark.extended
 def test_ctrl_c_ends_a_start_that_waits(data: Path, embed: Embed) -> None:
     server = embed(data)
     server.start()

@@ -125,6 +125,7 @@ def test_a_page_in_many_parts_is_complete(client: Client, session_database_url: 
     assert len(client.history(limit=500)["messages"]) == 300
 
 
+@pytest.mark.extended
 def test_an_answer_that_cannot_be_completed_is_broken_off(
     start_chatterd: Callable[..., Program], database_url: str, crowd: Crowd
 ) -> None:
@@ -142,6 +143,7 @@ def test_an_answer_that_cannot_be_completed_is_broken_off(
 # Clients that do not read.
 
 
+@pytest.mark.extended
 def test_clients_that_do_not_read_a_page_cost_one_part_each(
     start_chatterd: Callable[..., Program], database_url: str, crowd: Crowd
 ) -> None:

@@ -214,6 +214,7 @@ def test_the_number_of_prompts_that_wait_is_limited(
         assert [content for role, content in client.messages() if role == "user"] == ["one", "two"]
 
 
+@pytest.mark.extended
 def test_the_prompts_of_one_tenant_that_wait_take_no_memory_of_others(
     start_chatterd: Callable[..., Program], ollama: ScriptedOllama, database_url: str, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def _messages(now: dict[str, object]) -> list[str]:
     return [problem["message"] for problem in problems if problem["kind"] != "lag"]
 
 
+@pytest.mark.extended
 def test_adopter_counts_only_the_lines_that_it_committed(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
@@ -150,6 +151,7 @@ def test_unreachable_database_is_reported_until_it_is_reachable(
 
 
 @pytest.mark.expects_log("database", "presence session was lost", "pool connection floor", "declared dead")
+@pytest.mark.extended
 def test_lines_delayed_by_the_database_are_counted_once_with_their_latency(
     start_chatterd: Start, ollama: ScriptedOllama, database_url: str
 ) -> None:
