@@ -205,6 +205,22 @@ def test_a_prompt_that_exceeds_the_window_alone_is_said_and_not_sent_again(
     assert marked == [long]
 
 
+def test_a_prompt_that_exceeded_the_window_is_answered_with_a_larger_one_on_request(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    talk(client, 3)
+    before = client.messages()
+    long = words(WINDOW + 50)
+    client.ask(long)
+    [error] = client.ask(messages=[])  # asks again: what was said before is not continued
+    assert error.json["code"] == "context_exceeded"
+    assert client.messages() == [*before, ("user", long)]
+    say(client, messages=[], options={"num_ctx": 4 * WINDOW})
+    assert client.messages() == [*before, ("user", long), ("assistant", "one two three four five")]
+    assert sent(ollama)[-1][-1]["content"] == long
+    assert not any(message.get("left_out") for message in client.history()["messages"])
+
+
 def test_a_client_that_wants_to_be_asked_is_asked(client: Client, ollama: ScriptedOllama) -> None:
     talk(client, 7)
     count = len(ollama.generations)
