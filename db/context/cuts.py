@@ -97,6 +97,10 @@ async def read_conversation(
     return Conversation(head["request"], head["context_first"], cut, found, head["continues_seq"] is not None)
 
 
+_IS_FOREIGN = "greatest(strpos(extra::text, '\\u0000'), strpos(extra::text, '\\ud'), strpos(extra::text, '\\uD')) > 0"
+"""Whether ``extra`` may have what PostgreSQL's functions for json refuse: NUL, lone surrogates. Other programs may have
+stored that."""
+
 _CONVERSATION = f"""
     WITH reply AS (
         SELECT tenant, appid, model, request, context_first, context_last, images_after, system_after, continues_seq
@@ -127,7 +131,8 @@ _CONVERSATION = f"""
     SELECT request, context_first, continues_seq, cut.first AS cut_first, context_window, cut.left_out,
            seq, username, message, CASE WHEN image_bytes = 0 THEN extra END AS extra,
            CASE WHEN image_bytes > 0 AND seq > coalesce(images_after, -1)
-                THEN CASE json_typeof(extra -> 'images') WHEN 'array' THEN json_array_length(extra -> 'images') END
+                THEN CASE WHEN {_IS_FOREIGN} THEN 1
+                          WHEN json_typeof(extra -> 'images') = 'array' THEN json_array_length(extra -> 'images') END
            END AS pictures,
            coalesce(image_bytes > 0 AND seq <= images_after, false) AS without_images
     FROM reply
