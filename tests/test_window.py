@@ -139,6 +139,15 @@ def test_an_answer_ends_where_the_window_does(client: Client, ollama: ScriptedOl
     assert WINDOW / 2 < bounded["num_predict"] + size(sent(ollama)[-1]) <= WINDOW
 
 
+def test_a_client_that_wants_answers_as_long_as_possible_gets_a_share_of_the_window(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    for turn in range(14):
+        say(client, words(30, turn), options={"num_predict": -1, "num_ctx": WINDOW})
+    assert client.history()["context"]["left_out"] > 0
+    assert min(request.json["options"]["num_predict"] for request in ollama.generations) > WINDOW / 5
+
+
 def test_the_limit_of_the_models_own_file_stays(client: Client, ollama: ScriptedOllama) -> None:
     ollama.model = Model(num_ctx=WINDOW, parameters={"num_predict": 30})
     own = {"model": "a-model-with-a-limit"}
