@@ -55,7 +55,10 @@ def window_options(fields: Fields) -> WindowOptions:
 def without_own_fields(fields: Fields) -> dict[str, msgspec.Raw]:
     """Return a request without the fields that are not for Ollama, with ``truncate: false`` unless it says otherwise:
     nothing is left out of a conversation unless chatterd knows it (ollama ``server/routes.go``, ``ChatHandler``)."""
-    return {"truncate": msgspec.Raw(b"false"), **{name: raw for name, raw in fields.items() if name != WHEN_FULL}}
+    sent = {name: raw for name, raw in fields.items() if name != WHEN_FULL}
+    if _decode(sent.get("truncate")) is None:  # Ollama takes null as true
+        sent.pop("truncate", None)
+    return {"truncate": msgspec.Raw(b"false"), **sent}
 
 
 def with_answer_limit(fields: Fields, limit: int | None) -> dict[str, msgspec.Raw]:

@@ -64,3 +64,4 @@ def test_what_ollama_refuses_is_not_said(request_fields: dict[str, Any], expecte
 def test_ollama_is_told_not_to_cut_and_nothing_of_our_own() -> None:
     assert encoded(without_own_fields(fields(x=1, context_full="stop"))) == {"truncate": False, "x": 1}
     assert encoded(without_own_fields(fields(truncate=True))) == {"truncate": True}
+    assert encoded(without_own_fields(fields(truncate=None))) == {"truncate": False}  # Ollama takes null as true
