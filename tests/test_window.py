@@ -109,6 +109,29 @@ def test_a_cut_holds_in_other_processes_and_after_a_crash(
     assert requests[-1][: len(requests[-4])] == requests[-4]
 
 
+@pytest.mark.expects_log("Ollama is unreachable")
+def test_a_cut_is_said_while_the_window_is_not_known(
+    start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
+) -> None:
+    first = start_chatterd(database_url=database_url)
+    with Client(first.url) as client:
+        talk_until_cut(client)
+        context = client.history()["context"]
+    first.kill()
+    ollama.stop_listening()
+    with Client(start_chatterd(database_url=database_url).url, appid=client.appid) as client:
+        path = client.begin("hi")
+        planned = eventually("it is planned", lambda: client.history()["reply"].get("context"))
+        assert (planned["window"], planned["from"], planned["left_out"]) == (
+            None,
+            context["from"],
+            context["left_out"],
+        )
+        ollama.listen_again()
+        client.view(path)
+        assert client.history()["context"]["messages"] == len(sent(ollama)[-1])
+
+
 def test_the_history_says_what_was_sent(client: Client, ollama: ScriptedOllama) -> None:
     say(client, "one two three")
     context = client.history()["context"]

@@ -70,6 +70,11 @@ class Draft:
             system_left_out=selection.system_left_out,
         )
 
+    def begun_context(self, model: str, window: int | None) -> SentContext:
+        """Return the context with which the reply was begun, or the one that was stored for it since."""
+        left_out = self.cut.left_out if self.cut and self.cut.first == self.first else 0
+        return self.context(model, select_from(self.parts, self.first, self.fixed), window, left_out)
+
 
 def count_fields(fields: Fields) -> TextCounts:
     """Count what a request has beside its messages."""

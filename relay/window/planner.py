@@ -155,7 +155,7 @@ class ContextPlanner:
         if window is None:
             window = limit
         if window is None or draft.options.truncate:
-            context = draft.context(reply.model, draft.all, window)
+            context = draft.begun_context(reply.model, window)
         else:
             holds = window if limit is None else min(window, limit)
             context = await self._fit(ollama, reply, draft, window, holds, TOLERANCE if refused is None else 1.0)
@@ -170,8 +170,7 @@ class ContextPlanner:
         """
         draft = await self._draft(reply, 1.0)
         window = await self._find_window(ollama, reply, draft, load=False)
-        left_out = draft.cut.left_out if draft.cut and draft.cut.first == draft.first else 0
-        context = draft.context(reply.model, select_from(draft.parts, draft.first, draft.fixed), window, left_out)
+        context = draft.begun_context(reply.model, window)
         # What was kept free: this process may estimate otherwise than the one that has begun the reply.
         kept_free = MIN_ANSWER if window is None else self._reserve(ollama, reply.model, draft.options, window)
         self._limit_answer(ollama, context, kept_free)
