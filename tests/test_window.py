@@ -9,7 +9,7 @@ import pytest
 
 from tests.client import Client, Event
 from tests.database import eventually, rows
-from tests.fakes.ollama import Model, ScriptedOllama, Text, failure
+from tests.fakes.ollama import Head, Lines, Model, ScriptedOllama, Text, failure, last_line, line
 from tests.program import Program
 
 WINDOW = 400
@@ -168,7 +168,9 @@ def test_a_client_that_wants_answers_as_long_as_possible_gets_a_share_of_the_win
     for turn in range(14):
         say(client, words(30, turn), options={"num_predict": -1, "num_ctx": WINDOW})
     assert client.history()["context"]["left_out"] > 0
-    assert min(request.json["options"]["num_predict"] for request in ollama.generations) > WINDOW / 5
+    limits = [request.json["options"]["num_predict"] for request in ollama.generations]
+    assert limits[-1] > 0
+    assert min(limit for limit in limits if limit != -1) > WINDOW / 5  # none is set until the model is known
 
 
 def test_the_limit_of_the_models_own_file_stays(client: Client, ollama: ScriptedOllama) -> None:
@@ -307,6 +309,20 @@ def test_a_call_and_its_result_are_never_separated(client: Client, ollama: Scrip
     assert client.history()["context"]["left_out"] > 0
     for messages in sent(ollama):
         assert messages[0]["role"] == "user"
+
+
+def test_a_result_that_is_too_long_leaves_the_question_and_the_call_for_another_one(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look", "arguments": {"a": 1}}}]}
+    ollama.script(Head(), Lines(line(message={"tool_calls": call["tool_calls"]}), last_line()))
+    say(client, "question")
+    [error] = client.ask(messages=[{"role": "tool", "content": words(WINDOW + 50), "tool_name": "look"}])
+    assert error.json["code"] == "context_exceeded"
+    result = {"role": "tool", "content": "short", "tool_name": "look"}
+    say(client, messages=[result])
+    assert sent(ollama)[-1] == [{"role": "user", "content": "question"}, call, result]
+    assert [message["role"] for message in client.history()["messages"] if message.get("left_out")] == ["tool"]
 
 
 def test_what_a_client_lets_ollama_cut_is_sent_whole(client: Client, ollama: ScriptedOllama) -> None:

@@ -242,7 +242,7 @@ class Generation:
         """Find out how the reply is continued."""
         try:
             ollama = await self._choose_ollama()
-            await self.window.plan(ollama, begins=not self.reply.count)
+            await self.window.plan(ollama, not self.reply.count, self.prompt_messages)
             sent, reservation = await self._load_sent_request()
         except ServiceUnavailable:
             return await self._wait_for_database()

@@ -70,6 +70,16 @@ class Draft:
             system_left_out=selection.system_left_out,
         )
 
+    def refused_first(self, prompt_messages: int) -> int | None:
+        """Return the ``seq`` from which on a prompt that exceeds the window is left out. If it is the result of a call,
+        the question and the call stay: another result may come.
+
+        :param prompt_messages: number of messages at the end of the conversation that are the prompt.
+        :returns: None if there is no message.
+        """
+        own = self.parts[-prompt_messages:]
+        return None if self.prompt_first is None else max(self.prompt_first, own[0].seq)
+
     def begun_context(self, model: str, window: int | None) -> SentContext:
         """Return the context with which the reply was begun, or the one that was stored for it since."""
         left_out = self.cut.left_out if self.cut and self.cut.first == self.first else 0

@@ -139,12 +139,16 @@ class ContextPlanner:
             return False
         return room(window, context.tokens) >= self._reserve(ollama, context.model, context.options, window)
 
-    async def plan(self, ollama: OllamaClient, reply: ReplyKey, refused: Refused | None = None) -> SentContext:
+    async def plan(
+        self, ollama: OllamaClient, reply: ReplyKey, prompt_messages: int, refused: Refused | None = None
+    ) -> SentContext:
         """Plan a reply of which nothing was shown yet, and store what is decided.
 
+        :param prompt_messages: number of messages at the end of the conversation that are the prompt.
         :param refused: what is known of an attempt that was refused.
         :raises ContextFull: something would have to be left out, and the client does not want that.
-        :raises ContextExceeded: the newest message of the user alone exceeds the window. It is never sent again.
+        :raises ContextExceeded: what comes from the newest message of the user on exceeds the window. Those messages of
+            it that are the prompt are not sent again.
         :raises ConversationDeleted: there is no such reply.
         :raises ServiceUnavailable: the database is unavailable.
         """
@@ -158,7 +162,11 @@ class ContextPlanner:
             context = draft.begun_context(reply.model, window)
         else:
             holds = window if limit is None else min(window, limit)
-            context = await self._fit(ollama, reply, draft, window, holds, TOLERANCE if refused is None else 1.0)
+            try:
+                context = await self._fit(ollama, reply, draft, window, holds, TOLERANCE if refused is None else 1.0)
+            except ContextExceeded:
+                await self._leave_out_prompt(reply, draft, prompt_messages)
+                raise
         self._limit_answer(ollama, context)
         return context
 
@@ -238,7 +246,6 @@ class ContextPlanner:
             return draft.context(reply.model, selection, window, stored.left_out if stored else 0)
         wanted, selection = selection, cut(draft.parts, holds, free, draft.fixed)
         if selection.tokens > holds * tolerance:
-            await self._leave_out_prompt(reply, draft)
             raise ContextExceeded(
                 f"This prompt has about {selection.tokens:,} tokens, and the window of {reply.model} holds {window:,}. "
                 "Shorten it, send it in parts, or choose a larger window (num_ctx). Later prompts are answered without "
@@ -279,7 +286,8 @@ class ContextPlanner:
             async with self._database.acquire() as connection:
                 await cuts.remove_cut(connection, reply.tenant, reply.id, reply.owner, selection.first)
 
-    async def _leave_out_prompt(self, reply: ReplyKey, draft: Draft) -> None:
-        if draft.prompt_first is not None and not draft.continues:
+    async def _leave_out_prompt(self, reply: ReplyKey, draft: Draft, messages: int) -> None:
+        first = draft.refused_first(messages)
+        if first is not None and not draft.continues:
             async with self._database.acquire() as connection:
-                await cuts.leave_out_messages(connection, reply.tenant, reply.id, reply.owner, draft.prompt_first)
+                await cuts.leave_out_messages(connection, reply.tenant, reply.id, reply.owner, first)
