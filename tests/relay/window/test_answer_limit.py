@@ -50,7 +50,7 @@ def test_a_request_without_options_gets_some() -> None:
     [
         ({}, WindowOptions()),
         ({"options": {"num_ctx": 512, "num_predict": 9}}, WindowOptions(512, 9)),
-        ({"options": {"num_ctx": 0, "num_predict": -1}}, WindowOptions(num_predict=-1)),
+        ({"options": {"num_ctx": 0, "num_predict": -1}}, WindowOptions(4, -1)),
         ({"options": {"num_ctx": "512", "num_predict": 10**30}}, WindowOptions()),
         ({"options": [], "truncate": True, "context_full": "stop"}, WindowOptions(truncate=True, stops=True)),
         ({"truncate": "true", "context_full": "cut"}, WindowOptions()),

@@ -222,7 +222,7 @@ async def test_the_windows_of_few_models_are_kept(windows: ModelWindows, client:
 async def test_few_windows_of_a_model_are_kept(windows: ModelWindows, client: OllamaClient) -> None:
     await load(client)
     await find(windows, client)
-    for num_ctx in range(1, 100):
+    for num_ctx in range(10, 110):
         assert await find(windows, client, with_num_ctx(num_ctx)) == num_ctx
     assert windows.known(client, "m", None) is None
 
