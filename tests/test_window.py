@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.client import Client, Event
@@ -293,6 +294,17 @@ def test_a_prompt_that_is_refused_again_and_again_ends(client: Client, ollama: S
     [error] = client.ask("hi")
     assert "window" in error.json["error"]
     say(client, "hi again")
+
+
+def test_nothing_is_left_out_because_another_program_has_loaded_the_model_with_a_small_window(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    ollama.model = Model(num_ctx=32_000)
+    model, small = "model-of-two-programs", {"options": {"num_ctx": 512}, "messages": [], "stream": False}
+    httpx.post(f"{ollama.url}/api/chat", json={"model": model, **small}, trust_env=False)
+    say(client, words(9_000), model=model)  # more than the smallest default: the window is asked for
+    assert client.history()["context"]["window"] == 32_000
+    assert ollama.runner.loaded == (model, 32_000, None)
 
 
 def test_a_call_and_its_result_are_never_separated(client: Client, ollama: ScriptedOllama) -> None:

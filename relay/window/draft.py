@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import msgspec
 
-from db.context.cuts import Conversation
+from db.context.cuts import Conversation, Cut
 from relay.window.context import SentContext
 from relay.window.cut import Part, Selection, prompt_start, select_from
 from relay.window.request_options import Fields, WindowOptions, window_options
@@ -69,6 +69,19 @@ class Draft:
             images_left_out=sum(self._without_images[index] for index in sent),
             system_left_out=selection.system_left_out,
         )
+
+    def stored_cut(self, window: int) -> Cut | None:
+        """Return the stored cut if it counts for a window."""
+        return self.cut if self.cut and self.cut.window == window else None
+
+    def select_from_cut(self, window: int, holds: int) -> Selection:
+        """Return what is sent if nothing more is left out.
+
+        :param window: the window for which a cut is stored.
+        :param holds: the tokens that it is taken to hold.
+        """
+        stored = self.stored_cut(window)
+        return select_from(self.parts, stored.first if stored else None, self.fixed, holds)
 
     def refused_first(self, prompt_messages: int) -> int | None:
         """Return the ``seq`` from which on a prompt that exceeds the window is left out. If it is the result of a call,

@@ -11,7 +11,7 @@ from db.reply_begin import BeginResult
 from relay.memory_budget import MemoryBudget
 from relay.ollama.client import OllamaClient
 from relay.window.context import MIN_ANSWER, SentContext
-from relay.window.cut import Selection, cut, reserve, room, select_from
+from relay.window.cut import Selection, cut, reserve, room
 from relay.window.draft import Draft, count_fields
 from relay.window.learned_tokens import LearnedTokens
 from relay.window.model_windows import ModelWindows
@@ -162,6 +162,8 @@ class ContextPlanner:
             context = draft.begun_context(reply.model, window)
         else:
             holds = window if limit is None else min(window, limit)
+            if refused is None and not self._fits_from_cut(ollama, reply, draft, window):
+                window = holds = await self._confirm_window(ollama, reply, draft, window)
             try:
                 context = await self._fit(ollama, reply, draft, window, holds, TOLERANCE if refused is None else 1.0)
             except ContextExceeded:
@@ -226,6 +228,17 @@ class ContextPlanner:
             return window
         return await self.windows.find(ollama, reply.model, draft.request, reply.conversation_key, load)
 
+    def _fits_from_cut(self, ollama: OllamaClient, reply: ReplyKey, draft: Draft, window: int) -> bool:
+        selection = draft.select_from_cut(window, window)
+        return room(window, selection.tokens) >= self._reserve(ollama, reply.model, draft.options, window)
+
+    async def _confirm_window(self, ollama: OllamaClient, reply: ReplyKey, draft: Draft, window: int) -> int:
+        """Return the window that the model has for this reply, before messages are left out because of it."""
+        if self.windows.is_certain(ollama, reply.model, draft.options.num_ctx):
+            return window
+        key = reply.conversation_key
+        return await self.windows.find(ollama, reply.model, draft.request, key, load=True, anew=True) or window
+
     async def _fit(
         self, ollama: OllamaClient, reply: ReplyKey, draft: Draft, window: int, holds: int, tolerance: float
     ) -> SentContext:
@@ -236,8 +249,8 @@ class ContextPlanner:
         :param tolerance: see :data:`TOLERANCE`.
         """
         free = self._reserve(ollama, reply.model, draft.options, holds)
-        stored = draft.cut if draft.cut and draft.cut.window == window else None
-        selection = select_from(draft.parts, stored.first if stored else None, draft.fixed, holds)
+        stored = draft.stored_cut(window)
+        selection = draft.select_from_cut(window, holds)
         if room(holds, selection.tokens) >= free:
             if selection.system_after is not None:
                 await self._store_cut(reply, selection, window)
