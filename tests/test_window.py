@@ -307,6 +307,17 @@ def test_nothing_is_left_out_because_another_program_has_loaded_the_model_with_a
     assert ollama.runner.loaded == (model, 32_000, None)
 
 
+def test_an_answer_to_a_prompt_that_seemed_too_long_is_not_cut_short(client: Client, ollama: ScriptedOllama) -> None:
+    answer = words(40)
+    ollama.default = (Text(answer),)
+    model = "model-of-long-words"  # of whose tokenizer nothing was learned
+    say(client, "hi", model=model, options={"num_ctx": WINDOW})
+    eventually("the model is known", lambda: any(request.path == "/api/show" for request in ollama.requests))
+    say(client, "Llanfairpwllgwyngyll-23-18-7 " * 40, model=model, options={"num_ctx": WINDOW})  # 40 for this model
+    assert client.messages()[-1] == ("assistant", answer)
+    assert ollama.generations[-1].json["options"]["num_predict"] <= WINDOW / 2
+
+
 def test_a_call_and_its_result_are_never_separated(client: Client, ollama: ScriptedOllama) -> None:
     for turn in range(12):
         call = {"function": {"name": "look", "arguments": {"b": turn, "a": 1}}}

@@ -200,6 +200,8 @@ class ContextPlanner:
             return
         if self.windows.description(ollama, context.model) is None:
             return
+        if context.tokens > context.window:  # if Ollama accepts it, then the estimate was wrong
+            at_least = self._reserve(ollama, context.model, context.options, context.window)
         limit = max(room(context.window, context.tokens), at_least)
         own = self._own_limit(ollama, context.model) if context.options.num_predict is None else None
         context.answer_limit = min(limit, own) if own else limit
