@@ -220,7 +220,8 @@ class ModelWindows:
         described = self._from_description(key, num_ctx, description)
         if loaded is None:
             return WindowReport(described, description.trained)
-        window = described or self._from_loaded(key, num_ctx, loaded) or loaded.window
+        named = self.known(ollama, model, None) if self.is_certain(ollama, model, None) else None
+        window = described or named or loaded.window  # not kept: another program may have loaded the model
         memory = model_facts.bytes_per_token(loaded, await model_facts.find_file_bytes(ollama, model))
         return WindowReport(window, description.trained, True, loaded.window, loaded.memory_bytes, memory)
 

@@ -391,6 +391,29 @@ async def test_a_report_tells_what_a_request_would_get_and_not_what_another_clie
         assert report and (report.window, report.loaded) == (window, True)
 
 
+async def test_a_reported_window_is_not_taken_for_that_of_requests(windows: ModelWindows, client: OllamaClient) -> None:
+    await load(client, options={"num_ctx": 512})  # by another program
+    report = await windows.report(client, "m")
+    assert report and report.window == 512
+    assert windows.known(client, "m", None) is None
+    windows.observe(client, "m", 2000)
+    report = await windows.report(client, "m")
+    assert report and (report.window, report.loaded_window) == (2000, 512)
+
+
+async def test_before_something_is_left_out_the_model_is_loaded_as_the_request_wants(
+    windows: ModelWindows, client: OllamaClient, ollama: ScriptedOllama
+) -> None:
+    await load(client, options={"num_ctx": 512})
+    assert await find(windows, client, load=True) == 512
+    assert not windows.is_certain(client, "m", None)
+    assert await windows.find(client, "m", REQUEST, "key", load=True, anew=True) == 2048
+    assert windows.known(client, "m", None) == 2048
+    assert windows.is_certain(client, "m", 512)
+    windows.observe(client, "m", 2000)
+    assert windows.is_certain(client, "m", None)
+
+
 async def test_there_is_no_report_of_an_unknown_model(
     windows: ModelWindows, client: OllamaClient, ollama: ScriptedOllama
 ) -> None:
