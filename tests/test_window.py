@@ -379,6 +379,28 @@ def test_a_refused_prompt_leaves_the_cut_as_it_was(client: Client, ollama: Scrip
     assert sent(ollama)[-1][: len(before)] == before
 
 
+def test_a_prompt_is_not_left_out_because_of_tools_that_are_too_long(client: Client, ollama: ScriptedOllama) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": words(3 * WINDOW), "parameters": {}}}]
+    [error] = client.ask("question", tools=tools, options={"num_ctx": WINDOW})
+    assert error.json["code"] == "context_exceeded"
+    assert error.json["error"].startswith("The tools and the format of this request have about ")
+    say(client, "and?")
+    assert [message["content"] for message in sent(ollama)[-1]] == ["question", "and?"]
+
+
+def test_an_answer_that_outgrows_the_window_is_continued_up_to_it(client: Client, ollama: ScriptedOllama) -> None:
+    answer = words(5 * WINDOW)
+    ollama.default = (Text(answer),)
+    say(client, "question", options={"num_ctx": WINDOW, "num_predict": 100})
+    while (event := client.ask(messages=[], options={"num_ctx": WINDOW})[-1]).name != "error":
+        assert event.json["done_reason"] == "length"
+    assert event.json["code"] == "context_exceeded"
+    assert event.json["error"].startswith("This answer and its prompt have about ")
+    assert answer.startswith(client.messages()[-1][1].strip()) and len(client.messages()) == 2
+    ollama.default = (Text("yes"),)
+    say(client, "and?", options={"num_ctx": WINDOW})
+
+
 def test_a_client_is_not_asked_about_a_prompt_that_fits_into_no_window(client: Client, ollama: ScriptedOllama) -> None:
     talk(client, 3)
     [error] = client.ask(words(20 * WINDOW), context_full="stop")

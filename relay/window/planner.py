@@ -47,6 +47,12 @@ class ContextExceeded(ContextDoesNotFit):
     code = "context_exceeded"
 
 
+class RequestExceeded(ContextDoesNotFit):
+    """It is not the prompt that exceeds the window, but the request's other fields, or the answer that it continues."""
+
+    code = "context_exceeded"
+
+
 class ConversationDeleted(Exception):
     """The reply is not in the database any more, or another process owns it."""
 
@@ -149,6 +155,7 @@ class ContextPlanner:
         :raises ContextFull: something would have to be left out, and the client does not want that.
         :raises ContextExceeded: what comes from the newest message of the user on exceeds the window. Those messages of
             it that are the prompt are not sent again.
+        :raises RequestExceeded: something else of the request does, and stays as it is.
         :raises ConversationDeleted: there is no such reply.
         :raises ServiceUnavailable: the database is unavailable.
         """
@@ -261,11 +268,7 @@ class ContextPlanner:
             return draft.context(reply.model, selection, window, stored.left_out if stored else 0)
         wanted, selection = selection, cut(draft.parts, holds, free, draft.fixed)
         if selection.tokens > holds * tolerance:
-            raise ContextExceeded(
-                f"This prompt has about {selection.tokens:,} tokens, and the window of {reply.model} holds {window:,}. "
-                "Shorten it, send it in parts, or choose a larger window (num_ctx). Later prompts are answered without "
-                "it."
-            )
+            raise _exceeded(draft, selection, reply.model, window, holds)
         if draft.options.stops and wanted.first != draft.prompt_first:
             raise ContextFull(
                 f"The conversation has about {wanted.tokens:,} tokens, and the window of {reply.model} holds "
@@ -303,6 +306,27 @@ class ContextPlanner:
 
     async def _leave_out_prompt(self, reply: ReplyKey, draft: Draft, messages: int) -> None:
         first = draft.refused_first(messages)
-        if first is not None and not draft.continues:
+        if first is not None:
             async with self._database.acquire() as connection:
                 await cuts.leave_out_messages(connection, reply.tenant, reply.id, reply.owner, first)
+
+
+def _exceeded(
+    draft: Draft, selection: Selection, model: str, window: int, holds: int
+) -> ContextExceeded | RequestExceeded:
+    """Return why a reply cannot be generated whatever is left out of its conversation."""
+    holds_text = f"and the window of {model} holds {window:,}."
+    if selection.tokens - draft.fixed <= min(holds, draft.fixed):
+        return RequestExceeded(
+            f"The tools and the format of this request have about {draft.fixed:,} tokens, {holds_text} Send less "
+            "of them, or choose a larger window (num_ctx)."
+        )
+    if draft.continues:
+        return RequestExceeded(
+            f"This answer and its prompt have about {selection.tokens:,} tokens, {holds_text} To continue it, choose a "
+            "larger window (num_ctx); or go on with a new prompt."
+        )
+    return ContextExceeded(
+        f"This prompt has about {selection.tokens:,} tokens, {holds_text} Shorten it, send it in parts, or choose a "
+        "larger window (num_ctx). Later prompts are answered without it."
+    )
