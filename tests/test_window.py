@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.client import Client, Event
-from tests.database import eventually, rows
+from tests.database import eventually, execute, rows
 from tests.fakes.ollama import Head, Lines, Model, ScriptedOllama, Text, failure, last_line, line
 from tests.program import Program
 
@@ -438,3 +438,14 @@ def test_system_messages_that_fill_the_window_are_left_out_and_the_rest_is_cut_i
     assert len(blocks(requests)) <= 6
     context = client.history()["context"]
     assert context["system_left_out"] == 1 and context["left_out"] > 0
+
+
+def test_a_reply_whose_cut_the_database_refuses_ends(
+    start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
+) -> None:
+    with Client(start_chatterd(database_url=database_url).url) as client:
+        execute(database_url, "ALTER TABLE context_cuts ADD CHECK (context_window > 1000000)")
+        turn = 0
+        while (events := client.ask(words(30, turn)))[-1].name != "error":
+            turn += 1
+        assert "database" in events[-1].json["error"] and "again" not in events[-1].json["error"]
