@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from db.context.cuts import STORED_CUT, Cut
-from db.context.selection import CONTEXT, MAX_IMAGE_BYTES_READ
+from db.context.selection import CONTEXT, MAX_IMAGE_BYTES_READ, RETRIED
 from db.context.summaries import NEWEST_SUMMARY, SENT_TEXT
 from db.messages import CHECKED_EXTRA, MAX_SEQ, Message
 
@@ -95,7 +95,8 @@ async def begin(connection: asyncpg.Connection, new: Sequence[NewReply]) -> list
 
     A reply is skipped, with nothing of it recorded, if a reply is streaming in its conversation or has its idempotency
     key. A prompt that repeats the newest messages of its conversation takes their place if the reply that they began
-    has ended without a word. An error of one text rolls back all of them.
+    has ended without a word. A reply without a prompt answers the newest messages even if they were refused because of
+    their length. An error of one text rolls back all of them.
 
     :returns: one result for each reply, in order.
     :raises asyncpg.DataError: PostgreSQL cannot store a text.
@@ -208,9 +209,14 @@ _BEGIN = f"""
         prompt="(SELECT * FROM prompt WHERE reply = new.id) AS prompt",
     )
 }) AS repeated WHERE new.settled AND new.prompt_count > 0
+    ), retried AS MATERIALIZED (
+        SELECT new.id AS reply, retried.first FROM new CROSS JOIN LATERAL ({
+    RETRIED.format(tenant="new.tenant", appid="new.appid")
+}) AS retried WHERE new.settled AND new.prompt_count = 0
     ), context AS MATERIALIZED (
         SELECT new.id AS reply, cut.first AS cut_first, cut.context_window, cut.left_out, context.*
-        FROM new LEFT JOIN repeated ON repeated.reply = new.id LEFT JOIN LATERAL ({
+        FROM new LEFT JOIN repeated ON repeated.reply = new.id LEFT JOIN retried ON retried.reply = new.id
+        LEFT JOIN LATERAL ({
     STORED_CUT.format(
         tenant="new.tenant",
         appid="new.appid",
@@ -229,6 +235,7 @@ _BEGIN = f"""
         least="new.least",
         first="coalesce(cut.first, 0)",
         before=f"coalesce(repeated.first, {MAX_SEQ})",
+        retried=f"coalesce(retried.first, {MAX_SEQ})",
     )
 }) AS context WHERE new.settled
     ), summarised AS MATERIALIZED (
@@ -269,6 +276,9 @@ _BEGIN = f"""
     ), replaced AS (
         DELETE FROM chatts USING begun JOIN repeated ON repeated.reply = begun.id
         WHERE chatts.tenant = begun.tenant AND chatts.appid = begun.appid AND chatts.seq >= repeated.first
+    ), restored AS (
+        UPDATE chatts SET left_out = NULL FROM begun JOIN retried ON retried.reply = begun.id
+        WHERE chatts.tenant = begun.tenant AND chatts.appid = begun.appid AND chatts.seq >= retried.first
     ), recorded AS (
         INSERT INTO chatts (seq, tenant, appid, username, message, extra, extra_bytes)
         SELECT CASE WHEN settled THEN seq ELSE nextval('chatts_seq_seq') END, tenant, appid, role, content,
@@ -380,6 +390,10 @@ _READ_CONTEXT_AGAIN = f"""
     )
 }), replaced AS (
         DELETE FROM chatts USING repeated WHERE tenant = $1 AND appid = $2 AND seq >= repeated.first AND seq < $6
+    ), retried AS MATERIALIZED (
+        SELECT first FROM ({RETRIED.format(tenant="$1", appid="$2")}) AS retried WHERE $12 = 0
+    ), restored AS (
+        UPDATE chatts SET left_out = NULL FROM retried WHERE tenant = $1 AND appid = $2 AND seq >= retried.first
     ), cut AS MATERIALIZED ({
     STORED_CUT.format(tenant="$1", appid="$2", model="$17", before="coalesce((SELECT first FROM repeated), $6::bigint)")
 } AND $18), context AS MATERIALIZED ({
@@ -394,6 +408,7 @@ _READ_CONTEXT_AGAIN = f"""
         least="$5",
         first="coalesce((SELECT first FROM cut), 0)",
         before="coalesce((SELECT first FROM repeated), $6)",
+        retried=f"coalesce((SELECT first FROM retried), {MAX_SEQ})",
     )
 }), summarised AS MATERIALIZED (
         SELECT * FROM ({

@@ -58,3 +58,17 @@ def test_a_conversation_with_foreign_rows_goes_on_survives_a_crash_and_can_be_fo
         other.begin("more")
         assert other.http.delete("/llmchat", params={"appID": client.appid}).status_code == 204
         eventually("it is forgotten", lambda: other.history()["messages"] == [])
+
+
+@pytest.mark.parametrize("value", ["null", "5", '"\\u0000"', '"\\ud800"', '"\\ud83d\\ude00"'])
+def test_a_conversation_with_foreign_images_is_cut(
+    client: Client, ollama: ScriptedOllama, session_database_url: str, value: str
+) -> None:
+    for turn in range(3):
+        client.ask("word " * 60 + str(turn), options={"num_predict": 1})
+    extra = f'{{"a": {value}, "images": ["{"A" * 2_000}"]}}'
+    foreign = "UPDATE chatts SET extra = $2::json, extra_bytes = NULL WHERE appid = $1 AND username = 'user'"
+    rows(session_database_url, foreign, client.appid, extra)
+    ollama.script(Head(), Lines(line("a"), last_line()))
+    assert client.ask("and?", options={"num_ctx": 200})[-1].json["done"]
+    assert client.history()["context"]["left_out"] > 0

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.client import Client, Event
-from tests.database import eventually, rows
-from tests.fakes.ollama import Model, ScriptedOllama, Text, failure
+from tests.database import eventually, execute, rows
+from tests.fakes.ollama import Head, Lines, Model, ScriptedOllama, Text, failure, last_line, line
 from tests.program import Program
 
 WINDOW = 400
@@ -109,6 +110,29 @@ def test_a_cut_holds_in_other_processes_and_after_a_crash(
     assert requests[-1][: len(requests[-4])] == requests[-4]
 
 
+@pytest.mark.expects_log("Ollama is unreachable")
+def test_a_cut_is_said_while_the_window_is_not_known(
+    start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
+) -> None:
+    first = start_chatterd(database_url=database_url)
+    with Client(first.url) as client:
+        talk_until_cut(client)
+        context = client.history()["context"]
+    first.kill()
+    ollama.stop_listening()
+    with Client(start_chatterd(database_url=database_url).url, appid=client.appid) as client:
+        path = client.begin("hi")
+        planned = eventually("it is planned", lambda: client.history()["reply"].get("context"))
+        assert (planned["window"], planned["from"], planned["left_out"]) == (
+            None,
+            context["from"],
+            context["left_out"],
+        )
+        ollama.listen_again()
+        client.view(path)
+        assert client.history()["context"]["messages"] == len(sent(ollama)[-1])
+
+
 def test_the_history_says_what_was_sent(client: Client, ollama: ScriptedOllama) -> None:
     say(client, "one two three")
     context = client.history()["context"]
@@ -142,6 +166,17 @@ def test_an_answer_ends_where_the_window_does(client: Client, ollama: ScriptedOl
     ollama.default = (Text(words(WINDOW)),)
     say(client, "much")
     assert client.history()["context"]["done_reason"] == "length"
+
+
+def test_a_client_that_wants_answers_as_long_as_possible_gets_a_share_of_the_window(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    for turn in range(14):
+        say(client, words(30, turn), options={"num_predict": -1, "num_ctx": WINDOW})
+    assert client.history()["context"]["left_out"] > 0
+    limits = [request.json["options"]["num_predict"] for request in ollama.generations]
+    assert limits[-1] > 0
+    assert min(limit for limit in limits if limit != -1) > WINDOW / 5  # none is set until the model is known
 
 
 def test_the_limit_of_the_models_own_file_stays(client: Client, ollama: ScriptedOllama) -> None:
@@ -210,6 +245,22 @@ def test_a_prompt_that_exceeds_the_window_alone_is_said_and_not_sent_again(
     assert marked == [long]
 
 
+def test_a_prompt_that_exceeded_the_window_is_answered_with_a_larger_one_on_request(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    talk(client, 3)
+    before = client.messages()
+    long = words(WINDOW + 50)
+    client.ask(long)
+    [error] = client.ask(messages=[])  # asks again: what was said before is not continued
+    assert error.json["code"] == "context_exceeded"
+    assert client.messages() == [*before, ("user", long)]
+    say(client, messages=[], options={"num_ctx": 4 * WINDOW})
+    assert client.messages() == [*before, ("user", long), ("assistant", "one two three four five")]
+    assert sent(ollama)[-1][-1]["content"] == long
+    assert not any(message.get("left_out") for message in client.history()["messages"])
+
+
 def test_a_client_that_wants_to_be_asked_is_asked(client: Client, ollama: ScriptedOllama) -> None:
     talk(client, 7)
     count = len(ollama.generations)
@@ -250,6 +301,28 @@ def test_a_prompt_that_is_refused_again_and_again_ends(client: Client, ollama: S
     say(client, "hi again")
 
 
+def test_nothing_is_left_out_because_another_program_has_loaded_the_model_with_a_small_window(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    ollama.model = Model(num_ctx=32_000)
+    model, small = "model-of-two-programs", {"options": {"num_ctx": 512}, "messages": [], "stream": False}
+    httpx.post(f"{ollama.url}/api/chat", json={"model": model, **small}, trust_env=False)
+    say(client, words(9_000), model=model)  # more than the smallest default: the window is asked for
+    assert client.history()["context"]["window"] == 32_000
+    assert ollama.runner.loaded == (model, 32_000, None)
+
+
+def test_an_answer_to_a_prompt_that_seemed_too_long_is_not_cut_short(client: Client, ollama: ScriptedOllama) -> None:
+    answer = words(40)
+    ollama.default = (Text(answer),)
+    model = "model-of-long-words"  # of whose tokenizer nothing was learned
+    say(client, "hi", model=model, options={"num_ctx": WINDOW})
+    eventually("the model is known", lambda: any(request.path == "/api/show" for request in ollama.requests))
+    say(client, "Llanfairpwllgwyngyll-23-18-7 " * 40, model=model, options={"num_ctx": WINDOW})  # 40 for this model
+    assert client.messages()[-1] == ("assistant", answer)
+    assert ollama.generations[-1].json["options"]["num_predict"] <= WINDOW / 2
+
+
 def test_a_call_and_its_result_are_never_separated(client: Client, ollama: ScriptedOllama) -> None:
     for turn in range(12):
         call = {"function": {"name": "look", "arguments": {"b": turn, "a": 1}}}
@@ -264,6 +337,20 @@ def test_a_call_and_its_result_are_never_separated(client: Client, ollama: Scrip
     assert client.history()["context"]["left_out"] > 0
     for messages in sent(ollama):
         assert messages[0]["role"] == "user"
+
+
+def test_a_result_that_is_too_long_leaves_the_question_and_the_call_for_another_one(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look", "arguments": {"a": 1}}}]}
+    ollama.script(Head(), Lines(line(message={"tool_calls": call["tool_calls"]}), last_line()))
+    say(client, "question")
+    [error] = client.ask(messages=[{"role": "tool", "content": words(WINDOW + 50), "tool_name": "look"}])
+    assert error.json["code"] == "context_exceeded"
+    result = {"role": "tool", "content": "short", "tool_name": "look"}
+    say(client, messages=[result])
+    assert sent(ollama)[-1] == [{"role": "user", "content": "question"}, call, result]
+    assert [message["role"] for message in client.history()["messages"] if message.get("left_out")] == ["tool"]
 
 
 def test_what_a_client_lets_ollama_cut_is_sent_whole(client: Client, ollama: ScriptedOllama) -> None:
@@ -295,6 +382,28 @@ def test_a_refused_prompt_leaves_the_cut_as_it_was(client: Client, ollama: Scrip
     talk(client, 1, first=turn)
     assert client.history()["context"]["from"] == first
     assert sent(ollama)[-1][: len(before)] == before
+
+
+def test_a_prompt_is_not_left_out_because_of_tools_that_are_too_long(client: Client, ollama: ScriptedOllama) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": words(3 * WINDOW), "parameters": {}}}]
+    [error] = client.ask("question", tools=tools, options={"num_ctx": WINDOW})
+    assert error.json["code"] == "context_exceeded"
+    assert error.json["error"].startswith("The tools and the format of this request have about ")
+    say(client, "and?")
+    assert [message["content"] for message in sent(ollama)[-1]] == ["question", "and?"]
+
+
+def test_an_answer_that_outgrows_the_window_is_continued_up_to_it(client: Client, ollama: ScriptedOllama) -> None:
+    answer = words(5 * WINDOW)
+    ollama.default = (Text(answer),)
+    say(client, "question", options={"num_ctx": WINDOW, "num_predict": 100})
+    while (event := client.ask(messages=[], options={"num_ctx": WINDOW})[-1]).name != "error":
+        assert event.json["done_reason"] == "length"
+    assert event.json["code"] == "context_exceeded"
+    assert event.json["error"].startswith("This answer and its prompt have about ")
+    assert answer.startswith(client.messages()[-1][1].strip()) and len(client.messages()) == 2
+    ollama.default = (Text("yes"),)
+    say(client, "and?", options={"num_ctx": WINDOW})
 
 
 def test_a_client_is_not_asked_about_a_prompt_that_fits_into_no_window(client: Client, ollama: ScriptedOllama) -> None:
@@ -334,3 +443,14 @@ def test_system_messages_that_fill_the_window_are_left_out_and_the_rest_is_cut_i
     assert len(blocks(requests)) <= 6
     context = client.history()["context"]
     assert context["system_left_out"] == 1 and context["left_out"] > 0
+
+
+def test_a_reply_whose_cut_the_database_refuses_ends(
+    start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
+) -> None:
+    with Client(start_chatterd(database_url=database_url).url) as client:
+        execute(database_url, "ALTER TABLE context_cuts ADD CHECK (context_window > 1000000)")
+        turn = 0
+        while (events := client.ask(words(30, turn)))[-1].name != "error":
+            turn += 1
+        assert "database" in events[-1].json["error"] and "again" not in events[-1].json["error"]

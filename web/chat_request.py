@@ -16,6 +16,10 @@ from web.json_body.decoding import Fields, check_values, count_characters, decod
 MAX_APPID_LENGTH = 155
 """Characters of an appID: the width of the tutorial's column."""
 
+MAX_MODEL_BYTES = 1_000
+"""Bytes of a model's name, which is part of a key of the database with tenant and appID: a row of an index has 2,704 at
+most. An Ollama's own names have some 600 (ollama ``types/model/name.go``)."""
+
 NAMES_IN_REQUEST = ("model", "messages")
 NAMES_IN_MESSAGE = ("role", "content")
 """Fields that Ollama must not find under another spelling; see :func:`_reject_other_spellings`."""
@@ -49,6 +53,8 @@ async def parse_chat_request(
     model = await decode_text(fields.pop("model", None))
     if not isinstance(model, str) or not model:
         raise UnprocessableContent("model is missing: name the model that is to answer.")
+    if len(model.encode(errors="surrogatepass")) > MAX_MODEL_BYTES:
+        raise UnprocessableContent(f"model is too long: a name may have {MAX_MODEL_BYTES:,} bytes.")
     messages = await _parse_messages(fields.pop("messages", None), max_messages, max_depth - MESSAGE_DEPTH)
     _reject_other_spellings(fields, NAMES_IN_REQUEST, "")
     if WHEN_FULL in fields and await decode_text(fields[WHEN_FULL]) not in ("cut", "stop"):

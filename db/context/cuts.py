@@ -101,6 +101,12 @@ async def read_conversation(
     return Conversation(head["request"], head["context_first"], cut, found, head["continues_seq"] is not None, summary)
 
 
+_IS_FOREIGN = """
+    greatest(strpos({extra}::text, '\\u0000'), strpos({extra}::text, '\\ud'), strpos({extra}::text, '\\uD')) > 0
+"""
+"""Whether a json value may have what PostgreSQL's functions for json refuse: NUL, lone surrogates. Other programs may
+have stored that."""
+
 _CONVERSATION = f"""
     WITH reply AS (
         SELECT tenant, appid, model, request, context_first, context_last, images_after, system_after, continues_seq,
@@ -134,8 +140,9 @@ _CONVERSATION = f"""
            messages.seq, messages.username, messages.message,
            CASE WHEN image_bytes = 0 THEN messages.extra END AS extra,
            CASE WHEN image_bytes > 0 AND messages.seq > coalesce(images_after, -1)
-                THEN CASE json_typeof(messages.extra -> 'images')
-                     WHEN 'array' THEN json_array_length(messages.extra -> 'images') END
+                THEN CASE WHEN {_IS_FOREIGN.format(extra="messages.extra")} THEN 1
+                          WHEN json_typeof(messages.extra -> 'images') = 'array'
+                          THEN json_array_length(messages.extra -> 'images') END
            END AS pictures,
            coalesce(image_bytes > 0 AND messages.seq <= images_after, false) AS without_images
     FROM reply

@@ -47,7 +47,7 @@ CONTEXT = f"""
             FROM (
                 SELECT seq, username, message, extra, {_SIZES}
                 FROM chatts WHERE tenant = {{tenant}} AND appid = {{appid}} AND seq < {{before}} AND seq >= {{first}}
-                AND left_out IS NOT TRUE
+                AND (left_out IS NOT TRUE OR seq >= {{retried}})
                 ORDER BY seq DESC LIMIT {{messages}}
             ) AS newest
             WINDOW newest_first AS (ORDER BY seq DESC)
@@ -73,8 +73,8 @@ CONTEXT = f"""
 
 Of the messages before ``before`` (a seq) it has the newest system messages, up to ``system_size`` bytes, and of the
 newest ``messages`` from ``first`` (a seq) on the other ones, up to what remains of ``size`` bytes; of both at least the
-newest ``least``. Messages that were refused because of their length are left out. Images
-do not count in these sizes: from the newest on they are sent until they have ``image_size`` bytes, and older messages
+newest ``least``. Messages that were refused because of their length are left out before ``retried`` (a seq). Images do
+not count in these sizes: from the newest on they are sent until they have ``image_size`` bytes, and older messages
 without them, up to ``images_after``. If those to send have more than ``most`` bytes, they are ``deferred``: not read
 now. System messages are left out up to ``system_after``. The parameters are SQL expressions."""
 
@@ -89,7 +89,19 @@ _CONTEXT = CONTEXT.format(
     image_size="$7",
     system_size="$4",
     most=str(MAX_SEQ),
+    retried=str(MAX_SEQ),
 )
+
+RETRIED = """
+    SELECT seq AS first FROM chatts
+    WHERE tenant = {tenant} AND appid = {appid} AND left_out AND seq > coalesce((
+        SELECT seq FROM chatts WHERE tenant = {tenant} AND appid = {appid} AND left_out IS NOT TRUE
+        ORDER BY seq DESC LIMIT 1
+    ), -1)
+    ORDER BY seq LIMIT 1
+"""
+"""A query for the ``seq`` of a prompt at the end of a conversation that was refused because of its length: a reply
+without a prompt answers it; no row if there is none. The parameters are SQL expressions."""
 
 
 async def read_context(

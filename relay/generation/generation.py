@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from db import ownership
-from errors import ServiceUnavailable
+from errors import NotAcceptable, ServiceUnavailable
 from relay.components import RelayComponents
 from relay.generation.attempt import Attempt, Limits, OllamaCall
 from relay.generation.continuation import (
@@ -242,12 +242,14 @@ class Generation:
         """Find out how the reply is continued."""
         try:
             ollama = await self._choose_ollama()
-            await self.window.plan(ollama, begins=not self.reply.count)
+            await self.window.plan(ollama, not self.reply.count, self.prompt_messages)
             sent, reservation = await self._load_sent_request()
         except ServiceUnavailable:
             return await self._wait_for_database()
         except ContextDoesNotFit as error:
             return context_failure(error)
+        except NotAcceptable as error:  # it would be refused in each process that adopts the reply
+            return failure("failed", str(error))
         except (ConversationDeleted, ReplyDeleted):
             return failure("interrupted", "The reply was deleted.")
         result: OllamaCall | AttemptResult | None = None

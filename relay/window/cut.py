@@ -53,8 +53,11 @@ class Selection:
 
 
 def reserve(window: int, num_predict: int | None) -> int:
-    """Return the tokens of a window that are kept free for the answer."""
-    return min(num_predict, window // 2) if num_predict else window // ANSWER_SHARE
+    """Return the tokens of a window that are kept free for the answer.
+
+    :param num_predict: the longest answer that is wanted; None, 0 or negative: that is not said.
+    """
+    return min(num_predict, window // 2) if num_predict and num_predict > 0 else window // ANSWER_SHARE
 
 
 def room(window: int, tokens: int) -> int:

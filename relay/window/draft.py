@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import msgspec
 
-from db.context.cuts import Conversation
+from db.context.cuts import Conversation, Cut
 from db.messages import Message
 from relay.window.context import SentContext
 from relay.window.cut import Part, Selection, cut, prompt_start, room, select_from
@@ -103,6 +103,37 @@ class Draft:
             summary=with_summary,
             is_new_cut=is_new_cut and left_out > 0,
         )
+
+    def stored_cut(self, window: int) -> Cut | None:
+        """Return the stored cut if it counts for a window."""
+        return self.cut if self.cut and self.cut.window == window else None
+
+    def select_from_cut(self, window: int, holds: int) -> Selection:
+        """Return what is sent if nothing more is left out.
+
+        :param window: the window for which a cut is stored.
+        :param holds: the tokens that it is taken to hold.
+        """
+        stored = self.stored_cut(window)
+        if stored is None:
+            return select_from(self.parts, None, self.fixed, holds)
+        return select_from(self.parts, stored.first, self.fixed + self.summary, holds)
+
+    def refused_first(self, prompt_messages: int) -> int | None:
+        """Return the ``seq`` from which on a prompt that exceeds the window is left out. If it is the result of a call,
+        the question and the call stay: another result may come.
+
+        :param prompt_messages: number of messages at the end of the conversation that are the prompt.
+        :returns: None if there is no message.
+        """
+        own = self.parts[-prompt_messages:]
+        return None if self.prompt_first is None else max(self.prompt_first, own[0].seq)
+
+    def begun_context(self, model: str, window: int | None) -> SentContext:
+        """Return the context with which the reply was begun, or the one that was stored for it since."""
+        left_out = self.cut.left_out if self.cut and self.cut.first == self.first else 0
+        selection = select_from(self.parts, self.first, self.fixed + self.summary)
+        return self.context(model, selection, window, left_out, with_summary=True)
 
 
 def count_fields(fields: Fields) -> TextCounts:

@@ -1,6 +1,7 @@
 """Keeps what was learned of the tokenizers of models, in the database for processes that start later."""
 
 from time import monotonic
+from weakref import WeakSet
 
 import asyncpg
 
@@ -19,12 +20,13 @@ class LearnedTokens:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._estimators = TokenEstimators()
+        self._loaded: WeakSet[TokenEstimator] = WeakSet()
         self._learned_at: dict[str, float] = {}
         self._unstored: set[str] = set()
 
     def __contains__(self, model: str) -> bool:
-        """Return whether there is an estimator of a model already."""
-        return model in self._estimators
+        """Return whether there is an estimator of a model with what was learned before this process knew it."""
+        return model in self._estimators and self._estimators.of(model) in self._loaded
 
     def of(self, model: str) -> TokenEstimator:
         """Return the estimator of a model."""
@@ -32,8 +34,12 @@ class LearnedTokens:
 
     async def load(self, connection: asyncpg.Connection, model: str) -> TokenEstimator:
         """Return the estimator of a model, with what was learned before this process knew it."""
-        if model not in self._estimators and (state := await estimates.read_estimate(connection, model)):
-            self._estimators.of(model).restore(state)
+        if model not in self:
+            state = await estimates.read_estimate(connection, model)
+            estimator = self._estimators.of(model)
+            self._loaded.add(estimator)
+            if state:
+                estimator.restore(state)
         return self._estimators.of(model)
 
     def learn(self, model: str, counts: TextCounts, tokens: int) -> None:
@@ -49,14 +55,15 @@ class LearnedTokens:
             self._estimators.of(model).learn(counts, tokens)
 
     async def store(self) -> None:
-        """Store what was learned since the last call.
+        """Store what was learned since the last call. What other processes have learned before comes first: of a model
+        of which this one has learned a little only, that counts.
 
         :raises ServiceUnavailable: the database is unavailable.
         """
         self._learned_at.clear()
         if not self._unstored:
             return
-        states = {model: self._estimators.of(model).state() for model in self._unstored}
-        self._unstored.clear()
+        models, self._unstored = self._unstored, set()
         async with self._database.acquire() as connection:
+            states = {model: (await self.load(connection, model)).state() for model in models}
             await estimates.store_estimates(connection, states)

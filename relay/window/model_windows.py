@@ -112,7 +112,7 @@ class ModelWindows:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
-        self._questions: dict[tuple[_Key, int | None, bool], _Question] = {}
+        self._questions: dict[tuple[_Key, int | None, bool, bool], _Question] = {}
         self._asked: OrderedDict[tuple[_Key, int | None], tuple[float, asyncio.Task[int | None]]] = OrderedDict()
 
     def known(self, ollama: OllamaClient, model: str, num_ctx: int | None) -> int | None:
@@ -123,6 +123,17 @@ class ModelWindows:
         num_ctx = self._effective(num_ctx)
         entry = self._use(_key(ollama, model))
         return entry.known(num_ctx) if entry else num_ctx
+
+    def is_certain(self, ollama: OllamaClient, model: str, num_ctx: int | None) -> bool:
+        """Return whether a window cannot be that of another request, with which the model happens to be loaded.
+
+        :param num_ctx: of the request, if it has one.
+        """
+        num_ctx = self._effective(num_ctx)
+        entry = self._use(_key(ollama, model))
+        if num_ctx is not None or entry is None:
+            return num_ctx is not None
+        return None in entry.exact or bool(entry.description and entry.description.remote)
 
     def description(self, ollama: OllamaClient, model: str) -> ModelDescription | None:
         """Return what a model is, without asking Ollama; None if that is not known."""
@@ -150,7 +161,7 @@ class ModelWindows:
         return asking
 
     async def find(
-        self, ollama: OllamaClient, model: str, request: str, conversation_key: str, load: bool
+        self, ollama: OllamaClient, model: str, request: str, conversation_key: str, load: bool, anew: bool = False
     ) -> int | None:
         """Ask Ollama for the tokens of a window. Callers that ask for the same at the same time share one question,
         which ends with the last of them.
@@ -159,13 +170,14 @@ class ModelWindows:
         :param conversation_key: see :meth:`relay.ollama.client.OllamaClient.stream`; of callers that share a question,
             the first one's.
         :param load: whether to load the model if nothing else tells.
+        :param anew: whether to load it as the request will even if it is loaded, perhaps as another program wants it.
         :returns: None if they cannot be known.
         """
         num_ctx = self._effective(_num_ctx(request))
-        key = (_key(ollama, model), num_ctx, load)
+        key = (_key(ollama, model), num_ctx, load, anew)
         question = self._questions.get(key)
         if question is None:
-            asking = self._find(ollama, model, num_ctx, request if load else None, conversation_key)
+            asking = self._find(ollama, model, num_ctx, request if load else None, conversation_key, anew)
             question = self._questions[key] = _Question(asyncio.create_task(asking))
         question.callers += 1
         try:
@@ -208,19 +220,29 @@ class ModelWindows:
         described = self._from_description(key, num_ctx, description)
         if loaded is None:
             return WindowReport(described, description.trained)
-        window = described or self._from_loaded(key, num_ctx, loaded) or loaded.window
+        named = self.known(ollama, model, None) if self.is_certain(ollama, model, None) else None
+        window = described or named or loaded.window  # not kept: another program may have loaded the model
         memory = model_facts.bytes_per_token(loaded, await model_facts.find_file_bytes(ollama, model))
         return WindowReport(window, description.trained, True, loaded.window, loaded.memory_bytes, memory)
 
     async def _find(
-        self, ollama: OllamaClient, model: str, num_ctx: int | None, to_load: str | None, conversation_key: str
+        self,
+        ollama: OllamaClient,
+        model: str,
+        num_ctx: int | None,
+        to_load: str | None,
+        conversation_key: str,
+        anew: bool,
     ) -> int | None:
         """Ask for a window.
 
         :param to_load: the request with whose options the model is loaded if nothing else tells.
+        :param anew: see :meth:`find`.
         """
         key = _key(ollama, model)
         try:
+            if anew and to_load:
+                await self._load(ollama, to_load, conversation_key)
             loaded = await model_facts.find_loaded(ollama, model, conversation_key)
             window = self._from_loaded(key, num_ctx, loaded)
             if window is None or self.description(ollama, model) is None:

@@ -11,7 +11,7 @@ from db.reply_begin import BeginResult
 from relay.memory_budget import MemoryBudget
 from relay.ollama.client import OllamaClient
 from relay.window.context import MIN_ANSWER, SentContext
-from relay.window.cut import Selection, reserve, room, select_from
+from relay.window.cut import Selection, reserve, room
 from relay.window.draft import Draft, count_fields
 from relay.window.learned_tokens import LearnedTokens
 from relay.window.model_windows import ModelWindows
@@ -43,6 +43,12 @@ class ContextFull(ContextDoesNotFit):
 
 class ContextExceeded(ContextDoesNotFit):
     """The newest message of the user alone exceeds the window."""
+
+    code = "context_exceeded"
+
+
+class RequestExceeded(ContextDoesNotFit):
+    """It is not the prompt that exceeds the window, but the request's other fields, or the answer that it continues."""
 
     code = "context_exceeded"
 
@@ -140,12 +146,17 @@ class ContextPlanner:
             return False
         return room(window, context.tokens) >= self._reserve(ollama, context.model, context.options, window)
 
-    async def plan(self, ollama: OllamaClient, reply: ReplyKey, refused: Refused | None = None) -> SentContext:
+    async def plan(
+        self, ollama: OllamaClient, reply: ReplyKey, prompt_messages: int, refused: Refused | None = None
+    ) -> SentContext:
         """Plan a reply of which nothing was shown yet, and store what is decided.
 
+        :param prompt_messages: number of messages at the end of the conversation that are the prompt.
         :param refused: what is known of an attempt that was refused.
         :raises ContextFull: something would have to be left out, and the client does not want that.
-        :raises ContextExceeded: the newest message of the user alone exceeds the window. It is never sent again.
+        :raises ContextExceeded: what comes from the newest message of the user on exceeds the window. Those messages of
+            it that are the prompt are not sent again.
+        :raises RequestExceeded: something else of the request does, and stays as it is.
         :raises ConversationDeleted: there is no such reply.
         :raises ServiceUnavailable: the database is unavailable.
         """
@@ -156,10 +167,16 @@ class ContextPlanner:
         if window is None:
             window = limit
         if window is None or draft.options.truncate:
-            context = draft.context(reply.model, draft.all, window)
+            context = draft.begun_context(reply.model, window)
         else:
             holds = window if limit is None else min(window, limit)
-            context = await self._fit(ollama, reply, draft, window, holds, TOLERANCE if refused is None else 1.0)
+            if refused is None and not self._fits_from_cut(ollama, reply, draft, window):
+                window = holds = await self._confirm_window(ollama, reply, draft, window)
+            try:
+                context = await self._fit(ollama, reply, draft, window, holds, TOLERANCE if refused is None else 1.0)
+            except ContextExceeded:
+                await self._leave_out_prompt(reply, draft, prompt_messages)
+                raise
         self._limit_answer(ollama, context)
         return context
 
@@ -171,9 +188,7 @@ class ContextPlanner:
         """
         draft = await self._draft(reply, 1.0)
         window = await self._find_window(ollama, reply, draft, load=False)
-        left_out = draft.cut.left_out if draft.cut and draft.cut.first == draft.first else 0
-        selection = select_from(draft.parts, draft.first, draft.fixed + draft.summary)
-        context = draft.context(reply.model, selection, window, left_out, with_summary=True)
+        context = draft.begun_context(reply.model, window)
         # What was kept free: this process may estimate otherwise than the one that has begun the reply.
         kept_free = MIN_ANSWER if window is None else self._reserve(ollama, reply.model, draft.options, window)
         self._limit_answer(ollama, context, kept_free)
@@ -193,6 +208,8 @@ class ContextPlanner:
             return
         if self.windows.description(ollama, context.model) is None:
             return
+        if context.tokens > context.window:  # if Ollama accepts it, then the estimate was wrong
+            at_least = self._reserve(ollama, context.model, context.options, context.window)
         limit = max(room(context.window, context.tokens), at_least)
         own = self._own_limit(ollama, context.model) if context.options.num_predict is None else None
         context.answer_limit = min(limit, own) if own else limit
@@ -221,6 +238,17 @@ class ContextPlanner:
             return window
         return await self.windows.find(ollama, reply.model, draft.request, reply.conversation_key, load)
 
+    def _fits_from_cut(self, ollama: OllamaClient, reply: ReplyKey, draft: Draft, window: int) -> bool:
+        selection = draft.select_from_cut(window, window)
+        return room(window, selection.tokens) >= self._reserve(ollama, reply.model, draft.options, window)
+
+    async def _confirm_window(self, ollama: OllamaClient, reply: ReplyKey, draft: Draft, window: int) -> int:
+        """Return the window that the model has for this reply, before messages are left out because of it."""
+        if self.windows.is_certain(ollama, reply.model, draft.options.num_ctx):
+            return window
+        key = reply.conversation_key
+        return await self.windows.find(ollama, reply.model, draft.request, key, load=True, anew=True) or window
+
     async def _fit(
         self, ollama: OllamaClient, reply: ReplyKey, draft: Draft, window: int, holds: int, tolerance: float
     ) -> SentContext:
@@ -231,11 +259,8 @@ class ContextPlanner:
         :param tolerance: see :data:`TOLERANCE`.
         """
         free = self._reserve(ollama, reply.model, draft.options, holds)
-        stored = draft.cut if draft.cut and draft.cut.window == window else None
-        if stored:
-            selection = select_from(draft.parts, stored.first, draft.fixed + draft.summary, holds)
-        else:
-            selection = select_from(draft.parts, None, draft.fixed, holds)
+        stored = draft.stored_cut(window)
+        selection = draft.select_from_cut(window, holds)
         if room(holds, selection.tokens) >= free:
             if selection.system_after is not None:
                 await self._store_cut(reply, selection, window, with_summary=stored is not None)
@@ -245,12 +270,7 @@ class ContextPlanner:
             return draft.context(reply.model, selection, window, left_out, with_summary=stored is not None)
         wanted, (selection, with_summary) = selection, draft.cut_to(holds, free)
         if selection.tokens > holds * tolerance:
-            await self._leave_out_prompt(reply, draft)
-            raise ContextExceeded(
-                f"This prompt has about {selection.tokens:,} tokens, and the window of {reply.model} holds {window:,}. "
-                "Shorten it, send it in parts, or choose a larger window (num_ctx). Later prompts are answered without "
-                "it."
-            )
+            raise _exceeded(draft, selection, reply.model, window, holds)
         if draft.options.stops and wanted.first != draft.prompt_first:
             raise ContextFull(
                 f"The conversation has about {wanted.tokens:,} tokens, and the window of {reply.model} holds "
@@ -295,7 +315,29 @@ class ContextPlanner:
             async with self._database.acquire() as connection:
                 await cuts.remove_cut(connection, reply.tenant, reply.id, reply.owner, selection.first)
 
-    async def _leave_out_prompt(self, reply: ReplyKey, draft: Draft) -> None:
-        if draft.prompt_first is not None and not draft.continues:
+    async def _leave_out_prompt(self, reply: ReplyKey, draft: Draft, messages: int) -> None:
+        first = draft.refused_first(messages)
+        if first is not None:
             async with self._database.acquire() as connection:
-                await cuts.leave_out_messages(connection, reply.tenant, reply.id, reply.owner, draft.prompt_first)
+                await cuts.leave_out_messages(connection, reply.tenant, reply.id, reply.owner, first)
+
+
+def _exceeded(
+    draft: Draft, selection: Selection, model: str, window: int, holds: int
+) -> ContextExceeded | RequestExceeded:
+    """Return why a reply cannot be generated whatever is left out of its conversation."""
+    holds_text = f"and the window of {model} holds {window:,}."
+    if selection.tokens - draft.fixed <= min(holds, draft.fixed):
+        return RequestExceeded(
+            f"The tools and the format of this request have about {draft.fixed:,} tokens, {holds_text} Send less "
+            "of them, or choose a larger window (num_ctx)."
+        )
+    if draft.continues:
+        return RequestExceeded(
+            f"This answer and its prompt have about {selection.tokens:,} tokens, {holds_text} To continue it, choose a "
+            "larger window (num_ctx); or go on with a new prompt."
+        )
+    return ContextExceeded(
+        f"This prompt has about {selection.tokens:,} tokens, {holds_text} Shorten it, send it in parts, or choose a "
+        "larger window (num_ctx). Later prompts are answered without it."
+    )

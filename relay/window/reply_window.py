@@ -31,10 +31,11 @@ class ReplyWindow:
         self._refused: Refused | None = None
         self._looking: asyncio.Task[int | None] | None = None
 
-    async def plan(self, ollama: OllamaClient, begins: bool) -> None:
+    async def plan(self, ollama: OllamaClient, begins: bool, prompt_messages: int) -> None:
         """Plan the context, unless that is done.
 
         :param begins: whether no line of the reply was shown; else what was sent stays as it was.
+        :param prompt_messages: number of messages at the end of the conversation that are the prompt.
         :raises ContextDoesNotFit: the reply ends with this error.
         :raises ConversationDeleted: the reply is not in the database any more, or another process owns it.
         :raises ServiceUnavailable: the database is unavailable.
@@ -44,7 +45,7 @@ class ReplyWindow:
         if not begins:
             self.context = await self._planner.describe(ollama, self._reply)
             return
-        self.context = await self._planner.plan(ollama, self._reply, self._refused)
+        self.context = await self._planner.plan(ollama, self._reply, prompt_messages, self._refused)
         if self.context.left_out:
             log.info("Reply %s: %d earlier messages are not sent.", self._reply.id, self.context.left_out)
 

@@ -18,6 +18,10 @@ LOAD_FIELDS = ("model", "options", "shift")
 """Fields of a chat request that decide how the model is loaded. ``keep_alive`` is not among them: in a request without
 messages, 0 unloads the model (ollama ``server/routes.go``, ``ChatHandler``)."""
 
+MIN_WINDOW = 4
+"""Tokens of the smallest window: Ollama makes it of every smaller number, 0 and negative ones too (ollama
+``server/sched.go``, ``getRunner``)."""
+
 MAX_WINDOW = 2_147_483_647
 """Tokens of the largest window that is taken for one: llama.cpp's count has 32 bits."""
 
@@ -55,7 +59,10 @@ def window_options(fields: Fields) -> WindowOptions:
 def without_own_fields(fields: Fields) -> dict[str, msgspec.Raw]:
     """Return a request without the fields that are not for Ollama, with ``truncate: false`` unless it says otherwise:
     nothing is left out of a conversation unless chatterd knows it (ollama ``server/routes.go``, ``ChatHandler``)."""
-    return {"truncate": msgspec.Raw(b"false"), **{name: raw for name, raw in fields.items() if name != WHEN_FULL}}
+    sent = {name: raw for name, raw in fields.items() if name != WHEN_FULL}
+    if _decode(sent.get("truncate")) is None:  # Ollama takes null as true
+        sent.pop("truncate", None)
+    return {"truncate": msgspec.Raw(b"false"), **sent}
 
 
 def with_answer_limit(fields: Fields, limit: int | None) -> dict[str, msgspec.Raw]:
@@ -89,9 +96,11 @@ def with_num_ctx(fields: Fields, num_ctx: int) -> dict[str, msgspec.Raw]:
 
 
 def num_ctx_of(fields: Fields) -> int | None:
-    """Return a request's ``options.num_ctx``, in tokens; None if it has none that Ollama can use."""
-    value = _whole_number((_options(fields) or {}).get("num_ctx"))
-    return value if value is not None and value >= 1 else None
+    """Return a request's ``options.num_ctx``, in tokens, as Ollama takes it; None if it has none, or no number."""
+    value = _decode((_options(fields) or {}).get("num_ctx"))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(min(max(value, MIN_WINDOW), MAX_WINDOW))
 
 
 def load_body(request: str, num_ctx: int) -> bytes:

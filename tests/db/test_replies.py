@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from db import messages, ownership, processes, replies, reply_begin, reply_end, reply_lines
-from db.context import selection, sent_messages
+from db.context import cuts, selection, sent_messages
 from db.messages import Message
 from db.migrate import migrate
 from db.ownership import Orphan
@@ -228,6 +228,36 @@ def test_begin_without_messages_that_waits_for_the_previous_reply_returns_its_me
         await at.wait_until_blocked(beginning)
         await transaction.commit()
         assert await begun == BeginResult(context=[Message("assistant", "x" * 100)], continues_at=100)
+
+    play(url, act)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_begin_without_messages_answers_a_prompt_that_was_too_long(url: str, waits: bool) -> None:
+    async def act(at: Scene) -> None:
+        one, two, first = await at.connect(), await at.connect(), new()
+        await begin(one, first, HI)
+        assert await finish(one, first)
+        refused = another(first)
+        await begin(one, refused, Message("user", "long"))
+        await cuts.leave_out_messages(one, refused.tenant, refused.id, refused.owner, 0)
+        await one.execute("UPDATE chatts SET left_out = NULL WHERE appid = $1 AND message <> 'long'", first.appid)
+        transaction = one.transaction()
+        await transaction.start()
+        assert await finish(one, refused, "failed", content=None)
+        if not waits:
+            await transaction.commit()
+        begun = asyncio.ensure_future(begin(two, again := another(first)))
+        if waits:
+            await at.wait_until_blocked(two)
+            await transaction.commit()
+        conversation = [HI, Message("assistant", "said"), Message("user", "long")]
+        assert await begun == BeginResult(context=conversation)
+        source = await replies.find_source(two, again.tenant, again.id)
+        assert source is not None and source.bounds is not None
+        assert await sent_messages.read_sent(two, again.tenant, again.appid, source.bounds) == conversation
+        assert await finish(two, again)
+        assert (await begin(two, another(first), HI)).context == [*conversation, Message("assistant", "said")]
 
     play(url, act)
 

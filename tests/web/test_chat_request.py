@@ -180,6 +180,7 @@ def test_a_body_with_too_many_values_is_a_bad_request(monkeypatch: pytest.Monkey
         ({"appID": "é" * 156}, "appID is too long: it may have 155"),
         ({"model": None}, "model is missing"),
         ({"model": ["m"]}, "model is missing"),
+        ({"model": "é" * 501}, "model is too long: a name may have 1,000 bytes"),
         ({"messages": None}, "messages must be a list"),
         ({"messages": {}}, "messages must be a list"),
         ({"messages": [{"role": "user", "content": "hi"}] * 11}, "messages has 11 entries; one prompt may have 10"),

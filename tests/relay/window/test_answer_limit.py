@@ -50,7 +50,7 @@ def test_a_request_without_options_gets_some() -> None:
     [
         ({}, WindowOptions()),
         ({"options": {"num_ctx": 512, "num_predict": 9}}, WindowOptions(512, 9)),
-        ({"options": {"num_ctx": 0, "num_predict": -1}}, WindowOptions(num_predict=-1)),
+        ({"options": {"num_ctx": 0, "num_predict": -1}}, WindowOptions(4, -1)),
         ({"options": {"num_ctx": "512", "num_predict": 10**30}}, WindowOptions()),
         ({"options": [], "truncate": True, "context_full": "stop"}, WindowOptions(truncate=True, stops=True)),
         ({"truncate": "true", "context_full": "cut"}, WindowOptions()),
@@ -64,3 +64,4 @@ def test_what_ollama_refuses_is_not_said(request_fields: dict[str, Any], expecte
 def test_ollama_is_told_not_to_cut_and_nothing_of_our_own() -> None:
     assert encoded(without_own_fields(fields(x=1, context_full="stop"))) == {"truncate": False, "x": 1}
     assert encoded(without_own_fields(fields(truncate=True))) == {"truncate": True}
+    assert encoded(without_own_fields(fields(truncate=None))) == {"truncate": False}  # Ollama takes null as true

@@ -222,7 +222,7 @@ async def test_the_windows_of_few_models_are_kept(windows: ModelWindows, client:
 async def test_few_windows_of_a_model_are_kept(windows: ModelWindows, client: OllamaClient) -> None:
     await load(client)
     await find(windows, client)
-    for num_ctx in range(1, 100):
+    for num_ctx in range(10, 110):
         assert await find(windows, client, with_num_ctx(num_ctx)) == num_ctx
     assert windows.known(client, "m", None) is None
 
@@ -389,6 +389,29 @@ async def test_a_report_tells_what_a_request_would_get_and_not_what_another_clie
     for settings, window in ((Settings(), 512), (Settings(num_ctx=1024), 1024)):
         report = await ModelWindows(settings).report(client, "m")
         assert report and (report.window, report.loaded) == (window, True)
+
+
+async def test_a_reported_window_is_not_taken_for_that_of_requests(windows: ModelWindows, client: OllamaClient) -> None:
+    await load(client, options={"num_ctx": 512})  # by another program
+    report = await windows.report(client, "m")
+    assert report and report.window == 512
+    assert windows.known(client, "m", None) is None
+    windows.observe(client, "m", 2000)
+    report = await windows.report(client, "m")
+    assert report and (report.window, report.loaded_window) == (2000, 512)
+
+
+async def test_before_something_is_left_out_the_model_is_loaded_as_the_request_wants(
+    windows: ModelWindows, client: OllamaClient, ollama: ScriptedOllama
+) -> None:
+    await load(client, options={"num_ctx": 512})
+    assert await find(windows, client, load=True) == 512
+    assert not windows.is_certain(client, "m", None)
+    assert await windows.find(client, "m", REQUEST, "key", load=True, anew=True) == 2048
+    assert windows.known(client, "m", None) == 2048
+    assert windows.is_certain(client, "m", 512)
+    windows.observe(client, "m", 2000)
+    assert windows.is_certain(client, "m", None)
 
 
 async def test_there_is_no_report_of_an_unknown_model(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tests.client import Client
 from tests.database import eventually
 from tests.fakes.ollama import Death, Model, RunnerDies, ScriptedOllama
+from tests.fakes.refusals import too_long
 from tests.program import Program
 
 
@@ -44,3 +45,14 @@ def answered(ollama: ScriptedOllama, path: str) -> bool:
 def context_window(client: Client) -> int | None:
     window: int | None = client.http.get("/llmchat", params={"appID": client.appid}).json()["context"]["window"]
     return window
+
+
+def test_a_chat_that_asks_for_no_window_at_all_does_not_take_that_of_others(
+    client: Client, ollama: ScriptedOllama
+) -> None:
+    client.ask("hi", model="no-window")
+    ollama.script(too_long(30, 4))  # Ollama makes 4 of 0
+    client.appid += "-other"
+    assert client.ask("some words", model="no-window", options={"num_ctx": 0})[-1].name == "error"
+    client.appid += "-another"
+    assert client.ask("some words " * 20, model="no-window")[-1].json["done"]

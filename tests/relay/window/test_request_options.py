@@ -10,7 +10,7 @@ from db.messages import Message
 from relay.generation import resume
 from relay.generation.resume import SentRequest
 from relay.generation.transcript import Transcript
-from relay.window.request_options import MAX_WINDOW, load_body, num_ctx_of, with_num_ctx
+from relay.window.request_options import MAX_WINDOW, MIN_WINDOW, load_body, num_ctx_of, with_num_ctx
 
 RUNNER_OPTIONS = (
     "num_ctx",
@@ -60,13 +60,14 @@ def test_num_ctx_is_added_unless_the_request_has_its_own(request_text: str, sent
         ('{"num_ctx":null}', None),
         ('{"num_ctx":true}', None),
         ('{"num_ctx":"2048"}', None),
-        ('{"num_ctx":0}', None),
-        ('{"num_ctx":-1}', None),
-        ('{"num_ctx":1e300}', None),
+        ('{"num_ctx":0}', MIN_WINDOW),
+        ('{"num_ctx":-1}', MIN_WINDOW),
+        ('{"num_ctx":3.9}', MIN_WINDOW),
+        ('{"num_ctx":1e300}', MAX_WINDOW),
         ('{"num_ctx":1e999}', None),
         (f'{{"num_ctx":{MAX_WINDOW}}}', MAX_WINDOW),
-        (f'{{"num_ctx":{MAX_WINDOW + 1}}}', None),
-        (f'{{"num_ctx":{"9" * 400}}}', None),
+        (f'{{"num_ctx":{MAX_WINDOW + 1}}}', MAX_WINDOW),
+        (f'{{"num_ctx":{"9" * 400}}}', MAX_WINDOW),
     ],
 )
 def test_the_window_that_a_request_asks_for_is_read(options: str, num_ctx: int | None) -> None:
