@@ -56,15 +56,28 @@ def _small_window(ollama: ScriptedOllama) -> None:
     summarises(ollama, Text(SUMMARY))
 
 
-@pytest.fixture
-def summarizing(start_chatterd: Callable[..., Program], database_url: str) -> Program:
-    return start_chatterd(database_url=database_url, summarize=True)
+@pytest.fixture(scope="module")
+def shared_database(new_database: Callable[[], str]) -> str:
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def summarizing(_session_ollama: ScriptedOllama, shared_database: str) -> Iterator[Program]:
+    settings = {"database_url": shared_database, "ollama_host": _session_ollama.url, "embedded_model": False}
+    with Program(**settings, summarize=True) as program:
+        yield program
+        assert program.alarms([]) == []
 
 
 @pytest.fixture
 def client(summarizing: Program) -> Iterator[Client]:
     with Client(summarizing.url) as client:
         yield client
+
+
+def stored(client: Client, database_url: str) -> int:
+    """Return the number of summaries of the conversation that are kept."""
+    return len(rows(database_url, "SELECT FROM context_summaries WHERE appid = $1", client.appid))
 
 
 def words(count: int, turn: int = 0) -> str:
@@ -185,21 +198,22 @@ def test_an_edited_summary_is_sent_and_a_removed_one_is_not(client: Client, olla
 
 
 def test_a_summary_is_gone_with_the_messages_that_it_summarises(
-    client: Client, ollama: ScriptedOllama, database_url: str
+    client: Client, ollama: ScriptedOllama, shared_database: str
 ) -> None:
     turn = talk_until_cut(client)
     until = summary_of(client)["until"]
     say(client, turn)
+    assert stored(client, shared_database) == 1
     query = {"appID": client.appid, "from": until}
     assert client.http.delete("/llmchat", params=query).status_code == 204
     assert client.history()["summary"] is None
     say(client, turn)
     assert SENT not in prompts(ollama)[-1]
-    assert rows(database_url, "SELECT FROM context_summaries") == []
+    assert stored(client, shared_database) == 0
 
 
 @pytest.mark.parametrize("end", ["whole", "replaced"])
-def test_nothing_of_a_summary_is_kept_of_a_deleted_conversation(client: Client, database_url: str, end: str) -> None:
+def test_nothing_of_a_summary_is_kept_of_a_deleted_conversation(client: Client, shared_database: str, end: str) -> None:
     talk_until_cut(client)
     summary_of(client)
     if end == "whole":
@@ -207,11 +221,11 @@ def test_nothing_of_a_summary_is_kept_of_a_deleted_conversation(client: Client, 
     else:
         client.http.post("/llmprep", json=client.body("hi"))
     assert client.history()["summary"] is None
-    assert rows(database_url, "SELECT FROM context_summaries") == []
+    assert stored(client, shared_database) == 0
 
 
 def test_a_summary_of_messages_that_were_deleted_meanwhile_is_not_kept(
-    client: Client, ollama: ScriptedOllama, database_url: str, summarizing: Program
+    client: Client, ollama: ScriptedOllama, shared_database: str, summarizing: Program
 ) -> None:
     gate = Gate("the summary")
     summarises(ollama, HoldsSummary(gate, Text(SUMMARY)))
@@ -223,12 +237,12 @@ def test_a_summary_of_messages_that_were_deleted_meanwhile_is_not_kept(
     with Client(summarizing.url) as other:  # summaries are made one at a time
         talk_until_cut(other)
         summary_of(other)
-    assert len(rows(database_url, "SELECT FROM context_summaries")) == 1
+    assert stored(client, shared_database) == 0
 
 
 @pytest.mark.parametrize("where", ["here", "in another process"])
 def test_a_prompt_that_comes_first_is_answered_without_it(
-    client: Client, ollama: ScriptedOllama, start_chatterd: Callable[..., Program], database_url: str, where: str
+    client: Client, ollama: ScriptedOllama, start_chatterd: Callable[..., Program], shared_database: str, where: str
 ) -> None:
     gate = Gate("the summary")
     summarises(ollama, HoldsSummary(gate, Text(SUMMARY)))
@@ -240,7 +254,7 @@ def test_a_prompt_that_comes_first_is_answered_without_it(
         say(client, turn)
     else:
         ollama.script(answer, Text("one two three four five"))
-        other = start_chatterd(database_url=database_url, summarize=True)
+        other = start_chatterd(database_url=shared_database, summarize=True)
         with Client(other.url, appid=client.appid) as another:
             path = another.begin(words(30, turn))
             summary_request.closed.wait()  # before the answer begins
@@ -268,7 +282,8 @@ def test_a_failure_leaves_the_plain_cut(
 ) -> None:
     summarises(ollama, FAILURES[what])
     turn = talk_until_cut(client)
-    summarizing.wait_log("was not sent is not summarised")
+    reply = client.history()["messages"][-1]["id"]
+    summarizing.wait_log(f"What reply {reply} was not sent is not summarised")
     say(client, turn)
     assert client.history()["summary"] is None
     assert prompts(ollama)[-1][: len(prompts(ollama)[-2])] == prompts(ollama)[-2]
@@ -280,10 +295,10 @@ def test_a_failure_leaves_the_plain_cut(
 
 
 def test_a_summary_that_takes_too_long_is_given_up(
-    start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
+    start_chatterd: Callable[..., Program], shared_database: str, ollama: ScriptedOllama
 ) -> None:
     summarises(ollama, Gate("a summary that never comes"))
-    program = start_chatterd(database_url=database_url, summarize=True, reply_timeout=1)
+    program = start_chatterd(database_url=shared_database, summarize=True, reply_timeout=1)
     with Client(program.url) as client:
         turn = talk_until_cut(client)
         ollama.generations[-1].closed.wait()
@@ -292,39 +307,35 @@ def test_a_summary_that_takes_too_long_is_given_up(
 
 
 def test_a_drain_does_not_wait_for_a_summary(
-    summarizing: Program,
-    client: Client,
-    ollama: ScriptedOllama,
-    start_chatterd: Callable[..., Program],
-    database_url: str,
+    ollama: ScriptedOllama, summarizing: Program, start_chatterd: Callable[..., Program], shared_database: str
 ) -> None:
-    gate = Gate("the summary")
-    summarises(ollama, gate)
-    turn = talk_until_cut(client)
-    gate.reached.wait()
-    assert summarizing.terminate() == 0
-    with Client(start_chatterd(database_url=database_url, summarize=True).url, appid=client.appid) as again:
+    dying = start_chatterd(database_url=shared_database, summarize=True)
+    with Client(dying.url) as client:
+        gate = Gate("the summary")
+        summarises(ollama, gate)
+        turn = talk_until_cut(client)
+        gate.reached.wait()
+        assert dying.terminate() == 0
+    with Client(summarizing.url, appid=client.appid) as again:
         say(again, turn)
         assert again.history()["summary"] is None
 
 
 def test_a_continued_reply_is_sent_the_summary_that_it_was_begun_with(
-    client: Client,
-    ollama: ScriptedOllama,
-    summarizing: Program,
-    start_chatterd: Callable[..., Program],
-    database_url: str,
+    ollama: ScriptedOllama, summarizing: Program, start_chatterd: Callable[..., Program], shared_database: str
 ) -> None:
-    turn = talk_until_cut(client)
-    until = summary_of(client)["until"]
-    gate = Gate("the fourth word")
-    ollama.script(Text("one two three four five", hold={3: gate}))
-    path = client.begin(words(30, turn))
-    gate.reached.wait()
-    assert edit(client, until, "Another summary.") == 204
-    summarizing.kill()
-    gate.open()
-    with Client(start_chatterd(database_url=database_url, summarize=True).url, appid=client.appid) as again:
+    dying = start_chatterd(database_url=shared_database, summarize=True)
+    with Client(dying.url) as client:
+        turn = talk_until_cut(client)
+        until = summary_of(client)["until"]
+        gate = Gate("the fourth word")
+        ollama.script(Text("one two three four five", hold={3: gate}))
+        path = client.begin(words(30, turn))
+        gate.reached.wait()
+        assert edit(client, until, "Another summary.") == 204
+        dying.kill()
+        gate.open()
+    with Client(summarizing.url, appid=client.appid) as again:
         assert again.view(path)[-1].json["done"]
         sent, rendered = prompts(ollama)[-1], ollama.renderings[-1].json["messages"]
         assert sent[0] == SENT and rendered[: len(sent)] == sent
@@ -334,9 +345,9 @@ def test_a_continued_reply_is_sent_the_summary_that_it_was_begun_with(
 
 
 def test_without_the_setting_nothing_is_summarised(
-    start_chatterd: Callable[..., Program], database_url: str, ollama: ScriptedOllama
+    start_chatterd: Callable[..., Program], shared_database: str, ollama: ScriptedOllama
 ) -> None:
-    with Client(start_chatterd(database_url=database_url).url) as client:
+    with Client(start_chatterd(database_url=shared_database).url) as client:
         turn = talk_until_cut(client)
         talk_until_cut(client, turn)
         assert client.history()["summary"] is None

@@ -18,10 +18,11 @@ WINDOW_SHARE = 8
 """A summary gets at most one part in so many of the window."""
 
 INSTRUCTIONS = (
-    "Below is the beginning of a conversation between a user and an assistant. Summarise it, so that the conversation "
+    "Above is the beginning of a conversation between a user and an assistant. Summarise it, so that the conversation "
     "can go on without it: the facts, names, numbers, decisions and wishes that may matter later, and what is still "
     "open. Use the language of the conversation. Answer with the summary alone, in at most {words} words."
 )
+"""Behind the conversation: there small models follow them better."""
 
 ROLES = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
 
@@ -51,14 +52,15 @@ def summary_body(unsummarised: Unsummarised, window: int, estimator: TokenEstima
     :raises NoSummary: the window is too small.
     """
     limit = min(MAX_TOKENS, window // WINDOW_SHARE)
-    parts = [INSTRUCTIONS.format(words=max(limit // 2, 1))]
+    instructions = INSTRUCTIONS.format(words=max(limit // 2, 1))
+    earlier = []
     if unsummarised.earlier and unsummarised.earlier.text:
-        parts.append(f"Summary of what was before:\n{unsummarised.earlier.text}")
+        earlier.append(f"Summary of what was before:\n{unsummarised.earlier.text}")
 
     def tokens(text: str) -> int:
         return estimator.estimate(count_text(text)) + 1
 
-    left = room(window, sum(map(tokens, parts))) - limit
+    left = room(window, sum(map(tokens, [*earlier, instructions]))) - limit
     messages: list[str] = []
     for role, content in reversed(unsummarised.messages):
         text = f"{ROLES.get(role, role)}: {content}"
@@ -71,7 +73,7 @@ def summary_body(unsummarised: Unsummarised, window: int, estimator: TokenEstima
         left -= size
     if not messages:
         raise NoSummary("The window is too small for a summary.")
-    content = "\n\n".join([*parts, *reversed(messages)])
+    content = "\n\n".join([*earlier, *reversed(messages), instructions])
     fields = msgspec.json.decode(unsummarised.request, type=dict[str, msgspec.Raw])
     kept = {name: raw for name, raw in fields.items() if name in (*LOAD_FIELDS, "keep_alive")}
     try:
