@@ -385,7 +385,7 @@ def test_a_refused_prompt_leaves_the_cut_as_it_was(client: Client, ollama: Scrip
 
 
 def test_a_prompt_is_not_left_out_because_of_tools_that_are_too_long(client: Client, ollama: ScriptedOllama) -> None:
-    tools = [{"type": "function", "function": {"name": "f", "description": words(3 * WINDOW), "parameters": {}}}]
+    tools = [{"type": "function", "function": {"name": "f", "description": words(20 * WINDOW), "parameters": {}}}]
     [error] = client.ask("question", tools=tools, options={"num_ctx": WINDOW})
     assert error.json["code"] == "context_exceeded"
     assert error.json["error"].startswith("The tools and the format of this request have about ")

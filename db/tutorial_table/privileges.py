@@ -4,7 +4,10 @@ import asyncpg
 
 from errors import StartupError
 
-OWN_TABLES = ("chatts", "chatterd_migrations", "replies", "reply_lines", "processes")
+OWN_TABLES = (
+    *("chatts", "chatterd_migrations", "replies", "reply_lines", "processes"),
+    *("context_cuts", "context_summaries", "token_estimates"),
+)
 
 
 async def missing_privileges(connection: asyncpg.Connection, error: asyncpg.PostgresError) -> StartupError:

@@ -22,8 +22,9 @@ from settings import Settings
 CERTAIN_WINDOW = 4_096
 """Tokens that the window of every model is taken to hold: Ollama's smallest default (ollama ``server/routes.go``)."""
 
-TOLERANCE = 2.0
-"""A prompt is sent although it exceeds the window, by estimate, up to so many times: Ollama counts exactly."""
+TOLERANCE = 12.0
+"""A prompt is sent although it exceeds the window, by estimate, up to so many times: Ollama counts exactly. A run of
+hyphens has less than a tenth of the tokens that are estimated, as the tokenizer of the embedded model counts."""
 
 
 class ContextDoesNotFit(Exception):

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from db.migrate import migrate
+from db.tutorial_table.privileges import OWN_TABLES, check_privileges
 from errors import StartupError
 from tests.course import CourseServer
 from tests.database import execute, rows, with_connection
@@ -155,13 +156,14 @@ def test_tables_that_another_role_has_migrated(database_url: str, roles: Roles) 
     execute(database_url, "CREATE SEQUENCE numbers")
     execute(database_url, TABLE + "ALTER TABLE chatts ADD number int DEFAULT nextval('numbers')")
     upgrade(database_url)
-    for table in ("chatts", "chatterd_migrations", "replies", "reply_lines", "processes"):
+    for table in OWN_TABLES:
         assert f"ALTER TABLE {table} OWNER TO {chatter};" in rejected(url)
     execute(database_url, f"GRANT SELECT ON chatterd_migrations TO {chatter}")
     statements = rejected(url)
     assert statements.split("; ")[:-2] == [
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {chatter}"
-        for table in ("chatts", "replies", "reply_lines", "processes")
+        for table in OWN_TABLES
+        if table != "chatterd_migrations"
     ]
     assert sorted(statements.rstrip(";").split("; ")[-2:]) == [
         f"GRANT USAGE ON SEQUENCE {sequence} TO {chatter}" for sequence in ("chatts_seq_seq", "numbers")
@@ -175,8 +177,9 @@ def test_a_column_added_by_the_owner_needs_the_owner(database_url: str, roles: R
     chatter, url = roles.create("chatter")
     execute(database_url, TABLE)
     upgrade(database_url)
-    tables = "chatts, replies, reply_lines, processes, chatterd_migrations"
-    execute(database_url, f"GRANT ALL ON {tables} TO {chatter}; GRANT ALL ON chatts_seq_seq TO {chatter}")
+    execute(
+        database_url, f"GRANT ALL ON {', '.join(OWN_TABLES)} TO {chatter}; GRANT ALL ON chatts_seq_seq TO {chatter}"
+    )
     upgrade(url)
     execute(database_url, "ALTER TABLE chatts ADD toolcalls text")
     statements = rejected(url)
@@ -186,3 +189,21 @@ def test_a_column_added_by_the_owner_needs_the_owner(database_url: str, roles: R
     assert len(rows(database_url, "SELECT FROM pg_trigger WHERE tgname = 'chatts_equal_columns'")) == 1
     with pytest.raises(asyncpg.InsufficientPrivilegeError):  # what it was not granted, it has not
         execute(url, "CREATE ROLE x")
+
+
+def test_all_tables_of_the_migrations_are_checked(database_url: str) -> None:
+    upgrade(database_url)
+    tables = rows(database_url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    assert {row["tablename"] for row in tables} == {*OWN_TABLES}
+
+
+def test_a_role_without_rights_on_the_newest_tables_is_told_to_get_them(database_url: str, roles: Roles) -> None:
+    chatter, url = roles.create("chatter")
+    upgrade(database_url)
+    execute(
+        database_url,
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {chatter}; REVOKE ALL ON context_summaries FROM {chatter};"
+        f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {chatter}",
+    )
+    with pytest.raises(StartupError, match=f"GRANT SELECT, INSERT, UPDATE, DELETE ON context_summaries TO {chatter};"):
+        with_connection(url, check_privileges)

@@ -56,7 +56,8 @@ export class Transcript {
    */
   update(history, unstored = []) {
     this.#context = contextOf(history);
-    this.#memoryStart.show(history.summary ?? null);
+    const { summary = null } = history;
+    this.#memoryStart.show(summary && summary.until < (this.#context?.from ?? 0) ? summary : null);
     const stored = new Map(history.messages.map((message) => [message.id, message]));
     const isCurrent = (item) => unstored.includes(item) || !item.isOutdated(stored.get(item.id));
     const known = this.#items.filter(({ id }) => stored.has(id));
