@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.client import Client
+from tests.database import execute
 from tests.fakes.ollama import Gate, Head, Lines, ScriptedOllama, last_line, line
 from tests.handlers.test_openapi import OPERATIONS, operation
 from tests.program import Program
@@ -21,6 +22,7 @@ class Cluster:
     owner: Program
     other: Program
     tokens: TokenFile
+    database_url: str
 
     def client(self, process: str, name: str, appid: str | None = None) -> Client:
         return self.tokens.client(getattr(self, process).url, name, appid)
@@ -45,13 +47,14 @@ def cluster(
         "data_dir": folder,
     }
     with Program(**settings) as owner, Program(**settings) as other:
-        yield Cluster(owner, other, tokens)
+        yield Cluster(owner, other, tokens, str(settings["database_url"]))
         assert not owner.alarms([]) + other.alarms([])
 
 
 @dataclass
 class Resources:
-    """A conversation of the tenant alice, with a finished reply and one that is being generated in ``owner``."""
+    """A conversation of the tenant alice, with a summary, a finished reply and one that is being generated in
+    ``owner``."""
 
     client: Client
     ended: str
@@ -75,6 +78,12 @@ def resources(cluster: Cluster, ollama: ScriptedOllama) -> Iterator[Resources]:
         client.view(ended)
         client.http.post("/postchatt", json={"name": "alice", "message": "secret"})
         seq = client.history()["messages"][-1]["seq"]
+        execute(
+            cluster.database_url,
+            "INSERT INTO context_summaries (tenant, appid, until, text, edited)"
+            f"VALUES ('alice', '{client.appid}', {seq}, 'secret', false)",
+        )
+        assert client.history()["summary"]["text"] == "secret"
         gate = Gate()
         ollama.script(Head(), Lines(line("a")), gate, Lines(line("b"), last_line()))
         running = client.begin("more", headers={"Idempotency-Key": "running"})
@@ -97,7 +106,12 @@ def check_not_found(response: httpx.Response) -> None:
 def check_empty(response: httpx.Response) -> None:
     """The conversation does not exist."""
     assert response.status_code == 200
-    assert {"messages": [], "reply": None, "before": None}.items() <= response.json().items()
+    assert {"messages": [], "reply": None, "summary": None, "before": None}.items() <= response.json().items()
+
+
+def check_no_summary(response: httpx.Response) -> None:
+    """The conversation has none."""
+    assert response.status_code == 404 and "secret" not in response.text
 
 
 def check_deleted(response: httpx.Response) -> None:
@@ -151,6 +165,11 @@ ATTEMPTS: dict[str, tuple[str, Attempt, Callable[[httpx.Response], None]]] = {
         "getConversation",
         lambda c, a: c.http.get("/llmchat", params={"appID": a.client.appid, "before": a.seq}),
         check_empty,
+    ),
+    "edit a summary": (
+        "putSummary",
+        lambda c, a: c.http.put("/summary", params={"appID": a.client.appid, "until": a.seq}, json={"text": "x"}),
+        check_no_summary,
     ),
     "delete a conversation": (
         "deleteConversation",
