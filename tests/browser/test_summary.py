@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.chat_page import button, ignore_failed_requests, messages, record_errors
 from tests.client import Client
@@ -15,22 +15,11 @@ SUMMARY = "one two three four five"
 """What the scripted model says, of whatever it is asked."""
 
 
-@pytest.fixture(scope="module")
-def own_database_url(new_database: Callable[[], str]) -> str:
-    return new_database()
-
-
-@pytest.fixture(scope="module")
-def browser(own_database_url: str, browser: Browser) -> Browser:
-    """Chromium, started after the database is created: no other event loop can run in this thread at the same time."""
-    return browser
-
-
 @pytest.fixture
-def summarizing(own_database_url: str, start_chatterd: Callable[..., Program], ollama: ScriptedOllama) -> Program:
+def summarizing(session_database_url: str, start_chatterd: Callable[..., Program], ollama: ScriptedOllama) -> Program:
     ollama.model = Model(num_ctx=400)
     ollama.default = (Text(SUMMARY),)
-    return start_chatterd(database_url=own_database_url, summarize=True)
+    return start_chatterd(database_url=session_database_url, summarize=True)
 
 
 @pytest.fixture

@@ -58,7 +58,8 @@ def test_a_conversation_is_json_that_must_not_be_cached(client: Client) -> None:
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_an_unknown_conversation_is_empty(client: Client) -> None:
+def check_empty(client: Client) -> None:
+    """Check that nothing is known of the conversation."""
     assert client.history() == {
         "appID": client.appid,
         "messages": [],
@@ -67,6 +68,10 @@ def test_an_unknown_conversation_is_empty(client: Client) -> None:
         "summary": None,
         "before": None,
     }
+
+
+def test_an_unknown_conversation_is_empty(client: Client) -> None:
+    check_empty(client)
 
 
 def test_pages_of_50_messages_lead_back_to_the_first_message(client: Client) -> None:
@@ -233,14 +238,7 @@ def test_deletion_removes_the_messages_replies_and_idempotency_keys(
         paths.append(client.begin(prompt, headers=headers if prompt == "works" else None))
         client.view(paths[-1])
     assert delete(client) == 204
-    assert client.history() == {
-        "appID": client.appid,
-        "messages": [],
-        "reply": None,
-        "context": None,
-        "summary": None,
-        "before": None,
-    }
+    check_empty(client)
     for table in ("replies", "chatts"):
         assert rows(session_database_url, f"SELECT FROM {table} WHERE appid = $1", client.appid) == []
     for path in paths:
@@ -307,14 +305,7 @@ def test_deletion_stops_the_streaming_reply_first(
         ollama.arrival(0).wait().closed.wait()
         [last] = stream.rest()
     assert (last.json["done"], last.json["done_reason"]) == (True, "stopped")
-    assert client.history() == {
-        "appID": client.appid,
-        "messages": [],
-        "reply": None,
-        "context": None,
-        "summary": None,
-        "before": None,
-    }
+    check_empty(client)
     assert client.http.get(path).status_code == 404
 
 
